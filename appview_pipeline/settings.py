@@ -16,7 +16,11 @@ from appview_pipeline.errors import OperatorError
 
 
 def _setting(
-    variables: str, meaning: str, parse: Callable[[str], Any] = str, default: Any = None, shown_default: str | None = None
+    variables: str,
+    meaning: str,
+    parse: Callable[[str], Any] = str,
+    default: Any = None,
+    shown_default: str | None = None,
 ) -> Any:
     """A dataclass field read from the first of the space-separated `variables` that is set and not empty."""
     return field(
@@ -163,7 +167,10 @@ class Settings:
         "INFO",
     )
     log_format: str = _setting(
-        "APPVIEW_LOG_FORMAT LOG_FORMAT", "`text` for people, `json` for log collectors.", _one_of("text", "json"), "text"
+        "APPVIEW_LOG_FORMAT LOG_FORMAT",
+        "`text` for people, `json` for log collectors.",
+        _one_of("text", "json"),
+        "text",
     )
 
 
