@@ -1,0 +1,7 @@
+"""`chat.bsky.actor.declaration`: who may write to an account. Kept in `bsky.record` alone."""
+
+from __future__ import annotations
+
+from appview_pipeline.indexing.collection import Collection
+
+COLLECTION = Collection("chat.bsky.actor.declaration")

@@ -1,0 +1,68 @@
+"""What a collection declares about itself: how a record of it becomes rows.
+
+A collection is one module of this folder that holds a `COLLECTION`; `registry.py` finds it there. What the rows then
+do to the database is told in the SQL file of the same name in `sql/apply/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Value = str | int | bool | None
+Row = tuple[Value, ...]
+
+
+class RecordWrite(NamedTuple):
+    """A record as a commit (or a repository export) says it is from `rev` on."""
+
+    uri: str
+    cid: str
+    did: str
+    collection: str
+    rkey: str
+    rev: str
+    """The commit's rev (a TID); orders the writes and deletes of a repository."""
+    record: dict[str, Any]
+    """The decoded record; CID links are 36 bytes."""
+    json: str
+    """The record as atproto JSON, without U+0000, which PostgreSQL can't hold."""
+    indexed_at: str
+    """When the relay saw it (the event's `time`); ISO 8601, UTC, milliseconds."""
+    seq: int | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A temporary table that a batch's rows are copied into, and the columns in the order of the rows' values."""
+
+    table: str
+    columns: tuple[str, ...]
+
+
+Rows = dict[str, list[Row]]
+"""Rows by staging table."""
+
+
+def _accept(write: RecordWrite) -> str | None:
+    return None
+
+
+def _no_rows(write: RecordWrite, rows: Rows) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A record type of the index.
+
+    `check` gives the reason why a record that its lexicon allows is refused all the same (None: it is not); a refused
+    record is a dead letter and leaves no trace in the tables. `stage` appends the record's rows to the lists of its
+    `stages`; a collection without stages lives in `bsky.record` alone.
+    """
+
+    nsid: str
+    stages: tuple[Stage, ...] = ()
+    stage: Callable[[RecordWrite, Rows], None] = _no_rows
+    check: Callable[[RecordWrite], str | None] = _accept

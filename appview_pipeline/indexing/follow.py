@@ -1,0 +1,25 @@
+"""`app.bsky.graph.follow`: an account follows another. Effects: sql/apply/follow.sql."""
+
+from __future__ import annotations
+
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.record_fields import created_at
+
+STAGE = Stage("stage_follow", ("uri", "cid", "creator", "rev", "subject_did", "created_at", "indexed_at"))
+
+
+def stage(write: RecordWrite, rows: Rows) -> None:
+    rows["stage_follow"].append(
+        (
+            write.uri,
+            write.cid,
+            write.did,
+            write.rev,
+            write.record["subject"],
+            created_at(write.record),
+            write.indexed_at,
+        )
+    )
+
+
+COLLECTION = Collection("app.bsky.graph.follow", (STAGE,), stage)

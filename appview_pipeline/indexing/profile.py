@@ -1,0 +1,46 @@
+"""`app.bsky.actor.profile`: how an account presents itself, by the record `self` alone. Effects: sql/apply/profile.sql."""
+
+from __future__ import annotations
+
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.record_fields import blob_cid, strong_ref
+
+STAGE = Stage(
+    "stage_profile",
+    (
+        "uri",
+        "cid",
+        "creator",
+        "display_name",
+        "description",
+        "avatar_cid",
+        "banner_cid",
+        "joined_via_starter_pack_uri",
+        "created_at",
+        "indexed_at",
+    ),
+)
+
+
+def stage(write: RecordWrite, rows: Rows) -> None:
+    if write.rkey != "self":
+        return
+    record = write.record
+    rows["stage_profile"].append(
+        (
+            write.uri,
+            write.cid,
+            write.did,
+            record.get("displayName"),
+            record.get("description"),
+            blob_cid(record.get("avatar")),
+            blob_cid(record.get("banner")),
+            strong_ref(record.get("joinedViaStarterPack"))[0],
+            # As the account wrote it, not normalised; a profile without a time dates from when it was indexed.
+            record.get("createdAt") or write.indexed_at,
+            write.indexed_at,
+        )
+    )
+
+
+COLLECTION = Collection("app.bsky.actor.profile", (STAGE,), stage)

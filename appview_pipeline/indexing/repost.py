@@ -1,0 +1,33 @@
+"""`app.bsky.feed.repost`: an account shows a post to its followers. Effects: sql/apply/repost.sql."""
+
+from __future__ import annotations
+
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.record_fields import created_at, strong_ref
+
+STAGE = Stage(
+    "stage_repost",
+    ("uri", "cid", "creator", "rev", "subject", "subject_cid", "created_at", "indexed_at", "via", "via_cid"),
+)
+
+
+def stage(write: RecordWrite, rows: Rows) -> None:
+    subject = write.record["subject"]
+    via, via_cid = strong_ref(write.record.get("via"))
+    rows["stage_repost"].append(
+        (
+            write.uri,
+            write.cid,
+            write.did,
+            write.rev,
+            subject["uri"],
+            subject["cid"],
+            created_at(write.record),
+            write.indexed_at,
+            via,
+            via_cid,
+        )
+    )
+
+
+COLLECTION = Collection("app.bsky.feed.repost", (STAGE,), stage)

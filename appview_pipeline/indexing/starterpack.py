@@ -1,0 +1,17 @@
+"""`app.bsky.graph.starterpack`: accounts and feeds to begin with. Effects: sql/apply/starterpack.sql."""
+
+from __future__ import annotations
+
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.record_fields import created_at
+
+STAGE = Stage("stage_starterpack", ("uri", "cid", "creator", "name", "created_at", "indexed_at"))
+
+
+def stage(write: RecordWrite, rows: Rows) -> None:
+    rows["stage_starterpack"].append(
+        (write.uri, write.cid, write.did, write.record["name"], created_at(write.record), write.indexed_at)
+    )
+
+
+COLLECTION = Collection("app.bsky.graph.starterpack", (STAGE,), stage)

@@ -1,0 +1,21 @@
+"""`app.bsky.feed.threadgate`: who may reply to a post. Effects: sql/apply/threadgate.sql."""
+
+from __future__ import annotations
+
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.record_fields import created_at, gates_its_own_post
+
+STAGE = Stage("stage_threadgate", ("uri", "cid", "creator", "post_uri", "created_at", "indexed_at"))
+
+
+def check(write: RecordWrite) -> str | None:
+    return gates_its_own_post(write.collection, write.record["post"], write.did, write.rkey)
+
+
+def stage(write: RecordWrite, rows: Rows) -> None:
+    rows["stage_threadgate"].append(
+        (write.uri, write.cid, write.did, write.record["post"], created_at(write.record), write.indexed_at)
+    )
+
+
+COLLECTION = Collection("app.bsky.feed.threadgate", (STAGE,), stage, check)

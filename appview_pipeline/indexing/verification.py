@@ -1,0 +1,32 @@
+"""`app.bsky.graph.verification`: an account vouches for another's name. Effects: sql/apply/verification.sql."""
+
+from __future__ import annotations
+
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.record_fields import created_at
+
+STAGE = Stage(
+    "stage_verification",
+    ("uri", "cid", "creator", "rev", "rkey", "subject", "handle", "display_name", "created_at", "indexed_at"),
+)
+
+
+def stage(write: RecordWrite, rows: Rows) -> None:
+    record = write.record
+    rows["stage_verification"].append(
+        (
+            write.uri,
+            write.cid,
+            write.did,
+            write.rev,
+            write.rkey,
+            record["subject"],
+            record["handle"],
+            record["displayName"],
+            created_at(record),
+            write.indexed_at,
+        )
+    )
+
+
+COLLECTION = Collection("app.bsky.graph.verification", (STAGE,), stage)
