@@ -1,0 +1,184 @@
+"""The pool of connections to our database, and the roles that bound what a connection may do.
+
+In seconds; a statement beyond its limit is cancelled, a session that leaves a transaction idle is ended:
+
+| role | statement | waiting for a lock | idle in a transaction | |
+|---|---|---|---|---|
+| writer | `APPVIEW_STATEMENT_TIMEOUT` | 30 | 60 | the write path; a cancelled batch is retried |
+| reader | 30 | 5 | 30 | read-only: status, sensor, checks |
+| maintenance | 3,600 | 10 | 300 | sweeps, recounts, reruns; gives way rather than block the write path |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import psycopg2
+import sqlalchemy
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR
+from psycopg2.extensions import connection as PsycopgConnection
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from appview_pipeline.settings import Settings
+from appview_pipeline.store import migrate as migrations
+from appview_pipeline.store import postgres
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a connection may do: seconds that a statement, a wait for a lock and an idle transaction may take."""
+
+    statement: float
+    lock: float
+    idle: float
+    read_only: bool = False
+
+
+def roles(settings: Settings) -> dict[str, Role]:
+    """The roles by name; the table above."""
+    return {
+        "writer": Role(statement=settings.statement_timeout, lock=30, idle=60),
+        "reader": Role(statement=30, lock=5, idle=30, read_only=True),
+        "maintenance": Role(statement=3_600, lock=10, idle=300),
+    }
+
+
+class EmbeddedServer(Protocol):
+    """What keeps the embedded server running as long as it is held (`store/embedded.py`)."""
+
+    def url(self, database: str = ...) -> str: ...
+
+    def close(self) -> None: ...
+
+
+class Database:
+    """A pool of connections to one database, of at most `APPVIEW_DB_POOL_SIZE`. Safe to share between threads."""
+
+    def __init__(self, url: str, settings: Settings, server: EmbeddedServer | None = None) -> None:
+        self.url = postgres.sqlalchemy_url(url)
+        self.roles = roles(settings)
+        self._server = server
+        self.engine: Engine = sqlalchemy.create_engine(
+            self.url,
+            poolclass=QueuePool,
+            pool_size=settings.db_pool_size,
+            max_overflow=0,
+            pool_timeout=postgres.POOL_TIMEOUT,
+            pool_pre_ping=True,
+            connect_args=postgres.connect_arguments(),
+        )
+        event.listen(self.engine, "connect", self._on_connect)
+
+    def _on_connect(self, connection: PsycopgConnection, record: ConnectionPoolEntry) -> None:
+        _take_role(connection, "writer", self.roles["writer"])
+        record.info["role"] = "writer"
+
+    @contextmanager
+    def connect(self, role: str) -> Iterator[PsycopgConnection]:
+        """A psycopg2 connection of the pool in `role`: commits when the block ends, rolls back when it raises.
+
+        Raises `OperatorError` when there is none to be had; the errors of statements are psycopg2's own.
+        """
+        with postgres.in_words(self.url):
+            pooled = self.engine.raw_connection()
+        try:
+            connection = cast(PsycopgConnection, pooled.driver_connection)
+            if pooled.info.get("role") != role:
+                pooled.info.pop("role", None)
+                with postgres.in_words(self.url):
+                    _take_role(connection, role, self.roles[role])
+                pooled.info["role"] = role
+            try:
+                yield connection
+                # PostgreSQL answers COMMIT with ROLLBACK, and no error, when a statement of the transaction failed.
+                assert connection.info.transaction_status != TRANSACTION_STATUS_INERROR, (
+                    "a failed statement was ignored"
+                )
+                connection.commit()
+            except BaseException:
+                try:
+                    connection.rollback()
+                except psycopg2.Error:
+                    pooled.invalidate()  # the connection is gone; what it was used for failed first and is raised
+                raise
+        finally:
+            pooled.close()
+
+    @contextmanager
+    def dedicated(self, role: str) -> Iterator[PsycopgConnection]:
+        """A psycopg2 connection outside of the pool and its limit, in autocommit, for holding session locks.
+
+        Closed after the block. Raises `OperatorError` when there is none to be had.
+        """
+        with postgres.in_words(self.url):
+            connection = psycopg2.connect(postgres.libpq_url(self.url), **postgres.connect_arguments())
+        try:
+            _take_role(connection, role, self.roles[role])
+            connection.autocommit = True
+            yield connection
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Closes the pool and lets go of the embedded server, if this database is on it."""
+        self.engine.dispose()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+
+def _take_role(connection: PsycopgConnection, name: str, role: Role) -> None:
+    session = {
+        "application_name": f"appview-pipeline {name}",
+        "timezone": "UTC",
+        "statement_timeout": f"{round(role.statement * 1000)}ms",
+        "lock_timeout": f"{round(role.lock * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{round(role.idle * 1000)}ms",
+        "default_transaction_read_only": "on" if role.read_only else "off",
+        # Compiling takes longer than the short statements of the write path.
+        "jit": "off" if name == "writer" else "on",
+    }
+    connection.autocommit = True  # outside of a transaction: its rollback would undo the settings
+    with connection.cursor() as cursor:
+        cursor.execute("; ".join(f"set {key} = '{value}'" for key, value in session.items()))
+    connection.autocommit = False
+
+
+def open_database(settings: Settings, *, migrate: bool | None = None) -> Database:
+    """Opens the database of the settings, or the embedded one where they name none (starting it if need be).
+
+    `migrate`: bring the schema up to date first; by default only on the embedded database. Raises `OperatorError` in
+    one sentence when the database can't be reached, or its schema is missing, older or newer than this code.
+    """
+    server: EmbeddedServer | None = None
+    if settings.database_url is None:
+        from appview_pipeline.store import embedded  # only here: with a URL, no server binaries are wanted
+
+        server = embedded.attach(settings)
+        url = server.url()
+    else:
+        url = settings.database_url
+    try:
+        if migrate or (migrate is None and server is not None):
+            migrations.upgrade(url)
+        with postgres.transient(url) as connection:
+            postgres.check_server(connection)
+            migrations.check_version(connection, url)
+            if not postgres.sorts_by_byte(connection):
+                log.warning(
+                    "%s sorts text by the rules of a language, but dates are compared as text: "
+                    "prefer a database made with `createdb --template=template0 --encoding=UTF8 --locale=C`",
+                    postgres.describe(url),
+                )
+        return Database(url, settings, server)
+    except BaseException:
+        if server is not None:
+            server.close()
+        raise

@@ -1,0 +1,140 @@
+"""The version of the database's schema: reading it, and bringing it up to date.
+
+Any number of processes may call `upgrade` at once: one migrates, the others wait for it and find nothing left to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import cast
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg2.errors import LockNotAvailable
+from psycopg2.extensions import connection as PsycopgConnection
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from appview_pipeline.errors import OperatorError
+from appview_pipeline.store import postgres
+
+VERSION_SCHEMA = "pipeline"
+VERSION_TABLE = "schema_version"
+
+# "appview" in ASCII: the advisory lock that a migrating process holds in the database that it migrates.
+_LOCK = 0x61707076696577
+# Longest that one process waits for another's migration, and that a migration waits for a table in use.
+_WAIT_FOR_OTHER = "15min"
+_WAIT_FOR_TABLE = "60s"
+
+log = logging.getLogger(__name__)
+
+
+def head() -> str:
+    """The newest schema version that this code has."""
+    version = _scripts().get_current_head()
+    assert version is not None
+    return version
+
+
+def current(url: str) -> str | None:
+    """The database's schema version, or None where it has never been migrated.
+
+    Raises `OperatorError` when the database can't be reached or read.
+    """
+    with postgres.transient(url) as connection:
+        return version_of(connection)
+
+
+def version_of(connection: Connection) -> str | None:
+    """The schema version, read on `connection`; None where there is none."""
+    if connection.scalar(text(f"select to_regclass('{VERSION_SCHEMA}.{VERSION_TABLE}')")) is None:
+        return None
+    version: str | None = connection.scalar(text(f"select version_num from {VERSION_SCHEMA}.{VERSION_TABLE}"))  # noqa: S608
+    return version
+
+
+def check_version(connection: Connection, url: str) -> None:
+    """Raises `OperatorError` unless the schema on `connection` is this code's; `url` is for the sentence."""
+    version, where = version_of(connection), postgres.describe(url)
+    if version is None:
+        raise OperatorError(f"{where} has no tables of appview-pipeline yet: run `appview-pipeline migrate`.")
+    _check_known(version, where)
+    if version != head():
+        raise OperatorError(
+            f"{where} is at schema version {version}, older than this code's {head()}: run `appview-pipeline migrate`."
+        )
+
+
+def upgrade(url: str, to: str = "head") -> str:
+    """Migrates the database to version `to` and returns the version that it is at then.
+
+    Every migration commits by itself, so an interrupted upgrade goes on where it stopped. Raises `OperatorError` when
+    the database can't be reached, is too old, not UTF-8, or newer than this code, when the role may not create schemas,
+    or when a schema `bsky` is there that this project did not make.
+    """
+    where = postgres.describe(url)
+    with postgres.transient(url, application_name="appview-pipeline migrate") as connection:
+        postgres.check_server(connection)
+        _take_turn(connection, where)
+        before = version_of(connection)
+        if before is None:
+            _check_empty(connection, where)
+            connection.execute(text(f"create schema if not exists {VERSION_SCHEMA}"))
+        else:
+            _check_known(before, where)
+        connection.commit()
+
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, to)
+        after = version_of(connection)
+        assert after is not None
+        for notice in cast(PsycopgConnection, connection.connection.driver_connection).notices:
+            if "pg_trgm is not available" in notice:
+                log.warning("%s", notice.strip().removeprefix("NOTICE:").strip())
+        if after != before:
+            log.info("schema of %s migrated from %s to %s", where, before or "nothing", after)
+        return after
+
+
+def _take_turn(connection: Connection, where: str) -> None:
+    """Waits until this is the only process migrating the database; the turn ends with the session."""
+    connection.execute(text(f"set lock_timeout = '{_WAIT_FOR_OTHER}'"))
+    try:
+        connection.execute(text("select pg_advisory_lock(:key)"), {"key": _LOCK})
+    except OperationalError as error:
+        if not isinstance(error.orig, LockNotAvailable):
+            raise
+        raise OperatorError(
+            f"another process has been migrating {where} for more than {_WAIT_FOR_OTHER}: see what holds it up."
+        ) from error
+    connection.execute(text(f"set lock_timeout = '{_WAIT_FOR_TABLE}'"))
+
+
+def _check_known(version: str, where: str) -> None:
+    if version not in {script.revision for script in _scripts().walk_revisions()}:
+        raise OperatorError(
+            f"{where} is at schema version {version}, newer than this code's {head()}: "
+            "upgrade appview-pipeline, or use another database."
+        )
+
+
+def _check_empty(connection: Connection, where: str) -> None:
+    if connection.scalar(text("select to_regnamespace('bsky') is not null")):
+        raise OperatorError(
+            f"{where} already has a schema bsky that appview-pipeline did not make: "
+            "use an empty database, or drop or rename that schema."
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())

@@ -1,0 +1,23 @@
+"""The SQL files, by name. They live in `sql/` at the top of the checkout and inside the package once installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@cache
+def folder() -> Path:
+    """The folder `sql/`: the installed package's own, else the checkout's."""
+    for candidate in (_PACKAGE / "sql", _PACKAGE.parent / "sql"):
+        if (candidate / "schema").is_dir():
+            return candidate
+    raise FileNotFoundError(f"no sql/ beside or in {_PACKAGE}: the installation is damaged")
+
+
+@cache
+def read(name: str) -> str:
+    """The text of one SQL file, e.g. `read("apply/like.sql")`. Raises FileNotFoundError for an unknown name."""
+    return (folder() / name).read_text(encoding="utf-8")
