@@ -21,3 +21,18 @@ def folder() -> Path:
 def read(name: str) -> str:
     """The text of one SQL file, e.g. `read("apply/like.sql")`. Raises FileNotFoundError for an unknown name."""
     return (folder() / name).read_text(encoding="utf-8")
+
+
+@cache
+def sections(name: str) -> dict[str, str]:
+    """The statements of a file by name; a line `-- :name` begins one. What stands before the first is under ""."""
+    statements: dict[str, list[str]] = {"": []}
+    current = ""
+    for line in read(name).splitlines():
+        if line.startswith("-- :"):
+            current = line[4:].strip()
+            assert current not in statements, f"{name} names {current} twice"
+            statements[current] = []
+        else:
+            statements[current].append(line)
+    return {key: "\n".join(lines).strip() for key, lines in statements.items()}

@@ -1,0 +1,427 @@
+"""The one write path: a batch's effects, in order, in one transaction.
+
+`apply` copies a `Batch` into temporary tables and runs the SQL files of `sql/apply/` on them. Whatever produced the
+batch (the live stream, a replay, a repository, a re-derivation), its records mean the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol
+
+import orjson
+from psycopg2.extensions import connection as Connection  # noqa: N812
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
+
+from appview_pipeline.store.sql import sections
+from appview_pipeline.store.staging import Value, copy_rows
+
+SHARED_STAGES: dict[str, tuple[str, ...]] = {
+    "stage_repo": (
+        "did",
+        "first_rev",
+        "first_since",
+        "first_prev_data",
+        "chain_from",
+        "rev",
+        "commit_cid",
+        "data_cid",
+        "is_sync",
+        "seq",
+        "indexed_at",
+    ),
+    "stage_write": ("uri", "cid", "did", "collection", "rev", "json", "indexed_at"),
+    "stage_delete": ("uri", "did", "collection", "rev", "seq", "indexed_at"),
+    "stage_account": ("did", "active", "status", "at", "indexed_at"),
+    "stage_ignored": ("collection", "creates", "updates", "deletes"),
+    "stage_dead_letter": (
+        "fingerprint",
+        "source",
+        "seq",
+        "did",
+        "path",
+        "kind",
+        "reason",
+        "bytes",
+        "byte_length",
+    ),
+    "stage_gap": ("kind", "did", "relay", "from_text", "to_text"),
+}
+"""Staging tables of sql/apply/staging.sql that Python fills, and their columns in the order of a row's values."""
+
+
+@dataclass(frozen=True)
+class NaturalKey:
+    """The columns of which a collection's table holds one record each, there and in its staging table."""
+
+    table: str
+    columns: tuple[str, str]
+    stage_columns: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the records of one collection do: a file of sql/apply/, its staging tables, the statements that add rows."""
+
+    collection: str
+    file: str
+    stages: tuple[str, ...]
+    add: tuple[str, ...] = ("add",)
+    natural_key: NaturalKey | None = None
+
+
+EFFECTS: tuple[Effect, ...] = (
+    Effect(
+        "app.bsky.feed.post",
+        "post",
+        (
+            "stage_post",
+            "stage_post_image",
+            "stage_post_gallery_image",
+            "stage_post_external",
+            "stage_post_video",
+            "stage_post_record",
+            "stage_post_mention",
+        ),
+        ("judge", "add", "add_embeds", "add_quotes", "notify"),
+    ),
+    Effect(
+        "app.bsky.feed.like",
+        "like",
+        ("stage_like",),
+        natural_key=NaturalKey("like", ("subject", "creator"), ("subject", "creator")),
+    ),
+    Effect(
+        "app.bsky.feed.repost",
+        "repost",
+        ("stage_repost",),
+        natural_key=NaturalKey("repost", ("creator", "subject"), ("creator", "subject")),
+    ),
+    Effect(
+        "app.bsky.graph.follow",
+        "follow",
+        ("stage_follow",),
+        natural_key=NaturalKey("follow", ("creator", "subjectDid"), ("creator", "subject_did")),
+    ),
+    Effect(
+        "app.bsky.graph.block",
+        "block",
+        ("stage_block",),
+        natural_key=NaturalKey("actor_block", ("creator", "subjectDid"), ("creator", "subject_did")),
+    ),
+    Effect("app.bsky.actor.profile", "profile", ("stage_profile",)),
+    Effect("app.bsky.graph.list", "list", ("stage_list",)),
+    Effect(
+        "app.bsky.graph.listitem",
+        "listitem",
+        ("stage_listitem",),
+        natural_key=NaturalKey("list_item", ("listUri", "subjectDid"), ("list_uri", "subject_did")),
+    ),
+    Effect(
+        "app.bsky.graph.listblock",
+        "listblock",
+        ("stage_listblock",),
+        natural_key=NaturalKey("list_block", ("creator", "subjectUri"), ("creator", "subject_uri")),
+    ),
+    Effect("app.bsky.feed.generator", "generator", ("stage_generator",)),
+    Effect("app.bsky.graph.starterpack", "starterpack", ("stage_starterpack",)),
+    Effect("app.bsky.labeler.service", "labeler", ("stage_labeler",)),
+    Effect("app.bsky.feed.threadgate", "threadgate", ("stage_threadgate",)),
+    Effect("app.bsky.feed.postgate", "postgate", ("stage_postgate",)),
+    Effect(
+        "app.bsky.graph.verification",
+        "verification",
+        ("stage_verification",),
+        natural_key=NaturalKey("verification", ("subject", "creator"), ("subject", "creator")),
+    ),
+)
+"""The effects in the order in which they run, and so in which their rows are locked, everywhere."""
+
+
+class CursorMoved(Exception):
+    """The cursor was not where the batch began: somebody else consumes this stream. Nothing was written."""
+
+
+@dataclass(frozen=True)
+class CursorMove:
+    """The stream's progress that commits together with a batch: `seq` before it (None: no cursor yet) and after it."""
+
+    relay: str
+    shard: str
+    from_seq: int | None
+    to_seq: int
+
+
+@dataclass(frozen=True)
+class HeirRecord:
+    """A stored record that takes part again in who holds its natural key."""
+
+    uri: str
+    cid: str
+    did: str
+    rev: str
+    json: str
+    indexed_at: str
+
+
+@dataclass
+class Report:
+    """What a batch's row in `pipeline.batch` says; `apply` adds what it finds out."""
+
+    source: str
+    shard: str = "0/1"
+    first_seq: int | None = None
+    last_seq: int | None = None
+    frames: int = 0
+    events: int = 0
+    ops: dict[str, dict[str, int]] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
+    rejected_by_kind: dict[str, int] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
+    stale: int = 0
+    bytes: int = 0
+    relay_time: str | None = None
+    received_at: float | None = None
+    decode_ms: float = 0.0
+    apply_ms: float = 0.0
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.rejected_by_kind.values())
+
+
+class Batch(Protocol):
+    """What `apply` needs to know of a batch (made by indexing/batch.py)."""
+
+    rows: Mapping[str, Sequence[Sequence[Value]]]
+    """Rows by staging table; tables without rows may be absent."""
+    columns: Mapping[str, tuple[str, ...]]
+    """Columns of the collections' staging tables."""
+    report: Report
+
+    def stage_again(self, collection: str, heirs: Sequence[HeirRecord]) -> Mapping[str, Sequence[Sequence[Value]]]:
+        """The staging rows of records that are stored already."""
+        ...
+
+
+def prepare(connection: Connection) -> None:
+    """Makes the staging tables on a connection; once is enough, and again does no harm."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('pg_temp.stage_repo')")
+        if cursor.fetchone() == (None,):
+            cursor.execute(sections("apply/staging.sql")[""])
+            for effect in EFFECTS:
+                cursor.execute(sections(f"apply/{effect.file}.sql")["stage"])
+    connection.commit()
+
+
+def apply(
+    connection: Connection, batch: Batch, *, move: CursorMove | None = None, dead_letters_per_minute: int = 1_000
+) -> Report:
+    """Writes a batch and its cursor in one transaction and commits it; on any error nothing of it is written.
+
+    Returns the batch's report, completed. Raises `CursorMoved`, or psycopg2's errors: SerializationFailure,
+    DeadlockDetected and the loss of the connection are worth a retry; DataError, IntegrityError and ProgramLimitExceeded
+    mean that PostgreSQL refuses some row of the batch.
+    """
+    started = time.monotonic()
+    try:
+        with connection.cursor() as cursor:
+            _apply(cursor, batch, dead_letters_per_minute)
+            batch.report.apply_ms = (time.monotonic() - started) * 1000
+            _note(cursor, batch.report)
+            if move is not None:
+                _move_cursor(cursor, move)
+        connection.commit()
+    except BaseException:
+        if not connection.closed:
+            connection.rollback()
+        raise
+    return batch.report
+
+
+def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
+    rows = batch.rows
+    for table, columns in {**SHARED_STAGES, **batch.columns}.items():
+        copy_rows(cursor, table, columns, rows.get(table, ()))
+
+    repo = sections("apply/repo.sql")
+    if rows.get("stage_repo"):
+        cursor.execute(repo["lock"])
+        if _count(cursor, repo["count_late"]):
+            cursor.execute(sections("apply/late.sql")["mark"])
+        cursor.execute(repo["gaps"])
+        cursor.execute(repo["advance"])
+        cursor.execute(repo["last_seen"])
+        cursor.execute(repo["actors"])
+    if rows.get("stage_account"):
+        _run(cursor, "account", "apply", "actors")
+
+    if touched := _write_records(cursor, batch):
+        _drop_stale(cursor, batch)
+    for effect in EFFECTS:
+        _run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
+    _run(cursor, "counters", "posts", "profiles")
+    if touched:
+        _run(cursor, "notification", "move", "withdraw")
+    notifications = _count(cursor, sections("apply/notification.sql")["insert"])
+    if notifications:
+        batch.report.written["notification"] = notifications
+
+    if rows.get("stage_dead_letter"):
+        cursor.execute(sections("apply/dead_letter.sql")["insert"], {"per_minute": dead_letters_per_minute})
+    if rows.get("stage_gap"):
+        _run(cursor, "bookkeeping", "gaps")
+    if rows.get("stage_ignored"):
+        _run(cursor, "bookkeeping", "ignored")
+
+
+def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
+    """Applies writes and deletes to bsky.record; the changes other than creations, by collection."""
+    record = sections("apply/record.sql")
+    if batch.rows.get("stage_write"):
+        cursor.execute(record["write"])
+        written, updated = cursor.fetchone() or (0, 0)
+        batch.report.written["record"] = written
+    if batch.rows.get("stage_delete"):
+        cursor.execute(record["delete"])
+        cursor.execute(record["tombstones"])
+    cursor.execute("SELECT collection, array_agg(DISTINCT change), count(*) FILTER (WHERE change = 'stale') "
+                   "FROM touched GROUP BY collection")
+    touched = {}
+    for collection, changes, stale in cursor.fetchall():
+        touched[collection] = frozenset(changes)
+        batch.report.stale += stale
+    return touched
+
+
+def _drop_stale(cursor: Cursor, batch: Batch) -> None:
+    """Takes the rows of overtaken records out of the staging tables, so that no effect sees them."""
+    for effect in EFFECTS:
+        for table in effect.stages:
+            if batch.rows.get(table):
+                uri = batch.columns[table][0]
+                cursor.execute(
+                    f"DELETE FROM {table} s USING touched t WHERE s.{uri} = t.uri AND t.change = 'stale'"  # noqa: S608
+                )
+
+
+def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[str]) -> None:
+    staged = sum(len(batch.rows.get(table, ())) for table in effect.stages)
+    changed = bool(changes & {"updated", "deleted"})
+    if not staged and not changed:
+        return
+    statements = sections(f"apply/{effect.file}.sql")
+    key = effect.natural_key
+    duplicates = _duplicates(effect.file) if key else {}
+    of_collection = {"collection": effect.collection}
+    if changed:
+        if key:
+            cursor.execute(duplicates["vacate"])
+        cursor.execute(statements["remove"])
+        if key:
+            cursor.execute(duplicates["leave"], of_collection)
+            cursor.execute(duplicates["heirs"], of_collection)
+            if heirs := [HeirRecord(*row) for row in cursor.fetchall()]:
+                again = batch.stage_again(effect.collection, heirs)
+                for table, rows in again.items():
+                    copy_rows(cursor, table, batch.columns[table], rows)
+                staged += len(heirs)
+    if staged and key is None:
+        for name in effect.add:
+            cursor.execute(statements[name])
+    elif staged and key is not None:
+        added = _count(cursor, statements["add"])
+        if added:
+            batch.report.written[key.table] = added
+        if added < _count(cursor, f"SELECT count(*) FROM {effect.stages[0]}"):  # noqa: S608
+            _settle_duplicates(cursor, statements, duplicates, of_collection)
+    if key and changed:
+        cursor.execute(duplicates["succeed"])
+        cursor.execute(duplicates["forget"])
+
+
+def _settle_duplicates(
+    cursor: Cursor, statements: Mapping[str, str], duplicates: Mapping[str, str], of_collection: Mapping[str, str]
+) -> None:
+    """Some staged record's natural key is taken: the first by rev gets it, the others are duplicates."""
+    if _count(cursor, duplicates["challenge"], of_collection):
+        cursor.execute(duplicates["vacate_demoted"], of_collection)
+        cursor.execute(statements["remove"])
+        cursor.execute(statements["add"])
+    cursor.execute(duplicates["lose"], of_collection)
+    cursor.execute(duplicates["succeed"])
+    cursor.execute(duplicates["forget"])
+
+
+@cache
+def _duplicates(file: str) -> dict[str, str]:
+    """The statements of duplicates.sql for one collection."""
+    effect = next(effect for effect in EFFECTS if effect.file == file)
+    assert effect.natural_key is not None
+    names = {
+        "{table}": f'"{effect.natural_key.table}"',
+        "{stage}": effect.stages[0],
+        "{key_1}": f'"{effect.natural_key.columns[0]}"',
+        "{key_2}": f'"{effect.natural_key.columns[1]}"',
+        "{stage_key_1}": effect.natural_key.stage_columns[0],
+        "{stage_key_2}": effect.natural_key.stage_columns[1],
+    }
+    statements = {}
+    for name, text in sections("apply/duplicates.sql").items():
+        for placeholder, identifier in names.items():
+            text = text.replace(placeholder, identifier)
+        statements[name] = text
+    return statements
+
+
+def _run(cursor: Cursor, file: str, *names: str) -> None:
+    statements = sections(f"apply/{file}.sql")
+    for name in names:
+        cursor.execute(statements[name])
+
+
+def _count(cursor: Cursor, statement: str, parameters: Mapping[str, Any] | None = None) -> int:
+    cursor.execute(statement, parameters)
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _note(cursor: Cursor, report: Report) -> None:
+    cursor.execute(
+        sections("apply/bookkeeping.sql")["report"],
+        {
+            "source": report.source,
+            "shard": report.shard,
+            "first_seq": report.first_seq,
+            "last_seq": report.last_seq,
+            "frames": report.frames,
+            "events": report.events,
+            "ops": orjson.dumps(report.ops).decode(),
+            "written": orjson.dumps(report.written).decode(),
+            "rejected": report.rejected,
+            "rejected_by_kind": orjson.dumps(report.rejected_by_kind).decode(),
+            "ignored": orjson.dumps(report.ignored).decode(),
+            "stale": report.stale,
+            "bytes": report.bytes,
+            "relay_time": report.relay_time,
+            "received_at": report.received_at,
+            "decode_ms": report.decode_ms,
+            "apply_ms": report.apply_ms,
+        },
+    )
+
+
+def _move_cursor(cursor: Cursor, move: CursorMove) -> None:
+    statements = sections("apply/bookkeeping.sql")
+    place: dict[str, Any] = {"relay": move.relay, "shard": move.shard}
+    if move.from_seq is None:
+        cursor.execute(statements["open_cursor"], {**place, "seq": move.to_seq})
+    else:
+        cursor.execute(statements["advance_cursor"], {**place, "from": move.from_seq, "to": move.to_seq})
+    if cursor.rowcount != 1:
+        raise CursorMoved(f"the cursor of {move.relay} ({move.shard}) is not at {move.from_seq}: another consumer runs")

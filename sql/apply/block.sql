@@ -1,0 +1,31 @@
+-- app.bsky.graph.block -> bsky.actor_block.
+--
+-- Guarantees: one row per (creator, subject), see duplicates.sql.
+
+-- :stage
+CREATE TEMPORARY TABLE stage_block (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  subject_did text NOT NULL,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+DELETE FROM bsky.actor_block b
+USING touched t
+WHERE b.uri = t.uri AND t.change <> 'stale';
+
+-- :add
+WITH added AS (
+  INSERT INTO bsky.actor_block (uri, cid, creator, "subjectDid", "createdAt", "indexedAt")
+  SELECT DISTINCT ON (creator, subject_did)
+    uri, cid, creator, subject_did, created_at, indexed_at
+  FROM stage_block
+  ORDER BY creator, subject_did, rev, uri
+  ON CONFLICT DO NOTHING
+  RETURNING uri
+)
+SELECT count(*) FROM added;

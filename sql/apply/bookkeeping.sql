@@ -1,0 +1,41 @@
+-- What the pipeline notes of a batch, in the batch's own transaction: gaps, collections passed over, the report that the
+-- UI plots, and last of all the cursor.
+--
+-- Guarantees: the cursor moves only from where this batch began (compare and set), so of two consumers one fails, and
+-- what it points past is applied.
+
+-- :gaps
+INSERT INTO pipeline.gap (kind, did, relay, from_text, to_text)
+SELECT kind, did, relay, from_text, to_text
+FROM stage_gap
+ORDER BY kind, did, from_text
+ON CONFLICT DO NOTHING;
+
+-- :ignored
+INSERT INTO pipeline.ignored_collection AS i (collection, creates, updates, deletes)
+SELECT collection, creates, updates, deletes
+FROM stage_ignored
+ORDER BY collection
+ON CONFLICT (collection) DO UPDATE SET
+  creates = i.creates + excluded.creates,
+  updates = i.updates + excluded.updates,
+  deletes = i.deletes + excluded.deletes,
+  last_seen = now();
+
+-- :report
+INSERT INTO pipeline.batch
+  (source, shard, first_seq, last_seq, frames, events, ops, written, rejected, rejected_by_kind, ignored, stale, bytes,
+   relay_time, received_at, decode_ms, apply_ms)
+VALUES
+  (%(source)s, %(shard)s, %(first_seq)s, %(last_seq)s, %(frames)s, %(events)s, %(ops)s, %(written)s, %(rejected)s,
+   %(rejected_by_kind)s, %(ignored)s, %(stale)s, %(bytes)s, %(relay_time)s, to_timestamp(%(received_at)s), %(decode_ms)s,
+   %(apply_ms)s);
+
+-- :open_cursor
+INSERT INTO pipeline.cursor (relay, shard, seq)
+VALUES (%(relay)s, %(shard)s, %(seq)s)
+ON CONFLICT DO NOTHING;
+
+-- :advance_cursor
+UPDATE pipeline.cursor SET seq = %(to)s, updated_at = now()
+WHERE relay = %(relay)s AND shard = %(shard)s AND seq = %(from)s;

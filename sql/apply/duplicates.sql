@@ -1,0 +1,96 @@
+-- Natural keys: several records of one account may say the same (two likes of one post), and one of them counts.
+--
+-- Guarantees, for every order of arrival and deletion: of the records with one natural key the first by rev, then record
+-- key, is in the collection's table; all others are in bsky.duplicate_record, pointing at it. When the first goes, the
+-- next takes its place; when an older one arrives late, it takes the place of the newer. The notification stays one
+-- and moves along.
+--
+-- In this file {table} is the collection's table, {stage} its staging table, {key_1}, {key_2} the natural key's columns
+-- there and {stage_key_1}, {stage_key_2} here. None of it runs for a batch of plain creations without duplicates.
+
+-- The keys that are about to lose their record.
+-- :vacate
+INSERT INTO vacancy (uri, key_1, key_2, rev)
+SELECT l.uri, l.{key_1}, l.{key_2}, t.rev
+FROM bsky.{table} l
+JOIN touched t USING (uri)
+WHERE t.change <> 'stale';
+
+-- Duplicates that were touched themselves.
+-- :leave
+DELETE FROM bsky.duplicate_record d
+USING touched t
+WHERE d.uri = t.uri AND t.collection = %(collection)s AND t.change <> 'stale';
+
+-- The duplicates of a record that is gone compete again; they are staged like newly arrived ones.
+-- :heirs
+WITH heir AS (
+  DELETE FROM bsky.duplicate_record d
+  USING touched t
+  WHERE d."duplicateOf" = t.uri AND t.collection = %(collection)s AND t.change IN ('updated', 'deleted')
+  RETURNING d.uri
+)
+SELECT r.uri, r.cid, r.did, r.rev, r.json, r."indexedAt"
+FROM heir
+JOIN bsky.record r USING (uri)
+WHERE NOT EXISTS (SELECT FROM {stage} s WHERE s.uri = r.uri);
+
+-- Live records that a staged one precedes; `remove` and `add` of the collection then change places. Returns how many.
+-- :challenge
+WITH challenged AS (
+  SELECT DISTINCT l.uri, r.rev, r."indexedAt"
+  FROM {stage} s
+  JOIN bsky.{table} l ON l.{key_1} = s.{stage_key_1} AND l.{key_2} = s.{stage_key_2} AND l.uri <> s.uri
+  JOIN bsky.record r ON r.uri = l.uri
+  WHERE (s.rev, s.uri COLLATE "C") < (r.rev COLLATE "C", r.uri COLLATE "C")
+), demoted AS (
+  INSERT INTO touched (uri, collection, change, rev, at)
+  SELECT uri, %(collection)s, 'demoted', rev, "indexedAt" FROM challenged
+  RETURNING uri
+)
+SELECT count(*) FROM demoted;
+
+-- :vacate_demoted
+INSERT INTO vacancy (uri, key_1, key_2, rev)
+SELECT l.uri, l.{key_1}, l.{key_2}, t.rev
+FROM bsky.{table} l
+JOIN touched t USING (uri)
+WHERE t.collection = %(collection)s AND t.change = 'demoted';
+
+-- Whoever is not live is a duplicate of who is: staged records, demoted ones, and the demoted ones' duplicates.
+-- :lose
+WITH loser AS (
+  SELECT s.uri, s.cid, s.{stage_key_1} AS key_1, s.{stage_key_2} AS key_2, s.indexed_at
+  FROM {stage} s
+  UNION ALL
+  SELECT r.uri, r.cid, v.key_1, v.key_2, r."indexedAt"
+  FROM touched t
+  JOIN vacancy v USING (uri)
+  JOIN bsky.record r USING (uri)
+  WHERE t.collection = %(collection)s AND t.change = 'demoted'
+  UNION ALL
+  SELECT d.uri, d.cid, v.key_1, v.key_2, d."indexedAt"
+  FROM touched t
+  JOIN vacancy v USING (uri)
+  JOIN bsky.duplicate_record d ON d."duplicateOf" = v.uri
+  WHERE t.collection = %(collection)s AND t.change = 'demoted'
+)
+INSERT INTO bsky.duplicate_record AS d (uri, cid, "duplicateOf", "indexedAt")
+SELECT DISTINCT ON (o.uri) o.uri, o.cid, l.uri, o.indexed_at
+FROM loser o
+JOIN bsky.{table} l ON l.{key_1} = o.key_1 AND l.{key_2} = o.key_2
+WHERE l.uri <> o.uri
+ORDER BY o.uri
+ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, "duplicateOf" = excluded."duplicateOf";
+
+-- Who took the place of whom. A record made after its predecessor was deleted is no heir: it notifies anew.
+-- :succeed
+INSERT INTO succession (old_uri, new_uri, new_cid)
+SELECT v.uri, l.uri, l.cid
+FROM vacancy v
+JOIN bsky.{table} l ON l.{key_1} = v.key_1 AND l.{key_2} = v.key_2
+JOIN bsky.record r ON r.uri = l.uri
+WHERE l.uri <> v.uri AND r.rev COLLATE "C" < v.rev;
+
+-- :forget
+DELETE FROM vacancy;

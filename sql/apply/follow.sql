@@ -1,0 +1,48 @@
+-- app.bsky.graph.follow -> bsky.follow, profile_agg."followersCount" and "followsCount", notification `follow`.
+--
+-- Guarantees: one row per (creator, subject), see duplicates.sql; both counters move by the rows that really came or
+-- went. Who follows himself is told so, as in the reference.
+
+-- :stage
+CREATE TEMPORARY TABLE stage_follow (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  subject_did text NOT NULL,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+WITH gone AS (
+  DELETE FROM bsky.follow f
+  USING touched t
+  WHERE f.uri = t.uri AND t.change <> 'stale'
+  RETURNING f.creator, f."subjectDid"
+)
+INSERT INTO delta_profile (did, followers, follows)
+SELECT "subjectDid", -1, 0 FROM gone
+UNION ALL
+SELECT creator, 0, -1 FROM gone;
+
+-- :add
+WITH added AS (
+  INSERT INTO bsky.follow (uri, cid, creator, "subjectDid", "createdAt", "indexedAt")
+  SELECT DISTINCT ON (creator, subject_did)
+    uri, cid, creator, subject_did, created_at, indexed_at
+  FROM stage_follow
+  ORDER BY creator, subject_did, rev, uri
+  ON CONFLICT DO NOTHING
+  RETURNING uri, cid, creator, "subjectDid", "sortAt"
+), counted AS (
+  INSERT INTO delta_profile (did, followers, follows)
+  SELECT "subjectDid", 1, 0 FROM added
+  UNION ALL
+  SELECT creator, 0, 1 FROM added
+), notified AS (
+  INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+  SELECT "subjectDid", uri, cid, creator, 'follow', NULL, "sortAt"
+  FROM added
+)
+SELECT count(*) FROM added;

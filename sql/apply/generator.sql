@@ -1,0 +1,30 @@
+-- app.bsky.feed.generator -> bsky.feed_generator.
+--
+-- Guarantees: one row per record, its newest state. Its likes are counted in post_agg under the generator's URI.
+
+-- :stage
+CREATE TEMPORARY TABLE stage_generator (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  feed_did text NOT NULL,
+  display_name text,
+  description text,
+  description_facets text,
+  avatar_cid text,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+DELETE FROM bsky.feed_generator g
+USING touched t
+WHERE g.uri = t.uri AND t.change <> 'stale';
+
+-- :add
+INSERT INTO bsky.feed_generator
+  (uri, cid, creator, "feedDid", "displayName", description, "descriptionFacets", "avatarCid", "createdAt", "indexedAt")
+SELECT uri, cid, creator, feed_did, display_name, description, description_facets, avatar_cid, created_at, indexed_at
+FROM stage_generator
+ORDER BY uri
+ON CONFLICT (uri) DO NOTHING;

@@ -1,0 +1,24 @@
+-- app.bsky.labeler.service -> bsky.labeler.
+--
+-- Guarantees: one row per account that offers labels, by its record `self` (indexing/labeler.py), in its newest state.
+
+-- :stage
+CREATE TEMPORARY TABLE stage_labeler (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+DELETE FROM bsky.labeler l
+USING touched t
+WHERE l.uri = t.uri AND t.change <> 'stale';
+
+-- :add
+INSERT INTO bsky.labeler (uri, cid, creator, "createdAt", "indexedAt")
+SELECT uri, cid, creator, created_at, indexed_at
+FROM stage_labeler
+ORDER BY uri
+ON CONFLICT (uri) DO NOTHING;

@@ -1,0 +1,31 @@
+-- app.bsky.graph.listblock -> bsky.list_block.
+--
+-- Guarantees: one row per (creator, list), see duplicates.sql.
+
+-- :stage
+CREATE TEMPORARY TABLE stage_listblock (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  subject_uri text NOT NULL,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+DELETE FROM bsky.list_block b
+USING touched t
+WHERE b.uri = t.uri AND t.change <> 'stale';
+
+-- :add
+WITH added AS (
+  INSERT INTO bsky.list_block (uri, cid, creator, "subjectUri", "createdAt", "indexedAt")
+  SELECT DISTINCT ON (creator, subject_uri)
+    uri, cid, creator, subject_uri, created_at, indexed_at
+  FROM stage_listblock
+  ORDER BY creator, subject_uri, rev, uri
+  ON CONFLICT DO NOTHING
+  RETURNING uri
+)
+SELECT count(*) FROM added;

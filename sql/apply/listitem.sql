@@ -1,0 +1,33 @@
+-- app.bsky.graph.listitem -> bsky.list_item.
+--
+-- Guarantees: one row per (list, subject), see duplicates.sql. Only the list's owner puts accounts on it
+-- (indexing/listitem.py). Items outlive their list.
+
+-- :stage
+CREATE TEMPORARY TABLE stage_listitem (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  subject_did text NOT NULL,
+  list_uri text NOT NULL,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+DELETE FROM bsky.list_item i
+USING touched t
+WHERE i.uri = t.uri AND t.change <> 'stale';
+
+-- :add
+WITH added AS (
+  INSERT INTO bsky.list_item (uri, cid, creator, "subjectDid", "listUri", "createdAt", "indexedAt")
+  SELECT DISTINCT ON (list_uri, subject_did)
+    uri, cid, creator, subject_did, list_uri, created_at, indexed_at
+  FROM stage_listitem
+  ORDER BY list_uri, subject_did, rev, uri
+  ON CONFLICT DO NOTHING
+  RETURNING uri
+)
+SELECT count(*) FROM added;

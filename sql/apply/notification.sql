@@ -1,0 +1,61 @@
+-- bsky.notification.
+--
+-- Guarantees: one row per (recipient, record, reason), however often its reason arrives. It goes when its record goes,
+-- unless a duplicate takes the record's place: then it keeps `id` and `sortAt` and names the successor. `verified`,
+-- `unverified` and `starterpack-joined` stay. A recipient who muted the thread is not told; everything else of the
+-- event is indexed all the same.
+
+-- :move
+UPDATE bsky.notification n SET "recordUri" = s.new_uri, "recordCid" = s.new_cid
+FROM succession s
+WHERE n."recordUri" = s.old_uri
+  AND NOT EXISTS (
+    SELECT FROM bsky.notification m
+    WHERE m."recordUri" = s.new_uri AND m.did = n.did AND m.reason = n.reason
+  );
+
+-- An edited post tells those whom it now concerns, and has told nobody else.
+-- :withdraw
+DELETE FROM bsky.notification n
+USING touched t
+WHERE n."recordUri" = t.uri
+  AND n.reason NOT IN ('verified', 'unverified', 'starterpack-joined')
+  AND (
+    t.change = 'deleted'
+    OR (
+      t.change = 'updated'
+      AND t.collection = 'app.bsky.feed.post'
+      AND NOT EXISTS (
+        SELECT FROM new_notification w
+        WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason
+      )
+    )
+  );
+
+-- Returns the number of new rows.
+-- :insert
+WITH told AS (
+  INSERT INTO bsky.notification (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
+  SELECT w.did, w.record_uri, w.record_cid, w.author, w.reason, w.reason_subject, w.sort_at
+  FROM new_notification w
+  WHERE (
+      -- Thread mutes are few: without any, no thread is looked up.
+      NOT EXISTS (SELECT FROM bsky.thread_mute)
+      OR w.reason_subject IS NULL
+      OR NOT EXISTS (
+        SELECT FROM bsky.thread_mute m
+        WHERE m."mutedByDid" = w.did
+          AND m."rootUri" = coalesce(
+            (SELECT p."replyRoot" FROM bsky.post p WHERE p.uri = w.reason_subject), w.reason_subject)
+      )
+    )
+    -- An edited like, repost or follow has told its recipient already.
+    AND NOT EXISTS (
+      SELECT FROM touched t
+      WHERE t.uri = w.record_uri AND t.change = 'updated' AND t.collection <> 'app.bsky.feed.post'
+    )
+  ORDER BY w.record_uri, w.did, w.reason
+  ON CONFLICT ("recordUri", did, reason) DO NOTHING
+  RETURNING 1
+)
+SELECT count(*) FROM told;

@@ -1,0 +1,229 @@
+-- app.bsky.feed.post -> bsky.post, feed_item (type `post`), the five post_embed_* tables, quote, op_thread_reply,
+-- post_agg."replyCount" and "quoteCount", profile_agg."postsCount", notifications `mention` and `quote`.
+--
+-- Guarantees: one row per record, its newest state; counters move by the rows that really came or went. An edit keeps
+-- what others made of the post (their quotes, their reposts' feed items). A post notifies nobody twice: who is mentioned
+-- and quoted in it is told of the mention.
+
+-- :stage
+CREATE TEMPORARY TABLE stage_post (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  text text NOT NULL,
+  reply_root text,
+  reply_root_cid text,
+  reply_parent text,
+  reply_parent_cid text,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL,
+  langs jsonb,
+  tags jsonb,
+  invalid_reply_root boolean  -- judged by `judge`
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_post_image (
+  post_uri text NOT NULL,
+  position text NOT NULL,
+  image_cid text NOT NULL,
+  alt text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_post_gallery_image (
+  post_uri text NOT NULL,
+  position text NOT NULL,
+  image_cid text NOT NULL,
+  alt text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_post_external (
+  post_uri text NOT NULL,
+  uri text NOT NULL,
+  title text NOT NULL,
+  description text NOT NULL,
+  thumb_cid text
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_post_video (
+  post_uri text NOT NULL,
+  video_cid text NOT NULL,
+  alt text
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_post_record (
+  post_uri text NOT NULL,
+  embed_uri text NOT NULL,
+  embed_cid text NOT NULL,
+  is_quote boolean NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_post_mention (
+  post_uri text NOT NULL,
+  did text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+WITH changed AS MATERIALIZED (
+  SELECT uri, change, at FROM touched WHERE change <> 'stale' AND collection = 'app.bsky.feed.post'
+), gone AS (
+  DELETE FROM bsky.post p
+  USING changed c
+  WHERE p.uri = c.uri
+  RETURNING p.creator, p."replyParent", p."violatesThreadGate"
+), posts_counted AS (
+  INSERT INTO delta_profile (did, posts)
+  SELECT creator, -1 FROM gone
+), replies_counted AS (
+  INSERT INTO delta_post (uri, replies)
+  SELECT "replyParent", -1
+  FROM gone
+  WHERE "replyParent" IS NOT NULL AND "violatesThreadGate" IS NOT TRUE
+), unquoted AS (
+  DELETE FROM bsky.quote q
+  USING changed c
+  WHERE q.uri = c.uri
+  RETURNING q.subject
+), quotes_counted AS (
+  INSERT INTO delta_post (uri, quotes)
+  SELECT subject, -1 FROM unquoted
+), images AS (
+  DELETE FROM bsky.post_embed_image e USING changed c WHERE e."postUri" = c.uri
+), gallery_images AS (
+  DELETE FROM bsky.post_embed_gallery_image e USING changed c WHERE e."postUri" = c.uri
+), externals AS (
+  DELETE FROM bsky.post_embed_external e USING changed c WHERE e."postUri" = c.uri
+), videos AS (
+  DELETE FROM bsky.post_embed_video e USING changed c WHERE e."postUri" = c.uri
+), embedded_records AS (
+  DELETE FROM bsky.post_embed_record e USING changed c WHERE e."postUri" = c.uri
+), own_feed_items AS (
+  DELETE FROM bsky.feed_item f USING changed c WHERE f.uri = c.uri
+), reposts_feed_items AS (
+  DELETE FROM bsky.feed_item f USING changed c WHERE f."postUri" = c.uri AND f.uri <> c.uri AND c.change = 'deleted'
+)
+-- A deleted reply keeps its place in its author's thread while something survives below it.
+UPDATE bsky.op_thread_reply o SET "deletedAt" = c.at
+FROM changed c
+WHERE o.uri = c.uri AND c.change = 'deleted' AND o."deletedAt" IS NULL;
+
+-- A reply is valid when its parent is there and valid itself, and both agree on the root. Replies whose parent comes in
+-- the same batch are judged after it, level by level; one that no level reaches (a circle) stays invalid.
+-- :judge
+WITH RECURSIVE judged (uri, reply_root, reply_parent, invalid) AS (
+  SELECT s.uri, s.reply_root, s.reply_parent,
+    s.reply_parent IS NOT NULL AND (
+      p.uri IS NULL
+      OR p."invalidReplyRoot" IS TRUE
+      OR CASE
+        WHEN s.reply_parent = s.reply_root THEN p."replyParent" IS NOT NULL
+        ELSE p."replyRoot" IS DISTINCT FROM s.reply_root
+      END
+    )
+  FROM stage_post s
+  LEFT JOIN bsky.post p ON p.uri = s.reply_parent
+  WHERE NOT EXISTS (SELECT FROM stage_post sp WHERE sp.uri = s.reply_parent)
+  UNION ALL
+  SELECT s.uri, s.reply_root, s.reply_parent,
+    j.invalid
+    OR CASE
+      WHEN s.reply_parent = s.reply_root THEN j.reply_parent IS NOT NULL
+      ELSE j.reply_root IS DISTINCT FROM s.reply_root
+    END
+  FROM judged j
+  JOIN stage_post s ON s.reply_parent = j.uri
+)
+UPDATE stage_post s SET invalid_reply_root = coalesce(
+  (SELECT j.invalid FROM judged j WHERE j.uri = s.uri), true)
+WHERE s.reply_parent IS NOT NULL;
+
+-- :add
+WITH added AS (
+  INSERT INTO bsky.post
+    (uri, cid, creator, text, "replyRoot", "replyRootCid", "replyParent", "replyParentCid", "createdAt", "indexedAt",
+     langs, tags, "invalidReplyRoot", "violatesThreadGate", "hasThreadGate", "hasPostGate")
+  SELECT s.uri, s.cid, s.creator, s.text, s.reply_root, s.reply_root_cid, s.reply_parent, s.reply_parent_cid,
+    s.created_at, s.indexed_at, s.langs, s.tags,
+    -- As the reference has it: both flags are set, or neither.
+    CASE WHEN s.invalid_reply_root THEN true END,
+    CASE WHEN s.invalid_reply_root THEN false END,
+    CASE WHEN EXISTS (SELECT FROM bsky.thread_gate g WHERE g."postUri" = s.uri) THEN true END,
+    CASE WHEN EXISTS (SELECT FROM bsky.post_gate g WHERE g."postUri" = s.uri) THEN true END
+  FROM stage_post s
+  ORDER BY s.uri
+  ON CONFLICT (uri) DO NOTHING
+  RETURNING uri, cid, creator, "replyRoot", "replyParent", "violatesThreadGate", "sortAt"
+), fed AS (
+  INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
+  SELECT uri, cid, 'post', uri, creator, "sortAt"
+  FROM added
+  ON CONFLICT (uri) DO NOTHING
+), posts_counted AS (
+  INSERT INTO delta_profile (did, posts)
+  SELECT creator, 1 FROM added
+), replies_counted AS (
+  INSERT INTO delta_post (uri, replies)
+  SELECT "replyParent", 1
+  FROM added
+  WHERE "replyParent" IS NOT NULL AND "violatesThreadGate" IS NOT TRUE
+)
+INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri)
+SELECT "replyRoot", "replyParent", uri
+FROM added
+WHERE split_part("replyRoot", '/', 3) = creator
+ON CONFLICT ("rootUri", uri) DO UPDATE SET "parentUri" = excluded."parentUri", "deletedAt" = NULL;
+
+-- :add_embeds
+WITH images AS (
+  INSERT INTO bsky.post_embed_image ("postUri", position, "imageCid", alt)
+  SELECT post_uri, position, image_cid, alt FROM stage_post_image ORDER BY post_uri, position
+  ON CONFLICT DO NOTHING
+), gallery_images AS (
+  INSERT INTO bsky.post_embed_gallery_image ("postUri", position, "imageCid", alt)
+  SELECT post_uri, position, image_cid, alt FROM stage_post_gallery_image ORDER BY post_uri, position
+  ON CONFLICT DO NOTHING
+), externals AS (
+  INSERT INTO bsky.post_embed_external ("postUri", uri, title, description, "thumbCid")
+  SELECT post_uri, uri, title, description, thumb_cid FROM stage_post_external ORDER BY post_uri
+  ON CONFLICT DO NOTHING
+), videos AS (
+  INSERT INTO bsky.post_embed_video ("postUri", "videoCid", alt)
+  SELECT post_uri, video_cid, alt FROM stage_post_video ORDER BY post_uri
+  ON CONFLICT DO NOTHING
+)
+INSERT INTO bsky.post_embed_record ("postUri", "embedUri", "embedCid")
+SELECT post_uri, embed_uri, embed_cid FROM stage_post_record ORDER BY post_uri
+ON CONFLICT DO NOTHING;
+
+-- :add_quotes
+WITH quoted AS (
+  INSERT INTO bsky.quote (uri, cid, subject, "subjectCid", "createdAt", "indexedAt")
+  SELECT p.uri, p.cid, e.embed_uri, e.embed_cid, p.created_at, p.indexed_at
+  FROM stage_post_record e
+  JOIN stage_post p ON p.uri = e.post_uri
+  WHERE e.is_quote
+  ORDER BY p.uri
+  ON CONFLICT (uri) DO NOTHING
+  RETURNING subject
+)
+INSERT INTO delta_post (uri, quotes)
+SELECT subject, 1 FROM quoted;
+
+-- :notify
+WITH told AS (
+  SELECT 1 AS rank, m.did, p.uri, p.cid, p.creator, 'mention' AS reason, NULL AS subject,
+    least(p.created_at, p.indexed_at) AS sort_at
+  FROM stage_post_mention m
+  JOIN stage_post p ON p.uri = m.post_uri
+  UNION ALL
+  SELECT 2, split_part(e.embed_uri, '/', 3), p.uri, p.cid, p.creator, 'quote', e.embed_uri,
+    least(p.created_at, p.indexed_at)
+  FROM stage_post_record e
+  JOIN stage_post p ON p.uri = e.post_uri
+  WHERE e.is_quote
+)
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT DISTINCT ON (uri, did) did, uri, cid, creator, reason, subject, sort_at
+FROM told
+WHERE did <> creator
+ORDER BY uri, did, rank;

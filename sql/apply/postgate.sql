@@ -1,0 +1,38 @@
+-- app.bsky.feed.postgate -> bsky.post_gate, post."hasPostGate".
+--
+-- Guarantees: one row per post, by the post's author and under its record key (indexing/postgate.py). The post's flag
+-- is right whichever of the two comes first (the other half is in post.sql).
+
+-- :stage
+CREATE TEMPORARY TABLE stage_postgate (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  post_uri text NOT NULL,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+WITH gone AS (
+  DELETE FROM bsky.post_gate g
+  USING touched t
+  WHERE g.uri = t.uri AND t.change <> 'stale'
+  RETURNING g."postUri"
+)
+UPDATE bsky.post p SET "hasPostGate" = false
+FROM gone
+WHERE p.uri = gone."postUri";
+
+-- :add
+WITH added AS (
+  INSERT INTO bsky.post_gate (uri, cid, creator, "postUri", "createdAt", "indexedAt")
+  SELECT uri, cid, creator, post_uri, created_at, indexed_at
+  FROM stage_postgate
+  ORDER BY uri
+  ON CONFLICT DO NOTHING
+  RETURNING "postUri"
+)
+UPDATE bsky.post p SET "hasPostGate" = true
+FROM added
+WHERE p.uri = added."postUri";

@@ -1,0 +1,49 @@
+-- bsky.record: every record of the indexed collections as JSON, the source that all derived tables can be rebuilt from.
+--
+-- Guarantees: for a record the newest rev wins, whatever the order of arrival and however often it arrives; a deletion
+-- is remembered as a tombstone with its rev. `touched` names every staged write and delete that was no plain creation.
+
+-- Returns the number of rows written, and of those the number that replaced an older state.
+-- :write
+WITH written AS (
+  INSERT INTO bsky.record AS r (uri, cid, did, json, "indexedAt", rev)
+  SELECT uri, cid, did, json, indexed_at, rev
+  FROM stage_write
+  ORDER BY uri
+  ON CONFLICT (uri) DO UPDATE SET
+    cid = excluded.cid,
+    json = excluded.json,
+    "indexedAt" = excluded."indexedAt",
+    rev = excluded.rev,
+    "appliedAt" = now()
+  WHERE r.rev IS NULL OR r.rev COLLATE "C" < excluded.rev COLLATE "C"
+  RETURNING r.uri, xmax <> 0 AS updated
+), noted AS (
+  INSERT INTO touched (uri, collection, change, rev, at)
+  SELECT s.uri, s.collection, CASE WHEN w.updated THEN 'updated' ELSE 'stale' END, s.rev, s.indexed_at
+  FROM stage_write s
+  LEFT JOIN written w USING (uri)
+  WHERE w.updated IS DISTINCT FROM false
+)
+SELECT count(*), count(*) FILTER (WHERE updated) FROM written;
+
+-- :delete
+WITH gone AS (
+  DELETE FROM bsky.record r
+  USING stage_delete s
+  WHERE r.uri = s.uri AND (r.rev IS NULL OR r.rev COLLATE "C" < s.rev)
+  RETURNING r.uri
+)
+INSERT INTO touched (uri, collection, change, rev, at)
+SELECT s.uri, s.collection, 'deleted', s.rev, s.indexed_at
+FROM gone
+JOIN stage_delete s USING (uri);
+
+-- A deletion leaves its tombstone also where the record was never seen: the record may still arrive.
+-- :tombstones
+INSERT INTO pipeline.tombstone AS t (uri, rev, seq, collection)
+SELECT uri, rev, seq, collection
+FROM stage_delete
+ORDER BY uri
+ON CONFLICT (uri) DO UPDATE SET rev = excluded.rev, seq = excluded.seq, deleted_at = now()
+WHERE t.rev COLLATE "C" < excluded.rev COLLATE "C";

@@ -1,0 +1,77 @@
+-- Repositories: their newest rev, and since when every commit of theirs is known to be applied.
+--
+-- Guarantees: the rows of all repositories in the batch are locked first, in order of did, so that two writers of one
+-- repository run one after the other. `rev` never goes back. Every rev from `chain_from` to `rev` has been applied:
+-- each commit in between said (`since`, `prevData`) that it follows its neighbour. Where a chain breaks there is a gap.
+
+-- :lock
+INSERT INTO known_repo
+SELECT r.did, r.rev, r.chain_from, r.data_cid
+FROM stage_repo s
+JOIN pipeline.repo r USING (did)
+ORDER BY r.did
+FOR UPDATE OF r;
+
+-- How many of the batch's writes and deletes may be older than what is applied (late.sql looks at them).
+-- :count_late
+SELECT count(*) FROM stage_repo s JOIN known_repo k USING (did) WHERE s.first_rev <= k.rev;
+
+-- :advance
+WITH chained AS (
+  SELECT s.*,
+    CASE
+      -- The batch goes on where the known chain ends, or overlaps it.
+      WHEN s.chain_from = s.first_rev AND k.rev = s.first_since
+        AND (s.first_prev_data IS NULL OR k.data_cid IS NULL OR s.first_prev_data = k.data_cid) THEN k.chain_from
+      WHEN s.chain_from = s.first_rev AND s.first_rev BETWEEN k.chain_from AND k.rev THEN k.chain_from
+      ELSE s.chain_from
+    END AS new_chain_from
+  FROM stage_repo s
+  LEFT JOIN known_repo k USING (did)
+)
+INSERT INTO pipeline.repo AS r (did, rev, chain_from, commit_cid, data_cid, seq)
+SELECT did, rev, new_chain_from, commit_cid, data_cid, seq
+FROM chained
+ORDER BY did
+ON CONFLICT (did) DO UPDATE SET
+  rev = excluded.rev,
+  chain_from = excluded.chain_from,
+  commit_cid = excluded.commit_cid,
+  data_cid = excluded.data_cid,
+  seq = excluded.seq,
+  updated_at = now()
+WHERE r.rev IS NULL OR r.rev COLLATE "C" < excluded.rev COLLATE "C";
+
+-- A commit that does not follow the newest one we know, or a #sync to a tree that is not ours: what lies between is
+-- missing until the repository is fetched.
+-- :gaps
+INSERT INTO pipeline.gap (kind, did, from_text, to_text)
+SELECT CASE WHEN s.is_sync THEN 'sync' ELSE 'chain' END, s.did, k.rev, s.first_rev
+FROM stage_repo s
+JOIN known_repo k USING (did)
+WHERE s.first_rev > k.rev
+  AND (
+    (s.first_since IS NOT NULL AND s.first_since <> k.rev)
+    OR (s.first_prev_data IS NOT NULL AND s.first_prev_data <> k.data_cid)
+    OR (s.is_sync AND s.first_rev = s.rev AND s.data_cid IS DISTINCT FROM k.data_cid)
+  )
+ORDER BY s.did
+ON CONFLICT DO NOTHING;
+
+-- The reference's own note of the newest commit, which it serves as Atproto-Repo-Rev.
+-- :last_seen
+INSERT INTO bsky.actor_sync AS a (did, "commitCid", "repoRev")
+SELECT did, commit_cid, rev
+FROM stage_repo
+ORDER BY did
+ON CONFLICT (did) DO UPDATE SET "commitCid" = excluded."commitCid", "repoRev" = excluded."repoRev"
+WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLATE "C";
+
+-- An account that commits exists. Its handle is resolved elsewhere; until then readers see `handle.invalid`.
+-- :actors
+INSERT INTO bsky.actor (did, "indexedAt")
+SELECT s.did, s.indexed_at
+FROM stage_repo s
+WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did)
+ORDER BY s.did
+ON CONFLICT (did) DO NOTHING;

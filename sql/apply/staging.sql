@@ -1,0 +1,137 @@
+-- The temporary tables that all effects of a batch share. One set a connection; emptied at every commit.
+--
+-- A batch is copied into `stage_*`, in the shape its Python side gives it. The effects run on them in the order that
+-- store/apply.py lists, and hand each other what really changed through `touched` and the two `delta_*` tables.
+-- Text that is only compared for equality keeps the database's collation, so that indexes serve it; revs order events
+-- and therefore are "C".
+
+-- The newest commit (or #sync) of each repository in the batch, and whether the batch's own commits form a chain.
+CREATE TEMPORARY TABLE stage_repo (
+  did text NOT NULL,
+  first_rev text COLLATE "C" NOT NULL,   -- oldest rev of the batch
+  first_since text COLLATE "C",          -- the rev that the oldest commit says it follows
+  first_prev_data text,                  -- the tree that the oldest commit says it changes
+  chain_from text COLLATE "C" NOT NULL,  -- oldest rev from which the batch's commits follow one another
+  rev text COLLATE "C" NOT NULL,         -- newest rev of the batch
+  commit_cid text NOT NULL,
+  data_cid text NOT NULL,
+  is_sync boolean NOT NULL,              -- the newest is a #sync: the repository's content is not known from here
+  seq bigint,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- What was known of those repositories before this batch.
+CREATE TEMPORARY TABLE known_repo (
+  did text NOT NULL,
+  rev text COLLATE "C",
+  chain_from text COLLATE "C",
+  data_cid text
+) ON COMMIT DELETE ROWS;
+
+-- The last state of every record that the batch creates or updates, and of every record that it deletes.
+CREATE TEMPORARY TABLE stage_write (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  did text NOT NULL,
+  collection text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  json text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_delete (
+  uri text NOT NULL,
+  did text NOT NULL,
+  collection text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  seq bigint,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- Writes and deletes that were no plain creation: `updated` (the record was there), `deleted` (it was there and is
+-- gone), `stale` (something as new or newer had been applied already; its rows must leave no trace). duplicates.sql
+-- adds `demoted` (another record takes its natural key).
+CREATE TEMPORARY TABLE touched (
+  uri text NOT NULL,
+  collection text NOT NULL,
+  change text NOT NULL,
+  rev text COLLATE "C" NOT NULL,         -- of the event that touched it
+  at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- Natural keys that lost their record in this batch, and the rev at which they did.
+CREATE TEMPORARY TABLE vacancy (
+  uri text NOT NULL,
+  key_1 text NOT NULL,
+  key_2 text NOT NULL,
+  rev text COLLATE "C" NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- Counter movements of the batch, many rows a key; counters.sql adds them up.
+CREATE TEMPORARY TABLE delta_post (
+  uri text NOT NULL,
+  likes int NOT NULL DEFAULT 0,
+  replies int NOT NULL DEFAULT 0,
+  reposts int NOT NULL DEFAULT 0,
+  quotes int NOT NULL DEFAULT 0
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE delta_profile (
+  did text NOT NULL,
+  followers int NOT NULL DEFAULT 0,
+  follows int NOT NULL DEFAULT 0,
+  posts int NOT NULL DEFAULT 0
+) ON COMMIT DELETE ROWS;
+
+-- Notifications that the batch's new rows give reason for; notification.sql decides which are written.
+CREATE TEMPORARY TABLE new_notification (
+  did text NOT NULL,
+  record_uri text NOT NULL,
+  record_cid text NOT NULL,
+  author text NOT NULL,
+  reason text NOT NULL,
+  reason_subject text,
+  sort_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- Natural keys that passed from one record to another; the notification goes with them.
+CREATE TEMPORARY TABLE succession (
+  old_uri text NOT NULL,
+  new_uri text NOT NULL,
+  new_cid text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_account (
+  did text NOT NULL,
+  active boolean NOT NULL,
+  status text,
+  at timestamptz NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_ignored (
+  collection text NOT NULL,
+  creates bigint NOT NULL,
+  updates bigint NOT NULL,
+  deletes bigint NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_dead_letter (
+  fingerprint bytea NOT NULL,
+  source text NOT NULL,
+  seq bigint,
+  did text,
+  path text,
+  kind text NOT NULL,
+  reason text NOT NULL,
+  bytes bytea,
+  byte_length int NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE stage_gap (
+  kind text NOT NULL,
+  did text,
+  relay text,
+  from_text text,
+  to_text text
+) ON COMMIT DELETE ROWS;

@@ -1,0 +1,25 @@
+-- app.bsky.graph.starterpack -> bsky.starter_pack.
+--
+-- Guarantees: one row per record, its newest state. Who joined by it is told by the profiles (profile.sql).
+
+-- :stage
+CREATE TEMPORARY TABLE stage_starterpack (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  name text,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+DELETE FROM bsky.starter_pack p
+USING touched t
+WHERE p.uri = t.uri AND t.change <> 'stale';
+
+-- :add
+INSERT INTO bsky.starter_pack (uri, cid, creator, name, "createdAt", "indexedAt")
+SELECT uri, cid, creator, name, created_at, indexed_at
+FROM stage_starterpack
+ORDER BY uri
+ON CONFLICT (uri) DO NOTHING;

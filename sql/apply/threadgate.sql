@@ -1,0 +1,38 @@
+-- app.bsky.feed.threadgate -> bsky.thread_gate, post."hasThreadGate".
+--
+-- Guarantees: one row per post, by the post's author and under its record key (indexing/threadgate.py). The post's flag
+-- is right whichever of the two comes first (the other half is in post.sql).
+
+-- :stage
+CREATE TEMPORARY TABLE stage_threadgate (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  post_uri text NOT NULL,
+  created_at text NOT NULL,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :remove
+WITH gone AS (
+  DELETE FROM bsky.thread_gate g
+  USING touched t
+  WHERE g.uri = t.uri AND t.change <> 'stale'
+  RETURNING g."postUri"
+)
+UPDATE bsky.post p SET "hasThreadGate" = false
+FROM gone
+WHERE p.uri = gone."postUri";
+
+-- :add
+WITH added AS (
+  INSERT INTO bsky.thread_gate (uri, cid, creator, "postUri", "createdAt", "indexedAt")
+  SELECT uri, cid, creator, post_uri, created_at, indexed_at
+  FROM stage_threadgate
+  ORDER BY uri
+  ON CONFLICT DO NOTHING
+  RETURNING "postUri"
+)
+UPDATE bsky.post p SET "hasThreadGate" = true
+FROM added
+WHERE p.uri = added."postUri";
