@@ -1,0 +1,247 @@
+"""What a `#commit` or `#sync` event holds: its limits, its signed commit object and its records.
+
+These are the structure checks, constant work for a commit, that every event passes whatever `APPVIEW_VERIFY` says:
+limits, the CAR's root, the commit object's hash, version, DID and rev, and the hash of each record block that is used
+(https://atproto.com/specs/sync, https://atproto.com/specs/repository). `mst.invert` proves the operations against
+`prevData`; `signing.verify_commit` checks the signature. A record that is bad makes its operation a problem, never its
+neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from libipld import decode_dag_cbor
+
+from appview_pipeline.protocol.car import Index, InvalidCar, index_blocks
+from appview_pipeline.protocol.cbor import MAX_RECORD, InvalidRecord, Record, decode_record_json
+from appview_pipeline.protocol.cid import is_dag_cbor, to_text
+from appview_pipeline.protocol.frames import Commit, Sync
+from appview_pipeline.protocol.syntax import is_did, is_nsid, is_record_key, is_tid, tid_to_micros
+
+MAX_BLOCKS = 2_000_000
+"""Bytes of a #commit's CAR (lexicon)."""
+MAX_SYNC_BLOCKS = 10_000
+"""Bytes of a #sync's CAR (lexicon)."""
+MAX_OPS = 200
+"""Operations of a commit (lexicon)."""
+MAX_PATH = 1024
+"""Bytes of `collection/rkey`, the key in the tree (specification)."""
+MAX_URI = 2000
+"""Bytes of an AT URI that we store: it is in B-tree indexes."""
+MAX_COMMIT_BLOCK = 10_000
+"""Bytes of a commit object; a DID of 2,048 characters fits several times."""
+FUTURE_TOLERANCE = 300_000_000
+"""Microseconds that a rev may be ahead of our clock (relays allow 5 minutes): one a century ahead would block every
+later commit of its account."""
+
+ACTIONS = frozenset(("create", "update", "delete"))
+
+Problem = tuple[str, str]
+"""(kind, reason): a short constant to count by, and the reason in words."""
+
+
+class InvalidCommit(ValueError):
+    """An event that can't be used at all. `kind` is a short constant to count by, `reason` says it in words.
+
+    Kinds: `commit-too-big`, `commit-rebase`, `commit-limit`, `commit-future`, `commit-car`, `commit-block`,
+    `commit-mismatch`, `commit-version`.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class RecordOp:
+    """One operation of a commit.
+
+    With `problem` set (kinds `op-path`, `op-action`, `op-duplicate`, `op-cid`, `block-missing`, `block-hash`,
+    `record-too-big`, `record-invalid`) nothing may be indexed from it; the other fields are then as good as they could
+    be read: `block` the bytes that were found, text free of U+0000. Without a problem, `create` and `update` of a
+    wanted collection have `cid` (text), `record` (free of U+0000), `json` and `block`; `delete`, and every operation of
+    other collections, has none of them.
+    """
+
+    action: str
+    path: str
+    collection: str
+    rkey: str
+    cid: str | None = None
+    record: Record | None = None
+    block: bytes | None = None
+    problem: Problem | None = None
+    json: str | None = None
+
+
+@dataclass(slots=True)
+class CommitContent:
+    """A commit that passed the structure checks. `data` is the CID of its tree's root; `block` the signed commit
+    object; `index` says where the blocks are in `event.blocks`."""
+
+    data: bytes
+    block: bytes
+    ops: list[RecordOp]
+    index: Index
+
+
+@dataclass(slots=True)
+class SyncContent:
+    """The state that a `#sync` announces: CIDs of the commit and of the tree's root (36 bytes each), and the rev.
+    `block` is the signed commit object."""
+
+    commit: bytes
+    data: bytes
+    rev: str
+    block: bytes
+
+
+def read_commit(event: Commit, now_micros: int, wanted: Container[str]) -> CommitContent:
+    """The content of a commit event, structure checked, records of `wanted` collections decoded.
+
+    `now_micros` is our clock in microseconds since the Unix epoch. Raises InvalidCommit.
+    """
+    if event.too_big:
+        raise InvalidCommit(
+            "commit-too-big", "tooBig is set: the frame leaves operations out, the repo must be fetched"
+        )
+    if event.rebase:
+        raise InvalidCommit("commit-rebase", "rebase is set: the repo must be fetched")
+    blocks, operations = event.blocks, event.ops
+    if len(blocks) > MAX_BLOCKS:
+        raise InvalidCommit("commit-limit", f"{len(blocks):,} bytes of blocks; the limit is {MAX_BLOCKS:,}")
+    if len(operations) > MAX_OPS:
+        raise InvalidCommit("commit-limit", f"{len(operations):,} operations; the limit is {MAX_OPS}")
+    _check_rev(event.rev, now_micros)
+    index, block, data = _signed_commit(blocks, event.commit, event.repo, event.rev)
+    ops: list[RecordOp] = []
+    paths: set[str] = set()
+    for operation in operations:
+        op = _operation(operation, blocks, index, wanted)
+        if op.path in paths and op.problem is None:
+            op.record = op.json = None
+            op.problem = ("op-duplicate", "an earlier operation of this commit has the same path")
+        paths.add(op.path)
+        ops.append(op)
+    return CommitContent(data, block, ops, index)
+
+
+def read_sync(event: Sync, now_micros: int) -> SyncContent:
+    """The content of a sync event, structure checked. Raises InvalidCommit."""
+    if len(event.blocks) > MAX_SYNC_BLOCKS:
+        raise InvalidCommit("commit-limit", f"{len(event.blocks):,} bytes of blocks; the limit is {MAX_SYNC_BLOCKS:,}")
+    _check_rev(event.rev, now_micros)
+    try:
+        roots, _ = index_blocks(event.blocks)
+    except InvalidCar as error:
+        raise InvalidCommit("commit-car", f"CAR: {error}") from None
+    if len(roots) != 1 or not is_dag_cbor(roots[0]):
+        raise InvalidCommit("commit-car", "CAR without exactly one root that is a CID of DAG-CBOR")
+    _, block, data = _signed_commit(event.blocks, roots[0], event.did, event.rev)
+    return SyncContent(roots[0], data, event.rev, block)
+
+
+def _check_rev(rev: str, now_micros: int) -> None:
+    if tid_to_micros(rev) > now_micros + FUTURE_TOLERANCE:
+        raise InvalidCommit("commit-future", "rev is more than 5 minutes in the future")
+
+
+def _signed_commit(car: bytes, cid: bytes, did: str, rev: str) -> tuple[Index, bytes, bytes]:
+    """The index of the CAR, the commit object's block, and the root of the tree. Raises InvalidCommit."""
+    try:
+        roots, index = index_blocks(car)
+    except InvalidCar as error:
+        raise InvalidCommit("commit-car", f"CAR: {error}") from None
+    if not roots or roots[0] != cid:
+        raise InvalidCommit("commit-car", "the CAR's root is not the commit")
+    start, end = index.get(cid, (0, 0))
+    if not end:
+        raise InvalidCommit("commit-block", "the commit's block is missing")
+    if end - start > MAX_COMMIT_BLOCK:
+        raise InvalidCommit("commit-block", f"commit object of {end - start:,} bytes")
+    block = car[start:end]
+    if sha256(block).digest() != cid[4:]:
+        raise InvalidCommit("commit-block", "the commit's block does not hash to its CID")
+    commit = decode_commit(block)
+    if commit["did"] != did:
+        raise InvalidCommit("commit-mismatch", "the commit is of another DID than the event")
+    if commit["rev"] != rev:
+        raise InvalidCommit("commit-mismatch", "the commit has another rev than the event")
+    data: bytes = commit["data"]
+    return index, block, data
+
+
+def decode_commit(block: bytes) -> dict[str, Any]:
+    """A signed commit object (version 3) from its block: `did`, `version`, `data` (CID bytes), `rev`, `prev`, `sig`,
+    each of the right type. Raises InvalidCommit."""
+    try:
+        commit = decode_dag_cbor(block)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).removeprefix("Failed to decode DAG-CBOR. ")
+        raise InvalidCommit("commit-block", f"the commit object is not DAG-CBOR: {reason}") from None
+    if type(commit) is not dict:
+        raise InvalidCommit("commit-block", "the commit object is not a map")
+    get = commit.get
+    if get("version") != 3 or type(get("version")) is not int:
+        raise InvalidCommit("commit-version", "the commit object is not of version 3")
+    if not is_dag_cbor(get("data")):
+        raise InvalidCommit("commit-block", "the commit object has no tree")
+    if type(get("sig")) is not bytes or not get("sig"):
+        raise InvalidCommit("commit-block", "the commit object has no signature")
+    did, rev = get("did"), get("rev")
+    if type(did) is not str or not is_did(did) or type(rev) is not str or not is_tid(rev):
+        raise InvalidCommit("commit-block", "the commit object has no valid DID or rev")
+    return commit
+
+
+def _refused(kind: str, reason: str, action: object = "", path: object = "") -> RecordOp:
+    """An operation of which not even action and path can be trusted."""
+    return RecordOp(
+        action.replace("\0", "")[:16] if isinstance(action, str) else "",
+        path.replace("\0", "")[:MAX_PATH] if isinstance(path, str) else "",
+        "",
+        "",
+        problem=(kind, reason),
+    )
+
+
+def _operation(operation: object, car: bytes, index: Index, wanted: Container[str]) -> RecordOp:
+    """Reads one element of `ops`."""
+    if type(operation) is not dict:
+        return _refused("op-action", "operation is not a map")
+    action, path = operation.get("action"), operation.get("path")
+    if type(action) is not str or action not in ACTIONS:
+        return _refused("op-action", "action is not create, update or delete", action, path)
+    if type(path) is not str or len(path) > MAX_PATH:
+        return _refused("op-path", "path is not a string of at most 1,024 characters", action, path)
+    collection, _, rkey = path.partition("/")
+    if not is_record_key(rkey) or not (collection in wanted or is_nsid(collection)):
+        return _refused("op-path", "path is not collection/rkey", action, path)
+    op = RecordOp(action, path, collection, rkey)
+    if action == "delete" or collection not in wanted:
+        return op
+    cid = operation.get("cid")
+    if not is_dag_cbor(cid):
+        op.problem = ("op-cid", f"{action} without the CID of a record")
+        return op
+    op.cid = to_text(cid)
+    place = index.get(cid)
+    if place is None:
+        op.problem = ("block-missing", "the record's block is missing from the commit")
+        return op
+    op.block = block = car[place[0] : place[1]]
+    if len(block) > MAX_RECORD:
+        op.problem = ("record-too-big", f"record of {len(block):,} bytes; the limit is {MAX_RECORD:,}")
+    elif sha256(block).digest() != cid[4:]:
+        op.problem = ("block-hash", "the record's block does not hash to its CID")
+    else:
+        try:
+            op.record, op.json = decode_record_json(block)
+        except InvalidRecord as error:
+            op.problem = ("record-invalid", str(error))
+    return op

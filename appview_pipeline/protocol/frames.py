@@ -1,0 +1,243 @@
+"""Frames of `com.atproto.sync.subscribeRepos`: bytes from the relay to events.
+
+A frame is two DAG-CBOR objects on end: a header `{op, t}` and a body (https://atproto.com/specs/event-stream,
+https://atproto.com/specs/sync). What is read here is the envelope; `commit.py` looks into the blocks. Unknown types,
+operations and fields are ignored, as the specification asks, so that the network can grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from libipld import decode_dag_cbor_multi
+
+from appview_pipeline.protocol.cid import is_dag_cbor
+from appview_pipeline.protocol.syntax import is_datetime, is_did, is_handle, is_tid
+
+MAX_FRAME = 5_000_000
+"""Bytes of a frame (specification)."""
+MAX_SEQ = 2**53 - 1
+MAX_TEXT = 1024
+"""Characters kept of the free text in #info, #account and error frames."""
+
+
+class FrameError(ValueError):
+    """A frame that is no event. `kind` is a short constant to count by, `reason` says it in words; `seq` and `did` are
+    given as far as the frame could be read."""
+
+    def __init__(self, kind: str, reason: str, seq: int | None = None, did: str | None = None) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+        self.seq = seq
+        self.did = did
+
+
+@dataclass(slots=True)
+class Commit:
+    """`#commit`: a change of a repository. CIDs are 36 bytes, `ops` the list as sent, `size` the frame's bytes."""
+
+    seq: int
+    repo: str
+    rev: str
+    since: str | None
+    time: str
+    commit: bytes
+    prev_data: bytes | None
+    ops: list[Any]
+    blocks: bytes
+    too_big: bool
+    rebase: bool
+    size: int
+
+
+@dataclass(slots=True)
+class Sync:
+    """`#sync`: the state of a repository as it is now, without the way there; `blocks` holds its commit."""
+
+    seq: int
+    did: str
+    rev: str
+    time: str
+    blocks: bytes
+
+
+@dataclass(slots=True)
+class Identity:
+    """`#identity`: something about an identity may have changed. `handle` is a hint, None if absent or no handle."""
+
+    seq: int
+    did: str
+    handle: str | None
+    time: str
+
+
+@dataclass(slots=True)
+class Account:
+    """`#account`: the hosting status of an account; `status` (as sent, any text) says why it is not active."""
+
+    seq: int
+    did: str
+    active: bool
+    status: str | None
+    time: str
+
+
+@dataclass(slots=True)
+class Info:
+    """`#info`: the stream about itself, e.g. `OutdatedCursor`."""
+
+    name: str
+    message: str | None
+
+
+@dataclass(slots=True)
+class StreamError:
+    """An error frame, e.g. `FutureCursor` or `ConsumerTooSlow`; the server closes the connection after it."""
+
+    error: str
+    message: str | None
+
+
+@dataclass(slots=True)
+class Ignored:
+    """A frame of a type or operation that we don't know or that was removed; `what` names it."""
+
+    what: str
+    seq: int | None
+
+
+Event = Commit | Sync | Identity | Account | Info | StreamError | Ignored
+
+
+def decode_frame(data: bytes) -> Event:
+    """One WebSocket message as an event. Raises FrameError, nothing else, whatever the bytes.
+
+    Checked: size, framing, and of the fields that are used their presence, types and syntax: `seq` 1 to 2^53-1, DIDs,
+    revs (TIDs), datetimes, CIDs. Memory is bounded by the frame's size (about 65 bytes a byte in the worst case), depth
+    by libipld's recursion limit.
+    """
+    if len(data) > MAX_FRAME:
+        raise FrameError("frame-size", f"frame of {len(data):,} bytes; the limit is {MAX_FRAME:,}")
+    try:
+        items = decode_dag_cbor_multi(data)
+    except ValueError as error:
+        raise FrameError("frame-cbor", str(error).removeprefix("Failed to decode DAG-CBOR. ")) from None
+    except RecursionError:
+        raise FrameError("frame-cbor", "nested too deep") from None
+    if len(items) != 2:
+        raise FrameError("frame-cbor", f"{len(items)} CBOR objects instead of header and body")
+    header, body = items
+    if type(header) is not dict or type(header.get("op")) is not int:
+        raise FrameError("frame-header", "header without an operation")
+    op = header["op"]
+    if op == -1:
+        return _stream_error(body)
+    kind = header.get("t")
+    read = _READERS.get(kind) if op == 1 and type(kind) is str else None
+    if read is None:
+        what = f"type {_text(kind)}" if op == 1 else f"operation {op}"
+        return Ignored(what, _seq(body) if type(body) is dict else None)
+    if type(body) is not dict:
+        raise FrameError("frame-body", f"body of {kind} is not a map")
+    return read(body, len(data))
+
+
+def _seq(body: dict[str, Any]) -> int | None:
+    seq = body.get("seq")
+    return seq if type(seq) is int and 0 < seq <= MAX_SEQ else None
+
+
+def _text(value: object) -> str | None:
+    """Free text, safe to store and to log."""
+    return value.replace("\0", "")[:MAX_TEXT] if isinstance(value, str) else None
+
+
+def _refuse(body: dict[str, Any], reason: str) -> NoReturn:
+    did = body.get("repo") or body.get("did")
+    raise FrameError("frame-body", reason, _seq(body), did if isinstance(did, str) and is_did(did) else None)
+
+
+def _envelope(body: dict[str, Any], key: str) -> tuple[int, str, str]:
+    """Sequence number, DID and time, which all events of the stream have."""
+    seq = body.get("seq")
+    if type(seq) is not int or not 0 < seq <= MAX_SEQ:
+        _refuse(body, "seq is not an integer from 1 to 2^53-1")
+    did = body.get(key)
+    if type(did) is not str or not is_did(did):
+        _refuse(body, f"{key} is not a DID")
+    time = body.get("time")
+    if type(time) is not str or not is_datetime(time):
+        _refuse(body, "time is not a datetime")
+    return seq, did, time
+
+
+def _commit(body: dict[str, Any], size: int) -> Commit:
+    seq, repo, time = _envelope(body, "repo")
+    get = body.get
+    rev = get("rev")
+    if type(rev) is not str or not is_tid(rev):
+        _refuse(body, "rev is not a TID")
+    since = get("since")
+    if since is not None and (type(since) is not str or not is_tid(since)):
+        _refuse(body, "since is neither null nor a TID")
+    commit = get("commit")
+    if not is_dag_cbor(commit):
+        _refuse(body, "commit is not a CID")
+    prev_data = get("prevData")
+    if prev_data is not None and not is_dag_cbor(prev_data):
+        _refuse(body, "prevData is neither absent nor a CID")
+    ops = get("ops")
+    if type(ops) is not list:
+        _refuse(body, "ops is not a list")
+    blocks = get("blocks")
+    if type(blocks) is not bytes:
+        _refuse(body, "blocks is not a byte string")
+    # Deprecated, and absent from some servers' frames: false unless said otherwise.
+    too_big, rebase = get("tooBig") is True, get("rebase") is True
+    return Commit(seq, repo, rev, since, time, commit, prev_data, ops, blocks, too_big, rebase, size)
+
+
+def _sync(body: dict[str, Any], size: int) -> Sync:
+    seq, did, time = _envelope(body, "did")
+    rev, blocks = body.get("rev"), body.get("blocks")
+    if type(rev) is not str or not is_tid(rev):
+        _refuse(body, "rev is not a TID")
+    if type(blocks) is not bytes:
+        _refuse(body, "blocks is not a byte string")
+    return Sync(seq, did, rev, time, blocks)
+
+
+def _identity(body: dict[str, Any], size: int) -> Identity:
+    seq, did, time = _envelope(body, "did")
+    handle = body.get("handle")
+    return Identity(seq, did, handle if isinstance(handle, str) and is_handle(handle) else None, time)
+
+
+def _account(body: dict[str, Any], size: int) -> Account:
+    seq, did, time = _envelope(body, "did")
+    active = body.get("active")
+    if type(active) is not bool:
+        _refuse(body, "active is not a boolean")
+    return Account(seq, did, active, _text(body.get("status")), time)
+
+
+def _info(body: dict[str, Any], size: int) -> Info:
+    return Info(_text(body.get("name")) or "", _text(body.get("message")))
+
+
+def _stream_error(body: object) -> StreamError:
+    if type(body) is not dict or type(body.get("error")) is not str:
+        raise FrameError("frame-body", "error frame without an error name")
+    return StreamError(_text(body["error"]) or "", _text(body.get("message")))
+
+
+_READERS: dict[str, Callable[[dict[str, Any], int], Event]] = {
+    "#commit": _commit,
+    "#sync": _sync,
+    "#identity": _identity,
+    "#account": _account,
+    "#info": _info,
+}
