@@ -1,0 +1,225 @@
+"""The state folder of the embedded PostgreSQL: its files, its two locks and the supervisor's status.
+
+    pgdata/               the data directory
+    run/                  the server's Unix socket (elsewhere when the path would be too long for one)
+    owner.lock            exclusive flock of the supervisor, from before its process starts until it has ended
+    users.lock            shared flock of every process that uses the database
+    embedded.json         what the supervisor is doing (`Status`)
+    postgres.log          output of the supervisor and of the server
+    postgresql.user.conf  server settings of the operator
+
+Only flocks say who is alive: the kernel frees them at any death, so that no process id is ever believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from appview_pipeline.errors import OperatorError
+from appview_pipeline.store.server_user import ServerUser
+
+# The supervisor's log is kept in two files (`postgres.log`, `postgres.log.1`) of at most about this many bytes each.
+LOG_BYTES = 16_000_000
+
+# A Unix socket's path holds 103 bytes on macOS and 107 on Linux; the server appends this name to the folder.
+SOCKET_PORT = 5432
+_SOCKET_NAME = f"/.s.PGSQL.{SOCKET_PORT}"
+_SOCKET_PATH_BYTES = 103
+# PostgreSQL joins names of up to about 100 bytes to the data directory's path, within 1,023 bytes.
+_STATE_PATH_BYTES = 800
+
+
+@dataclass(frozen=True)
+class StateFolder:
+    """Paths in one state folder. `path` is absolute and free of symbolic links."""
+
+    path: Path
+
+    @property
+    def data_dir(self) -> Path:
+        return self.path / "pgdata"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "postgres.log"
+
+    @property
+    def user_conf(self) -> Path:
+        return self.path / "postgresql.user.conf"
+
+    def open(self, name: str, flags: int) -> int:
+        """Opens (creating it if need be) the file `name`; a descriptor that programs we start do not inherit.
+
+        A symbolic link is refused: root may be working in the folder of somebody else, whose file it then becomes.
+        """
+        flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self.path / name, flags, 0o644)
+            owner = self.path.stat()
+            if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        except OSError as error:
+            raise OperatorError(
+                f"Cannot open {self.path / name} ({error.strerror}): start as the user that owns this folder or set "
+                "APPVIEW_STATE_DIR to a folder that you can write to."
+            ) from None
+        return descriptor
+
+    def is_current(self, name: str, descriptor: int) -> bool:
+        """Whether `descriptor` is still the file `name` (not so when the folder was removed meanwhile)."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), (self.path / name).stat())
+        except OSError:
+            return False
+
+
+def create(path: Path) -> StateFolder:
+    """The state folder at `path`, created where missing. Raises `OperatorError` when that is not possible."""
+    try:
+        path = path.expanduser().resolve()
+        _make_folders(path)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OperatorError(
+            f"Cannot create the state folder {path} ({reason}): set APPVIEW_STATE_DIR to a folder that you can write "
+            "to."
+        ) from None
+    if len(os.fsencode(path)) > _STATE_PATH_BYTES:
+        raise OperatorError(
+            f"The state folder's path is {len(os.fsencode(path)):,} bytes long and PostgreSQL can use at most "
+            f"{_STATE_PATH_BYTES}: set APPVIEW_STATE_DIR to a shorter path."
+        )
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise OperatorError(
+            f"The state folder {path} is not writable by this user: start as the user that owns it or set "
+            "APPVIEW_STATE_DIR to a folder that you can write to."
+        )
+    return StateFolder(path)
+
+
+def _make_folders(path: Path) -> None:
+    if path.is_dir():
+        return
+    if path.exists():
+        raise NotADirectoryError(0, "it is not a folder")
+    _make_folders(path.parent)
+    with contextlib.suppress(FileExistsError):  # another process starting at the same time
+        path.mkdir()
+        if os.geteuid() == 0:  # whatever root's umask: the server's user has to pass through what we create
+            path.chmod(0o755)
+
+
+def socket_dir(state: StateFolder, user: ServerUser) -> Path:
+    """Creates and returns the folder of the server's socket: mode 0700, owned by `user`.
+
+    It is `run/` in the state folder, or `/tmp/appview-<uid>-<hash of the state folder>` where a socket's path would be
+    too long or holds what PostgreSQL's lists of folders cannot. Raises `OperatorError` when somebody else has it.
+    """
+    folder = state.path / "run"
+    if len(os.fsencode(folder)) + len(_SOCKET_NAME) > _SOCKET_PATH_BYTES or set(str(folder)) & set(",\"'\\\n"):
+        name = hashlib.sha256(os.fsencode(state.path)).hexdigest()[:16]
+        folder = Path("/tmp") / f"appview-{user.uid}-{name}"  # noqa: S108  (0700 and its owner is checked)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        user.own(folder)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (user.uid, os.geteuid()):
+        raise OperatorError(
+            f"{folder}, where the database's socket belongs, is not a folder of `{user.name}`: remove it or set "
+            "APPVIEW_STATE_DIR to another, shorter path."
+        )
+    user.own(folder)
+    folder.chmod(0o700)
+    return folder
+
+
+def lock(descriptor: int, kind: Literal["shared", "exclusive"]) -> bool:
+    """Takes the flock if it is free; says whether it did. Raises `OperatorError` where there are no flocks."""
+    operation = fcntl.LOCK_SH if kind == "shared" else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise OperatorError(
+            f"The state folder's file system does not lock files ({error.strerror}): set APPVIEW_STATE_DIR to a folder "
+            "on a local disk."
+        ) from None
+    return True
+
+
+def unlock(descriptor: int) -> None:
+    """Releases the flock on this open file, also for every process that inherited it."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the supervisor last said. Believed only while somebody holds `owner.lock`.
+
+    `run` differs for every supervisor; `reason` is the sentence for the operator when `phase` is `failed`.
+    """
+
+    phase: Literal["starting", "ready", "stopped", "failed"]
+    run: str
+    socket_dir: str = ""
+    version: str = ""
+    reason: str = ""
+
+    def now(
+        self, phase: Literal["starting", "ready", "stopped", "failed"], socket_dir: str = "", version: str = ""
+    ) -> Status:
+        return replace(self, phase=phase, socket_dir=socket_dir, version=version)
+
+    def failed(self, reason: str) -> Status:
+        return replace(self, phase="failed", reason=reason)
+
+
+def new_status() -> Status:
+    """The first status of a new supervisor."""
+    return Status("starting", uuid.uuid4().hex)
+
+
+def read_status(state: StateFolder) -> Status | None:
+    """The last status written whole, or None."""
+    try:
+        return Status(**json.loads((state.path / "embedded.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_status(state: StateFolder, status: Status) -> None:
+    """Replaces the status; readers see the old one or the new one."""
+    name = f"embedded.json.{os.getpid()}"
+    descriptor = state.open(name, os.O_WRONLY | os.O_TRUNC)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(status), file)
+    (state.path / name).replace(state.path / "embedded.json")
+
+
+def rotate_log(state: StateFolder) -> None:
+    """Moves the log's text to `postgres.log.1` once it has grown beyond `LOG_BYTES`.
+
+    Copied and cut short, not renamed: the running server keeps writing (appending) to the same open file.
+    """
+    try:
+        if state.log.stat().st_size <= LOG_BYTES:
+            return
+    except FileNotFoundError:
+        return
+    source = state.open("postgres.log", os.O_RDWR)
+    target = state.open("postgres.log.1", os.O_WRONLY | os.O_TRUNC)
+    with os.fdopen(source, "rb+") as log, os.fdopen(target, "wb") as old:
+        log.seek(-LOG_BYTES, os.SEEK_END)
+        while chunk := log.read(1 << 20):
+            old.write(chunk)
+        log.truncate(0)

@@ -1,0 +1,219 @@
+"""The process that owns the embedded PostgreSQL: `python -m appview_pipeline.store.supervisor STATE_DIR`.
+
+Started (detached) by the first process that needs the database, see `embedded.attach`. It runs the server as its child,
+starts it again when it dies, and ends it once nobody has used it for a while: once it could have had `users.lock` for
+itself at every look for `--idle-seconds`. Signals: TERM and INT stop the server, HUP makes it read its settings again.
+
+Several of these may be waiting for users on one machine, so this imports little: no SQLAlchemy, no Dagster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from pathlib import Path
+from types import FrameType
+
+import psycopg2
+
+from appview_pipeline.errors import OperatorError
+from appview_pipeline.store import state_folder
+from appview_pipeline.store.postgres_server import PostgresServer
+from appview_pipeline.store.state_folder import StateFolder, Status
+
+DATABASE = "appview"
+IDLE_SECONDS = 20.0
+
+# A server that dies more often than this is not started again; the next process that needs it tries anew.
+_MOST_RESTARTS = 5
+_RESTART_WINDOW_SECONDS = 300.0
+
+_LOOK_SECONDS = 1.0
+_LOOK_SECONDS_STARTING = 0.02
+
+
+class _Idle:
+    """Finds out how long nobody has held `users.lock`."""
+
+    def __init__(self, state: StateFolder, limit: float) -> None:
+        self._lock = state.open("users.lock", os.O_RDWR)
+        self._limit = limit
+        self._since: float | None = None
+        self._next_look = 0.0
+
+    def seconds(self) -> float:
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+    def is_over(self) -> bool:
+        """True once it has lasted long enough: the lock is then kept, so that nobody attaches while we stop."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + min(_LOOK_SECONDS, self._limit / 4)
+        if not state_folder.lock(self._lock, "exclusive"):
+            self._since = None
+            return False
+        self._since = now if self._since is None else self._since
+        if now - self._since >= self._limit:
+            return True
+        state_folder.unlock(self._lock)
+        return False
+
+
+class _Signals:
+    """Turns signals into flags that end a wait."""
+
+    def __init__(self) -> None:
+        self.stop = False
+        self.reload = False
+        self._wake, wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.stop |= number in (signal.SIGTERM, signal.SIGINT)
+        self.reload |= number == signal.SIGHUP
+
+    def wait(self, seconds: float) -> None:
+        """Returns after `seconds`, or earlier at a signal (the server's death is one)."""
+        if select.select([self._wake], [], [], seconds)[0]:
+            os.read(self._wake, 4096)
+
+
+def supervise(state: StateFolder, owner_lock: int, *, binaries: Path | None, idle_seconds: float) -> None:
+    """Runs the server until nobody uses it or we are told to stop. The caller holds `owner_lock`.
+
+    Raises `OperatorError` when the server cannot be started or dies again and again; users then read that sentence in
+    the status.
+    """
+    status = state_folder.new_status()
+    state_folder.write_status(state, status)
+    server = PostgresServer(state, binaries=binaries)
+    try:
+        _run(state, owner_lock, server, status, idle_seconds)
+    except BaseException as error:
+        if not isinstance(error, OperatorError):
+            error = OperatorError(
+                f"The embedded PostgreSQL's supervisor failed ({type(error).__name__}: {error}): see {state.log}."
+            )
+        if state.is_current("owner.lock", owner_lock):
+            state_folder.write_status(state, status.failed(str(error)))
+        raise
+    finally:
+        server.stop()
+    if state.is_current("owner.lock", owner_lock):
+        state_folder.write_status(state, status.now("stopped"))
+
+
+def _run(state: StateFolder, owner_lock: int, server: PostgresServer, status: Status, idle_seconds: float) -> None:
+    signals = _Signals()
+    idle = _Idle(state, idle_seconds)
+    deaths: deque[float] = deque(maxlen=_MOST_RESTARTS)
+    server.prepare()
+    _say(f"starting PostgreSQL {server.version} on {state.data_dir}")
+    server.start()
+    ready = checkpointed = False
+    # The folder may be removed while we run: then what is at its path is no longer ours.
+    while not signals.stop and state.is_current("owner.lock", owner_lock) and not idle.is_over():
+        if (code := server.exit_code()) is not None:
+            if not ready and not server.failed_transiently():
+                raise OperatorError(server.failure())
+            _say(f"PostgreSQL ended unasked (exit status {code})")
+            _allow_restart(deaths, server, state)
+            ready = False
+            state_folder.write_status(state, status)
+            signals.wait(0.1 * 2 ** len(deaths) if len(deaths) > 1 else 0.0)
+            server.start()
+        elif not ready and server.is_ready():
+            ready = _become_ready(state, server, status)
+        if signals.reload:
+            signals.reload = False
+            server.reload()
+        if idle.seconds() == 0.0:
+            checkpointed = False
+        elif ready and not checkpointed and idle.seconds() > idle_seconds / 4:
+            # Done while we wait anyway, so that the stop itself is short.
+            checkpointed = True
+            threading.Thread(target=_checkpoint, args=(server,), daemon=True).start()
+        state_folder.rotate_log(state)
+        signals.wait(min(_LOOK_SECONDS, idle_seconds / 4) if ready else _LOOK_SECONDS_STARTING)
+    _say("stopping: " + ("told to" if signals.stop else "nobody uses it"))
+
+
+def _become_ready(state: StateFolder, server: PostgresServer, status: Status) -> bool:
+    try:
+        server.create_database(DATABASE)
+    except psycopg2.Error as error:
+        # Most likely it has just died, which the next look finds out.
+        _say(f"PostgreSQL does not let us in: {str(error).strip()}")
+        time.sleep(_LOOK_SECONDS_STARTING)
+        return False
+    state_folder.write_status(state, status.now("ready", str(server.socket_dir), server.version))
+    _say(f"ready: {server.socket_dir}")
+    return True
+
+
+def _allow_restart(deaths: deque[float], server: PostgresServer, state: StateFolder) -> None:
+    now = time.monotonic()
+    if len(deaths) == deaths.maxlen and now - deaths[0] < _RESTART_WINDOW_SECONDS:
+        raise OperatorError(
+            f"The embedded PostgreSQL died {len(deaths) + 1} times within {_RESTART_WINDOW_SECONDS / 60:.0f} minutes: "
+            f"see {state.log}, or set DATABASE_URL to another server."
+        )
+    deaths.append(now)
+
+
+def _checkpoint(server: PostgresServer) -> None:
+    try:
+        server.checkpoint()
+    except psycopg2.Error as error:
+        _say(f"no checkpoint before stopping: {str(error).strip()}")
+
+
+def _say(text: str) -> None:
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    print(f"{stamp} [{os.getpid()}] supervisor: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m appview_pipeline.store.supervisor", description=__doc__)
+    parser.add_argument("state_dir", type=Path)
+    parser.add_argument("--postgres-bin", type=Path)
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
+    parser.add_argument("--owner-lock", type=int, help="descriptor that holds owner.lock; detaches from its parent")
+    arguments = parser.parse_args()
+    if arguments.owner_lock is not None and os.fork():
+        # The starter waits for this exit only; the supervisor is no child of it that it would have to reap, and that
+        # tools which end a process "and its children" would find.
+        os._exit(0)
+    try:
+        state = state_folder.create(arguments.state_dir)
+        owner_lock = arguments.owner_lock
+        if owner_lock is None:
+            owner_lock = state.open("owner.lock", os.O_RDWR)
+            if not state_folder.lock(owner_lock, "exclusive"):
+                raise OperatorError(f"{state.path} has a supervisor already: nothing to do.")
+        else:
+            os.set_inheritable(owner_lock, False)
+        supervise(state, owner_lock, binaries=arguments.postgres_bin, idle_seconds=arguments.idle_seconds)
+    except OperatorError as error:
+        _say(str(error))
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
