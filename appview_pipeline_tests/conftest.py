@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -33,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
     """A private PostgreSQL server without durability, on the binaries that the product would choose."""
-    with embedded.ephemeral() as postgres:
+    with embedded.ephemeral(parent=_memory_folder()) as postgres:
         yield postgres
 
 
@@ -55,7 +57,7 @@ def template_database(server: EmbeddedPostgres) -> str:
 def database_url(server: EmbeddedPostgres, template_database: str) -> Iterator[str]:
     """SQLAlchemy URL of a fresh database at the newest schema version, dropped after the test."""
     name = f"appview_test_{next(_database_numbers)}"
-    run_sql(server, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
+    run_sql(server, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY file_copy')
     yield server.url(name)
     run_sql(server, f'DROP DATABASE "{name}" WITH (FORCE)')
 
@@ -67,6 +69,16 @@ def conformance() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no conformance data in {folder}")
     return folder
+
+
+def _memory_folder() -> Path | None:
+    """A file system in memory with room for the tests, where cloning a database takes 20 ms instead of 400 ms."""
+    folder = Path("/dev/shm")
+    try:
+        roomy = shutil.disk_usage(folder).free > 2_000_000_000
+    except OSError:
+        return None
+    return folder if roomy and os.access(folder, os.W_OK) else None
 
 
 def run_sql(server: EmbeddedPostgres, statement: str, *parameters: Any) -> None:

@@ -34,6 +34,8 @@ START_SECONDS = 300.0
 # A supervisor that ends without a word (killed, broken installation) this often in a row is given up.
 _MOST_SILENT_STARTS = 3
 
+_EPHEMERAL = "appview-ephemeral-"
+
 _log = logging.getLogger(__name__)
 
 
@@ -110,15 +112,20 @@ def attach(
     return EmbeddedPostgres(Path(status.socket_dir), status.version, state, lambda: os.close(users_lock), ensure)
 
 
-def ephemeral(*, postgres_bin: Path | None = None) -> EmbeddedPostgres:
-    """A private server for tests in a temporary folder: no durability, no supervisor; `close` stops and deletes it.
+def ephemeral(*, parent: Path | None = None, postgres_bin: Path | None = None) -> EmbeddedPostgres:
+    """A private server for tests in a new folder: no durability, no supervisor; `close` stops and deletes it.
 
-    Call from the main thread; the server ends with this process, however that ends.
+    Call from the main thread; the server ends with this process, however that ends. The folder is created in `parent`
+    (default: the system's temporary folder); what killed processes left there is deleted.
     """
-    folder = Path(tempfile.mkdtemp(prefix="appview-ephemeral-")).resolve()
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    _delete_left_ephemerals(parent)
+    folder = Path(tempfile.mkdtemp(prefix=_EPHEMERAL, dir=parent)).resolve()
     if os.geteuid() == 0:
         folder.chmod(0o755)
     state = StateFolder(folder)
+    owner_lock = state.open("owner.lock", os.O_RDWR)
+    state_folder.lock(owner_lock, "exclusive")
     server = PostgresServer(state, binaries=postgres_bin, ephemeral=True)
     owner = os.getpid()
 
@@ -129,6 +136,7 @@ def ephemeral(*, postgres_bin: Path | None = None) -> EmbeddedPostgres:
         shutil.rmtree(folder, ignore_errors=True)
         if folder not in server.socket_dir.parents:
             shutil.rmtree(server.socket_dir, ignore_errors=True)
+        os.close(owner_lock)
 
     try:
         server.prepare()
@@ -138,8 +146,25 @@ def ephemeral(*, postgres_bin: Path | None = None) -> EmbeddedPostgres:
     except BaseException:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(owner_lock)
         raise
     return EmbeddedPostgres(server.socket_dir, server.version, state, close)
+
+
+def _delete_left_ephemerals(parent: Path) -> None:
+    for folder in parent.glob(f"{_EPHEMERAL}*"):
+        try:
+            found = folder.lstat()
+            if found.st_uid != os.geteuid() or not (folder / "owner.lock").exists():
+                continue
+            if time.time() - found.st_mtime < 60:  # may be about to be locked
+                continue
+            owner_lock = StateFolder(folder).open("owner.lock", os.O_RDWR)
+        except (OSError, OperatorError):  # another process deletes it
+            continue
+        if state_folder.lock(owner_lock, "exclusive"):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(owner_lock)
 
 
 def default_state_dir() -> Path:
