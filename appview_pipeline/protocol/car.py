@@ -1,8 +1,8 @@
 """CAR version 1 archives: the blocks of a commit or of a whole repository.
 
 A CAR is a length-prefixed DAG-CBOR header `{version: 1, roots: [CID]}`, then sections of `varint(length) CID block`
-(https://ipld.io/specs/transport/car/carv1/). On the hot path only lengths and CIDs are looked at: `index_blocks`
-gives the place of each block, and whoever uses a block slices it out and checks its hash (`block_at`).
+(https://ipld.io/specs/transport/car/carv1/). `Blocks` is for commits, of which only few blocks are needed; `read_car`
+and `iter_blocks` are for repository exports, of which all are.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def index_blocks(car: bytes) -> tuple[list[bytes], Index]:
     """The roots of a CAR and where its blocks are, without reading the blocks.
 
     Neither hashes nor kinds of CIDs are checked: an entry may be looked up only by a CID that is known to be one of
-    ours, and the block found there is used only after `block_at` has hashed it. Raises InvalidCar when the sections
-    don't end where the bytes do.
+    ours, and the block found there must be hashed before it is used. Raises InvalidCar when the sections don't end
+    where the bytes do.
     """
     roots, position = _header(car)
     index: Index = {}
@@ -93,13 +93,55 @@ def index_blocks(car: bytes) -> tuple[list[bytes], Index]:
     return roots, index
 
 
-def block_at(car: bytes, index: Index, cid: bytes) -> bytes | None:
-    """The block of a CID (either kind), None when the CAR has none or its bytes don't hash to the CID."""
-    place = index.get(cid)
-    if place is None:
-        return None
-    block = car[place[0] : place[1]]
-    return block if sha256(block).digest() == cid[4:] else None
+class Blocks:
+    """The blocks of a CAR by CID, each hash-checked when it is asked for, and nothing else looked at.
+
+    A block is told by its hash, so it does not matter how its place was guessed: the last occurrence of the CID (tree
+    nodes hold it too, but come first) is taken for the start of its section, which spares the walk. Only where the hash
+    says otherwise are the sections walked, once. `roots` are the header's. Raises InvalidCar if there is no header;
+    sections that are damaged show only in the blocks that are then missing.
+    """
+
+    __slots__ = ("_car", "_index", "roots")
+
+    def __init__(self, car: bytes) -> None:
+        self.roots = _header(car)[0]
+        self._car = car
+        self._index: Index | None = None
+
+    def get(self, cid: bytes) -> bytes | None:
+        """The block of a CID, None when there is none or its bytes don't hash to the CID (`absence` says which)."""
+        car = self._car
+        at = car.rfind(cid)
+        if at > 1 and (last := car[at - 1]) < 128:
+            before = car[at - 2]
+            end = at + (before & 127 | last << 7) if before > 127 else at + last
+            block = car[at + LENGTH : end]
+            if sha256(block).digest() == cid[4:]:
+                return block
+        if at < 0:
+            return None
+        try:
+            place = self._places().get(cid)
+        except InvalidCar:
+            return None
+        block = car[place[0] : place[1]] if place else b""
+        return block if place and sha256(block).digest() == cid[4:] else None
+
+    def _places(self) -> Index:
+        if self._index is None:
+            self._index = index_blocks(self._car)[1]
+        return self._index
+
+    def absence(self, cid: bytes) -> tuple[str, bytes | None]:
+        """Why `get` gives None for a CID, in words, and the bytes that stand in the block's place, if any."""
+        try:
+            place = self._places().get(cid)
+        except InvalidCar as error:
+            return f"block was not found in a damaged CAR: {error}", None
+        if place is None:
+            return "block is missing", None
+        return "block does not hash to its CID", self._car[place[0] : place[1]]
 
 
 def iter_blocks(car: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -35,9 +35,12 @@ Record = dict[str, Any]
 """A decoded record. Links are `Link`, byte strings plain `bytes`."""
 
 _TAG_42 = b"\xd8\x2a"
+_LINK_HEAD = b"\xd8\x2a\x58\x25\x00"
 # The bytes of UTF-8 are never these two: they are a float's header, or part of a length, an integer, a CID or bytes.
 _FLOAT_32 = b"\xfa"
 _FLOAT_64 = b"\xfb"
+
+_JSON = orjson.OPT_STRICT_INTEGER
 
 
 class InvalidRecord(ValueError):
@@ -66,8 +69,6 @@ def decode_record_json(block: bytes) -> tuple[Record, str]:
     """
     if len(block) > MAX_RECORD:
         raise InvalidRecord(f"record of {len(block):,} bytes; the limit is {MAX_RECORD:,}")
-    if _TAG_42 in block or _FLOAT_64 in block or _FLOAT_32 in block:
-        return _exactly(block)
     try:
         record = decode_dag_cbor(block)
     except (ValueError, RecursionError):
@@ -75,13 +76,42 @@ def decode_record_json(block: bytes) -> tuple[Record, str]:
     if type(record) is not dict:
         raise InvalidRecord("not a map")
     try:
-        json = orjson.dumps(record, option=orjson.OPT_STRICT_INTEGER).decode()
-    except orjson.JSONEncodeError:
-        # A byte string, an integer past 53 bits or extreme depth: only the exact way tells them apart.
+        if _TAG_42 in block or _FLOAT_64 in block or _FLOAT_32 in block:
+            _mark_links(record, block)
+        json = orjson.dumps(record, _link_json, _JSON).decode()
+    except (_Doubt, RecursionError, orjson.JSONEncodeError):
+        # A byte string, an integer past 53 bits, a float, extreme depth: only the exact way tells them apart.
         return _exactly(block)
     if "\\u0000" in json or json.count("{") + json.count("[") > MAX_DEPTH:
         return _exactly(block)
     return record, json
+
+
+class _Doubt(Exception):
+    """The fast way can't tell what a value is."""
+
+
+def _mark_links(values: Any, block: bytes) -> None:
+    """Replaces the links in what libipld made of a block by `Link`, in place. Raises _Doubt at floats and at bytes that
+    are not certainly links."""
+    for key, value in values.items() if type(values) is dict else enumerate(values):
+        kind = type(value)
+        if kind is dict or kind is list:
+            _mark_links(value, block)
+        elif kind is bytes:
+            # Were one of these a byte string, its length would stand before it, and not the tag and prefix of a link.
+            found = block.count(value)
+            if len(value) != cids.LENGTH or not found or found != block.count(_LINK_HEAD + value):
+                raise _Doubt
+            values[key] = Link(value)
+        elif kind is float:
+            raise _Doubt
+
+
+def _link_json(value: object) -> dict[str, str]:
+    if type(value) is Link:
+        return {"$link": cids.to_text(value)}
+    raise TypeError
 
 
 def _exactly(block: bytes) -> tuple[Record, str]:
@@ -96,9 +126,7 @@ def decode_record(block: bytes) -> Record:
 
 def record_json(record: Record) -> str:
     """JSON of a decoded record, as `decode_record_json` gives it."""
-    return orjson.dumps(
-        record, default=_plain, option=orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHROUGH_SUBCLASS
-    ).decode()
+    return orjson.dumps(record, _plain, _JSON).decode()
 
 
 def as_lexicon(record: Record) -> Record:

@@ -43,7 +43,7 @@ def is_cid(value: object) -> TypeGuard[bytes]:
 
 def is_dag_cbor(value: object) -> TypeGuard[bytes]:
     """Whether a value is the bytes of a CID of DAG-CBOR, as that of a record, a commit or a tree node must be."""
-    return isinstance(value, bytes) and len(value) == LENGTH and value.startswith(DAG_CBOR)
+    return type(value) is bytes and len(value) == LENGTH and value[:4] == DAG_CBOR
 
 
 def is_parsable(text: str) -> bool:

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import lru_cache
 from typing import Any
 
 from libipld import decode_dag_cbor
 
-from appview_pipeline.protocol.car import Index, InvalidCar, index_blocks
-from appview_pipeline.protocol.cbor import MAX_RECORD, InvalidRecord, Record, decode_record_json
+from appview_pipeline.protocol.car import Blocks, InvalidCar
+from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_record_json
 from appview_pipeline.protocol.cid import is_dag_cbor, to_text
 from appview_pipeline.protocol.frames import Commit, Sync
-from appview_pipeline.protocol.syntax import is_did, is_nsid, is_record_key, is_tid, tid_to_micros
+from appview_pipeline.protocol.syntax import is_did, is_nsid, is_record_key, is_tid, tid_from_micros
 
 MAX_BLOCKS = 2_000_000
 """Bytes of a #commit's CAR (lexicon)."""
@@ -61,8 +61,8 @@ class InvalidCommit(ValueError):
 class RecordOp:
     """One operation of a commit.
 
-    With `problem` set (kinds `op-path`, `op-action`, `op-duplicate`, `op-cid`, `block-missing`, `block-hash`,
-    `record-too-big`, `record-invalid`) nothing may be indexed from it; the other fields are then as good as they could
+    With `problem` set (kinds `op-path`, `op-action`, `op-duplicate`, `op-cid`, `record-block`,
+    `record-invalid`) nothing may be indexed from it; the other fields are then as good as they could
     be read: `block` the bytes that were found, text free of U+0000. Without a problem, `create` and `update` of a
     wanted collection have `cid` (text), `record` (free of U+0000), `json` and `block`; `delete`, and every operation of
     other collections, has none of them.
@@ -82,12 +82,11 @@ class RecordOp:
 @dataclass(slots=True)
 class CommitContent:
     """A commit that passed the structure checks. `data` is the CID of its tree's root; `block` the signed commit
-    object; `index` says where the blocks are in `event.blocks`."""
+    object."""
 
     data: bytes
     block: bytes
     ops: list[RecordOp]
-    index: Index
 
 
 @dataclass(slots=True)
@@ -112,23 +111,28 @@ def read_commit(event: Commit, now_micros: int, wanted: Container[str]) -> Commi
         )
     if event.rebase:
         raise InvalidCommit("commit-rebase", "rebase is set: the repo must be fetched")
-    blocks, operations = event.blocks, event.ops
-    if len(blocks) > MAX_BLOCKS:
-        raise InvalidCommit("commit-limit", f"{len(blocks):,} bytes of blocks; the limit is {MAX_BLOCKS:,}")
+    operations = event.ops
+    if len(event.blocks) > MAX_BLOCKS:
+        raise InvalidCommit("commit-limit", f"{len(event.blocks):,} bytes of blocks; the limit is {MAX_BLOCKS:,}")
     if len(operations) > MAX_OPS:
         raise InvalidCommit("commit-limit", f"{len(operations):,} operations; the limit is {MAX_OPS}")
     _check_rev(event.rev, now_micros)
-    index, block, data = _signed_commit(blocks, event.commit, event.repo, event.rev)
+    blocks = _blocks(event.blocks)
+    if not blocks.roots or blocks.roots[0] != event.commit:
+        raise InvalidCommit("commit-car", "the CAR's root is not the commit")
+    block, data = _signed_commit(blocks, event.commit, event.repo, event.rev)
     ops: list[RecordOp] = []
+    if len(operations) == 1:
+        return CommitContent(data, block, [_operation(operations[0], blocks, wanted)])
     paths: set[str] = set()
     for operation in operations:
-        op = _operation(operation, blocks, index, wanted)
+        op = _operation(operation, blocks, wanted)
         if op.path in paths and op.problem is None:
             op.record = op.json = None
             op.problem = ("op-duplicate", "an earlier operation of this commit has the same path")
         paths.add(op.path)
         ops.append(op)
-    return CommitContent(data, block, ops, index)
+    return CommitContent(data, block, ops)
 
 
 def read_sync(event: Sync, now_micros: int) -> SyncContent:
@@ -136,49 +140,60 @@ def read_sync(event: Sync, now_micros: int) -> SyncContent:
     if len(event.blocks) > MAX_SYNC_BLOCKS:
         raise InvalidCommit("commit-limit", f"{len(event.blocks):,} bytes of blocks; the limit is {MAX_SYNC_BLOCKS:,}")
     _check_rev(event.rev, now_micros)
-    try:
-        roots, _ = index_blocks(event.blocks)
-    except InvalidCar as error:
-        raise InvalidCommit("commit-car", f"CAR: {error}") from None
+    blocks = _blocks(event.blocks)
+    roots = blocks.roots
     if len(roots) != 1 or not is_dag_cbor(roots[0]):
         raise InvalidCommit("commit-car", "CAR without exactly one root that is a CID of DAG-CBOR")
-    _, block, data = _signed_commit(event.blocks, roots[0], event.did, event.rev)
+    block, data = _signed_commit(blocks, roots[0], event.did, event.rev)
     return SyncContent(roots[0], data, event.rev, block)
 
 
+@lru_cache(maxsize=8)
+def _latest_rev(moment: int) -> str:
+    """The greatest rev to accept, computed once for each 2^20 microseconds of our clock: TIDs compare as text."""
+    return tid_from_micros((moment << 20) + FUTURE_TOLERANCE)
+
+
 def _check_rev(rev: str, now_micros: int) -> None:
-    if tid_to_micros(rev) > now_micros + FUTURE_TOLERANCE:
+    if rev > _latest_rev(now_micros >> 20):
         raise InvalidCommit("commit-future", "rev is more than 5 minutes in the future")
 
 
-def _signed_commit(car: bytes, cid: bytes, did: str, rev: str) -> tuple[Index, bytes, bytes]:
-    """The index of the CAR, the commit object's block, and the root of the tree. Raises InvalidCommit."""
+def _blocks(car: bytes) -> Blocks:
     try:
-        roots, index = index_blocks(car)
+        return Blocks(car)
     except InvalidCar as error:
         raise InvalidCommit("commit-car", f"CAR: {error}") from None
-    if not roots or roots[0] != cid:
-        raise InvalidCommit("commit-car", "the CAR's root is not the commit")
-    start, end = index.get(cid, (0, 0))
-    if not end:
-        raise InvalidCommit("commit-block", "the commit's block is missing")
-    if end - start > MAX_COMMIT_BLOCK:
-        raise InvalidCommit("commit-block", f"commit object of {end - start:,} bytes")
-    block = car[start:end]
-    if sha256(block).digest() != cid[4:]:
-        raise InvalidCommit("commit-block", "the commit's block does not hash to its CID")
-    commit = decode_commit(block)
-    if commit["did"] != did:
+
+
+def _signed_commit(blocks: Blocks, cid: bytes, did: str, rev: str) -> tuple[bytes, bytes]:
+    """The commit object's block and the root of the tree. Raises InvalidCommit."""
+    block = blocks.get(cid)
+    if block is None:
+        raise InvalidCommit("commit-block", f"the commit's {blocks.absence(cid)[0]}")
+    if len(block) > MAX_COMMIT_BLOCK:
+        raise InvalidCommit("commit-block", f"commit object of {len(block):,} bytes")
+    commit = _commit_object(block)
+    if commit.get("did") != did:
         raise InvalidCommit("commit-mismatch", "the commit is of another DID than the event")
-    if commit["rev"] != rev:
+    if commit.get("rev") != rev:
         raise InvalidCommit("commit-mismatch", "the commit has another rev than the event")
     data: bytes = commit["data"]
-    return index, block, data
+    return block, data
 
 
 def decode_commit(block: bytes) -> dict[str, Any]:
     """A signed commit object (version 3) from its block: `did`, `version`, `data` (CID bytes), `rev`, `prev`, `sig`,
     each of the right type. Raises InvalidCommit."""
+    commit = _commit_object(block)
+    did, rev = commit.get("did"), commit.get("rev")
+    if type(did) is not str or not is_did(did) or type(rev) is not str or not is_tid(rev):
+        raise InvalidCommit("commit-block", "the commit object has no valid DID or rev")
+    return commit
+
+
+def _commit_object(block: bytes) -> dict[str, Any]:
+    """A commit object of which all but `did` and `rev`, which callers compare or check, has the right type."""
     try:
         commit = decode_dag_cbor(block)
     except (ValueError, RecursionError) as error:
@@ -187,15 +202,13 @@ def decode_commit(block: bytes) -> dict[str, Any]:
     if type(commit) is not dict:
         raise InvalidCommit("commit-block", "the commit object is not a map")
     get = commit.get
-    if get("version") != 3 or type(get("version")) is not int:
+    version, sig = get("version"), get("sig")
+    if version != 3 or type(version) is not int:
         raise InvalidCommit("commit-version", "the commit object is not of version 3")
     if not is_dag_cbor(get("data")):
         raise InvalidCommit("commit-block", "the commit object has no tree")
-    if type(get("sig")) is not bytes or not get("sig"):
+    if type(sig) is not bytes or not sig:
         raise InvalidCommit("commit-block", "the commit object has no signature")
-    did, rev = get("did"), get("rev")
-    if type(did) is not str or not is_did(did) or type(rev) is not str or not is_tid(rev):
-        raise InvalidCommit("commit-block", "the commit object has no valid DID or rev")
     return commit
 
 
@@ -210,7 +223,7 @@ def _refused(kind: str, reason: str, action: object = "", path: object = "") -> 
     )
 
 
-def _operation(operation: object, car: bytes, index: Index, wanted: Container[str]) -> RecordOp:
+def _operation(operation: object, blocks: Blocks, wanted: Container[str]) -> RecordOp:
     """Reads one element of `ops`."""
     if type(operation) is not dict:
         return _refused("op-action", "operation is not a map")
@@ -230,18 +243,13 @@ def _operation(operation: object, car: bytes, index: Index, wanted: Container[st
         op.problem = ("op-cid", f"{action} without the CID of a record")
         return op
     op.cid = to_text(cid)
-    place = index.get(cid)
-    if place is None:
-        op.problem = ("block-missing", "the record's block is missing from the commit")
+    op.block = block = blocks.get(cid)
+    if block is None:
+        reason, op.block = blocks.absence(cid)
+        op.problem = ("record-block", f"the record's {reason}")
         return op
-    op.block = block = car[place[0] : place[1]]
-    if len(block) > MAX_RECORD:
-        op.problem = ("record-too-big", f"record of {len(block):,} bytes; the limit is {MAX_RECORD:,}")
-    elif sha256(block).digest() != cid[4:]:
-        op.problem = ("block-hash", "the record's block does not hash to its CID")
-    else:
-        try:
-            op.record, op.json = decode_record_json(block)
-        except InvalidRecord as error:
-            op.problem = ("record-invalid", str(error))
+    try:
+        op.record, op.json = decode_record_json(block)
+    except InvalidRecord as error:
+        op.problem = ("record-invalid", str(error))
     return op

@@ -7,6 +7,7 @@ operations and fields are ignored, as the specification asks, so that the networ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -132,6 +133,8 @@ def decode_frame(data: bytes) -> Event:
     header, body = items
     if type(header) is not dict or type(header.get("op")) is not int:
         raise FrameError("frame-header", "header without an operation")
+    if header == _COMMIT_HEADER and type(body) is dict:
+        return _commit(body, len(data))
     op = header["op"]
     if op == -1:
         return _stream_error(body)
@@ -174,15 +177,31 @@ def _envelope(body: dict[str, Any], key: str) -> tuple[int, str, str]:
     return seq, did, time
 
 
+# A DID, two TIDs and a datetime as nearly all commits have them, in one pass; none of them can hold the line feeds that
+# join them, so what matches as a whole matches part by part.
+_match_usual = re.compile(
+    r"did:plc:[a-z2-7]{24}\n[2-7a-j][2-7a-z]{12}\n[2-7a-j][2-7a-z]{12}\n"
+    r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z"
+).fullmatch
+
+
 def _commit(body: dict[str, Any], size: int) -> Commit:
-    seq, repo, time = _envelope(body, "repo")
     get = body.get
-    rev = get("rev")
-    if type(rev) is not str or not is_tid(rev):
-        _refuse(body, "rev is not a TID")
-    since = get("since")
-    if since is not None and (type(since) is not str or not is_tid(since)):
-        _refuse(body, "since is neither null nor a TID")
+    seq: Any = get("seq")
+    repo: Any = get("repo")
+    rev: Any = get("rev")
+    since: Any = get("since")
+    time: Any = get("time")
+    try:
+        usual = type(seq) is int and 0 < seq <= MAX_SEQ and _match_usual("\n".join((repo, rev, since, time)))
+    except TypeError:
+        usual = None
+    if not usual:
+        seq, repo, time = _envelope(body, "repo")
+        if type(rev) is not str or not is_tid(rev):
+            _refuse(body, "rev is not a TID")
+        if since is not None and (type(since) is not str or not is_tid(since)):
+            _refuse(body, "since is neither null nor a TID")
     commit = get("commit")
     if not is_dag_cbor(commit):
         _refuse(body, "commit is not a CID")
@@ -234,6 +253,7 @@ def _stream_error(body: object) -> StreamError:
     return StreamError(_text(body["error"]) or "", _text(body.get("message")))
 
 
+_COMMIT_HEADER = {"op": 1, "t": "#commit"}
 _READERS: dict[str, Callable[[dict[str, Any], int], Event]] = {
     "#commit": _commit,
     "#sync": _sync,
