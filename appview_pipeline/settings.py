@@ -118,6 +118,12 @@ class Settings:
     plc_url: str = _setting(
         "APPVIEW_PLC_URL", "PLC directory that DIDs are resolved at.", _url("http", "https"), "https://plc.directory"
     )
+    lexicon_dir: Path | None = _setting(
+        "APPVIEW_LEXICON_DIR",
+        "Folder of Lexicon documents (`*.json`) that are added to the published ones or replace them.",
+        Path,
+        shown_default="none",
+    )
     start_cursor: int | None = _setting(
         "APPVIEW_START_CURSOR",
         "Sequence number to start after when this relay has no cursor yet; 0 is the oldest event the relay has.",

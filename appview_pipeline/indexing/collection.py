@@ -1,6 +1,6 @@
 """What a collection declares about itself: how a record of it becomes rows.
 
-A collection is one module of this folder that holds a `COLLECTION`; `registry.py` finds it there. What the rows then
+A collection is one module of `collections/` that holds a `COLLECTION`; `registry.py` finds it there. What the rows then
 do to the database is told in the SQL file of the same name in `sql/apply/`.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-Value = str | int | bool | None
+Value = str | int | bool | bytes | None
 Row = tuple[Value, ...]
 
 

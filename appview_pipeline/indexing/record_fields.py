@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from appview_pipeline.protocol.cid import cid_text
+from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.protocol.syntax import normalize_datetime
 
 
@@ -18,7 +18,7 @@ def created_at(record: dict[str, Any]) -> str:
 def blob_cid(blob: Any) -> str | None:
     """The CID of a blob reference in text form, None without one."""
     if isinstance(blob, dict) and isinstance(blob.get("ref"), bytes):
-        return cid_text(blob["ref"])
+        return to_text(blob["ref"])
     return None
 
 

@@ -1,21 +1,20 @@
-"""All collections of the index: every module of this folder that declares a `COLLECTION`."""
+"""All collections of the index: every module of `collections/` that declares a `COLLECTION`."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 
-from appview_pipeline import indexing
+from appview_pipeline.indexing import collections
 from appview_pipeline.indexing.collection import Collection, Stage
 
 
 def _declared() -> dict[str, Collection]:
     found = {}
-    for module_info in pkgutil.iter_modules(indexing.__path__):
-        module = importlib.import_module(f"{indexing.__name__}.{module_info.name}")
-        collection = getattr(module, "COLLECTION", None)
-        if isinstance(collection, Collection):
-            found[collection.nsid] = collection
+    for module_info in pkgutil.iter_modules(collections.__path__):
+        collection = importlib.import_module(f"{collections.__name__}.{module_info.name}").COLLECTION
+        assert isinstance(collection, Collection)
+        found[collection.nsid] = collection
     return found
 
 

@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any, Protocol
 
 import orjson
-from psycopg2.extensions import connection as Connection  # noqa: N812
-from psycopg2.extensions import cursor as Cursor  # noqa: N812
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import Value, copy_rows
@@ -196,11 +196,18 @@ class Report:
 class Batch(Protocol):
     """What `apply` needs to know of a batch (made by indexing/batch.py)."""
 
-    rows: Mapping[str, Sequence[Sequence[Value]]]
-    """Rows by staging table; tables without rows may be absent."""
-    columns: Mapping[str, tuple[str, ...]]
-    """Columns of the collections' staging tables."""
-    report: Report
+    @property
+    def rows(self) -> Mapping[str, Sequence[Sequence[Value]]]:
+        """Rows by staging table; tables without rows may be absent."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        """Columns of the collections' staging tables."""
+        ...
+
+    @property
+    def report(self) -> Report: ...
 
     def stage_again(self, collection: str, heirs: Sequence[HeirRecord]) -> Mapping[str, Sequence[Sequence[Value]]]:
         """The staging rows of records that are stored already."""
@@ -219,9 +226,15 @@ def prepare(connection: Connection) -> None:
 
 
 def apply(
-    connection: Connection, batch: Batch, *, move: CursorMove | None = None, dead_letters_per_minute: int = 1_000
+    connection: Connection,
+    batch: Batch,
+    *,
+    move: CursorMove | None = None,
+    dead_letters_per_minute: int = 1_000,
+    dry_run: bool = False,
 ) -> Report:
-    """Writes a batch and its cursor in one transaction and commits it; on any error nothing of it is written.
+    """Writes a batch and its cursor in one transaction and commits it; on any error nothing of it is written
+    (with `dry_run` nothing is written at all).
 
     Returns the batch's report, completed. Raises `CursorMoved`, or psycopg2's errors: SerializationFailure,
     DeadlockDetected and the loss of the connection are worth a retry; DataError, IntegrityError and ProgramLimitExceeded
@@ -235,7 +248,10 @@ def apply(
             _note(cursor, batch.report)
             if move is not None:
                 _move_cursor(cursor, move)
-        connection.commit()
+        if dry_run:
+            connection.rollback()
+        else:
+            connection.commit()
     except BaseException:
         if not connection.closed:
             connection.rollback()
@@ -289,8 +305,10 @@ def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
     if batch.rows.get("stage_delete"):
         cursor.execute(record["delete"])
         cursor.execute(record["tombstones"])
-    cursor.execute("SELECT collection, array_agg(DISTINCT change), count(*) FILTER (WHERE change = 'stale') "
-                   "FROM touched GROUP BY collection")
+    cursor.execute(
+        "SELECT collection, array_agg(DISTINCT change), count(*) FILTER (WHERE change = 'stale') "
+        "FROM touched GROUP BY collection"
+    )
     touched = {}
     for collection, changes, stale in cursor.fetchall():
         touched[collection] = frozenset(changes)
@@ -304,9 +322,7 @@ def _drop_stale(cursor: Cursor, batch: Batch) -> None:
         for table in effect.stages:
             if batch.rows.get(table):
                 uri = batch.columns[table][0]
-                cursor.execute(
-                    f"DELETE FROM {table} s USING touched t WHERE s.{uri} = t.uri AND t.change = 'stale'"  # noqa: S608
-                )
+                cursor.execute(f"DELETE FROM {table} s USING touched t WHERE s.{uri} = t.uri AND t.change = 'stale'")
 
 
 def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[str]) -> None:
@@ -337,7 +353,7 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
         added = _count(cursor, statements["add"])
         if added:
             batch.report.written[key.table] = added
-        if added < _count(cursor, f"SELECT count(*) FROM {effect.stages[0]}"):  # noqa: S608
+        if added < _count(cursor, f"SELECT count(*) FROM {effect.stages[0]}"):
             _settle_duplicates(cursor, statements, duplicates, of_collection)
     if key and changed:
         cursor.execute(duplicates["succeed"])

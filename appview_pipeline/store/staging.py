@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 
-from psycopg2.extensions import cursor as Cursor  # noqa: N812
+from psycopg2.extensions import cursor as Cursor
 
 Value = str | int | bool | bytes | None
 

@@ -1,6 +1,6 @@
 -- app.bsky.labeler.service -> bsky.labeler.
 --
--- Guarantees: one row per account that offers labels, by its record `self` (indexing/labeler.py), in its newest state.
+-- Guarantees: one row per account that offers labels, by its record `self` (indexing/collections/labeler.py), in its newest state.
 
 -- :stage
 CREATE TEMPORARY TABLE stage_labeler (

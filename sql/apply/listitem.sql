@@ -1,7 +1,7 @@
 -- app.bsky.graph.listitem -> bsky.list_item.
 --
 -- Guarantees: one row per (list, subject), see duplicates.sql. Only the list's owner puts accounts on it
--- (indexing/listitem.py). Items outlive their list.
+-- (indexing/collections/listitem.py). Items outlive their list.
 
 -- :stage
 CREATE TEMPORARY TABLE stage_listitem (

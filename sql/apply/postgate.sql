@@ -1,6 +1,6 @@
 -- app.bsky.feed.postgate -> bsky.post_gate, post."hasPostGate".
 --
--- Guarantees: one row per post, by the post's author and under its record key (indexing/postgate.py). The post's flag
+-- Guarantees: one row per post, by the post's author and under its record key (indexing/collections/postgate.py). The post's flag
 -- is right whichever of the two comes first (the other half is in post.sql).
 
 -- :stage

@@ -1,6 +1,6 @@
 -- app.bsky.actor.profile -> bsky.profile, notification `starterpack-joined`.
 --
--- Guarantees: one row per account, by its record `self` (indexing/profile.py), in its newest state. The maker of the
+-- Guarantees: one row per account, by its record `self` (indexing/collections/profile.py), in its newest state. The maker of the
 -- starter pack is told once, when the profile first appears, and stays told.
 
 -- :stage

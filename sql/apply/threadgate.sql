@@ -1,6 +1,6 @@
 -- app.bsky.feed.threadgate -> bsky.thread_gate, post."hasThreadGate".
 --
--- Guarantees: one row per post, by the post's author and under its record key (indexing/threadgate.py). The post's flag
+-- Guarantees: one row per post, by the post's author and under its record key (indexing/collections/threadgate.py). The post's flag
 -- is right whichever of the two comes first (the other half is in post.sql).
 
 -- :stage

@@ -1,0 +1,184 @@
+"""A batch: many changes, folded into the rows that are copied into the staging tables.
+
+Per record only the last state by rev is kept, per repository its newest commit and where its chain of commits begins.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import orjson
+
+from appview_pipeline.indexing.changes import AccountState, Change, DeadLetter, RecordDelete, RepoState
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Row, Rows
+from appview_pipeline.indexing.registry import COLLECTIONS, STAGES
+from appview_pipeline.protocol.record_json import record_from_json
+from appview_pipeline.store.apply import HeirRecord, Report
+
+
+@dataclass(slots=True)
+class _Chain:
+    """The commits of one repository in a batch, as far as they follow one another."""
+
+    first: RepoState
+    newest: RepoState
+    chain_from: str
+    seq: int | None
+    time: str
+
+
+@dataclass
+class Batch:
+    """What `store.apply.apply` writes. Made by `build`."""
+
+    report: Report
+    rows: Rows
+    columns: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: {stage.table: stage.columns for stage in STAGES}
+    )
+    collections: Mapping[str, Collection] = field(default_factory=lambda: COLLECTIONS)
+
+    def stage_again(self, collection: str, heirs: Sequence[HeirRecord]) -> Rows:
+        """The staging rows of records that are stored already."""
+        rows = _empty_rows()
+        for heir in heirs:
+            rkey = heir.uri.rpartition("/")[2]
+            record = record_from_json(heir.json)
+            write = RecordWrite(
+                heir.uri, heir.cid, heir.did, collection, rkey, heir.rev, record, heir.json, heir.indexed_at, None
+            )
+            self.collections[collection].stage(write, rows)
+        return {table: staged for table, staged in rows.items() if staged}
+
+
+def _empty_rows() -> Rows:
+    return {stage.table: [] for stage in STAGES}
+
+
+def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_letter_bytes: int = 65_536) -> Batch:
+    """Folds changes, in the order in which they arrived, into a batch from `source` (a relay's URL, a file)."""
+    report = Report(source, shard)
+    newest: dict[str, RecordWrite | RecordDelete] = {}
+    chains: dict[str, _Chain] = {}
+    accounts: dict[str, AccountState] = {}
+    gaps: list[tuple[str, str, None, str, str]] = []
+    letters: list[DeadLetter] = []
+    ops: Counter[tuple[str, str]] = Counter()
+    ignored: Counter[tuple[str, str]] = Counter()
+
+    for change in changes:
+        report.frames += 1
+        report.bytes += change.size
+        if change.seq is not None:
+            report.first_seq = change.seq if report.first_seq is None else min(report.first_seq, change.seq)
+            report.last_seq = change.seq if report.last_seq is None else max(report.last_seq, change.seq)
+        if change.is_event:
+            report.events += 1
+            if change.time is not None and (report.relay_time is None or change.time > report.relay_time):
+                report.relay_time = change.time
+        if change.already_applied:
+            report.stale += 1
+            continue
+        if change.repo is not None:
+            _chain(chains, change.repo, change, gaps)
+        events: list[RecordWrite | RecordDelete] = [*change.writes, *change.deletes]
+        for event in events:
+            seen = newest.get(event.uri)
+            if seen is None or seen.rev < event.rev:
+                newest[event.uri] = event
+        if change.account is not None:
+            known = accounts.get(change.account.did)
+            if known is None or known.time <= change.account.time:
+                accounts[change.account.did] = change.account
+        ops.update(change.ops)
+        ignored.update(change.ignored)
+        letters.extend(change.dead_letters)
+
+    rows = _empty_rows()
+    _stage_records(newest.values(), rows)
+    rows["stage_repo"] = [_chain_row(chain) for chain in chains.values()]
+    rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
+    rows["stage_ignored"] = _ignored_rows(ignored)
+    rows["stage_dead_letter"] = _letter_rows(letters, source, dead_letter_bytes)
+    rows["stage_gap"] = list(gaps)
+    for (collection, action), count in ops.items():
+        report.ops.setdefault(collection, {})[action] = count
+    for (collection, _), count in ignored.items():
+        report.ignored[collection] = report.ignored.get(collection, 0) + count
+    report.rejected_by_kind = dict(Counter(letter.kind for letter in letters))
+    return Batch(report, rows)
+
+
+def _stage_records(events: Iterable[RecordWrite | RecordDelete], rows: Rows) -> None:
+    writes = rows.setdefault("stage_write", [])
+    deletes = rows.setdefault("stage_delete", [])
+    for event in events:
+        if isinstance(event, RecordWrite):
+            writes.append((event.uri, event.cid, event.did, event.collection, event.rev, event.json, event.indexed_at))
+            COLLECTIONS[event.collection].stage(event, rows)
+        else:
+            deletes.append((event.uri, event.did, event.collection, event.rev, event.seq, event.indexed_at))
+
+
+def _chain(
+    chains: dict[str, _Chain], state: RepoState, change: Change, gaps: list[tuple[str, str, None, str, str]]
+) -> None:
+    """Takes a repository's next commit into account; a commit that does not follow the one before it leaves a gap."""
+    assert change.time is not None
+    chain = chains.get(state.did)
+    if chain is None:
+        chains[state.did] = _Chain(state, state, state.rev, change.seq, change.time)
+        return
+    if state.rev <= chain.newest.rev:
+        return  # delivered again, or late: it does not lengthen the chain, and its records are compared by rev
+    follows = state.since == chain.newest.rev and state.prev_data in (None, chain.newest.data)
+    if not follows:
+        same_tree = state.is_sync and state.data == chain.newest.data
+        if not same_tree:
+            gaps.append(("sync" if state.is_sync else "chain", state.did, None, chain.newest.rev, state.rev))
+        chain.chain_from = state.rev
+    chain.newest, chain.seq, chain.time = state, change.seq, change.time
+
+
+def _chain_row(chain: _Chain) -> Row:
+    first, newest = chain.first, chain.newest
+    return (
+        first.did,
+        first.rev,
+        first.since,
+        first.prev_data,
+        chain.chain_from,
+        newest.rev,
+        newest.commit,
+        newest.data,
+        newest.is_sync,
+        chain.seq,
+        chain.time,
+    )
+
+
+def _ignored_rows(ignored: Counter[tuple[str, str]]) -> list[Row]:
+    collections = sorted({collection for collection, _ in ignored})
+    return [(name, ignored[name, "create"], ignored[name, "update"], ignored[name, "delete"]) for name in collections]
+
+
+def _letter_rows(letters: Iterable[DeadLetter], source: str, kept_bytes: int) -> list[Row]:
+    rows: dict[bytes, Row] = {}
+    for letter in letters:
+        identity = orjson.dumps([letter.seq, letter.path])
+        fingerprint = sha256(identity + letter.bytes).digest()
+        rows[fingerprint] = (
+            fingerprint,
+            source,
+            letter.seq,
+            letter.did,
+            letter.path,
+            letter.kind,
+            letter.reason,
+            letter.bytes[:kept_bytes],
+            len(letter.bytes),
+        )
+    return list(rows.values())

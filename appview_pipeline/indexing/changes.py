@@ -1,0 +1,204 @@
+"""What one event of the stream means for the index: a `Change`.
+
+From bytes to meaning without touching a database: decode, check the structure, validate each record against its lexicon
+and its collection's own rules. What fails is a dead letter beside the rest, never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from appview_pipeline.indexing.collection import Collection, RecordWrite
+from appview_pipeline.indexing.registry import COLLECTIONS
+from appview_pipeline.protocol.cid import to_text
+from appview_pipeline.protocol.commit import InvalidCommit, RecordOp, read_commit, read_sync
+from appview_pipeline.protocol.frames import Account, Commit, Event, FrameError, Sync, decode_frame
+from appview_pipeline.protocol.lexicon import RecordValidator
+from appview_pipeline.protocol.syntax import normalize_datetime
+
+
+class DeadLetter(NamedTuple):
+    """What could not be used: `kind` to count by, `reason` in words, `bytes` the offending ones."""
+
+    kind: str
+    reason: str
+    seq: int | None
+    did: str | None
+    path: str | None
+    bytes: bytes
+
+
+class RecordDelete(NamedTuple):
+    """A record that is gone from `rev` on."""
+
+    uri: str
+    did: str
+    collection: str
+    rev: str
+    indexed_at: str
+    seq: int | None
+
+
+class RepoState(NamedTuple):
+    """The state of a repository after a commit, and (`since`, `prev_data`) the one before it. CIDs are text."""
+
+    did: str
+    rev: str
+    since: str | None
+    prev_data: str | None
+    commit: str
+    data: str
+    is_sync: bool
+
+
+class AccountState(NamedTuple):
+    """An account's hosting status as of `time`."""
+
+    did: str
+    active: bool
+    status: str | None
+    time: str
+
+
+@dataclass(slots=True)
+class Change:
+    """One frame's contribution to a batch. `size` in bytes; `time` is the event's, ISO 8601 with milliseconds."""
+
+    size: int
+    seq: int | None = None
+    time: str | None = None
+    is_event: bool = False
+    repo: RepoState | None = None
+    account: AccountState | None = None
+    writes: list[RecordWrite] = field(default_factory=list)
+    deletes: list[RecordDelete] = field(default_factory=list)
+    ops: list[tuple[str, str]] = field(default_factory=list)
+    """(collection, action) of the operations that `writes` and `deletes` come from."""
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    """(collection, action) of operations on collections that are not indexed."""
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    already_applied: bool = False
+    """The commit was passed over because its rev is known to be applied."""
+
+
+def read_envelope(frame: bytes) -> Event | Change:
+    """A frame's event, or the change (a dead letter) that an unreadable frame amounts to."""
+    try:
+        return decode_frame(frame)
+    except FrameError as error:
+        letter = DeadLetter(error.kind, error.reason, error.seq, error.did, None, frame)
+        return Change(len(frame), error.seq, dead_letters=[letter])
+
+
+def read_change(
+    event: Event,
+    frame: bytes,
+    now_micros: int,
+    validators: Mapping[str, RecordValidator],
+    collections: Mapping[str, Collection] = COLLECTIONS,
+) -> Change:
+    """What an event changes.
+
+    `now_micros`: our clock, microseconds since 1970, for the check of future revs. `validators`: by collection, see
+    `validators.record_validators`; records of a collection without one pass.
+    """
+    if isinstance(event, Commit):
+        return _commit(event, frame, now_micros, collections, validators)
+    change = Change(len(frame), getattr(event, "seq", None))
+    if isinstance(event, Sync):
+        _sync(event, frame, now_micros, change)
+    elif isinstance(event, Account):
+        change.is_event = True
+        change.time = normalize_datetime(event.time)
+        change.account = AccountState(event.did, event.active, event.status, change.time)
+    elif hasattr(event, "time"):
+        # #identity: a hint to look the handle up again, which identity resolution does off this path.
+        change.is_event = True
+        change.time = normalize_datetime(event.time)
+    return change
+
+
+def passed_over(event: Commit, frame: bytes) -> Change:
+    """The change of a commit that is applied already: none."""
+    return Change(len(frame), event.seq, normalize_datetime(event.time), is_event=True, already_applied=True)
+
+
+def _commit(
+    event: Commit,
+    frame: bytes,
+    now_micros: int,
+    collections: Mapping[str, Collection],
+    validators: Mapping[str, RecordValidator],
+) -> Change:
+    time = normalize_datetime(event.time)
+    did, rev, seq = event.repo, event.rev, event.seq
+    change = Change(len(frame), seq, time, is_event=True)
+    try:
+        content = read_commit(event, now_micros, collections)
+    except InvalidCommit as error:
+        change.dead_letters.append(DeadLetter(error.kind, error.reason, seq, did, None, frame))
+        return change
+    change.repo = RepoState(
+        did,
+        rev,
+        event.since,
+        to_text(event.prev_data) if event.prev_data else None,
+        to_text(event.commit),
+        to_text(content.data),
+        is_sync=False,
+    )
+    for op in content.ops:
+        collection = collections.get(op.collection)
+        if op.problem is not None:
+            kind, reason = op.problem
+            block = frame if op.block is None else op.block
+            change.dead_letters.append(DeadLetter(kind, reason, seq, did, op.path or None, block))
+        elif collection is None:
+            change.ignored.append((op.collection, op.action))
+        elif op.action == "delete":
+            change.deletes.append(RecordDelete(f"at://{did}/{op.path}", did, op.collection, rev, time, seq))
+            change.ops.append((op.collection, "delete"))
+        else:
+            _write(change, op, collection, validators.get(op.collection), did, rev, time)
+    return change
+
+
+def _write(
+    change: Change,
+    op: RecordOp,
+    collection: Collection,
+    validate: RecordValidator | None,
+    did: str,
+    rev: str,
+    time: str,
+) -> None:
+    """Adds a create or update to the change, or the dead letter that its record amounts to."""
+    assert op.cid is not None and op.record is not None and op.json is not None and op.block is not None
+    write = RecordWrite(
+        f"at://{did}/{op.path}", op.cid, did, op.collection, op.rkey, rev, op.record, op.json, time, change.seq
+    )
+    kind = "lexicon"
+    reason = validate(op.record) if validate is not None else None
+    if reason is None:
+        kind = "collection-rule"
+        reason = collection.check(write)
+    if reason is None:
+        change.writes.append(write)
+        change.ops.append((op.collection, op.action))
+    else:
+        change.dead_letters.append(DeadLetter(kind, reason, change.seq, did, op.path, op.block))
+
+
+def _sync(event: Sync, frame: bytes, now_micros: int, change: Change) -> None:
+    change.is_event = True
+    change.time = normalize_datetime(event.time)
+    try:
+        content = read_sync(event, now_micros)
+    except InvalidCommit as error:
+        change.dead_letters.append(DeadLetter(error.kind, error.reason, event.seq, event.did, None, frame))
+        return
+    change.repo = RepoState(
+        event.did, content.rev, None, None, to_text(content.commit), to_text(content.data), is_sync=True
+    )
