@@ -1,0 +1,195 @@
+"""The families of tables: what each asset stands for, what it is made from, and what it promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """An asset: some tables of schema `bsky` (the first is the main one) and the families they are derived from.
+
+    `collections` are the record collections whose records become its rows; empty for what is derived from other
+    families, None for every collection. `check` is the recount (a file of `sql/check/`) that its counters must equal.
+    """
+
+    key: str
+    group: str
+    tables: tuple[str, ...]
+    upstream: tuple[str, ...]
+    collections: tuple[str, ...] | None
+    description: str
+    check: str | None = None
+
+
+_ONE_PER_PAIR = (
+    "Of several by one account of one subject, the first by rev and record key counts and has the row; the others wait "
+    "in `duplicate_record` and move up when it is deleted."
+)
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "record",
+        "records",
+        ("record", "duplicate_record"),
+        ("firehose",),
+        None,
+        "Every record of the indexed collections as JSON, as it stands in its repository: the newest rev wins, "
+        "whatever the order of arrival, and a deleted record stays deleted. All other tables are derived from it.",
+    ),
+    Family(
+        "actors",
+        "records",
+        ("actor", "actor_sync"),
+        ("firehose",),
+        (),
+        "Accounts (`actor`) and the last rev seen of their repositories (`actor_sync`).",
+    ),
+    Family(
+        "posts",
+        "collections",
+        (
+            "post",
+            "post_embed_image",
+            "post_embed_gallery_image",
+            "post_embed_external",
+            "post_embed_record",
+            "post_embed_video",
+            "quote",
+            "op_thread_reply",
+        ),
+        ("record", "gates", "follows", "lists"),
+        ("app.bsky.feed.post",),
+        "Posts with their embeds and quotes. Replies and quotes are judged against root, thread gate and post gate as "
+        "of their own rev: gates, follows and list items decide `violatesThreadGate` and `violatesEmbeddingRules`.",
+    ),
+    Family(
+        "likes",
+        "collections",
+        ("like",),
+        ("record",),
+        ("app.bsky.feed.like",),
+        f"Likes of posts, feed generators, labelers and lists. {_ONE_PER_PAIR}",
+    ),
+    Family(
+        "reposts",
+        "collections",
+        ("repost",),
+        ("record",),
+        ("app.bsky.feed.repost",),
+        f"Reposts. {_ONE_PER_PAIR}",
+    ),
+    Family(
+        "follows",
+        "collections",
+        ("follow",),
+        ("record",),
+        ("app.bsky.graph.follow",),
+        f"Follows: the social graph. {_ONE_PER_PAIR}",
+    ),
+    Family(
+        "blocks",
+        "collections",
+        ("actor_block", "list_block"),
+        ("record",),
+        ("app.bsky.graph.block", "app.bsky.graph.listblock"),
+        f"Blocks of accounts and of whole lists. {_ONE_PER_PAIR}",
+    ),
+    Family(
+        "profiles",
+        "collections",
+        ("profile",),
+        ("record",),
+        ("app.bsky.actor.profile",),
+        "Profiles: one an account, with display name, description, avatar, pinned post and the starter pack it joined "
+        "by.",
+    ),
+    Family(
+        "lists",
+        "collections",
+        ("list", "list_item"),
+        ("record",),
+        ("app.bsky.graph.list", "app.bsky.graph.listitem"),
+        "Lists and who is on them.",
+    ),
+    Family(
+        "feed_generators",
+        "collections",
+        ("feed_generator",),
+        ("record",),
+        ("app.bsky.feed.generator",),
+        "Feed generators: custom feeds and the service that computes each.",
+    ),
+    Family(
+        "starter_packs",
+        "collections",
+        ("starter_pack",),
+        ("record",),
+        ("app.bsky.graph.starterpack",),
+        "Starter packs.",
+    ),
+    Family(
+        "labelers",
+        "collections",
+        ("labeler",),
+        ("record",),
+        ("app.bsky.labeler.service",),
+        "Labelers: accounts that offer a labeling service.",
+    ),
+    Family(
+        "gates",
+        "collections",
+        ("thread_gate", "post_gate"),
+        ("record",),
+        ("app.bsky.feed.threadgate", "app.bsky.feed.postgate"),
+        "Thread gates (who may reply) and post gates (who may quote), one a post each.",
+    ),
+    Family(
+        "verifications",
+        "collections",
+        ("verification",),
+        ("record",),
+        ("app.bsky.graph.verification",),
+        f"Verifications of one account by another. {_ONE_PER_PAIR}",
+    ),
+    Family(
+        "notifications",
+        "derived",
+        ("notification",),
+        ("posts", "likes", "reposts", "follows", "verifications", "profiles", "starter_packs"),
+        (),
+        "Notifications: one row for each account, record and reason, however often the record is delivered; it goes "
+        "when its record goes. Those that depended on history or private state when they were made are kept, never "
+        "re-derived.",
+    ),
+    Family(
+        "post_aggregates",
+        "derived",
+        ("post_agg",),
+        ("likes", "reposts", "posts"),
+        (),
+        "Counts of likes, reposts, replies and quotes by URI. They move in the transaction of the rows that they "
+        "count, and always equal a recount. Replies that violate a thread gate don't count; quotes count by URI.",
+        check="post_aggregates",
+    ),
+    Family(
+        "profile_aggregates",
+        "derived",
+        ("profile_agg",),
+        ("follows", "posts"),
+        (),
+        "Counts of followers, follows and posts by account. They move in the transaction of the rows that they "
+        "count, and always equal a recount.",
+        check="profile_aggregates",
+    ),
+    Family(
+        "feed_items",
+        "derived",
+        ("feed_item",),
+        ("posts", "reposts"),
+        (),
+        "What author feeds and timelines read: a row for every post and every repost, by its originator.",
+    ),
+)
+
+BY_KEY: dict[str, Family] = {family.key: family for family in FAMILIES}

@@ -1,0 +1,185 @@
+"""The consumer as a child process: started, kept on its lease, listened to and stopped.
+
+The child is `python -m appview_pipeline.ingest.consumer`. What passes between the two:
+- stdin: any byte renews the child's lease; end of file or a lapsed lease ends it after the batch in hand;
+- stdout and stderr: its log lines;
+- exit code: 0 it was told to end, 3 another consumer holds the lock, 4 an operator's mistake (its last line says
+  which), anything else it crashed.
+
+A process that is gone is started again after a pause that doubles from `FIRST_PAUSE` to `LONGEST_PAUSE` seconds while
+it keeps failing. Nothing here blocks for longer than `stop`'s patience.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+EXIT_ENDED = 0
+EXIT_LOCKED = 3
+EXIT_OPERATOR_ERROR = 4
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+# A child that ran for as long as this had started well: its next failure counts as the first.
+PROVEN_SECONDS = 60.0
+KEPT_LINES = 500
+LONGEST_LINE = 2_000
+
+COMMAND = (sys.executable, "-m", "appview_pipeline.ingest.consumer")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended. `code` as in `subprocess.Popen.returncode`; `last_line` is the last thing it said."""
+
+    code: int
+    last_line: str
+    ran_seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What to tell a person."""
+        if self.code == EXIT_ENDED:
+            return "the consumer ended"
+        if self.code == EXIT_LOCKED:
+            return "another consumer is at work on this relay; waiting for it to end"
+        if self.code == EXIT_OPERATOR_ERROR and self.last_line:
+            return self.last_line
+        how = f"signal {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
+        return f"the consumer crashed ({how}) after {self.ran_seconds:.0f} s: {self.last_line or 'it said nothing'}"
+
+
+@dataclass
+class ConsumerProcess:
+    """At most one consumer child of this process. All methods may be called from any thread."""
+
+    command: Sequence[str] = COMMAND
+    ended: Ended | None = None
+    starts: int = 0
+    _process: subprocess.Popen[bytes] | None = None
+    _started_at: float = 0.0
+    _not_before: float = 0.0
+    _pause: float = FIRST_PAUSE
+    _lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
+    _dropped: int = 0
+    _last_line: str = ""
+    _reader: threading.Thread | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _output_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def pid(self) -> int | None:
+        """The running child's process id."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def keep(self) -> bool:
+        """Renews the lease of the running child, or starts one unless it is too early. Says whether one runs."""
+        with self._lock:
+            self._notice_end()
+            if self._process is None:
+                if time.monotonic() < self._not_before:
+                    return False
+                self._start()
+            self._renew()
+            return True
+
+    @property
+    def pause_left(self) -> float:
+        """Seconds until `keep` may start another child."""
+        return max(0.0, self._not_before - time.monotonic())
+
+    def stop(self, patience: float = 4.0) -> None:
+        """Ends the child: asks it to finish its batch, and kills it after `patience` seconds.
+
+        Killing loses nothing: the batch in hand rolls back together with its cursor.
+        """
+        with self._lock:
+            process = self._process
+            if process is None:
+                return
+            self._close_lease(process)
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self._notice_end()
+            # It was told to end, so it may be started again at once.
+            self._not_before, self._pause = 0.0, FIRST_PAUSE
+
+    def lines(self) -> list[str]:
+        """What the child said since the last call, oldest first; if it said too much, the newest `KEPT_LINES` of it."""
+        with self._output_lock:
+            dropped, self._dropped = self._dropped, 0
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        return [f"({dropped:,} earlier lines left out)", *lines] if dropped else lines
+
+    def _start(self) -> None:
+        self._last_line = ""
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Its own session: Ctrl-C in the terminal reaches it through its lease, in order, not by a signal that
+            # would race with it.
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        # A child that hangs lets its lease pipe fill up; renewing must not hang with it.
+        os.set_blocking(self._process.stdin.fileno(), False)
+        self._started_at = time.monotonic()
+        self.starts += 1
+        self._reader = threading.Thread(target=self._read, args=(self._process,), name="consumer-output", daemon=True)
+        self._reader.start()
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            while raw := process.stdout.readline(LONGEST_LINE):
+                line = raw.decode("utf-8", "replace").rstrip()
+                if not line:
+                    continue
+                with self._output_lock:
+                    self._dropped += len(self._lines) == KEPT_LINES
+                    self._lines.append(line)
+                    self._last_line = line
+
+    def _renew(self) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        # A full pipe means that renewals are waiting already; a broken one that the child is ending, which the next
+        # call notices.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._process.stdin.fileno(), b".")
+
+    def _close_lease(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+
+    def _notice_end(self) -> None:
+        process = self._process
+        if process is None or process.poll() is None:
+            return
+        self._process = None
+        self._close_lease(process)
+        if self._reader is not None:
+            # The pipe is at its end unless a grandchild holds it open, which is not worth waiting for.
+            self._reader.join(1.0)
+        ran = time.monotonic() - self._started_at
+        self.ended = Ended(process.returncode, self._last_line, ran)
+        if ran >= PROVEN_SECONDS:
+            self._pause = FIRST_PAUSE
+        self._not_before = time.monotonic() + self._pause
+        self._pause = min(LONGEST_PAUSE, self._pause * 2)

@@ -1,0 +1,146 @@
+"""What reports are made of: `pipeline.batch`, where every micro-batch leaves its numbers, and measures of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg2.extensions import connection as Connection
+
+from appview_pipeline.store.sql import read
+
+MOST_BATCHES = 5_000
+SWEPT_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What the batches of one hour (UTC) after a certain batch did. Sequence numbers and lag are the relay's alone.
+
+    `ops` counts by `"<collection> <action>"`, `written` rows by table, `rejected_by_kind` dead letters by kind.
+    `lag_seconds` is how far behind the relay the newest batch was applied. `*_ms` are sums over the batches.
+    """
+
+    hour: datetime
+    batches: int
+    last_id: int
+    first_seq: int | None
+    last_seq: int | None
+    last_relay_time: datetime | None
+    lag_seconds: float | None
+    last_applied_at: datetime
+    frames: int
+    events: int
+    rejected: int
+    stale: int
+    bytes: int
+    decode_ms: float
+    apply_ms: float
+    ignored: int
+    ops: dict[str, int]
+    written: dict[str, int]
+    rejected_by_kind: dict[str, int]
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """Where one shard of a relay's stream stands, and what its batches of the last hour did."""
+
+    shard: str
+    seq: int
+    idle_seconds: float
+    lag_seconds: float | None
+    batches: int
+    events: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """A table's estimated rows (-1: never analyzed) and bytes on disk, indexes included."""
+
+    name: str
+    estimated_rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class PartitionRecords:
+    """Records of a span of time of application: how many, of how many repositories, the newest `indexedAt`."""
+
+    records: int
+    repositories: int
+    newest: str | None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Counters compared with a recount."""
+
+    compared: int
+    differing: int
+    examples: list[str]
+
+
+def _rows(connection: Connection, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(read(name), parameters)
+        return cursor.fetchall()
+
+
+def newest_batch(connection: Connection) -> int:
+    """The id of the newest batch, 0 for none."""
+    return int(_rows(connection, "report/newest_batch.sql")[0][0])
+
+
+def applied_after(connection: Connection, batch: int, relay: str, most: int = MOST_BATCHES) -> list[Applied]:
+    """What was applied after the batch with id `batch`, one `Applied` an hour, oldest first; empty when nothing was."""
+    return [Applied(*row) for row in _rows(connection, "report/batches.sql", after=batch, most=most, relay=relay)]
+
+
+def written_between(connection: Connection, since: datetime, until: datetime) -> dict[str, int]:
+    """Rows written by table in that time, as far back as batches are kept."""
+    return dict(_rows(connection, "report/written.sql", since=since, until=until))
+
+
+def stream_state(connection: Connection, relay: str) -> list[StreamState]:
+    """One `StreamState` a shard; empty for a relay that has no cursor yet."""
+    return [StreamState(*row) for row in _rows(connection, "report/stream.sql", relay=relay)]
+
+
+def table_sizes(connection: Connection, tables: Sequence[str]) -> list[TableSize]:
+    """The sizes of these tables of schema bsky, by name."""
+    return [TableSize(*row) for row in _rows(connection, "report/tables.sql", tables=list(tables))]
+
+
+def partition_records(
+    connection: Connection, since: datetime, until: datetime, collections: Sequence[str] | None
+) -> PartitionRecords:
+    """The records of `collections` (None: all) applied in that time."""
+    wanted = list(collections) if collections is not None else None
+    rows = _rows(connection, "report/records_of_partition.sql", since=since, until=until, collections=wanted)
+    return PartitionRecords(*rows[0])
+
+
+def aggregate_drift(
+    connection: Connection, check: str, since: datetime, until: datetime, most: int = 2_000, shown: int = 10
+) -> Drift:
+    """Recounts what was touched in that time; `check` is `post_aggregates` or `profile_aggregates`."""
+    rows = _rows(connection, f"check/{check}.sql", since=since, until=until, most=most, shown=shown)
+    compared, differing, examples = rows[0]
+    return Drift(compared, differing, examples or [])
+
+
+def sweep_batches(connection: Connection, before: datetime) -> int:
+    """Deletes the batches applied before `before`, committing every `SWEPT_AT_ONCE` rows. Returns how many."""
+    swept = 0
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(read("sweep/batch.sql"), {"before": before, "most": SWEPT_AT_ONCE})
+            deleted = cursor.rowcount
+        connection.commit()
+        swept += deleted
+        if deleted < SWEPT_AT_ONCE:
+            return swept

@@ -1,0 +1,72 @@
+-- What was applied after the batch %(after)s, for the plots of the assets: a row per hour (UTC) of application, oldest
+-- first, out of at most %(most)s batches.
+--
+-- Guarantees: a batch is in exactly one row, and last_id of the newest row is where the next report goes on. Sequence
+-- numbers, lag and last_relay_time are those of %(relay)s alone; counts are those of every source, replayed files too.
+-- Of two writers at work at once, a batch that commits after a younger one was reported is left out: only the plots
+-- miss it.
+WITH batch AS MATERIALIZED (
+  SELECT *, date_trunc('hour', applied_at, 'UTC') AS hour, source = %(relay)s AS live
+  FROM pipeline.batch
+  WHERE id > %(after)s
+  ORDER BY id
+  LIMIT %(most)s
+), op AS (
+  SELECT hour, jsonb_object_agg(collection || ' ' || action, n) AS ops
+  FROM (
+    SELECT b.hour, c.key AS collection, a.key AS action, sum(a.value::bigint) AS n
+    FROM batch b, jsonb_each(b.ops) c, jsonb_each_text(c.value) a
+    GROUP BY 1, 2, 3
+  ) counted
+  GROUP BY hour
+), written AS (
+  SELECT hour, jsonb_object_agg(name, n) AS written
+  FROM (
+    SELECT b.hour, w.key AS name, sum(w.value::bigint) AS n FROM batch b, jsonb_each_text(b.written) w GROUP BY 1, 2
+  ) counted
+  GROUP BY hour
+), rejected AS (
+  SELECT hour, jsonb_object_agg(name, n) AS rejected_by_kind
+  FROM (
+    SELECT b.hour, r.key AS name, sum(r.value::bigint) AS n
+    FROM batch b, jsonb_each_text(b.rejected_by_kind) r
+    GROUP BY 1, 2
+  ) counted
+  GROUP BY hour
+), ignored AS (
+  SELECT b.hour, sum(i.value::bigint) AS ignored FROM batch b, jsonb_each_text(b.ignored) i GROUP BY 1
+), newest AS (
+  SELECT DISTINCT ON (hour)
+    hour, last_seq, relay_time, extract(epoch FROM applied_at - relay_time)::float8 AS lag_seconds
+  FROM batch
+  WHERE live
+  ORDER BY hour, id DESC
+)
+SELECT
+  b.hour,
+  count(*) AS batches,
+  max(b.id) AS last_id,
+  min(b.first_seq) FILTER (WHERE b.live) AS first_seq,
+  n.last_seq,
+  n.relay_time AS last_relay_time,
+  n.lag_seconds,
+  max(b.applied_at) AS last_applied_at,
+  sum(b.frames)::bigint AS frames,
+  sum(b.events)::bigint AS events,
+  sum(b.rejected)::bigint AS rejected,
+  sum(b.stale)::bigint AS stale,
+  sum(b.bytes)::bigint AS bytes,
+  coalesce(sum(b.decode_ms), 0)::float8 AS decode_ms,
+  coalesce(sum(b.apply_ms), 0)::float8 AS apply_ms,
+  coalesce(i.ignored, 0)::bigint AS ignored,
+  coalesce(o.ops, '{}') AS ops,
+  coalesce(w.written, '{}') AS written,
+  coalesce(r.rejected_by_kind, '{}') AS rejected_by_kind
+FROM batch b
+LEFT JOIN op o USING (hour)
+LEFT JOIN written w USING (hour)
+LEFT JOIN rejected r USING (hour)
+LEFT JOIN ignored i USING (hour)
+LEFT JOIN newest n USING (hour)
+GROUP BY b.hour, n.last_seq, n.relay_time, n.lag_seconds, i.ignored, o.ops, w.written, r.rejected_by_kind
+ORDER BY b.hour

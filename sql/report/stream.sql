@@ -1,0 +1,27 @@
+-- Where the stream of %(relay)s stands: a row per shard, with the batches of the last hour.
+SELECT
+  c.shard,
+  c.seq,
+  extract(epoch FROM now() - c.updated_at)::float8 AS idle_seconds,
+  n.lag_seconds,
+  h.batches,
+  h.events,
+  h.rejected
+FROM pipeline.cursor c
+LEFT JOIN LATERAL (
+  SELECT extract(epoch FROM b.applied_at - b.relay_time)::float8 AS lag_seconds
+  FROM pipeline.batch b
+  WHERE b.source = c.relay AND b.shard = c.shard
+  ORDER BY b.id DESC
+  LIMIT 1
+) n ON true
+CROSS JOIN LATERAL (
+  SELECT
+    count(*) AS batches,
+    coalesce(sum(b.events), 0)::bigint AS events,
+    coalesce(sum(b.rejected), 0)::bigint AS rejected
+  FROM pipeline.batch b
+  WHERE b.source = c.relay AND b.shard = c.shard AND b.applied_at > now() - interval '1 hour'
+) h
+WHERE c.relay = %(relay)s
+ORDER BY c.shard
