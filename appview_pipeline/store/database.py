@@ -12,23 +12,28 @@ In seconds; a statement beyond its limit is cancelled, a session that leaves a t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import TypeVar, cast
 
 import psycopg2
 import sqlalchemy
 from psycopg2.extensions import TRANSACTION_STATUS_INERROR
 from psycopg2.extensions import connection as PsycopgConnection
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
+from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
+from appview_pipeline.store import embedded, postgres
 from appview_pipeline.store import migrate as migrations
-from appview_pipeline.store import postgres
+from appview_pipeline.store.embedded import EmbeddedPostgres
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -50,18 +55,10 @@ def roles(settings: Settings) -> dict[str, Role]:
     }
 
 
-class EmbeddedServer(Protocol):
-    """What keeps the embedded server running as long as it is held (`store/embedded.py`)."""
-
-    def url(self, database: str = ...) -> str: ...
-
-    def close(self) -> None: ...
-
-
 class Database:
     """A pool of connections to one database, of at most `APPVIEW_DB_POOL_SIZE`. Safe to share between threads."""
 
-    def __init__(self, url: str, settings: Settings, server: EmbeddedServer | None = None) -> None:
+    def __init__(self, url: str, settings: Settings, server: EmbeddedPostgres | None = None) -> None:
         self.url = postgres.sqlalchemy_url(url)
         self.roles = roles(settings)
         self._server = server
@@ -86,8 +83,7 @@ class Database:
 
         Raises `OperatorError` when there is none to be had; the errors of statements are psycopg2's own.
         """
-        with postgres.in_words(self.url):
-            pooled = self.engine.raw_connection()
+        pooled = self._obtain(self.engine.raw_connection)
         try:
             connection = cast(PsycopgConnection, pooled.driver_connection)
             if pooled.info.get("role") != role:
@@ -117,14 +113,27 @@ class Database:
 
         Closed after the block. Raises `OperatorError` when there is none to be had.
         """
-        with postgres.in_words(self.url):
-            connection = psycopg2.connect(postgres.libpq_url(self.url), **postgres.connect_arguments())
+        connection = self._obtain(
+            lambda: psycopg2.connect(postgres.libpq_url(self.url), **postgres.connect_arguments())
+        )
         try:
             _take_role(connection, role, self.roles[role])
             connection.autocommit = True
             yield connection
         finally:
             connection.close()
+
+    def _obtain(self, connection: Callable[[], _T]) -> _T:
+        try:
+            with postgres.in_words(self.url):
+                return connection()
+        except OperatorError as error:
+            if self._server is None or isinstance(error.__cause__, PoolTimeout):
+                raise
+        # The embedded server may have been killed: whoever needs it starts it again.
+        self._server.ensure_running()
+        with postgres.in_words(self.url):
+            return connection()
 
     def close(self) -> None:
         """Closes the pool and lets go of the embedded server, if this database is on it."""
@@ -157,10 +166,8 @@ def open_database(settings: Settings, *, migrate: bool | None = None) -> Databas
     `migrate`: bring the schema up to date first; by default only on the embedded database. Raises `OperatorError` in
     one sentence when the database can't be reached, or its schema is missing, older or newer than this code.
     """
-    server: EmbeddedServer | None = None
+    server: EmbeddedPostgres | None = None
     if settings.database_url is None:
-        from appview_pipeline.store import embedded  # only here: with a URL, no server binaries are wanted
-
         server = embedded.attach(settings)
         url = server.url()
     else:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import cast
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg2.errors import LockNotAvailable
-from psycopg2.extensions import connection as PsycopgConnection
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
@@ -52,7 +50,7 @@ def version_of(connection: Connection) -> str | None:
     """The schema version, read on `connection`; None where there is none."""
     if connection.scalar(text(f"select to_regclass('{VERSION_SCHEMA}.{VERSION_TABLE}')")) is None:
         return None
-    version: str | None = connection.scalar(text(f"select version_num from {VERSION_SCHEMA}.{VERSION_TABLE}"))  # noqa: S608
+    version: str | None = connection.scalar(text(f"select version_num from {VERSION_SCHEMA}.{VERSION_TABLE}"))
     return version
 
 
@@ -92,9 +90,10 @@ def upgrade(url: str, to: str = "head") -> str:
         command.upgrade(config, to)
         after = version_of(connection)
         assert after is not None
-        for notice in cast(PsycopgConnection, connection.connection.driver_connection).notices:
-            if "pg_trgm is not available" in notice:
-                log.warning("%s", notice.strip().removeprefix("NOTICE:").strip())
+        if before is None and connection.scalar(text("select to_regclass('bsky.actor_handle_tgrm_idx')")) is None:
+            log.warning(
+                "pg_trgm is not available in %s: searching actors and starter packs by name will be slow", where
+            )
         if after != before:
             log.info("schema of %s migrated from %s to %s", where, before or "nothing", after)
         return after

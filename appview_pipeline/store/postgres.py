@@ -69,6 +69,18 @@ def describe(url: str) -> str:
 # Errors
 
 
+# What the server answers instead of a connection. What libpq itself has to say, it says by a plain OperationalError or,
+# for a URL that it can't read, ProgrammingError.
+_NO_CONNECTION = (
+    psycopg2.errors.AdminShutdown,
+    psycopg2.errors.CannotConnectNow,
+    psycopg2.errors.TooManyConnections,
+    psycopg2.errors.InvalidPassword,
+    psycopg2.errors.InvalidAuthorizationSpecification,
+    psycopg2.errors.InvalidCatalogName,
+)
+
+
 def operator_error(error: BaseException, url: str) -> OperatorError | None:
     """The sentence for an error that the operator can do something about; None for any other error."""
     if isinstance(error, PoolTimeout):
@@ -82,15 +94,13 @@ def operator_error(error: BaseException, url: str) -> OperatorError | None:
         return None
     where = describe(url)
     user = parse_url(url).username or "the default user"
-    # libpq puts one line a tried address; the first says it best. Failures to connect carry no SQLSTATE.
+    # libpq puts one line a tried address; the first says it best.
     message = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
     if isinstance(error, psycopg2.errors.InsufficientPrivilege):
         return OperatorError(f"{user} lacks a privilege in {where} ({message}): grant it, or connect as its owner.")
-    if isinstance(error, psycopg2.errors.LockNotAvailable):
-        return None
-    if isinstance(error, psycopg2.ProgrammingError) and error.pgcode is None:
+    if type(error) is psycopg2.ProgrammingError:
         return OperatorError(f"the database URL is not accepted ({message}): correct it.")
-    if not isinstance(error, psycopg2.OperationalError) or error.pgcode not in (None, *_CONNECT_STATES):
+    if type(error) is not psycopg2.OperationalError and not isinstance(error, _NO_CONNECTION):
         return None
     lower = str(error).lower()
     if "password authentication failed" in lower or "no password supplied" in lower:
@@ -111,10 +121,6 @@ def operator_error(error: BaseException, url: str) -> OperatorError | None:
     if "starting up" in lower or "shutting down" in lower or "recovery mode" in lower:
         return OperatorError(f"{where} is starting up or shutting down: try again in a moment.")
     return OperatorError(f"{where} can't be reached ({message}): is it running, and is APPVIEW_DATABASE_URL right?")
-
-
-# Failures of the connection itself: class 08, no such database, refused, full, shutting down, not yet up.
-_CONNECT_STATES = ("08000", "08001", "08003", "08004", "08006", "28000", "28P01", "3D000", "53300", "57P01", "57P03")
 
 
 @contextmanager

@@ -6,13 +6,22 @@ only go forward; what was released is never edited. Each runs in its own transac
 
 from __future__ import annotations
 
+import logging
+from typing import cast
+
 from alembic import op
+from psycopg2.extensions import connection as PsycopgConnection
 
 from appview_pipeline.store import sql
+
+log = logging.getLogger(__name__)
 
 
 def run(name: str) -> None:
     """Runs a whole SQL file on the migration's connection, as it stands (no parameters, `%` and `:` mean nothing)."""
-    cursor = op.get_bind().connection.cursor()
-    cursor.execute(sql.read(name))
-    cursor.close()
+    connection = cast(PsycopgConnection, op.get_bind().connection.driver_connection)
+    connection.notices.clear()
+    with connection.cursor() as cursor:
+        cursor.execute(sql.read(name))
+    for notice in connection.notices:
+        log.info("%s: %s", name, notice.strip())
