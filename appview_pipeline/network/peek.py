@@ -1,0 +1,69 @@
+"""What a subscription must see of a frame without decoding what the frame carries.
+
+A frame is two concatenated DAG-CBOR objects, header and body (https://atproto.com/specs/event-stream). The subscription
+needs the body's `seq` to resume, and must notice the two kinds of frames that speak about the stream itself: error
+frames (`op` -1) and `#info`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import libipld
+
+MAX_FRAME_BYTES = 5_000_000
+"""Largest frame that the specification allows (https://atproto.com/specs/sync)."""
+
+COMMIT_HEADER = b"\xa2atg#commitbop\x01"
+"""Canonical header `{t: "#commit", op: 1}`; frames that start with it are never control frames."""
+
+_MAX_SEQ = 2**53 - 1
+_MAX_TEXT = 200
+
+
+@dataclass(frozen=True)
+class Control:
+    """An error frame (`is_error`; the server closes after it) or an `#info` frame, its text bounded and printable."""
+
+    is_error: bool
+    name: str
+    message: str
+
+
+def seq_of(frame: bytes) -> int | None:
+    """The sequence number of a frame, None where it has none or can't be decoded. Never raises."""
+    decoded = _decode(frame)
+    if decoded is None:
+        return None
+    seq = decoded[1].get("seq")
+    return seq if isinstance(seq, int) and not isinstance(seq, bool) and 0 < seq <= _MAX_SEQ else None
+
+
+def control_of(frame: bytes) -> Control | None:
+    """The control message in a frame, None where it is an ordinary or an undecodable one. Never raises."""
+    decoded = _decode(frame)
+    if decoded is None:
+        return None
+    header, body = decoded
+    if header.get("op") == -1:
+        return Control(True, printable(body.get("error")) or "an unnamed error", printable(body.get("message")))
+    if header.get("op") == 1 and header.get("t") == "#info":
+        return Control(False, printable(body.get("name")) or "an unnamed notice", printable(body.get("message")))
+    return None
+
+
+def printable(text: object) -> str:
+    """Upstream text for a log line or a sentence: one line, no control characters, at most 200 characters."""
+    if not isinstance(text, str):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in text[:_MAX_TEXT]).strip()
+
+
+def _decode(frame: bytes) -> tuple[dict[str, object], dict[str, object]] | None:
+    try:
+        objects = libipld.decode_dag_cbor_multi(frame)
+    except (ValueError, RecursionError, OverflowError):
+        return None
+    if len(objects) != 2 or not isinstance(objects[0], dict) or not isinstance(objects[1], dict):
+        return None
+    return objects[0], objects[1]
