@@ -362,6 +362,36 @@ def test_the_pool_has_a_limit_that_dedicated_connections_do_not_count_against(
             pass
 
 
+class RestartableServer:
+    """Stands for the embedded server: counts what is asked of it."""
+
+    started = closed = 0
+
+    def ensure_running(self) -> None:
+        self.started += 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_a_killed_embedded_server_is_started_by_who_needs_it(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = RestartableServer()
+    opened = database.Database(database_url, Settings(), server)
+    connect_to_pool = opened.engine.raw_connection
+    monkeypatch.setattr(
+        opened.engine,
+        "raw_connection",
+        lambda: connect_to_pool() if server.started else (_ for _ in ()).throw(psycopg2.OperationalError("refused")),
+    )
+    with opened.connect("writer") as connection:
+        assert show(connection, "lock_timeout") == ["30s"]
+    opened.close()
+    opened.close()
+    assert (server.started, server.closed) == (1, 1)
+
+
 # --- what the operator is told --------------------------------------------------------------------------------------
 
 
@@ -459,7 +489,9 @@ def test_a_database_that_is_not_utf8_is_refused(server_url: str) -> None:
         ),
         ("fe_sendauth: no password supplied", "refuses the password of u"),
         ('FATAL:  no pg_hba.conf entry for host "1.2.3.4"', "pg_hba.conf"),
+        ('FATAL:  pg_hba.conf rejects connection for host "1.2.3.4"', "pg_hba.conf"),
         ('FATAL:  role "u" does not exist', "has no role u"),
+        ('FATAL:  database "role" does not exist', "createdb"),
         ("FATAL:  sorry, too many clients already", "no free connections"),
         ("FATAL:  the database system is starting up", "try again"),
         ("timeout expired", "can't be reached (timeout expired)"),

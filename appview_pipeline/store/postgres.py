@@ -98,18 +98,18 @@ def operator_error(error: BaseException, url: str) -> OperatorError | None:
     message = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
     if isinstance(error, psycopg2.errors.InsufficientPrivilege):
         return OperatorError(f"{user} lacks a privilege in {where} ({message}): grant it, or connect as its owner.")
-    if type(error) is psycopg2.ProgrammingError:
+    if type(error) is psycopg2.ProgrammingError and message.startswith("invalid"):
         return OperatorError(f"the database URL is not accepted ({message}): correct it.")
     if type(error) is not psycopg2.OperationalError and not isinstance(error, _NO_CONNECTION):
         return None
     lower = str(error).lower()
     if "password authentication failed" in lower or "no password supplied" in lower:
         return OperatorError(f"{where} refuses the password of {user}: correct it in APPVIEW_DATABASE_URL.")
-    if "no pg_hba.conf entry" in lower or "authentication failed" in lower:
+    if "pg_hba.conf" in lower or "authentication failed" in lower:
         return OperatorError(f"{where} does not admit {user} from here ({message}): allow it in pg_hba.conf.")
-    if "does not exist" in lower and "role" in lower:
+    if "does not exist" in lower and 'role "' in lower:
         return OperatorError(f"{where} has no role {user}: create it, or correct APPVIEW_DATABASE_URL.")
-    if "does not exist" in lower and "database" in lower:
+    if "does not exist" in lower and 'database "' in lower:
         name = parse_url(url).database
         return OperatorError(
             f"{where} does not exist: create it (`createdb --template=template0 --encoding=UTF8 --locale=C {name}`)."
