@@ -64,7 +64,7 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     newest: dict[str, RecordWrite | RecordDelete] = {}
     chains: dict[str, _Chain] = {}
     accounts: dict[str, AccountState] = {}
-    gaps: list[tuple[str, str, None, str, str]] = []
+    gaps: list[Row] = []
     letters: list[DeadLetter] = []
     ops: Counter[tuple[str, str]] = Counter()
     ignored: Counter[tuple[str, str]] = Counter()
@@ -96,6 +96,7 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
         ops.update(change.ops)
         ignored.update(change.ignored)
         letters.extend(change.dead_letters)
+        gaps.extend((gap.kind, None, gap.relay, gap.after, gap.until) for gap in change.gaps)
 
     rows = _empty_rows()
     _stage_records(newest.values(), rows)
@@ -103,7 +104,7 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
     rows["stage_ignored"] = _ignored_rows(ignored)
     rows["stage_dead_letter"] = _letter_rows(letters, source, dead_letter_bytes)
-    rows["stage_gap"] = list(gaps)
+    rows["stage_gap"] = gaps
     for (collection, action), count in ops.items():
         report.ops.setdefault(collection, {})[action] = count
     for (collection, _), count in ignored.items():
@@ -123,9 +124,7 @@ def _stage_records(events: Iterable[RecordWrite | RecordDelete], rows: Rows) -> 
             deletes.append((event.uri, event.did, event.collection, event.rev, event.seq, event.indexed_at))
 
 
-def _chain(
-    chains: dict[str, _Chain], state: RepoState, change: Change, gaps: list[tuple[str, str, None, str, str]]
-) -> None:
+def _chain(chains: dict[str, _Chain], state: RepoState, change: Change, gaps: list[Row]) -> None:
     """Takes a repository's next commit into account; a commit that does not follow the one before it leaves a gap."""
     assert change.time is not None
     chain = chains.get(state.did)

@@ -41,6 +41,15 @@ class RecordDelete(NamedTuple):
     seq: int | None
 
 
+class Gap(NamedTuple):
+    """Something is missing from a relay's stream, between two sequence numbers (text)."""
+
+    kind: str
+    relay: str
+    after: str
+    until: str
+
+
 class RepoState(NamedTuple):
     """The state of a repository after a commit, and (`since`, `prev_data`) the one before it. CIDs are text."""
 
@@ -79,6 +88,7 @@ class Change:
     ignored: list[tuple[str, str]] = field(default_factory=list)
     """(collection, action) of operations on collections that are not indexed."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
     already_applied: bool = False
     """The commit was passed over because its rev is known to be applied."""
 

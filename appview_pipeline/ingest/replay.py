@@ -47,7 +47,7 @@ def replay(
     path: Path,
     *,
     batch_size: int | None = None,
-    progress: Callable[[int], None] = lambda read: None,
+    progress: Callable[[int], object] = lambda read: None,
 ) -> Summary:
     """Applies the frames of the capture at `path` in batches of `batch_size` (default: `APPVIEW_BATCH_EVENTS`).
 

@@ -300,8 +300,9 @@ def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
     record = sections("apply/record.sql")
     if batch.rows.get("stage_write"):
         cursor.execute(record["write"])
-        written, updated = cursor.fetchone() or (0, 0)
-        batch.report.written["record"] = written
+        row = cursor.fetchone()
+        assert row is not None
+        batch.report.written["record"] = row[0]
     if batch.rows.get("stage_delete"):
         cursor.execute(record["delete"])
         cursor.execute(record["tombstones"])

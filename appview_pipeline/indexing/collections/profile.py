@@ -1,4 +1,4 @@
-"""`app.bsky.actor.profile`: how an account presents itself, by the record `self` alone. Effects: sql/apply/profile.sql."""
+"""`app.bsky.actor.profile`: how an account presents itself, by its record `self`. Effects: sql/apply/profile.sql."""
 
 from __future__ import annotations
 

@@ -1,0 +1,133 @@
+"""The command line, `appview-pipeline`. Thin: each command is a call into a room."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from tqdm import tqdm
+
+from appview_pipeline import __version__, logs
+from appview_pipeline.errors import OperatorError
+from appview_pipeline.settings import Settings, load
+
+
+@click.group()
+@click.version_option(__version__)
+def cli() -> None:
+    """Indexes the AT Protocol network into PostgreSQL. Settings come from environment variables (docs/settings.md)."""
+
+
+def _begin(service: str) -> Settings:
+    settings = load()
+    logs.configure(settings, service)
+    return settings
+
+
+def _json_line(value: dict[str, Any]) -> None:
+    click.echo(orjson.dumps(value))
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database's schema to the newest version."""
+    from appview_pipeline.store import migrate as migrations
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("migrate")
+    database = open_database(settings, migrate=True)
+    database.close()
+    click.echo(f"The schema is at version {migrations.head()}.")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--batch-size", type=click.IntRange(1, 100_000), help="Frames in a transaction. [APPVIEW_BATCH_EVENTS]")
+def replay(file: Path, batch_size: int | None) -> None:
+    """Index the frames of a capture FILE ([u32 length][frame]..., plain or .zst).
+
+    Never moves the relay's cursor. Replayed again after any interruption, the file ends in the same tables. The last
+    line of the output is a JSON summary.
+    """
+    from appview_pipeline.ingest.replay import replay as run
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("replay")
+    size = file.stat().st_size if file.is_file() else None
+    database = open_database(settings)
+    try:
+        with tqdm(total=size, unit="B", unit_scale=True, desc=file.name, file=sys.stderr) as bar:
+            summary = run(settings, database, file, batch_size=batch_size, progress=bar.update)
+    finally:
+        database.close()
+    figures = asdict(summary)
+    figures["seconds"] = round(summary.seconds, 3)
+    figures["events_per_second"] = round(summary.events_per_second, 1)
+    _json_line(figures)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), required=True, help="How long to capture.")
+@click.option("--cursor", type=click.IntRange(0, 2**53 - 1), help="Begin after this sequence number. [newest event]")
+def capture(file: Path, seconds: float, cursor: int | None) -> None:
+    """Write the relay's frames to FILE, which `replay` reads; compressed if its name ends in .zst."""
+    from appview_pipeline.ingest.capture import capture as run
+    from appview_pipeline.network.firehose import Status
+
+    settings = _begin("capture")
+    with tqdm(total=round(seconds), unit="s", desc=file.name, file=sys.stderr) as bar:
+
+        def show(gone: float, status: Status) -> None:
+            bar.n = min(round(gone), round(seconds))
+            bar.set_postfix_str(f"{status.frames:,} frames" if status.connected else status.last_error or "connecting")
+
+        summary = run(settings, file, seconds, cursor, show)
+    _json_line(summary)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def status(as_json: bool) -> None:
+    """Say where the index stands: cursors, lag, rates, dead letters, gaps, tables."""
+    from appview_pipeline.store.database import open_database
+    from appview_pipeline.store.status import Status, read_status
+
+    settings = _begin("status")
+    database = open_database(settings)
+    try:
+        with database.connect("reader") as connection:
+            found: Status = read_status(connection, database.url)
+    finally:
+        database.close()
+    if as_json:
+        _json_line(found.as_json())
+    else:
+        click.echo("\n".join(found.lines()))
+
+
+def main() -> None:
+    """Entry point: an operator's mistake is one sentence on standard error and exit code 2."""
+    started = time.monotonic()
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except OperatorError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(f"Interrupted after {time.monotonic() - started:.0f} s.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Where the index stands, for `appview-pipeline status`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psycopg2.extensions import connection as Connection
+
+from appview_pipeline.store import migrate, postgres
+from appview_pipeline.store.sql import sections
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream's cursor; `lag_seconds` between its newest event and its application, `idle_seconds` since then."""
+
+    relay: str
+    shard: str
+    seq: int
+    idle_seconds: float
+    lag_seconds: float | None
+    events_last_hour: int
+    events_per_second: float
+    rejected_last_hour: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status` shows. Row counts are PostgreSQL's estimates (from its statistics)."""
+
+    database: str
+    schema_version: str | None
+    bytes: int
+    streams: list[Stream]
+    dead_letters: dict[str, int]
+    gaps: dict[str, int]
+    pending: int
+    repositories: int
+    ignored_collections: dict[str, int]
+    rows: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """All of it, for people."""
+        lines = [f"Database      {self.database}, schema {self.schema_version}, {self.bytes / 1e6:,.1f} MB"]
+        if not self.streams:
+            lines.append("Streams       none yet: nothing has been consumed")
+        for stream in self.streams:
+            lag = "lag unknown" if stream.lag_seconds is None else f"lag {stream.lag_seconds:,.1f} s"
+            lines.append(
+                f"Stream        {stream.relay} ({stream.shard}) at {stream.seq:,}: {lag}, last batch "
+                f"{stream.idle_seconds:,.0f} s ago, {stream.events_last_hour:,} events in the last hour "
+                f"({stream.events_per_second:,.1f}/s), {stream.rejected_last_hour:,} rejected"
+            )
+        lines.append(f"Repositories  {self.repositories:,}")
+        lines.append(f"Dead letters  {_counts(self.dead_letters)}")
+        lines.append(f"Gaps          {_counts(self.gaps)}")
+        lines.append(f"Pending       {self.pending:,}")
+        lines.append(f"Not indexed   {_counts(self.ignored_collections)}")
+        lines.append(f"Rows (about)  {_counts(self.rows)}")
+        return lines
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def read_status(connection: Connection, url: str) -> Status:
+    """Reads the status; `url` is only named in it, without its password."""
+    statements = sections("report/status.sql")
+
+    def rows(name: str) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(statements[name])
+            return cursor.fetchall()
+
+    (size, pending, repositories) = rows("totals")[0]
+    return Status(
+        database=postgres.describe(url),
+        schema_version=migrate.current(url),
+        bytes=size,
+        streams=[Stream(*row) for row in rows("streams")],
+        dead_letters=dict(rows("dead_letters")),
+        gaps=dict(rows("gaps")),
+        pending=pending,
+        repositories=repositories,
+        ignored_collections=dict(rows("ignored")),
+        rows=dict(rows("rows")),
+    )

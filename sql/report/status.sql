@@ -1,0 +1,59 @@
+-- Where the index stands, for `appview-pipeline status`. Reads only; nothing here counts a large table.
+
+-- :streams
+SELECT
+  c.relay,
+  c.shard,
+  c.seq,
+  extract(epoch FROM now() - c.updated_at)::float8,
+  (
+    SELECT extract(epoch FROM b.applied_at - b.relay_time)::float8
+    FROM pipeline.batch b
+    WHERE b.source = c.relay AND b.shard = c.shard AND b.relay_time IS NOT NULL
+    ORDER BY b.id DESC
+    LIMIT 1
+  ),
+  coalesce(h.events, 0)::bigint,
+  coalesce(h.events / nullif(h.seconds, 0), 0)::float8,
+  coalesce(h.rejected, 0)::bigint
+FROM pipeline.cursor c
+LEFT JOIN LATERAL (
+  SELECT sum(b.events) AS events, sum(b.rejected) AS rejected,
+    extract(epoch FROM now() - min(b.applied_at)) AS seconds
+  FROM pipeline.batch b
+  WHERE b.source = c.relay AND b.shard = c.shard AND b.applied_at > now() - interval '1 hour'
+) h ON true
+ORDER BY c.relay, c.shard;
+
+-- :dead_letters
+SELECT kind, count(*)
+FROM pipeline.dead_letter
+WHERE resolved_at IS NULL
+GROUP BY kind
+ORDER BY kind;
+
+-- :gaps
+SELECT kind, count(*)
+FROM pipeline.gap
+WHERE resolved_at IS NULL
+GROUP BY kind
+ORDER BY kind;
+
+-- :totals
+SELECT
+  pg_database_size(current_database()),
+  (SELECT count(*) FROM pipeline.pending),
+  (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'pipeline.repo'::regclass);
+
+-- :ignored
+SELECT collection, creates + updates + deletes
+FROM pipeline.ignored_collection
+ORDER BY 2 DESC, 1
+LIMIT 10;
+
+-- :rows
+SELECT relname, n_live_tup
+FROM pg_stat_user_tables
+WHERE schemaname = 'bsky'
+  AND relname IN ('record', 'post', 'like', 'repost', 'follow', 'profile', 'notification', 'post_agg')
+ORDER BY relname;
