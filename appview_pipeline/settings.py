@@ -74,6 +74,13 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _database_url(text: str) -> str:
+    """A PostgreSQL URL; without a host it means a socket (`postgresql:///database?host=/folder`)."""
+    if urlsplit(text).scheme not in ("postgres", "postgresql", "postgresql+psycopg2"):
+        raise ValueError("must be a URL starting with postgresql://")
+    return text
+
+
 def _relay_url(text: str) -> str:
     """A relay's address; `https://` means `wss://`, and a path (the predecessor's full XRPC URL) is dropped."""
     if "://" not in text:
@@ -91,7 +98,7 @@ class Settings:
         "APPVIEW_DATABASE_URL DATABASE_URL",
         "PostgreSQL to index into (`postgresql://user:password@host/database`). Unset: the embedded PostgreSQL, "
         "started when first needed.",
-        _url("postgres", "postgresql", "postgresql+psycopg2"),
+        _database_url,
         shown_default="embedded",
     )
     db_pool_size: int = _setting(

@@ -42,7 +42,7 @@ WITH challenged AS (
   FROM {stage} s
   JOIN bsky.{table} l ON l.{key_1} = s.{stage_key_1} AND l.{key_2} = s.{stage_key_2} AND l.uri <> s.uri
   JOIN bsky.record r ON r.uri = l.uri
-  WHERE (s.rev, s.uri COLLATE "C") < (r.rev COLLATE "C", r.uri COLLATE "C")
+  WHERE (s.rev, s.uri COLLATE "C") < (r.rev, r.uri COLLATE "C")
 ), demoted AS (
   INSERT INTO touched (uri, collection, change, rev, at)
   SELECT uri, %(collection)s, 'demoted', rev, "indexedAt" FROM challenged
@@ -90,7 +90,7 @@ SELECT v.uri, l.uri, l.cid
 FROM vacancy v
 JOIN bsky.{table} l ON l.{key_1} = v.key_1 AND l.{key_2} = v.key_2
 JOIN bsky.record r ON r.uri = l.uri
-WHERE l.uri <> v.uri AND r.rev COLLATE "C" < v.rev;
+WHERE l.uri <> v.uri AND r.rev < v.rev;
 
 -- :forget
 DELETE FROM vacancy;

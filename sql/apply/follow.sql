@@ -32,7 +32,7 @@ WITH added AS (
   SELECT DISTINCT ON (creator, subject_did)
     uri, cid, creator, subject_did, created_at, indexed_at
   FROM stage_follow
-  ORDER BY creator, subject_did, rev, uri
+  ORDER BY creator, subject_did, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
   RETURNING uri, cid, creator, "subjectDid", "sortAt"
 ), counted AS (

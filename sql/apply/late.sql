@@ -14,7 +14,7 @@ WITH late_write AS (
   SELECT l.uri, l.collection, l.rev, l.indexed_at
   FROM late_write l
   JOIN pipeline.tombstone t USING (uri)
-  WHERE t.rev COLLATE "C" >= l.rev
+  WHERE t.rev >= l.rev
 ), dropped AS (
   DELETE FROM stage_write w USING overtaken o WHERE w.uri = o.uri
 )

@@ -33,7 +33,7 @@ WITH added AS (
   SELECT DISTINCT ON (subject, creator)
     uri, cid, creator, subject, subject_cid, created_at, indexed_at, via, via_cid
   FROM stage_like
-  ORDER BY subject, creator, rev, uri
+  ORDER BY subject, creator, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
   RETURNING uri, cid, creator, subject, via, "sortAt", split_part(subject, '/', 3) AS owner
 ), counted AS (

@@ -24,7 +24,7 @@ WITH added AS (
   SELECT DISTINCT ON (creator, subject_uri)
     uri, cid, creator, subject_uri, created_at, indexed_at
   FROM stage_listblock
-  ORDER BY creator, subject_uri, rev, uri
+  ORDER BY creator, subject_uri, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
   RETURNING uri
 )

@@ -26,7 +26,7 @@ WITH added AS (
   SELECT DISTINCT ON (list_uri, subject_did)
     uri, cid, creator, subject_did, list_uri, created_at, indexed_at
   FROM stage_listitem
-  ORDER BY list_uri, subject_did, rev, uri
+  ORDER BY list_uri, subject_did, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
   RETURNING uri
 )

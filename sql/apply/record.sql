@@ -16,7 +16,7 @@ WITH written AS (
     "indexedAt" = excluded."indexedAt",
     rev = excluded.rev,
     "appliedAt" = now()
-  WHERE r.rev IS NULL OR r.rev COLLATE "C" < excluded.rev COLLATE "C"
+  WHERE r.rev IS NULL OR r.rev < excluded.rev
   RETURNING r.uri, xmax <> 0 AS updated
 ), noted AS (
   INSERT INTO touched (uri, collection, change, rev, at)
@@ -31,7 +31,7 @@ SELECT count(*), count(*) FILTER (WHERE updated) FROM written;
 WITH gone AS (
   DELETE FROM bsky.record r
   USING stage_delete s
-  WHERE r.uri = s.uri AND (r.rev IS NULL OR r.rev COLLATE "C" < s.rev)
+  WHERE r.uri = s.uri AND (r.rev IS NULL OR r.rev < s.rev)
   RETURNING r.uri
 )
 INSERT INTO touched (uri, collection, change, rev, at)
@@ -46,4 +46,4 @@ SELECT uri, rev, seq, collection
 FROM stage_delete
 ORDER BY uri
 ON CONFLICT (uri) DO UPDATE SET rev = excluded.rev, seq = excluded.seq, deleted_at = now()
-WHERE t.rev COLLATE "C" < excluded.rev COLLATE "C";
+WHERE t.rev < excluded.rev;

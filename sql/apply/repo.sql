@@ -40,7 +40,7 @@ ON CONFLICT (did) DO UPDATE SET
   data_cid = excluded.data_cid,
   seq = excluded.seq,
   updated_at = now()
-WHERE r.rev IS NULL OR r.rev COLLATE "C" < excluded.rev COLLATE "C";
+WHERE r.rev IS NULL OR r.rev < excluded.rev;
 
 -- A commit that does not follow the newest one we know, or a #sync to a tree that is not ours: what lies between is
 -- missing until the repository is fetched.

@@ -38,7 +38,7 @@ WITH added AS (
   SELECT DISTINCT ON (creator, subject)
     uri, cid, creator, subject, subject_cid, created_at, indexed_at, via, via_cid
   FROM stage_repost
-  ORDER BY creator, subject, rev, uri
+  ORDER BY creator, subject, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
   RETURNING uri, cid, creator, subject, via, "sortAt", split_part(subject, '/', 3) AS owner
 ), fed AS (

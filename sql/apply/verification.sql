@@ -36,7 +36,7 @@ WITH added AS (
   SELECT DISTINCT ON (subject, creator)
     uri, cid, rkey, creator, subject, handle, display_name, created_at, indexed_at
   FROM stage_verification
-  ORDER BY subject, creator, rev, uri
+  ORDER BY subject, creator, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
   RETURNING uri, cid, creator, subject, "sortedAt"
 ), notified AS (
