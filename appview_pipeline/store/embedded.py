@@ -7,6 +7,7 @@ first one starts a detached supervisor (see `supervisor`), which stops the serve
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -282,7 +283,8 @@ def _start_supervisor(state: StateFolder, owner_lock: int, postgres_bin: Path | 
             start_new_session=True,
             pass_fds=(owner_lock,),
         )
-        starter.wait()  # it only forks the supervisor
+        with contextlib.suppress(subprocess.TimeoutExpired):  # then it is slow, and our caller's time limit counts
+            starter.wait(30)  # it only forks the supervisor
     except OSError as error:
         raise OperatorError(
             f"Cannot start the embedded PostgreSQL's supervisor ({error}): set DATABASE_URL to another server."

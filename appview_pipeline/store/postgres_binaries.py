@@ -142,8 +142,8 @@ def _folders() -> Iterator[tuple[Path, Path | None]]:
 
 
 def _can_run(user: ServerUser, folder: Path) -> bool:
-    share = ["/bin/sh", "-c", 'test -r "$1/initdb" && "$1/postgres" --version', "sh", str(folder)]
-    return server_user.runs(user, share)
+    both = ["/bin/sh", "-c", '"$1/initdb" --version && "$1/postgres" --version', "sh", str(folder)]
+    return server_user.runs(user, both)
 
 
 def _copy(wheel: Path, folder: Path, state: StateFolder) -> Path:
