@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 
 
 @dataclass(frozen=True)
@@ -193,3 +194,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 BY_KEY: dict[str, Family] = {family.key: family for family in FAMILIES}
+
+_GRAPH = {family.key: [key for key in family.upstream if key in BY_KEY] for family in FAMILIES}
+IN_ORDER: tuple[Family, ...] = tuple(BY_KEY[key] for key in TopologicalSorter(_GRAPH).static_order())
+"""Every family after those it is derived from."""

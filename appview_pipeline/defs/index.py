@@ -14,7 +14,7 @@ import dagster as dg
 from appview_pipeline import settings
 from appview_pipeline.defs import reports
 from appview_pipeline.defs.database import IndexDatabase
-from appview_pipeline.defs.families import BY_KEY, FAMILIES, Family
+from appview_pipeline.defs.families import FAMILIES, IN_ORDER, Family
 from appview_pipeline.defs.partitions import HOURS
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import batches
@@ -182,15 +182,16 @@ def index_tables(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Measures the selected families over the selected hours."""
     since, until = context.partition_time_window
-    checks = {key.asset_key.to_user_string() for key in context.selected_asset_check_keys}
+    checked = {key.asset_key for key in context.selected_asset_check_keys}
     try:
         index.open()
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
-    for key in sorted(context.selected_asset_keys):
-        family = BY_KEY[key.to_user_string()]
-        measured = _measure(index, family, since, until)
-        context.log.info(f"{family.key} from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}: {measured}")
-        yield dg.MaterializeResult(asset_key=key, metadata=measured)
-    for name in sorted(checks):
-        yield _recount(index, BY_KEY[name], since, until)
+    for family in IN_ORDER:
+        key = dg.AssetKey(family.key)
+        if key in context.selected_asset_keys:
+            measured = _measure(index, family, since, until)
+            context.log.info(f"{family.key} from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}: {measured}")
+            yield dg.MaterializeResult(asset_key=key, metadata=measured)
+        if key in checked:
+            yield _recount(index, family, since, until)
