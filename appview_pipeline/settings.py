@@ -190,6 +190,17 @@ class Settings:
 SETTINGS = fields(Settings)
 
 
+def table() -> str:
+    """The settings as a Markdown table; docs/settings.md holds it."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for setting in SETTINGS:
+        names = ", ".join(f"`{name}`" for name in setting.metadata["variables"])
+        shown = setting.metadata["shown_default"]
+        default = shown if shown is not None else f"`{setting.default}`"
+        lines.append(f"| {names} | {default} | {setting.metadata['meaning']} |")
+    return "\n".join(lines) + "\n"
+
+
 def load(environment: Mapping[str, str] | None = None) -> Settings:
     """Reads all settings from `environment` (default: the process's).
 
