@@ -391,13 +391,13 @@ class _Writer:
             type_name(name): name for name in names if self._lexicons._definition(name)["type"] in ("object", "record")
         }
         table = self._lexicons._union_table(members)
-        kind, check = self._variable("kind"), self._variable("check")
+        kind, known = self._variable("kind"), self._variable("known")
         self._fail_if(f"type({value}) is not dict", path, "is not an object", indent)
         self._line(indent, f"{kind} = {value}.get('$type')")
         self._fail_if(f"type({kind}) is not str", path.key("$type"), "is missing or not a string", indent)
-        self._line(indent, f"{check} = {table}({kind})")
-        self._line(indent, f"if {check} is not None:")
-        self._pass_on(self._call(check, value), path, indent + 1)
+        self._line(indent, f"{known} = {table}({kind})")
+        self._line(indent, f"if {known} is not None:")
+        self._pass_on(self._call(known, value), path, indent + 1)
         if schema.get("closed", False):
             self._line(indent, "else:")
             self._line(indent + 1, f"return {path.key('$type').before('is none of the types allowed here')}")

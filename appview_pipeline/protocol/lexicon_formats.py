@@ -1,10 +1,9 @@
 """The string formats of Lexicon, read as the reference AppView's validation reads them.
 
 `FORMATS` maps the name of each format to its check. Most are those of `protocol.syntax`, which follows the
-specifications. The four defined here deviate because the reference does, and whether a record is indexed must not
+specifications. The three defined here deviate because the reference does, and whether a record is indexed must not
 depend on which of the two indexes it:
 
-- `language` may be upper case and may repeat variants and extensions (`EN`, `de-1901-1901`), but `X-` is refused;
 - `uri` has a scheme of word characters (`1:2` is one, `content-type:x` is none), and no third slash after `://`;
 - `cid` is Base58 of version 0 or Base32 of version 1, of any codec and hash, nothing else;
 - `at-uri` may end in a fragment that is a JSON pointer.
@@ -20,18 +19,6 @@ from libipld import decode_cid
 
 from appview_pipeline.protocol import syntax
 
-_match_language = re.compile(
-    r"(?:en-GB-oed|i-ami|i-bnn|i-default|i-enochian|i-hak|i-klingon|i-lux|i-mingo|i-navajo|i-pwn|i-tao|i-tay|i-tsu"
-    r"|sgn-BE-FR|sgn-BE-NL|sgn-CH-DE|art-lojban|cel-gaulish|no-bok|no-nyn|zh-guoyu|zh-hakka|zh-min|zh-min-nan|zh-xiang)"
-    r"|(?:[A-Za-z]{2,3}(?:-[A-Za-z]{3}){0,3}|[A-Za-z]{4,8})"
-    r"(?:-[A-Za-z]{4})?"
-    r"(?:-(?:[A-Za-z]{2}|[0-9]{3}))?"
-    r"(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3}))*"
-    r"(?:-[0-9A-WY-Za-wy-z](?:-[A-Za-z0-9]{2,8})+)*"
-    r"(?:-x(?:-[A-Za-z0-9]{1,8})+)?"
-    r"|x(?:-[A-Za-z0-9]{1,8})+"
-).fullmatch
-
 # JavaScript's white space, which is not quite Python's.
 _SPACE = r"\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _match_uri = re.compile(rf"[A-Za-z0-9_]+:(?://)?[^/{_SPACE}][^{_SPACE}]*").fullmatch
@@ -40,11 +27,6 @@ _match_record_cid = re.compile(r"baf[yk]rei[a-h][a-z2-7]{50}[aeimquy4]").fullmat
 _match_any_cid = re.compile(r"b[a-z2-7]{4,256}|Qm[1-9A-HJ-NP-Za-km-z]{44}").fullmatch
 
 _match_json_pointer = re.compile(r"/(?:[a-zA-Z0-9._~:@!$&')(*+,;=\[\]/-]|%[0-9a-fA-F]{2})*").fullmatch
-
-
-def is_language(text: str) -> bool:
-    """A well-formed BCP 47 language tag, in any case."""
-    return _match_language(text) is not None
 
 
 def is_uri(text: str) -> bool:
@@ -86,7 +68,7 @@ FORMATS: dict[str, Callable[[str], bool]] = {
     "datetime": syntax.is_datetime,
     "did": syntax.is_did,
     "handle": syntax.is_handle,
-    "language": is_language,
+    "language": syntax.is_language,
     "nsid": syntax.is_nsid,
     "record-key": syntax.is_record_key,
     "tid": syntax.is_tid,
