@@ -219,6 +219,13 @@ def test_the_quick_pattern_of_a_format_is_narrower_than_the_format(format_: str,
         assert FORMATS[format_](text)
 
 
+def test_uris_as_javascript_reads_them() -> None:
+    for text in ("https://a", "a:b", "1_x:y", "a:b\x1c", "mailto:a@b.example"):
+        assert FORMATS["uri"](text), text
+    for text in ("http:///x", "http:/x", "a-b:c", "a:", "a://", "a:b c", "a:b\ufeff", "a:b\u3000", "a:b\n", ":b"):
+        assert not FORMATS["uri"](text), text
+
+
 def test_fragments_of_at_uris() -> None:
     assert FORMATS["at-uri"](f"{POST_URI}#/facets/0")
     assert FORMATS["at-uri"](f"{POST_URI}#/%E6%97%A5")
@@ -417,6 +424,7 @@ def test_the_type_of_the_record_must_be_its_collection() -> None:
         ({"type": "boolean", "const": True}, [True], [1, False]),
         ({"type": "integer"}, [0, -(2**53) + 1, 2**53 - 1], [2**53, -(2**53), True, 1.0, "1", None]),
         ({"type": "integer", "minimum": 0, "maximum": 5}, [0, 5], [-1, 6]),
+        ({"type": "integer", "minimum": 0}, [2**53 - 1], [2**53]),
         ({"type": "string", "enum": ["a", "b"]}, ["a"], ["c", [], {}, None]),
         ({"type": "string", "knownValues": ["a"]}, ["a", "z"], [1]),
         ({"type": "string", "minLength": 4}, ["日本", "abcd"], ["日", "abc"]),
