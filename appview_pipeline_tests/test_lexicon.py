@@ -219,6 +219,24 @@ def test_the_quick_pattern_of_a_format_is_narrower_than_the_format(format_: str,
         assert FORMATS[format_](text)
 
 
+def test_cids_are_canonical() -> None:
+    good = cid.to_text(NOT_RAW)
+    v0 = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR"
+    assert all(map(FORMATS["cid"], [good, v0, "bafkqaaa"]))
+    for text in (
+        good[:-1],
+        good + "a",
+        good[:-1] + "b",
+        good.upper(),
+        v0[:-1],
+        v0[:-1] + "0",
+        "bafkqaca",
+        "b",
+        "baaaa",
+    ):
+        assert not FORMATS["cid"](text), text
+
+
 def test_uris_as_javascript_reads_them() -> None:
     for text in ("https://a", "a:b", "1_x:y", "a:b\x1c", "mailto:a@b.example"):
         assert FORMATS["uri"](text), text
@@ -571,12 +589,40 @@ def test_a_reference_to_nothing_is_named() -> None:
         compile_lexicons([document({}), document({})])
 
 
-def test_a_definition_nested_too_deeply_for_python_is_refused() -> None:
-    schema: dict[str, Any] = {"type": "integer"}
-    for _ in range(60):
-        schema = {"type": "array", "items": schema}
+def test_a_definition_may_be_nested_as_deeply_as_python_nests() -> None:
+    def nested(depth: int) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "integer"}
+        for _ in range(depth):
+            schema = {"type": "array", "items": schema}
+        return schema
+
+    validate = validator_of({"field": nested(15)})
+    assert validate({"$type": "com.example.thing", "field": [[[5]]]}) == "field[0][0][0] is not an array"
     with pytest.raises(LexiconError, match="nested too deeply"):
-        validator_of({"field": schema})
+        validator_of({"field": nested(17)})
+
+
+def test_a_failed_compilation_leaves_nothing_behind() -> None:
+    def holder(reference: str) -> dict[str, Any]:
+        field = {"type": "ref", "ref": reference}
+        return {"type": "record", "key": "tid", "record": {"type": "object", "properties": {"field": field}}}
+
+    around: dict[str, Any] = {
+        "type": "object",
+        "properties": {"again": {"type": "ref", "ref": "#around"}, "bad": {"type": "ref", "ref": "com.example.call"}},
+    }
+    lexicons = compile_lexicons(
+        [
+            document({"main": holder("#around"), "around": around}),
+            document({"main": {"type": "query"}}, "com.example.call"),
+            document({"main": holder("com.example.thing#around")}, "com.example.second"),
+            document({"main": holder("#fine"), "fine": {"type": "integer"}}, "com.example.third"),
+        ]
+    )
+    for nsid in ("com.example.thing", "com.example.thing", "com.example.second"):
+        with pytest.raises(LexiconError, match="a query, which no record can hold"):
+            lexicons.record_validator(nsid)
+    assert lexicons.record_validator("com.example.third")({"$type": "com.example.third", "field": 1}) is None
 
 
 JSON_VALUES = st.recursive(

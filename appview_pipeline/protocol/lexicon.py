@@ -33,6 +33,7 @@ _SAFE_INTEGER = 2**53 - 1
 _RAW_SHA256 = b"\x01\x55\x12\x20"
 _BLOB_FIELDS = frozenset({"$type", "ref", "mimeType", "size"})
 _SCALAR = frozenset({"boolean", "integer", "string", "bytes", "cid-link", "blob", "token", "unknown"})
+_HOLDABLE = _SCALAR | {"array", "object", "record"}
 _GRAPHEME = regex.compile(r"\X")
 
 
@@ -80,11 +81,13 @@ class Lexicons:
         never raises on such values, nor on others (a float in an `unknown` field is a reason like any other). Key and
         size of the record are not its concern.
 
-        Raises `KeyError` when no document defines a record of that type, and `LexiconError` when one refers to a
+        Raises `KeyError` when no document defines a record of that type, and `LexiconError` when it refers to a
         definition that is missing.
         """
         if nsid not in self.record_types:
             raise KeyError(nsid)
+        # First, because half a compilation would leave functions behind that call what is not there.
+        self._check_reachable(f"{nsid}#main")
         function = self._function(f"{nsid}#main", is_root=True)
         for table, functions in self._tables:
             table.update({kind: self._namespace[name] for kind, name in functions.items()})
@@ -105,12 +108,8 @@ class Lexicons:
             # Known before it is written, so that definitions may refer to each other in circles.
             function = self._functions[key] = f"check_{len(self._functions)}"
             source = _Writer(self, name, is_root).write(function)
-            try:
-                # Only our own templates and reprs of literals are in there, see the module's docstring.
-                exec(compile(source, f"<lexicon {type_name(name)}>", "exec"), self._namespace)  # noqa: S102
-            except SyntaxError:
-                # Python's own bound on nested blocks is the only thing that can be wrong with it.
-                raise LexiconError(f"the Lexicon definition {type_name(name)} is nested too deeply") from None
+            # Only our own templates and reprs of literals are in there, see the module's docstring.
+            exec(compile(source, f"<lexicon {type_name(name)}>", "exec"), self._namespace)  # noqa: S102
         return self._functions[key]
 
     def _union_table(self, members: Mapping[str, str]) -> str:
@@ -124,17 +123,28 @@ class Lexicons:
         self._tables.append((table, {kind: self._function(member) for kind, member in members.items()}))
         return name
 
+    def _reachable(self, name: str) -> set[str]:
+        """The definitions that a definition refers to, directly or not; itself if it can be met again inside itself."""
+        reached: set[str] = set()
+        frontier = _references(self._definition(name), name)
+        while frontier:
+            reference = frontier.pop()
+            if reference not in reached:
+                reached.add(reference)
+                frontier |= _references(self._definition(reference), reference)
+        return reached
+
+    def _check_reachable(self, name: str) -> None:
+        for reference in self._reachable(name):
+            kind = self._definition(reference)["type"]
+            if kind not in _HOLDABLE:
+                raise LexiconError(
+                    f"{type_name(name)} refers to {type_name(reference)}, a {kind}, which no record can hold"
+                )
+
     def _is_recursive(self, name: str) -> bool:
-        """Whether a definition can be met again inside a value of itself."""
         if name not in self._recursive:
-            reached: set[str] = set()
-            frontier = _references(self._definition(name), name)
-            while frontier:
-                reference = frontier.pop()
-                if reference not in reached:
-                    reached.add(reference)
-                    frontier |= _references(self._definition(reference), reference)
-            self._recursive[name] = name in reached
+            self._recursive[name] = name in self._reachable(name)
         return self._recursive[name]
 
 
@@ -269,8 +279,6 @@ class _Writer:
                 self._blob(schema, value, path, indent)
             case "unknown":
                 self._pass_on(f"unknown({value})", path, indent)
-            case _:
-                raise LexiconError(f"{type_name(self._name)} is of type {kind}, which no record can hold")
 
     def _choice(self, kind: str, schema: Node, value: str, path: _Path, indent: int) -> None:
         """A constant or an enumeration; the reference asks for nothing else of such a field."""

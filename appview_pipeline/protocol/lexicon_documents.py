@@ -31,6 +31,10 @@ _LIMITS = {
 _PYTHON_TYPE: dict[str, type] = {"boolean": bool, "integer": int, "string": str}
 
 
+# Arrays and objects within each other in one definition; published documents have 3. Python can't nest many more.
+_MAX_NESTING = 16
+
+
 def absolute(reference: str, nsid: str) -> str:
     """The full name of a definition, `nsid#name`, for a `reference` made in the document `nsid`.
 
@@ -96,7 +100,10 @@ def _primary_problems(definition: Node) -> Iterator[str]:
         yield from _schema_problems(definition["parameters"], "main.parameters", frozenset({"params"}))
 
 
-def _schema_problems(schema: object, where: str, allowed: frozenset[str]) -> Iterator[str]:
+def _schema_problems(schema: object, where: str, allowed: frozenset[str], nesting: int = 0) -> Iterator[str]:
+    if nesting > _MAX_NESTING:
+        yield f"{where[:100]} is nested too deeply"
+        return
     if not isinstance(schema, dict):
         yield f"{where} is not an object"
         return
@@ -122,9 +129,9 @@ def _schema_problems(schema: object, where: str, allowed: frozenset[str]) -> Ite
         if not isinstance(schema.get("closed", False), bool):
             yield f"{where} has a closed that is neither true nor false"
     if kind == "array":
-        yield from _schema_problems(schema.get("items"), f"{where}[]", _FIELD)
+        yield from _schema_problems(schema.get("items"), f"{where}[]", _FIELD, nesting + 1)
     if kind in ("object", "params"):
-        yield from _object_problems(schema, where)
+        yield from _object_problems(schema, where, nesting)
 
 
 def _value_problems(schema: Node, where: str, wanted: type) -> Iterator[str]:
@@ -137,7 +144,7 @@ def _value_problems(schema: Node, where: str, wanted: type) -> Iterator[str]:
             yield f"{where} has an {key} that is not a list of its own type"
 
 
-def _object_problems(schema: Node, where: str) -> Iterator[str]:
+def _object_problems(schema: Node, where: str, nesting: int) -> Iterator[str]:
     properties = schema.get("properties", {})
     if not isinstance(properties, dict):
         yield f"{where} has properties that are not an object"
@@ -149,7 +156,7 @@ def _object_problems(schema: Node, where: str) -> Iterator[str]:
         elif missing := [name for name in names if name not in properties]:
             yield f"{where} has the {key} property {missing[0]!r}, which it does not define"
     for name, property_schema in properties.items():
-        yield from _schema_problems(property_schema, f"{where}.{name}", _FIELD)
+        yield from _schema_problems(property_schema, f"{where}.{name}", _FIELD, nesting + 1)
 
 
 def _is_list_of(value: object, wanted: type) -> bool:

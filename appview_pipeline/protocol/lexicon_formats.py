@@ -12,6 +12,7 @@ depend on which of the two indexes it:
 from __future__ import annotations
 
 import re
+from base64 import b32decode, b32encode
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
@@ -42,9 +43,29 @@ def is_cid(text: str) -> bool:
         return False
     try:
         decode_cid(text)
+        # That is all for version 0; in Base32 it overlooks digits too many and a wrong length of the hash.
+        return text[0] == "Q" or _is_exact_cid(text[1:])
     except ValueError:
         return False
-    return True
+
+
+def _is_exact_cid(digits: str) -> bool:
+    """Whether Base32 is that of a version, a codec, a hash function and a hash as long as it says, and nothing more."""
+    data = b32decode(digits.upper() + "=" * (-len(digits) % 8))
+    position = 0
+    length = 0
+    for _ in ("version", "codec", "hash function", "length"):
+        length = shift = 0
+        while True:
+            if position == len(data):
+                return False
+            byte = data[position]
+            position += 1
+            length |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+    return position + length == len(data) and b32encode(data).rstrip(b"=").decode().lower() == digits
 
 
 def is_at_uri(text: str) -> bool:
