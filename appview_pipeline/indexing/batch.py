@@ -14,6 +14,7 @@ import orjson
 
 from appview_pipeline.indexing.changes import AccountState, Change, DeadLetter, RecordDelete, RepoState
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Row, Rows
+from appview_pipeline.indexing.record_fields import created_at
 from appview_pipeline.indexing.registry import COLLECTIONS, STAGES
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.store.apply import HeirRecord, Report
@@ -36,6 +37,7 @@ class Batch:
 
     report: Report
     rows: Rows
+    seen: frozenset[str] = frozenset()
     columns: Mapping[str, tuple[str, ...]] = field(
         default_factory=lambda: {stage.table: stage.columns for stage in STAGES}
     )
@@ -48,7 +50,17 @@ class Batch:
             rkey = heir.uri.rpartition("/")[2]
             record = record_from_json(heir.json)
             write = RecordWrite(
-                heir.uri, heir.cid, heir.did, collection, rkey, heir.rev, record, heir.json, heir.indexed_at, None
+                heir.uri,
+                heir.cid,
+                heir.did,
+                collection,
+                rkey,
+                heir.rev,
+                record,
+                heir.json,
+                heir.indexed_at,
+                None,
+                "create",
             )
             self.collections[collection].stage(write, rows)
         return {table: staged for table, staged in rows.items() if staged}
@@ -62,6 +74,7 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     """Folds changes, in the order in which they arrived, into a batch from `source` (a relay's URL, a file)."""
     report = Report(source, shard)
     newest: dict[str, RecordWrite | RecordDelete] = {}
+    superseded: list[RecordWrite | RecordDelete] = []
     chains: dict[str, _Chain] = {}
     accounts: dict[str, AccountState] = {}
     gaps: list[Row] = []
@@ -87,8 +100,13 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
         events: list[RecordWrite | RecordDelete] = [*change.writes, *change.deletes]
         for event in events:
             seen = newest.get(event.uri)
-            if seen is None or seen.rev < event.rev:
+            if seen is None:
                 newest[event.uri] = event
+            elif seen.rev < event.rev:
+                newest[event.uri] = event
+                superseded.append(seen)
+            elif seen.rev > event.rev:
+                superseded.append(event)
         if change.account is not None:
             known = accounts.get(change.account.did)
             if known is None or known.time <= change.account.time:
@@ -100,6 +118,9 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
 
     rows = _empty_rows()
     _stage_records(newest.values(), rows)
+    rows["stage_superseded"] = [
+        _superseded_row(event) for event in superseded if COLLECTIONS[event.collection].every_event_counts
+    ]
     rows["stage_repo"] = [_chain_row(chain) for chain in chains.values()]
     rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
     rows["stage_ignored"] = _ignored_rows(ignored)
@@ -110,7 +131,7 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     for (collection, _), count in ignored.items():
         report.ignored[collection] = report.ignored.get(collection, 0) + count
     report.rejected_by_kind = dict(Counter(letter.kind for letter in letters))
-    return Batch(report, rows)
+    return Batch(report, rows, frozenset(event.collection for event in newest.values()))
 
 
 def _stage_records(events: Iterable[RecordWrite | RecordDelete], rows: Rows) -> None:
@@ -118,10 +139,37 @@ def _stage_records(events: Iterable[RecordWrite | RecordDelete], rows: Rows) -> 
     deletes = rows.setdefault("stage_delete", [])
     for event in events:
         if isinstance(event, RecordWrite):
-            writes.append((event.uri, event.cid, event.did, event.collection, event.rev, event.json, event.indexed_at))
+            writes.append(
+                (
+                    event.uri,
+                    event.cid,
+                    event.did,
+                    event.collection,
+                    event.action,
+                    event.rev,
+                    event.json,
+                    event.indexed_at,
+                )
+            )
             COLLECTIONS[event.collection].stage(event, rows)
         else:
             deletes.append((event.uri, event.did, event.collection, event.rev, event.seq, event.indexed_at))
+
+
+def _superseded_row(event: RecordWrite | RecordDelete) -> Row:
+    write = event if isinstance(event, RecordWrite) else None
+    return (
+        event.uri,
+        event.did,
+        event.collection,
+        write.action if write else "delete",
+        event.rev,
+        write.cid if write else None,
+        write.json if write else None,
+        event.seq,
+        created_at(write.record) if write else None,
+        event.indexed_at,
+    )
 
 
 def _chain(chains: dict[str, _Chain], state: RepoState, change: Change, gaps: list[Row]) -> None:

@@ -187,7 +187,17 @@ def _write(
     """Adds a create or update to the change, or the dead letter that its record amounts to."""
     assert op.cid is not None and op.record is not None and op.json is not None and op.block is not None
     write = RecordWrite(
-        f"at://{did}/{op.path}", op.cid, did, op.collection, op.rkey, rev, op.record, op.json, time, change.seq
+        f"at://{did}/{op.path}",
+        op.cid,
+        did,
+        op.collection,
+        op.rkey,
+        rev,
+        op.record,
+        op.json,
+        time,
+        change.seq,
+        op.action,
     )
     kind = "lexicon"
     reason = validate(op.record) if validate is not None else None

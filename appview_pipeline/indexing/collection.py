@@ -31,6 +31,8 @@ class RecordWrite(NamedTuple):
     indexed_at: str
     """When the relay saw it (the event's `time`); ISO 8601, UTC, milliseconds."""
     seq: int | None
+    action: str
+    """`create` or `update`, as the commit says."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,5 @@ class Collection:
     stages: tuple[Stage, ...] = ()
     stage: Callable[[RecordWrite, Rows], None] = _no_rows
     check: Callable[[RecordWrite], str | None] = _accept
+    every_event_counts: bool = False
+    """Whether states that a batch supersedes matter too: others are judged by them, or somebody is told of them."""

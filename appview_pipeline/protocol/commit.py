@@ -9,6 +9,7 @@ its neighbours.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_record_
 from appview_pipeline.protocol.cid import is_dag_cbor, to_text
 from appview_pipeline.protocol.frames import Commit, Sync
 from appview_pipeline.protocol.mst import Change, InvalidTree, invert, root_cid
-from appview_pipeline.protocol.syntax import is_did, is_nsid, is_record_key, is_tid, tid_from_micros
+from appview_pipeline.protocol.syntax import is_did, is_record_key, is_tid, tid_from_micros
 
 MAX_BLOCKS = 2_000_000
 """Bytes of a #commit's CAR (lexicon)."""
@@ -245,6 +246,10 @@ def _commit_object(block: bytes) -> dict[str, Any]:
     return commit
 
 
+# The charset of the tree's keys; whether a collection that is not wanted is a proper NSID is nobody's concern here.
+_is_key_part = re.compile(r"[A-Za-z0-9._~:-]{1,317}").fullmatch
+
+
 def _refused(kind: str, reason: str, action: object = "", path: object = "") -> RecordOp:
     """An operation of which not even action and path can be trusted."""
     return RecordOp(
@@ -266,7 +271,7 @@ def _operation(operation: object, blocks: Blocks, wanted: Container[str]) -> Rec
     if type(path) is not str or len(path) > MAX_PATH:
         return _refused("op-path", "path is not a string of at most 1,024 characters", action, path)
     collection, _, rkey = path.partition("/")
-    if not is_record_key(rkey) or not (collection in wanted or is_nsid(collection)):
+    if not is_record_key(rkey) or not (collection in wanted or _is_key_part(collection)):
         return _refused("op-path", "path is not collection/rkey", action, path)
     op = RecordOp(action, path, collection, rkey)
     if action == "delete" or collection not in wanted:

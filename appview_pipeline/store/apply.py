@@ -7,7 +7,7 @@ batch (the live stream, a replay, a repository, a re-derivation), its records me
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -33,8 +33,9 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
         "seq",
         "indexed_at",
     ),
-    "stage_write": ("uri", "cid", "did", "collection", "rev", "json", "indexed_at"),
+    "stage_write": ("uri", "cid", "did", "collection", "action", "rev", "json", "indexed_at"),
     "stage_delete": ("uri", "did", "collection", "rev", "seq", "indexed_at"),
+    "stage_superseded": ("uri", "did", "collection", "action", "rev", "cid", "json", "seq", "created_at", "indexed_at"),
     "stage_account": ("did", "active", "status", "at", "indexed_at"),
     "stage_ignored": ("collection", "creates", "updates", "deletes"),
     "stage_dead_letter": (
@@ -64,12 +65,17 @@ class NaturalKey:
 
 @dataclass(frozen=True)
 class Effect:
-    """What the records of one collection do: a file of sql/apply/, its staging tables, the statements that add rows."""
+    """What the records of one collection do: a file of sql/apply/ and its staging tables.
+
+    Of the file's statements `remove` runs for records that changed or went, `add` for staged rows, and `always` after
+    both for every batch in which the collection has events.
+    """
 
     collection: str
     file: str
     stages: tuple[str, ...]
     add: tuple[str, ...] = ("add",)
+    always: tuple[str, ...] = ()
     natural_key: NaturalKey | None = None
 
 
@@ -86,7 +92,8 @@ EFFECTS: tuple[Effect, ...] = (
             "stage_post_record",
             "stage_post_mention",
         ),
-        ("judge", "add", "add_embeds", "add_quotes", "notify"),
+        ("add", "add_embeds", "add_quotes"),
+        ("forget",),
     ),
     Effect(
         "app.bsky.feed.like",
@@ -112,7 +119,7 @@ EFFECTS: tuple[Effect, ...] = (
         ("stage_block",),
         natural_key=NaturalKey("actor_block", ("creator", "subjectDid"), ("creator", "subject_did")),
     ),
-    Effect("app.bsky.actor.profile", "profile", ("stage_profile",)),
+    Effect("app.bsky.actor.profile", "profile", ("stage_profile",), always=("joined",)),
     Effect("app.bsky.graph.list", "list", ("stage_list",)),
     Effect(
         "app.bsky.graph.listitem",
@@ -135,6 +142,7 @@ EFFECTS: tuple[Effect, ...] = (
         "app.bsky.graph.verification",
         "verification",
         ("stage_verification",),
+        always=("every_event", "unverify"),
         natural_key=NaturalKey("verification", ("subject", "creator"), ("subject", "creator")),
     ),
 )
@@ -207,6 +215,11 @@ class Batch(Protocol):
         ...
 
     @property
+    def seen(self) -> Collection[str]:
+        """The collections that the batch has events of."""
+        ...
+
+    @property
     def report(self) -> Report: ...
 
     def stage_again(self, collection: str, heirs: Sequence[HeirRecord]) -> Mapping[str, Sequence[Sequence[Value]]]:
@@ -222,6 +235,8 @@ def prepare(connection: Connection) -> None:
             cursor.execute(sections("apply/staging.sql")[""])
             for effect in EFFECTS:
                 cursor.execute(sections(f"apply/{effect.file}.sql")["stage"])
+            for file in ("version", "thread", "post_notification"):
+                cursor.execute(sections(f"apply/{file}.sql")["stage"])
     connection.commit()
 
 
@@ -276,13 +291,18 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     if rows.get("stage_account"):
         _run(cursor, "account", "apply", "actors")
 
-    if touched := _write_records(cursor, batch):
+    touched = _write_records(cursor, batch)
+    versions = _keep_versions(cursor, batch, touched)
+    if touched:
         _drop_stale(cursor, batch)
     for effect in EFFECTS:
         _run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
+    judged = _judge(cursor, batch, versions)
     _run(cursor, "counters", "posts", "profiles")
     if touched:
         _run(cursor, "notification", "move", "withdraw")
+    if judged:
+        _run(cursor, "notification", "withdraw_superfluous")
     notifications = _count(cursor, sections("apply/notification.sql")["insert"])
     if notifications:
         batch.report.written["notification"] = notifications
@@ -298,13 +318,17 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
 def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
     """Applies writes and deletes to bsky.record; the changes other than creations, by collection."""
     record = sections("apply/record.sql")
+    version = sections("apply/version.sql")
     if batch.rows.get("stage_write"):
+        cursor.execute(version["replaced"])
         cursor.execute(record["write"])
         row = cursor.fetchone()
         assert row is not None
         batch.report.written["record"] = row[0]
     if batch.rows.get("stage_delete"):
+        cursor.execute(version["deleted"])
         cursor.execute(record["delete"])
+    if batch.rows.get("stage_delete") or batch.rows.get("stage_superseded"):
         cursor.execute(record["tombstones"])
     cursor.execute(
         "SELECT collection, array_agg(DISTINCT change), count(*) FILTER (WHERE change = 'stale') "
@@ -315,6 +339,33 @@ def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
         touched[collection] = frozenset(changes)
         batch.report.stale += stale
     return touched
+
+
+def _keep_versions(cursor: Cursor, batch: Batch, touched: Mapping[str, frozenset[str]]) -> bool:
+    """Remembers the events that judgements may ask for later. Says whether there were any."""
+    version = sections("apply/version.sql")
+    if batch.rows.get("stage_superseded") or any("stale" in changes for changes in touched.values()):
+        cursor.execute(version["overtaken"])
+    if not _count(cursor, "SELECT count(*) FROM new_version"):
+        return False
+    cursor.execute(version["keep"])
+    cursor.execute(version["op_thread"])
+    return True
+
+
+def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
+    """Judges replies and quotes, those of the batch and those that it concerns, and says whom they notify."""
+    rows = batch.rows
+    deciding = ("stage_post", "stage_follow", "stage_listitem", "stage_threadgate", "stage_postgate")
+    if not versions and not any(rows.get(table) for table in deciding):
+        return False
+    _run(cursor, "thread", "lock", "events", "collect_new", "collect_concerned")
+    if _count(cursor, "SELECT count(*) FROM judgement"):
+        _run(cursor, "thread", "judge_roots", "judge_gates", "flag", "pend")
+    if versions or rows.get("stage_post_record") or rows.get("stage_postgate"):
+        _run(cursor, "thread", "judge_quotes")
+    _run(cursor, "post_notification", "collect", "tell", "subscribers")
+    return True
 
 
 def _drop_stale(cursor: Cursor, batch: Batch) -> None:
@@ -328,8 +379,8 @@ def _drop_stale(cursor: Cursor, batch: Batch) -> None:
 
 def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[str]) -> None:
     staged = sum(len(batch.rows.get(table, ())) for table in effect.stages)
-    changed = bool(changes & {"updated", "deleted"})
-    if not staged and not changed:
+    changed = bool(changes & {"updated", "recreated", "deleted"})
+    if effect.collection not in batch.seen:
         return
     statements = sections(f"apply/{effect.file}.sql")
     key = effect.natural_key
@@ -359,6 +410,8 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
     if key and changed:
         cursor.execute(duplicates["succeed"])
         cursor.execute(duplicates["forget"])
+    for name in effect.always:
+        cursor.execute(statements[name])
 
 
 def _settle_duplicates(

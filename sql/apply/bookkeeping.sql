@@ -11,11 +11,21 @@ FROM stage_gap
 ORDER BY kind, did, from_text
 ON CONFLICT DO NOTHING;
 
+-- Names are anybody's to invent: past the first 10,000 they are counted together.
 -- :ignored
 INSERT INTO pipeline.ignored_collection AS i (collection, creates, updates, deletes)
-SELECT collection, creates, updates, deletes
-FROM stage_ignored
-ORDER BY collection
+SELECT n.name, sum(s.creates), sum(s.updates), sum(s.deletes)
+FROM stage_ignored s
+CROSS JOIN LATERAL (
+  SELECT CASE
+    WHEN (SELECT count(*) FROM pipeline.ignored_collection) < 10000
+      OR EXISTS (SELECT FROM pipeline.ignored_collection k WHERE k.collection = s.collection)
+    THEN s.collection
+    ELSE '(others)'
+  END AS name
+) n
+GROUP BY n.name
+ORDER BY n.name
 ON CONFLICT (collection) DO UPDATE SET
   creates = i.creates + excluded.creates,
   updates = i.updates + excluded.updates,

@@ -27,7 +27,7 @@ WHERE d.uri = t.uri AND t.collection = %(collection)s AND t.change <> 'stale';
 WITH heir AS (
   DELETE FROM bsky.duplicate_record d
   USING touched t
-  WHERE d."duplicateOf" = t.uri AND t.collection = %(collection)s AND t.change IN ('updated', 'deleted')
+  WHERE d."duplicateOf" = t.uri AND t.collection = %(collection)s AND t.change IN ('updated', 'recreated', 'deleted')
   RETURNING d.uri
 )
 SELECT r.uri, r.cid, r.did, r.rev, r.json, r."indexedAt"

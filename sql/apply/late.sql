@@ -5,18 +5,14 @@
 -- repository's rev proves that nothing newer can have been applied.
 
 -- :mark
-WITH late_write AS (
-  SELECT w.uri, w.collection, w.rev, w.indexed_at
-  FROM stage_write w
-  JOIN known_repo k USING (did)
-  WHERE w.rev <= k.rev
-), overtaken AS (
-  SELECT l.uri, l.collection, l.rev, l.indexed_at
-  FROM late_write l
-  JOIN pipeline.tombstone t USING (uri)
-  WHERE t.rev >= l.rev
-), dropped AS (
-  DELETE FROM stage_write w USING overtaken o WHERE w.uri = o.uri
+WITH overtaken AS (
+  DELETE FROM stage_write w
+  USING known_repo k, pipeline.tombstone t
+  WHERE k.did = w.did AND w.rev <= k.rev AND t.uri = w.uri AND t.rev >= w.rev
+  RETURNING w.*
+), remembered AS (
+  INSERT INTO stage_superseded (uri, did, collection, action, rev, cid, json, indexed_at)
+  SELECT uri, did, collection, action, rev, cid, json, indexed_at FROM overtaken
 )
 INSERT INTO touched (uri, collection, change, rev, at)
 SELECT uri, collection, 'stale', rev, indexed_at FROM overtaken;

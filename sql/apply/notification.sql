@@ -9,33 +9,38 @@
 UPDATE bsky.notification n SET "recordUri" = s.new_uri, "recordCid" = s.new_cid
 FROM succession s
 WHERE n."recordUri" = s.old_uri
+  -- A verification that is deleted has been told of for good; one that is found to be the second has not.
+  AND (
+    n.reason NOT IN ('verified', 'unverified')
+    OR EXISTS (SELECT FROM touched t WHERE t.uri = s.old_uri AND t.change = 'demoted')
+  )
   AND NOT EXISTS (
     SELECT FROM bsky.notification m
     WHERE m."recordUri" = s.new_uri AND m.did = n.did AND m.reason = n.reason
   );
 
--- An edited post tells those whom it now concerns, and has told nobody else.
 -- :withdraw
 DELETE FROM bsky.notification n
 USING touched t
 WHERE n."recordUri" = t.uri
-  AND n.reason NOT IN ('verified', 'unverified', 'starterpack-joined')
-  AND (
-    t.change = 'deleted'
-    OR (
-      t.change = 'updated'
-      AND t.collection = 'app.bsky.feed.post'
-      AND NOT EXISTS (
-        SELECT FROM new_notification w
-        WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason
-      )
-    )
+  AND t.change IN ('deleted', 'recreated')
+  AND n.reason NOT IN ('verified', 'unverified', 'starterpack-joined');
+
+-- A post that was judged anew, or edited, has told nobody but those whom it concerns now.
+-- :withdraw_superfluous
+DELETE FROM bsky.notification n
+USING telling t
+WHERE n."recordUri" = t.uri
+  AND n.reason IN ('mention', 'quote', 'reply')
+  AND NOT EXISTS (
+    SELECT FROM new_notification w
+    WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason
   );
 
 -- Returns the number of new rows.
 -- :insert
 WITH told AS (
-  INSERT INTO bsky.notification (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
+  INSERT INTO bsky.notification AS n (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
   SELECT w.did, w.record_uri, w.record_cid, w.author, w.reason, w.reason_subject, w.sort_at
   FROM new_notification w
   WHERE (
@@ -55,7 +60,9 @@ WITH told AS (
       WHERE t.uri = w.record_uri AND t.change = 'updated' AND t.collection <> 'app.bsky.feed.post'
     )
   ORDER BY w.record_uri, w.did, w.reason
-  ON CONFLICT ("recordUri", did, reason) DO NOTHING
+  ON CONFLICT ("recordUri", did, reason) DO UPDATE SET "reasonSubject" = excluded."reasonSubject"
+  -- A nearer ancestor has arrived.
+  WHERE n.reason = 'reply' AND n."reasonSubject" IS DISTINCT FROM excluded."reasonSubject"
   RETURNING 1
 )
 SELECT count(*) FROM told;

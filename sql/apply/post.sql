@@ -1,9 +1,9 @@
 -- app.bsky.feed.post -> bsky.post, feed_item (type `post`), the five post_embed_* tables, quote, op_thread_reply,
--- post_agg."replyCount" and "quoteCount", profile_agg."postsCount", notifications `mention` and `quote`.
+-- post_agg."replyCount" and "quoteCount", profile_agg."postsCount".
 --
 -- Guarantees: one row per record, its newest state; counters move by the rows that really came or went. An edit keeps
--- what others made of the post (their quotes, their reposts' feed items). A post notifies nobody twice: who is mentioned
--- and quoted in it is told of the mention.
+-- what others made of the post (their quotes, their reposts' feed items). Replies and quotes are judged, and replies
+-- counted, in thread.sql; whom a post notifies is told in post_notification.sql.
 
 -- :stage
 CREATE TEMPORARY TABLE stage_post (
@@ -19,8 +19,7 @@ CREATE TEMPORARY TABLE stage_post (
   created_at text NOT NULL,
   indexed_at text NOT NULL,
   langs jsonb,
-  tags jsonb,
-  invalid_reply_root boolean  -- judged by `judge`
+  tags jsonb
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE stage_post_image (
@@ -99,60 +98,56 @@ WITH changed AS MATERIALIZED (
   DELETE FROM bsky.post_embed_record e USING changed c WHERE e."postUri" = c.uri
 ), own_feed_items AS (
   DELETE FROM bsky.feed_item f USING changed c WHERE f.uri = c.uri
-), reposts_feed_items AS (
-  DELETE FROM bsky.feed_item f USING changed c WHERE f."postUri" = c.uri AND f.uri <> c.uri AND c.change = 'deleted'
 )
 -- A deleted reply keeps its place in its author's thread while something survives below it.
 UPDATE bsky.op_thread_reply o SET "deletedAt" = c.at
 FROM changed c
 WHERE o.uri = c.uri AND c.change = 'deleted' AND o."deletedAt" IS NULL;
 
--- A reply is valid when its parent is there and valid itself, and both agree on the root. Replies whose parent comes in
--- the same batch are judged after it, level by level; one that no level reaches (a circle) stays invalid.
--- :judge
-WITH RECURSIVE judged (uri, reply_root, reply_parent, invalid) AS (
-  SELECT s.uri, s.reply_root, s.reply_parent,
-    s.reply_parent IS NOT NULL AND (
-      p.uri IS NULL
-      OR p."invalidReplyRoot" IS TRUE
-      OR CASE
-        WHEN s.reply_parent = s.reply_root THEN p."replyParent" IS NOT NULL
-        ELSE p."replyRoot" IS DISTINCT FROM s.reply_root
-      END
-    )
-  FROM stage_post s
-  LEFT JOIN bsky.post p ON p.uri = s.reply_parent
-  WHERE NOT EXISTS (SELECT FROM stage_post sp WHERE sp.uri = s.reply_parent)
+-- A deleted post goes from the feeds of those who had reposted it, and nobody quotes it any more who had before. Deletions
+-- count also where the post is there again, or was never seen.
+-- :forget
+WITH deleted AS MATERIALIZED (
+  SELECT uri, rev FROM stage_delete WHERE collection = 'app.bsky.feed.post'
   UNION ALL
-  SELECT s.uri, s.reply_root, s.reply_parent,
-    j.invalid
-    OR CASE
-      WHEN s.reply_parent = s.reply_root THEN j.reply_parent IS NOT NULL
-      ELSE j.reply_root IS DISTINCT FROM s.reply_root
-    END
-  FROM judged j
-  JOIN stage_post s ON s.reply_parent = j.uri
+  SELECT uri, rev FROM stage_superseded WHERE collection = 'app.bsky.feed.post' AND action = 'delete'
+), unfed AS (
+  DELETE FROM bsky.feed_item f
+  USING deleted d, bsky.record r
+  WHERE f."postUri" = d.uri AND f.type = 'repost' AND r.uri = f.uri AND r.rev < d.rev
+), unquoted AS (
+  DELETE FROM bsky.quote q
+  USING deleted d, bsky.record r
+  WHERE q.subject = d.uri AND r.uri = q.uri AND r.rev < d.rev
+  RETURNING q.subject
 )
-UPDATE stage_post s SET invalid_reply_root = coalesce(
-  (SELECT j.invalid FROM judged j WHERE j.uri = s.uri), true)
-WHERE s.reply_parent IS NOT NULL;
+INSERT INTO delta_post (uri, quotes)
+SELECT subject, -1 FROM unquoted;
 
 -- :add
 WITH added AS (
   INSERT INTO bsky.post
     (uri, cid, creator, text, "replyRoot", "replyRootCid", "replyParent", "replyParentCid", "createdAt", "indexedAt",
-     langs, tags, "invalidReplyRoot", "violatesThreadGate", "hasThreadGate", "hasPostGate")
+     langs, tags, "hasThreadGate", "hasPostGate")
   SELECT s.uri, s.cid, s.creator, s.text, s.reply_root, s.reply_root_cid, s.reply_parent, s.reply_parent_cid,
     s.created_at, s.indexed_at, s.langs, s.tags,
-    -- As the reference has it: both flags are set, or neither.
-    CASE WHEN s.invalid_reply_root THEN true END,
-    CASE WHEN s.invalid_reply_root THEN false END,
-    CASE WHEN EXISTS (SELECT FROM bsky.thread_gate g WHERE g."postUri" = s.uri) THEN true END,
-    CASE WHEN EXISTS (SELECT FROM bsky.post_gate g WHERE g."postUri" = s.uri) THEN true END
+    -- True: there is a gate, false: there was one, null: there never was.
+    CASE
+      WHEN EXISTS (SELECT FROM bsky.thread_gate g WHERE g."postUri" = s.uri) THEN true
+      WHEN EXISTS (
+        SELECT FROM pipeline.tombstone t
+        WHERE t.uri = replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/')) THEN false
+    END,
+    CASE
+      WHEN EXISTS (SELECT FROM bsky.post_gate g WHERE g."postUri" = s.uri) THEN true
+      WHEN EXISTS (
+        SELECT FROM pipeline.tombstone t
+        WHERE t.uri = replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/')) THEN false
+    END
   FROM stage_post s
   ORDER BY s.uri
   ON CONFLICT (uri) DO NOTHING
-  RETURNING uri, cid, creator, "replyRoot", "replyParent", "violatesThreadGate", "sortAt"
+  RETURNING uri, cid, creator, "replyRoot", "replyParent", "sortAt"
 ), fed AS (
   INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
   SELECT uri, cid, 'post', uri, creator, "sortAt"
@@ -161,11 +156,6 @@ WITH added AS (
 ), posts_counted AS (
   INSERT INTO delta_profile (did, posts)
   SELECT creator, 1 FROM added
-), replies_counted AS (
-  INSERT INTO delta_post (uri, replies)
-  SELECT "replyParent", 1
-  FROM added
-  WHERE "replyParent" IS NOT NULL AND "violatesThreadGate" IS NOT TRUE
 )
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri)
 SELECT "replyRoot", "replyParent", uri
@@ -202,28 +192,10 @@ WITH quoted AS (
   FROM stage_post_record e
   JOIN stage_post p ON p.uri = e.post_uri
   WHERE e.is_quote
+    AND NOT EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = e.embed_uri AND t.rev > p.rev)
   ORDER BY p.uri
   ON CONFLICT (uri) DO NOTHING
   RETURNING subject
 )
 INSERT INTO delta_post (uri, quotes)
 SELECT subject, 1 FROM quoted;
-
--- :notify
-WITH told AS (
-  SELECT 1 AS rank, m.did, p.uri, p.cid, p.creator, 'mention' AS reason, NULL AS subject,
-    least(p.created_at, p.indexed_at) AS sort_at
-  FROM stage_post_mention m
-  JOIN stage_post p ON p.uri = m.post_uri
-  UNION ALL
-  SELECT 2, split_part(e.embed_uri, '/', 3), p.uri, p.cid, p.creator, 'quote', e.embed_uri,
-    least(p.created_at, p.indexed_at)
-  FROM stage_post_record e
-  JOIN stage_post p ON p.uri = e.post_uri
-  WHERE e.is_quote
-)
-INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT DISTINCT ON (uri, did) did, uri, cid, creator, reason, subject, sort_at
-FROM told
-WHERE did <> creator
-ORDER BY uri, did, rank;

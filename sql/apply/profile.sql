@@ -23,19 +23,31 @@ USING touched t
 WHERE p.uri = t.uri AND t.change <> 'stale';
 
 -- :add
-WITH added AS (
-  INSERT INTO bsky.profile
-    (uri, cid, creator, "displayName", description, "avatarCid", "bannerCid", "joinedViaStarterPackUri",
-     "createdAt", "indexedAt")
-  SELECT uri, cid, creator, display_name, description, avatar_cid, banner_cid, joined_via_starter_pack_uri,
-    created_at, indexed_at
-  FROM stage_profile
-  ORDER BY uri
-  ON CONFLICT (uri) DO NOTHING
-  RETURNING uri, cid, creator, "joinedViaStarterPackUri", "indexedAt"
-)
+INSERT INTO bsky.profile
+  (uri, cid, creator, "displayName", description, "avatarCid", "bannerCid", "joinedViaStarterPackUri",
+   "createdAt", "indexedAt")
+SELECT uri, cid, creator, display_name, description, avatar_cid, banner_cid, joined_via_starter_pack_uri,
+  created_at, indexed_at
+FROM stage_profile
+ORDER BY uri
+ON CONFLICT (uri) DO NOTHING;
+
+-- What counts is the profile's first state, also where the batch supersedes it.
+-- :joined
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT split_part("joinedViaStarterPackUri", '/', 3), uri, cid, creator, 'starterpack-joined',
-  "joinedViaStarterPackUri", "indexedAt"
-FROM added
-WHERE "joinedViaStarterPackUri" IS NOT NULL;
+SELECT split_part(f.pack, '/', 3), f.uri, f.cid, f.did, 'starterpack-joined', f.pack, f.indexed_at
+FROM (
+  SELECT DISTINCT ON (uri) uri, cid, did, json::jsonb #>> '{joinedViaStarterPack,uri}' AS pack, indexed_at
+  FROM (
+    SELECT w.uri, w.cid, w.did, w.json, w.rev, w.indexed_at
+    FROM stage_profile p
+    JOIN stage_write w USING (uri)
+    UNION ALL
+    SELECT s.uri, s.cid, s.did, s.json, s.rev, s.indexed_at
+    FROM stage_superseded s
+    WHERE s.collection = 'app.bsky.actor.profile' AND s.action <> 'delete' AND s.uri LIKE '%/self'
+  ) states
+  ORDER BY uri, rev
+) f
+WHERE f.pack IS NOT NULL
+  AND NOT EXISTS (SELECT FROM touched t WHERE t.uri = f.uri AND t.change IN ('updated', 'deleted'));

@@ -20,7 +20,13 @@ WITH written AS (
   RETURNING r.uri, xmax <> 0 AS updated
 ), noted AS (
   INSERT INTO touched (uri, collection, change, rev, at)
-  SELECT s.uri, s.collection, CASE WHEN w.updated THEN 'updated' ELSE 'stale' END, s.rev, s.indexed_at
+  SELECT s.uri, s.collection,
+    CASE
+      WHEN w.updated IS NULL THEN 'stale'
+      WHEN EXISTS (SELECT FROM stage_superseded d WHERE d.uri = s.uri AND d.action = 'delete') THEN 'recreated'
+      ELSE 'updated'
+    END,
+    s.rev, s.indexed_at
   FROM stage_write s
   LEFT JOIN written w USING (uri)
   WHERE w.updated IS DISTINCT FROM false
@@ -42,8 +48,12 @@ JOIN stage_delete s USING (uri);
 -- A deletion leaves its tombstone also where the record was never seen: the record may still arrive.
 -- :tombstones
 INSERT INTO pipeline.tombstone AS t (uri, rev, seq, collection)
-SELECT uri, rev, seq, collection
-FROM stage_delete
-ORDER BY uri
+SELECT DISTINCT ON (uri) uri, rev, seq, collection
+FROM (
+  SELECT uri, rev, seq, collection FROM stage_delete
+  UNION ALL
+  SELECT uri, rev, seq, collection FROM stage_superseded WHERE action = 'delete'
+) deleted
+ORDER BY uri, rev DESC
 ON CONFLICT (uri) DO UPDATE SET rev = excluded.rev, seq = excluded.seq, deleted_at = now()
 WHERE t.rev < excluded.rev;

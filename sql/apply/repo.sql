@@ -69,9 +69,10 @@ WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLAT
 
 -- An account that commits exists. Its handle is resolved elsewhere; until then readers see `handle.invalid`.
 -- :actors
-INSERT INTO bsky.actor (did, "indexedAt")
-SELECT s.did, s.indexed_at
+INSERT INTO bsky.actor (did, "indexedAt", "upstreamStatus")
+SELECT s.did, s.indexed_at, CASE WHEN NOT r.active THEN r.status END
 FROM stage_repo s
-WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did)
+JOIN pipeline.repo r USING (did)
+WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND k.rev IS NOT NULL)
 ORDER BY s.did
 ON CONFLICT (did) DO NOTHING;

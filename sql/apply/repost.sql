@@ -45,6 +45,13 @@ WITH added AS (
   INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
   SELECT uri, cid, 'repost', subject, creator, "sortAt"
   FROM added
+  -- A post that was deleted since is in nobody's feed.
+  WHERE NOT EXISTS (
+    SELECT
+    FROM pipeline.tombstone t
+    JOIN stage_repost s ON s.uri = added.uri
+    WHERE t.uri = added.subject AND t.rev > s.rev
+  )
   ON CONFLICT (uri) DO NOTHING
 ), counted AS (
   INSERT INTO delta_post (uri, reposts)

@@ -34,6 +34,7 @@ CREATE TEMPORARY TABLE stage_write (
   cid text NOT NULL,
   did text NOT NULL,
   collection text NOT NULL,
+  action text NOT NULL,
   rev text COLLATE "C" NOT NULL,
   json text NOT NULL,
   indexed_at text NOT NULL
@@ -48,8 +49,22 @@ CREATE TEMPORARY TABLE stage_delete (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- Writes and deletes that were no plain creation: `updated` (the record was there), `deleted` (it was there and is
--- gone), `stale` (something as new or newer had been applied already; its rows must leave no trace). duplicates.sql
+-- States of records that the batch itself supersedes, for the collections in which every event counts.
+CREATE TEMPORARY TABLE stage_superseded (
+  uri text NOT NULL,
+  did text NOT NULL,
+  collection text NOT NULL,
+  action text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  cid text,
+  json text,
+  seq bigint,
+  created_at text,
+  indexed_at text NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- Writes and deletes that were no plain creation: `updated` (the record was there), `recreated` (it was there, and was
+-- deleted in between), `deleted` (it was there and is gone), `stale` (something as new or newer had been applied already; its rows must leave no trace). duplicates.sql
 -- adds `demoted` (another record takes its natural key).
 CREATE TEMPORARY TABLE touched (
   uri text NOT NULL,

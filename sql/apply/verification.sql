@@ -18,16 +18,9 @@ CREATE TEMPORARY TABLE stage_verification (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
-WITH gone AS (
-  DELETE FROM bsky.verification v
-  USING touched t
-  WHERE v.uri = t.uri AND t.change <> 'stale'
-  RETURNING v.uri, v.cid, v.creator, v.subject, t.change, t.at
-)
-INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT subject, uri, cid, creator, 'unverified', NULL, at
-FROM gone
-WHERE change = 'deleted';
+DELETE FROM bsky.verification v
+USING touched t
+WHERE v.uri = t.uri AND t.change <> 'stale';
 
 -- :add
 WITH added AS (
@@ -45,3 +38,38 @@ WITH added AS (
   FROM added
 )
 SELECT count(*) FROM added;
+
+-- Verifications that came and went, or changed, within the batch have been seen all the same.
+-- :every_event
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT b.body ->> 'subject', s.uri, s.cid, s.did, 'verified', NULL, least(s.created_at, s.indexed_at)
+FROM stage_superseded s
+CROSS JOIN LATERAL (SELECT s.json::jsonb AS body) b
+WHERE s.collection = 'app.bsky.graph.verification'
+  AND s.action <> 'delete'
+  AND NOT EXISTS (
+    SELECT FROM bsky.verification v
+    WHERE v.subject = b.body ->> 'subject' AND v.creator = s.did AND v.uri <> s.uri
+  );
+
+-- Whoever was told that a verification is there is told that it is gone.
+-- :unverify
+WITH gone AS (
+  SELECT uri, indexed_at FROM stage_delete WHERE collection = 'app.bsky.graph.verification'
+  UNION ALL
+  SELECT uri, indexed_at
+  FROM stage_superseded
+  WHERE collection = 'app.bsky.graph.verification' AND action = 'delete'
+), told AS (
+  SELECT n.did, n."recordUri" AS uri, n."recordCid" AS cid, n.author
+  FROM bsky.notification n
+  WHERE n.reason = 'verified' AND n."recordUri" IN (SELECT uri FROM gone)
+  UNION
+  SELECT w.did, w.record_uri, w.record_cid, w.author
+  FROM new_notification w
+  WHERE w.reason = 'verified' AND w.record_uri IN (SELECT uri FROM gone)
+)
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT t.did, t.uri, t.cid, t.author, 'unverified', NULL, g.indexed_at
+FROM told t
+JOIN gone g USING (uri);

@@ -136,4 +136,5 @@ COLLECTION = Collection(
         STAGE_MENTION,
     ),
     stage,
+    every_event_counts=True,
 )

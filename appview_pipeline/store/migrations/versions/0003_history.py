@@ -1,0 +1,10 @@
+"""What judging as of an earlier rev needs: superseded versions, and what judgements depend on."""
+
+from appview_pipeline.store.migrations import run
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    run("schema/0003_history.sql")

@@ -1,0 +1,110 @@
+-- Notifications of posts: `mention`, `quote`, `reply`, `subscribed-post`.
+--
+-- Who is told of a post, in this order, each account once and never the author himself: whom it mentions; whom it quotes,
+-- unless a post gate forbids the quote; who wrote the four posts above it in its thread, nearest first, unless its thread
+-- gate turns it away, and not above a reply that the gate hides; who subscribed to its author, unless he allows that to
+-- nobody (or only to followers, or mutuals).
+--
+-- Guarantees: the first three are a function of the events up to the post's own rev; where a late event changes them,
+-- what is superfluous is withdrawn and what is missing told. Subscribers are told by a post's first appearance only.
+
+-- :stage
+CREATE TEMPORARY TABLE telling (
+  uri text NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  root text,
+  parent text,
+  sort_at text NOT NULL,
+  is_new boolean NOT NULL,               -- staged in this batch
+  silent boolean NOT NULL                -- turned away by the thread gate: nobody above is told
+) ON COMMIT DELETE ROWS;
+
+-- :collect
+INSERT INTO telling (uri, cid, creator, rev, root, parent, sort_at, is_new, silent)
+SELECT p.uri, p.cid, p.creator, s.rev, p."replyRoot", p."replyParent", p."sortAt", true,
+  p."violatesThreadGate" IS TRUE
+FROM stage_post s
+JOIN bsky.post p USING (uri)
+UNION ALL
+SELECT p.uri, p.cid, p.creator, r.rev, p."replyRoot", p."replyParent", p."sortAt", false,
+  p."violatesThreadGate" IS TRUE
+FROM (
+  SELECT uri FROM judgement WHERE live
+  UNION
+  SELECT uri FROM quote_judgement
+) again
+JOIN bsky.post p USING (uri)
+JOIN bsky.record r USING (uri)
+WHERE NOT EXISTS (SELECT FROM stage_post s WHERE s.uri = p.uri);
+
+-- :tell
+WITH RECURSIVE hidden AS MATERIALIZED (
+  SELECT t.uri, g.record -> 'hiddenReplies' AS replies
+  FROM telling t
+  CROSS JOIN LATERAL pipeline.record_as_of(
+    'at://' || split_part(t.root, '/', 3) || '/app.bsky.feed.threadgate/' || split_part(t.root, '/', 5), t.rev) g
+  WHERE t.parent IS NOT NULL AND NOT t.silent AND jsonb_typeof(g.record -> 'hiddenReplies') = 'array'
+), above (uri, rev, ancestor, next, height) AS (
+  SELECT t.uri, t.rev, t.parent, p.parent, 1
+  FROM telling t
+  CROSS JOIN LATERAL pipeline.post_as_of(t.parent, t.rev) p
+  WHERE t.parent IS NOT NULL AND NOT t.silent
+  UNION ALL
+  SELECT a.uri, a.rev, a.next, p.parent, a.height + 1
+  FROM above a
+  CROSS JOIN LATERAL pipeline.post_as_of(a.next, a.rev) p
+  WHERE a.height < 4
+    AND a.next IS NOT NULL
+    AND NOT EXISTS (SELECT FROM hidden h WHERE h.uri = a.uri AND h.replies ? a.ancestor)
+), told (uri, rank, height, did, reason, subject) AS (
+  SELECT m.post_uri, 1, 0, m.did, 'mention', NULL
+  FROM stage_post_mention m
+  UNION ALL
+  SELECT t.uri, 1, 0, m.did, 'mention', NULL
+  FROM telling t
+  JOIN bsky.record r USING (uri)
+  CROSS JOIN LATERAL jsonb_array_elements_text(
+    jsonb_path_query_array(
+      r.json::jsonb, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')) m (did)
+  WHERE NOT t.is_new
+  UNION ALL
+  SELECT q.uri, 2, 0, split_part(q.subject, '/', 3), 'quote', q.subject
+  FROM telling t
+  JOIN bsky.quote q USING (uri)
+  WHERE NOT EXISTS (SELECT FROM quote_judgement j WHERE j.uri = t.uri AND j.violating)
+    AND (t.is_new OR NOT EXISTS (
+      SELECT FROM bsky.post p WHERE p.uri = t.uri AND p."violatesEmbeddingRules"))
+  UNION ALL
+  SELECT a.uri, 3, a.height, split_part(a.ancestor, '/', 3), 'reply', a.ancestor
+  FROM above a
+)
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT DISTINCT ON (t.uri, n.did) n.did, t.uri, t.cid, t.creator, n.reason, n.subject, t.sort_at
+FROM told n
+JOIN telling t USING (uri)
+WHERE n.did <> t.creator
+ORDER BY t.uri, n.did, n.rank, n.height;
+
+-- :subscribers
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT s.creator, t.uri, t.cid, t.creator, 'subscribed-post', NULL, t.sort_at
+FROM telling t
+JOIN bsky.activity_subscription s ON s."subjectDid" = t.creator
+LEFT JOIN bsky.record d ON d.uri = 'at://' || t.creator || '/app.bsky.notification.declaration/self'
+CROSS JOIN LATERAL (
+  SELECT coalesce(d.json::jsonb ->> 'allowSubscriptions', 'followers') AS to_whom
+) allowed
+WHERE t.is_new
+  AND NOT EXISTS (SELECT FROM touched c WHERE c.uri = t.uri AND c.change = 'updated')
+  AND CASE WHEN t.parent IS NULL THEN s.post ELSE s.reply END
+  AND s.creator <> t.creator
+  AND allowed.to_whom IN ('followers', 'mutuals')
+  AND EXISTS (SELECT FROM bsky.follow f WHERE f.creator = s.creator AND f."subjectDid" = t.creator)
+  AND (
+    allowed.to_whom = 'followers'
+    OR EXISTS (SELECT FROM bsky.follow f WHERE f.creator = t.creator AND f."subjectDid" = s.creator)
+  )
+  -- Who is told already is not told twice of one post.
+  AND NOT EXISTS (SELECT FROM new_notification n WHERE n.did = s.creator AND n.record_uri = t.uri);

@@ -1,0 +1,303 @@
+-- Threads: which replies are valid, whom a thread gate turns away, which quotes a post gate forbids.
+--
+-- A reply is judged by what existed at its own rev:
+-- - its root is invalid when the parent was not there, or was invalid itself, or the two disagree on the root;
+-- - it violates the thread gate when its author is not the root's, the gate lists who may reply, and he is none of them.
+-- A quote violates the post gate of what it quotes when that forbids quoting and the two authors differ.
+--
+-- Guarantees: a judgement is a function of the events up to the post's own rev, not of their order of arrival. Whatever
+-- comes late (parent, root, gate, follow, list item, or the deletion of one) leads to the posts that it concerns, and
+-- they are judged again, with all that hangs on them. Of two writers one judges after the other has committed (`lock`),
+-- so that neither can miss what the other brings; facts are written before the lock is taken.
+
+-- :stage
+CREATE TEMPORARY TABLE post_event (
+  uri text NOT NULL,
+  rev text COLLATE "C" NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE judgement (
+  uri text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  creator text NOT NULL,
+  root text NOT NULL,
+  parent text NOT NULL,
+  live boolean NOT NULL,                 -- a row of bsky.post; else one of pipeline.version
+  is_new boolean NOT NULL,
+  was_invalid boolean,
+  was_violating boolean,
+  parent_rev text COLLATE "C",           -- of the parent as it was; null: it was not there
+  invalid boolean,
+  violating boolean NOT NULL DEFAULT false
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE quote_judgement (
+  uri text NOT NULL,
+  violating boolean NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- :lock
+SELECT pg_advisory_xact_lock(hashtext('appview-pipeline: judging'));
+
+-- Every event of a post in this batch.
+-- :events
+INSERT INTO post_event (uri, rev)
+SELECT uri, rev FROM stage_post
+UNION
+SELECT uri, rev FROM new_version WHERE collection = 'app.bsky.feed.post';
+
+-- :collect_new
+INSERT INTO judgement (uri, rev, creator, root, parent, live, is_new)
+SELECT uri, rev, creator, reply_root, reply_parent, true, true
+FROM stage_post
+WHERE reply_parent IS NOT NULL
+UNION ALL
+SELECT v.uri, v.rev, split_part(v.uri, '/', 3), v.root, v.parent, false, true
+FROM new_version n
+JOIN pipeline.version v USING (uri, rev)
+WHERE v.parent IS NOT NULL AND v.invalid IS NULL;
+
+-- Replies that came before what this batch brings: below its posts to any depth, under its gates, of its follows and
+-- list items. Only posts whose rev is not older than the event's can be concerned.
+-- :collect_concerned
+WITH RECURSIVE below (uri, rev, live) AS (
+  SELECT c.uri, c.rev, c.live
+  FROM post_event e
+  CROSS JOIN LATERAL (
+    SELECT p.uri, r.rev, true AS live
+    FROM bsky.post p
+    JOIN bsky.record r USING (uri)
+    WHERE p."replyParent" = e.uri AND r.rev >= e.rev
+    UNION ALL
+    SELECT v.uri, v.rev, false
+    FROM pipeline.version v
+    WHERE v.parent = e.uri AND v.rev >= e.rev
+  ) c
+  UNION
+  SELECT c.uri, c.rev, c.live
+  FROM below b
+  CROSS JOIN LATERAL (
+    SELECT p.uri, r.rev, true AS live
+    FROM bsky.post p
+    JOIN bsky.record r USING (uri)
+    WHERE p."replyParent" = b.uri AND r.rev >= b.rev
+    UNION ALL
+    SELECT v.uri, v.rev, false
+    FROM pipeline.version v
+    WHERE v.parent = b.uri AND v.rev >= b.rev
+  ) c
+), gate_event (post_uri, rev) AS (
+  SELECT g.post_uri, s.rev
+  FROM stage_threadgate g
+  JOIN stage_write s USING (uri)
+  UNION
+  SELECT 'at://' || did || '/app.bsky.feed.post/' || split_part(uri, '/', 5), rev
+  FROM new_version
+  WHERE collection = 'app.bsky.feed.threadgate'
+  UNION
+  -- The root's own mentions let people reply.
+  SELECT e.uri, e.rev
+  FROM post_event e
+  WHERE EXISTS (
+    SELECT FROM bsky.record r
+    WHERE r.uri = replace(e.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/')
+  )
+  OR EXISTS (
+    SELECT FROM pipeline.version v
+    WHERE v.uri = replace(e.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/')
+  )
+), fact_event (fact, rev) AS (
+  SELECT creator || ' ' || subject_did, rev FROM stage_follow
+  UNION
+  SELECT list_uri || ' ' || subject_did, rev FROM stage_listitem
+  UNION
+  -- A version's own event, and the one that ends it: whichever it is, what it says may change from its rev on.
+  SELECT v.fact, v.rev
+  FROM new_version n
+  JOIN pipeline.version v USING (uri, rev)
+  WHERE v.fact IS NOT NULL
+), concerned (uri, rev, live) AS (
+  SELECT uri, rev, live FROM below
+  UNION
+  SELECT p.uri, r.rev, true
+  FROM gate_event g
+  JOIN bsky.post p ON p."replyRoot" = g.post_uri
+  JOIN bsky.record r ON r.uri = p.uri
+  WHERE r.rev >= g.rev
+  UNION
+  SELECT p.uri, r.rev, true
+  FROM fact_event f
+  JOIN pipeline.dependency d USING (fact)
+  JOIN bsky.post p ON p.uri = d.uri
+  JOIN bsky.record r ON r.uri = d.uri
+  WHERE r.rev >= f.rev
+)
+INSERT INTO judgement (uri, rev, creator, root, parent, live, is_new, was_invalid, was_violating)
+SELECT p.uri, c.rev, p.creator, p."replyRoot", p."replyParent", true, false, p."invalidReplyRoot", p."violatesThreadGate"
+FROM concerned c
+JOIN bsky.post p USING (uri)
+WHERE c.live AND NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.uri AND j.rev = c.rev)
+UNION ALL
+SELECT v.uri, v.rev, split_part(v.uri, '/', 3), v.root, v.parent, false, false, v.invalid, NULL
+FROM concerned c
+JOIN pipeline.version v USING (uri, rev)
+WHERE NOT c.live AND NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.uri AND j.rev = c.rev);
+
+-- Parents first, level by level. What no level reaches (posts of one commit that answer each other) stays invalid.
+-- :judge_roots
+WITH RECURSIVE parented AS MATERIALIZED (
+  SELECT j.uri, j.rev, j.root, j.parent, p.rev AS parent_rev, p.root AS parent_root, p.parent AS parent_parent,
+    p.invalid AS parent_invalid
+  FROM judgement j
+  LEFT JOIN LATERAL pipeline.post_as_of(j.parent, j.rev) p ON true
+), judged (uri, rev, invalid) AS (
+  SELECT c.uri, c.rev,
+    c.parent_rev IS NULL
+    OR c.parent_invalid IS TRUE
+    OR CASE
+      WHEN c.parent = c.root THEN c.parent_parent IS NOT NULL
+      ELSE c.parent_root IS DISTINCT FROM c.root
+    END
+  FROM parented c
+  WHERE NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.parent AND j.rev = c.parent_rev)
+  UNION ALL
+  SELECT c.uri, c.rev,
+    j.invalid
+    OR CASE
+      WHEN c.parent = c.root THEN c.parent_parent IS NOT NULL
+      ELSE c.parent_root IS DISTINCT FROM c.root
+    END
+  FROM judged j
+  JOIN parented c ON c.parent = j.uri AND c.parent_rev = j.rev
+)
+UPDATE judgement t SET parent_rev = c.parent_rev, invalid = coalesce(j.invalid, true)
+FROM parented c
+LEFT JOIN judged j USING (uri, rev)
+WHERE t.uri = c.uri AND t.rev = c.rev;
+
+-- :judge_gates
+WITH gated AS MATERIALIZED (
+  SELECT j.uri, j.rev, j.creator, j.root, split_part(j.root, '/', 3) AS owner, g.record -> 'allow' AS allow
+  FROM judgement j
+  CROSS JOIN LATERAL pipeline.record_as_of(
+    'at://' || split_part(j.root, '/', 3) || '/app.bsky.feed.threadgate/' || split_part(j.root, '/', 5), j.rev) g
+  WHERE j.live AND split_part(j.root, '/', 3) <> j.creator AND jsonb_typeof(g.record -> 'allow') = 'array'
+), depends AS (
+  INSERT INTO pipeline.dependency (fact, uri)
+  SELECT DISTINCT f.fact, g.uri
+  FROM gated g
+  CROSS JOIN LATERAL jsonb_array_elements(g.allow) a (rule)
+  CROSS JOIN LATERAL (
+    SELECT CASE rule ->> '$type'
+      WHEN 'app.bsky.feed.threadgate#followerRule' THEN g.creator || ' ' || g.owner
+      WHEN 'app.bsky.feed.threadgate#followingRule' THEN g.owner || ' ' || g.creator
+      WHEN 'app.bsky.feed.threadgate#listRule' THEN (rule ->> 'list') || ' ' || g.creator
+    END AS fact
+  ) f
+  WHERE f.fact IS NOT NULL
+  ORDER BY f.fact, g.uri
+  ON CONFLICT DO NOTHING
+)
+UPDATE judgement t SET violating = true
+FROM gated g
+WHERE t.uri = g.uri AND t.rev = g.rev
+  AND NOT EXISTS (
+    SELECT
+    FROM jsonb_array_elements(g.allow) a (rule)
+    WHERE CASE rule ->> '$type'
+      WHEN 'app.bsky.feed.threadgate#mentionRule' THEN
+        EXISTS (
+          SELECT
+          FROM pipeline.post_as_of(g.root, g.rev) root
+          CROSS JOIN LATERAL jsonb_array_elements_text(
+            coalesce(root.mentions, (
+              SELECT jsonb_path_query_array(
+                r.json::jsonb, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
+              FROM bsky.record r
+              WHERE r.uri = g.root
+            ))) mention
+          WHERE mention = g.creator
+        )
+      WHEN 'app.bsky.feed.threadgate#followerRule' THEN pipeline.follows_as_of(g.creator, g.owner, g.rev)
+      WHEN 'app.bsky.feed.threadgate#followingRule' THEN pipeline.follows_as_of(g.owner, g.creator, g.rev)
+      WHEN 'app.bsky.feed.threadgate#listRule' THEN pipeline.listed_as_of(rule ->> 'list', g.creator, g.rev)
+      ELSE false
+    END
+  );
+
+-- As the reference has it: both flags are set, or neither. Counts the reply with its parent, or no longer.
+-- :flag
+WITH flagged AS (
+  UPDATE bsky.post p SET
+    "invalidReplyRoot" = CASE WHEN j.invalid OR j.violating THEN j.invalid END,
+    "violatesThreadGate" = CASE WHEN j.invalid OR j.violating THEN j.violating END
+  FROM judgement j
+  WHERE j.live AND p.uri = j.uri
+    AND (
+      p."invalidReplyRoot" IS DISTINCT FROM CASE WHEN j.invalid OR j.violating THEN j.invalid END
+      OR p."violatesThreadGate" IS DISTINCT FROM CASE WHEN j.invalid OR j.violating THEN j.violating END
+    )
+), remembered AS (
+  UPDATE pipeline.version v SET invalid = j.invalid
+  FROM judgement j
+  WHERE NOT j.live AND v.uri = j.uri AND v.rev = j.rev AND v.invalid IS DISTINCT FROM j.invalid
+)
+INSERT INTO delta_post (uri, replies)
+SELECT parent,
+  CASE WHEN violating THEN 0 ELSE 1 END - CASE WHEN is_new OR was_violating IS TRUE THEN 0 ELSE 1 END
+FROM judgement
+WHERE live AND violating IS DISTINCT FROM (is_new OR was_violating IS TRUE);
+
+-- What is not there is missed: it can be fetched, and until it is there the judgement is not final.
+-- :pend
+WITH missed AS (
+  INSERT INTO pipeline.pending (uri, kind, missing)
+  SELECT j.uri, 'reply', j.parent
+  FROM judgement j
+  WHERE j.live AND j.parent_rev IS NULL
+    AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = j.parent)
+    AND NOT EXISTS (SELECT FROM pipeline.version v WHERE v.uri = j.parent)
+  ORDER BY j.uri
+  ON CONFLICT DO NOTHING
+)
+DELETE FROM pipeline.pending d
+USING judgement j
+WHERE d.uri = j.uri AND d.kind = 'reply'
+  AND (NOT j.live OR j.parent_rev IS NOT NULL OR d.missing <> j.parent);
+
+-- Quotes of the batch, and those that a post gate of the batch concerns.
+-- :judge_quotes
+WITH gate_event (post_uri, rev) AS (
+  SELECT g.post_uri, s.rev
+  FROM stage_postgate g
+  JOIN stage_write s USING (uri)
+  UNION
+  SELECT 'at://' || did || '/app.bsky.feed.post/' || split_part(uri, '/', 5), rev
+  FROM new_version
+  WHERE collection = 'app.bsky.feed.postgate'
+), quoting (uri, rev, creator, subject) AS (
+  SELECT p.uri, p.rev, p.creator, e.embed_uri
+  FROM stage_post_record e
+  JOIN stage_post p ON p.uri = e.post_uri
+  WHERE e.is_quote
+  UNION
+  SELECT q.uri, r.rev, r.did, q.subject
+  FROM gate_event g
+  JOIN bsky.quote q ON q.subject = g.post_uri
+  JOIN bsky.record r USING (uri)
+  WHERE r.rev >= g.rev
+), judged AS (
+  SELECT q.uri, coalesce(
+    q.creator <> split_part(q.subject, '/', 3)
+    AND g.record -> 'embeddingRules' @> '[{"$type": "app.bsky.feed.postgate#disableRule"}]', false) AS violating
+  FROM quoting q
+  LEFT JOIN LATERAL pipeline.record_as_of(
+    'at://' || split_part(q.subject, '/', 3) || '/app.bsky.feed.postgate/' || split_part(q.subject, '/', 5), q.rev
+  ) g ON true
+), noted AS (
+  INSERT INTO quote_judgement (uri, violating)
+  SELECT uri, violating FROM judged
+)
+UPDATE bsky.post p SET "violatesEmbeddingRules" = CASE WHEN j.violating THEN true END
+FROM judged j
+WHERE p.uri = j.uri AND p."violatesEmbeddingRules" IS DISTINCT FROM CASE WHEN j.violating THEN true END;

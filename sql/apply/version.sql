@@ -1,0 +1,105 @@
+-- pipeline.version: events of posts, gates, follows and list items that are not, or no longer, the record's current state.
+--
+-- Guarantees: whatever the order of arrival and the grouping into batches, `record` and `version` together hold every
+-- event of those collections once. `new_version` collects the batch's; bodies are read off the record's JSON.
+
+-- :stage
+CREATE TEMPORARY TABLE new_version (
+  uri text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  collection text NOT NULL,
+  did text NOT NULL,
+  deleted boolean NOT NULL,
+  json text,
+  invalid boolean,
+  indexed_at text
+) ON COMMIT DELETE ROWS;
+
+-- What updates are about to replace. A record that is created again without a deletion is looked for only where the
+-- repository's events came late; nowhere else can that be.
+-- :replaced
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid)
+SELECT r.uri, r.rev, s.collection, r.did, false, r.json, p."invalidReplyRoot"
+FROM stage_write s
+JOIN bsky.record r USING (uri)
+LEFT JOIN bsky.post p ON p.uri = r.uri
+WHERE s.action = 'update'
+  AND r.rev < s.rev
+  AND s.collection IN (
+    'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
+    'app.bsky.graph.listitem');
+
+-- What deletions are about to remove, and the deletions themselves.
+-- :deleted
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid)
+SELECT r.uri, r.rev, s.collection, r.did, false, r.json, p."invalidReplyRoot"
+FROM stage_delete s
+JOIN bsky.record r USING (uri)
+LEFT JOIN bsky.post p ON p.uri = r.uri
+WHERE r.rev < s.rev
+  AND s.collection IN (
+    'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
+    'app.bsky.graph.listitem')
+UNION ALL
+SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL
+FROM stage_delete s
+WHERE s.collection IN (
+    'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
+    'app.bsky.graph.listitem');
+
+-- Writes that came after something newer, and those that the batch itself supersedes.
+-- :overtaken
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, indexed_at)
+SELECT s.uri, s.rev, s.collection, s.did, false, s.json, s.indexed_at
+FROM stage_write s
+JOIN touched t USING (uri)
+WHERE t.change = 'stale'
+  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = s.uri AND r.rev = s.rev)
+  AND s.collection IN (
+    'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
+    'app.bsky.graph.listitem')
+UNION ALL
+SELECT s.uri, s.rev, s.collection, s.did, s.action = 'delete', s.json, s.indexed_at
+FROM stage_superseded s
+WHERE s.collection IN (
+    'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
+    'app.bsky.graph.listitem');
+
+-- :keep
+INSERT INTO pipeline.version
+  (uri, rev, collection, deleted, root, parent, invalid, mentions, fact, record)
+SELECT DISTINCT ON (n.uri, n.rev)
+  n.uri,
+  n.rev,
+  n.collection,
+  n.deleted,
+  CASE WHEN n.collection = 'app.bsky.feed.post' THEN b.body #>> '{reply,root,uri}' END,
+  CASE WHEN n.collection = 'app.bsky.feed.post' THEN b.body #>> '{reply,parent,uri}' END,
+  n.invalid,
+  CASE
+    WHEN n.collection = 'app.bsky.feed.post' AND NOT n.deleted THEN
+      jsonb_path_query_array(
+        b.body, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
+  END,
+  CASE n.collection
+    WHEN 'app.bsky.graph.follow' THEN n.did || ' ' || (b.body ->> 'subject')
+    WHEN 'app.bsky.graph.listitem' THEN (b.body ->> 'list') || ' ' || (b.body ->> 'subject')
+  END,
+  CASE WHEN n.collection IN ('app.bsky.feed.threadgate', 'app.bsky.feed.postgate') THEN b.body END
+FROM new_version n
+CROSS JOIN LATERAL (SELECT n.json::jsonb AS body) b
+ORDER BY n.uri, n.rev
+ON CONFLICT (uri, rev) DO NOTHING;
+
+-- A reply of an author in his own thread keeps its place there also when nobody ever saw it alive.
+-- :op_thread
+INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri, "deletedAt")
+SELECT v.root, v.parent, v.uri, coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
+FROM new_version n
+JOIN pipeline.version v USING (uri, rev)
+WHERE n.indexed_at IS NOT NULL
+  AND v.parent IS NOT NULL
+  AND split_part(v.root, '/', 3) = n.did
+  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = v.uri)
+ORDER BY v.root, v.uri
+ON CONFLICT DO NOTHING;
