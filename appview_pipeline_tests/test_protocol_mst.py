@@ -65,25 +65,37 @@ def test_commit_proof_vectors(conformance: Path) -> None:
         assert root_cid(invert(root_cid(after), changes, proof.get)) == before.cid
 
 
+def old_commit(conformance: Path, seq: int) -> tuple[bytes, list[Change], car.Blocks]:
+    """The tree, the changes and the blocks of a real commit from shortly before Sync 1.1."""
+    event = json.loads((conformance / "frames" / "indigo-commits" / f"firehose_commit_{seq}.json").read_text())
+    blocks = car.Blocks(base64.b64decode(event["blocks"]["$bytes"] + "=="))
+    commit = blocks.get(cid.from_text(event["commit"]["$link"]))
+    assert commit
+    changes = [Change(op["path"], cid.from_text(op["cid"]["$link"]), None) for op in event["ops"]]
+    return decode_commit(commit)["data"], changes, blocks
+
+
 def test_a_lone_unloaded_subtree_is_the_new_root(conformance: Path) -> None:
-    """A real commit whose first record's removal leaves nothing but a CID."""
-    event = json.loads((conformance / "frames" / "indigo-commits" / "firehose_commit_4623075231.json").read_text())
-    blocks = car.Blocks(base64.b64decode(event["blocks"]["$bytes"] + "=="))
-    commit = blocks.get(cid.from_text(event["commit"]["$link"]))
-    assert commit
-    changes = [Change(op["path"], cid.from_text(op["cid"]["$link"]), None) for op in event["ops"]]
-    assert isinstance(invert(decode_commit(commit)["data"], changes, blocks.get), bytes)
+    data, changes, blocks = old_commit(conformance, 4623075231)
+    assert len(changes) == 1
+    assert isinstance(invert(data, changes, blocks.get), bytes)
 
 
-def test_a_proof_that_lacks_a_node_is_refused(conformance: Path) -> None:
-    event = json.loads((conformance / "frames" / "indigo-commits" / "firehose_commit_4621332152.json").read_text())
-    blocks = car.Blocks(base64.b64decode(event["blocks"]["$bytes"] + "=="))
-    commit = blocks.get(cid.from_text(event["commit"]["$link"]))
-    assert commit
-    changes = [Change(op["path"], cid.from_text(op["cid"]["$link"]), None) for op in event["ops"]]
+def test_changes_that_can_be_undone_in_some_order_only(conformance: Path) -> None:
+    data, changes, blocks = old_commit(conformance, 4621332152)
     assert len(changes) == 42
+    before = invert(data, changes, blocks.get)
+    for change in changes:
+        before, found = mst.put(before, change.path, change.cid or b"", blocks.get)
+        assert found is None
+    assert root_cid(before) == data
+
+
+@pytest.mark.parametrize("seq", [4621317030, 4621317332])
+def test_a_proof_that_lacks_a_node_is_refused(conformance: Path, seq: int) -> None:
+    data, changes, blocks = old_commit(conformance, seq)
     with pytest.raises(MissingNode):
-        invert(decode_commit(commit)["data"], changes, blocks.get)
+        invert(data, changes, blocks.get)
 
 
 # --- whole repositories ----------------------------------------------------------------------------------------------
@@ -169,6 +181,8 @@ def test_diff_vectors(conformance: Path, share: int) -> None:
         assert root_cid(tree) == after
         made = set(dict(mst.blocks(tree, old.get))) - set(dict(mst.blocks(before, old.get)))
         assert {cid.to_text(node) for node in made} == set(case["results"]["created_nodes"])
+        minimal = {cid.from_text(node): new[cid.from_text(node)] for node in case["results"]["inductive_proof_nodes"]}
+        assert root_cid(invert(after, changes, minimal.get)) == before
         proof = mst.covering_proof(after, [change.path for change in changes], new.get)
         assert root_cid(invert(after, changes, proof.get)) == before
 
