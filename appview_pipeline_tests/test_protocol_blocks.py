@@ -83,6 +83,13 @@ def test_links_and_bytes_are_told_apart() -> None:
     assert cbor.record_json(record) == text
 
 
+def test_bytes_that_equal_a_link_of_the_same_record_stay_bytes() -> None:
+    for first, second in ((Link, bytes), (bytes, Link)):
+        heads = {Link: b"\xd8\x2a\x58\x25\x00", bytes: b"\x58\x24"}
+        block = b"\xa2\x61a" + heads[first] + LINK + b"\x61b" + heads[second] + LINK
+        assert [type(value) for value in cbor.decode_record(block).values()] == [first, second]
+
+
 def test_a_link_with_a_longer_tag_header_is_a_link_still() -> None:
     record, _ = cbor.decode_record_json(b"\xa1\x61a\xd9\x00\x2a\x58\x25\x00" + LINK)
     assert type(record["a"]) is Link

@@ -297,13 +297,21 @@ def test_damaged_nodes_are_no_tree(block: bytes) -> None:
 
 
 def test_a_path_at_the_wrong_height_is_seen_by_the_walk() -> None:
-    high = next(path for path in (f"com.example.record/{number}" for number in range(999)) if mst.height_of(path) == 1)
-    below = node_block([entry(high.encode())])
     top = next(path for path in (f"com.example.record/{number}" for number in range(9999)) if mst.height_of(path) == 2)
+    below = node_block([entry(b"com.example.record/")])
+    assert mst.height_of("com.example.record/") == 0
     block = node_block([entry(top.encode())], left=cid.cid_for_cbor(below))
     root = cid.cid_for_cbor(block)
-    with pytest.raises(InvalidTree):
+    with pytest.raises(InvalidTree, match="height"):
         list(mst.walk(root, {root: block, cid.cid_for_cbor(below): below}.get))
+
+
+@pytest.mark.parametrize("keys", [(B, A), (A, A), ("",)])
+def test_keys_in_disorder_are_seen_when_a_node_is_read(keys: tuple[str, ...]) -> None:
+    block = node_block([entry(key.encode()) for key in keys])
+    root = cid.cid_for_cbor(block)
+    with pytest.raises(InvalidTree, match="order"):
+        mst.get(root, A, {root: block}.get)
 
 
 @given(st.data())

@@ -33,6 +33,7 @@ def test_signature_vectors(conformance: Path) -> None:
         message, signature = unpadded(vector["messageBase64"]), unpadded(vector["signatureBase64"])
         assert signing.verify(key, message, signature) == vector["validSignature"], vector["comment"]
         assert not signing.verify(key, message + b"!", signature)
+        assert not signing.verify(key, message, signature[:32] + b"\0" + signature[32:])
 
 
 def test_did_key_vectors(conformance: Path) -> None:
@@ -123,6 +124,7 @@ def test_commits_are_signed() -> None:
     altered = block.replace(b"3mptbypluud2a", b"3mptbypluud2b")
     assert not signing.verify_commit(key, altered, commit["sig"])
     assert not signing.verify_commit(key, block, bytes(64))
+    assert signing.unsigned_commit(block, bytes(64)) is None
 
 
 def test_labels(conformance: Path) -> None:
