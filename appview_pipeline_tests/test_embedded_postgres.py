@@ -284,6 +284,27 @@ def test_attaching_while_the_server_is_about_to_stop(warm_state: Path) -> None:
     eventually(lambda: not processes(warm_state))
 
 
+def test_nobody_is_given_a_server_that_is_stopping(warm_state: Path) -> None:
+    """However long the stop takes: who attaches meanwhile waits for it and then starts the server anew."""
+    eventually(lambda: not processes(warm_state))
+    folder = StateFolder(warm_state)
+    attach(warm_state).close()
+    old = supervisor_pid(warm_state)
+    postmaster = postmaster_pid(warm_state)
+    os.kill(postmaster, signal.SIGSTOP)  # its stop will take until we let it go on
+    eventually(lambda: folder.log.read_text().splitlines()[-1].endswith("stopping: nobody uses it"))
+    users_lock = folder.open("users.lock", os.O_RDWR)
+    free = state_folder.lock(users_lock, "shared")
+    os.close(users_lock)
+    assert not free
+    user = User(warm_state)
+    time.sleep(0.5)
+    os.kill(postmaster, signal.SIGCONT)
+    assert query(user.answer()["url"], "SELECT 1") == 1
+    assert supervisor_pid(warm_state) != old
+    user.end()
+
+
 def test_attaching_to_a_running_server_is_cheap(warm_state: Path) -> None:
     with attach(warm_state):
         began = time.monotonic()

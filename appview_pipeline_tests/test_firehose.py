@@ -10,6 +10,7 @@ import hashlib
 import re
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -296,21 +297,26 @@ def test_tiny_frames_fill_the_buffer_too() -> None:
 
 
 def test_a_connection_lost_while_the_buffer_is_full_is_not_made_anew_before_it_drains() -> None:
-    async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
-        start = (cursor or 0) + 1
-        for seq in range(start, start + 20):
-            await connection.send(frame(seq, 10_000))
-        if number == 0:
-            await connection.send(error_frame("ConsumerTooSlow", "Stream consumer too slow"))
-        else:
-            await forever(connection)
+    def message(payload: bytes) -> bytes:
+        return b"\x82\x7e" + struct.pack(">H", len(payload)) + payload
 
-    with Relay(handler) as relay, quick(relay.url, 0, 100_000) as subscription:
-        wait_for(lambda: subscription.status.reading_paused)
+    def answer(connection: socket.socket) -> None:
+        handshake(connection)
+        start = 20 * (len(times) - 1) + 1
+        events = [message(frame(seq, 1_000)) for seq in range(start, start + 20)]
+        too_slow = error_frame("ConsumerTooSlow", "Stream consumer too slow" + "." * 100)
+        # In one go, so that the end is in the same read as what fills the buffer.
+        connection.sendall(b"".join(events) + (message(too_slow) if len(times) == 1 else b""))
+        connection.settimeout(5)
+        while connection.recv(4096):
+            pass
+
+    with raw_server(answer) as (port, times), quick(f"ws://127.0.0.1:{port}", 0, 10_000) as subscription:
+        wait_for(lambda: subscription.status.reading_paused and not subscription.status.connected)
         time.sleep(0.3)
-        assert len(relay.cursors) == 1
+        assert len(times) == 1
         assert seqs(take_until(subscription, 40)) == list(range(1, 41))
-        assert relay.cursors == [0, 20]
+        assert len(times) == 2
         assert [(n.kind, n.name) for n in subscription.notices()] == [("error", "ConsumerTooSlow")]
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from libipld import decode_dag_cbor_multi
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.lexicons import load_documents
-from appview_pipeline.protocol import car, cbor, cid
+from appview_pipeline.protocol import car, cbor, cid, graphemes
 from appview_pipeline.protocol.cbor import Link
 from appview_pipeline.protocol.lexicon import MAX_DEPTH, LexiconError, Lexicons, compile_lexicons
 from appview_pipeline.protocol.lexicon_documents import absolute, problem
@@ -508,6 +509,40 @@ def test_graphemes_are_counted_as_people_do(clusters: list[str], limit: int) -> 
     record = {"$type": "com.example.thing", "field": text}
     assert (at_most(record) is None) == (count <= limit)
     assert (at_least(record) is None) == (count >= limit)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        # The counts are ICU 78's (Unicode 17), the engine behind the reference's.
+        ("", 0),
+        ("\r\n\r\r\n\n", 4),
+        ("\u200d", 1),
+        ("a\u200d\u0308b", 2),
+        ("👨‍👩‍👧‍👦👩🏽‍🚀❤️‍🔥", 3),
+        ("🇩🇪🇫🇷🇯", 3),
+        ("각한글ᄒ", 4),
+        ("क्षि", 1),
+        ("क्‍त", 1),
+        ("कि्क", 2),
+        ("\u094d\u0915", 2),
+        ("க்ஷ", 2),
+        ("\u0600\u0661", 1),
+        ("\u0600", 1),
+        ("\u0600\n", 2),
+        ("ขำ", 1),
+    ],
+)
+def test_grapheme_clusters(text: str, count: int) -> None:
+    assert graphemes.count(text, 1000) == count
+    assert graphemes.count(text, 1) == min(count, 1)
+
+
+def test_graphemes_are_counted_in_linear_time() -> None:
+    text = "🇩🇪" * 100_000
+    started = time.perf_counter()
+    assert graphemes.count(text, 100_001) == 100_000
+    assert time.perf_counter() - started < 5
 
 
 def test_definitions_that_refer_to_themselves_are_followed_to_a_bounded_depth() -> None:

@@ -21,8 +21,8 @@ from appview_pipeline.network.peek import MAX_FRAME_BYTES
 _LENGTH = struct.Struct("<I")
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # as a length it would be 4.2 GB, so no plain file starts with it
 _PLAIN_CHUNK = 1 << 20
-# A zstd block can grow from 4 bytes to 128 KiB: a chunk of this size decompresses to at most 256 MiB, and where the data
-# is honest to about twice its size.
+# A zstd block can grow from 4 bytes to 128 KiB: a chunk of this size decompresses to at most 256 MiB, honest data to
+# some 16 KiB.
 _ZSTD_CHUNK = 8 << 10
 _ZSTD_LEVEL = 3
 

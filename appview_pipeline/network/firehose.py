@@ -233,10 +233,13 @@ class Subscription:
         if self._thread is None:
             self._status = replace(self._status, state="stopped")
             return
-        self._call(self._cancel)
-        self._thread.join(5)
-        if self._thread.is_alive():
-            raise RuntimeError("the subscription's thread does not end")
+        for _ in range(25):
+            # Repeated, since asyncio before Python 3.12 loses a cancellation that meets the end of a `wait_for`.
+            self._call(self._cancel)
+            self._thread.join(0.2)
+            if not self._thread.is_alive():
+                return
+        raise RuntimeError("the subscription's thread does not end")
 
     def __enter__(self) -> Subscription:
         self.start()

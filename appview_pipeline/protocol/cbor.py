@@ -100,12 +100,16 @@ def _mark_links(values: Any, block: bytes) -> None:
             _mark_links(value, block)
         elif kind is bytes:
             # Were one of these a byte string, its length would stand before it, and not the tag and prefix of a link.
-            found = block.count(value)
-            if len(value) != cids.LENGTH or not found or found != block.count(_LINK_HEAD + value):
+            if not _is_link(value) or block.count(value) != block.count(_LINK_HEAD + value):
                 raise _Doubt
             values[key] = Link(value)
         elif kind is float:
             raise _Doubt
+
+
+def _is_link(cid: bytes) -> bool:
+    """Whether bytes are a CIDv1 with SHA-256, of any codec with a number below 128."""
+    return len(cid) == cids.LENGTH and cid[0] == 1 and cid[1] < 128 and cid[2:4] == b"\x12\x20"
 
 
 def _link_json(value: object) -> dict[str, str]:
@@ -246,6 +250,6 @@ def _link(block: bytes, position: int, tag: int) -> tuple[Link, int]:
     if major != 2 or length != cids.LENGTH + 1 or block[position]:
         raise InvalidRecord("CID link without its 00 prefix or of another length than 36 bytes")
     link = Link(block[position + 1 : end])
-    if link[0] != 1 or link[1] > 127 or link[2:4] != b"\x12\x20":
+    if not _is_link(link):
         raise InvalidRecord("CID link that is not CIDv1 with SHA-256")
     return link, end

@@ -14,11 +14,9 @@ functions and variables are numbered by us.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from typing import Any
 
-import regex
-
+from appview_pipeline.protocol import graphemes
 from appview_pipeline.protocol.cbor import Link
 from appview_pipeline.protocol.lexicon_documents import Node, absolute, problem, type_name
 from appview_pipeline.protocol.lexicon_formats import FORMATS, USUAL
@@ -34,7 +32,6 @@ _RAW_SHA256 = b"\x01\x55\x12\x20"
 _BLOB_FIELDS = frozenset({"$type", "ref", "mimeType", "size"})
 _SCALAR = frozenset({"boolean", "integer", "string", "bytes", "cid-link", "blob", "token", "unknown"})
 _HOLDABLE = _SCALAR | {"array", "object", "record"}
-_GRAPHEME = regex.compile(r"\X")
 
 
 class LexiconError(ValueError):
@@ -422,14 +419,6 @@ def _utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _graphemes(text: str, enough: int) -> int:
-    """The number of extended grapheme clusters (Unicode Annex 29), counted no further than `enough`."""
-    if text.isascii():
-        # The only cluster within ASCII.
-        return len(text) - text.count("\r\n")
-    return sum(1 for _ in islice(_GRAPHEME.finditer(text), enough))
-
-
 def _blob_reason(value: Any) -> str | None:
     """Why a value is no blob; None if it is one (a legacy blob, of `cid` and `mimeType`, is none)."""
     if type(value) is not dict or value.get("$type") != "blob":
@@ -477,7 +466,7 @@ def _function_name(prefix: str, format_: str) -> str:
 _RUNTIME: dict[str, Any] = {
     "Link": Link,
     "utf8_length": _utf8_length,
-    "graphemes": _graphemes,
+    "graphemes": graphemes.count,
     "blob": _blob_reason,
     "unknown": _unknown_reason,
     **{_function_name("is", format_): check for format_, check in FORMATS.items()},

@@ -178,14 +178,18 @@ def _decode(block: bytes, height: int | None) -> Node:
     return Node(height, tuple(keys), tuple(values), tuple(trees))
 
 
+def _loaded(cid: bytes, block: bytes, height: int | None) -> Node:
+    node = _decode(block, height)
+    node._block, node._cid = block, cid
+    return node
+
+
 def load_root(cid: bytes, load: Load) -> Node:
     """The root of a tree, its subtrees left as CIDs. Raises MissingNode, InvalidTree."""
     block = load(cid)
     if block is None:
         raise MissingNode(cid)
-    node = _decode(block, None)
-    node._block, node._cid = block, cid
-    return node
+    return _loaded(cid, block, None)
 
 
 def _node(tree: Tree, height: int, load: Load) -> Node:
@@ -197,9 +201,7 @@ def _node(tree: Tree, height: int, load: Load) -> Node:
     block = load(tree)
     if block is None:
         raise MissingNode(tree)
-    node = _decode(block, height)
-    node._block, node._cid = block, tree
-    return node
+    return _loaded(tree, block, height)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -257,14 +259,14 @@ def blocks(tree: Tree, load: Load = _nothing) -> Iterator[tuple[bytes, bytes]]:
 def new_blocks(tree: Node) -> dict[bytes, bytes]:
     """CID -> block of the nodes that were made since `root_cid` was last asked of the tree they were made from: what a
     commit adds. Afterwards nothing is new any more."""
-    made: dict[bytes, bytes] = {}
-    stack: list[Tree] = [tree]
+    made: list[Node] = []
+    stack: list[Tree | None] = [tree]
     while stack:
         node = stack.pop()
         if isinstance(node, Node) and node._cid is None:
-            stack.extend(below for below in node.trees if below is not None)
-            made[node.cid] = node.block
-    return made
+            made.append(node)
+            stack.extend(node.trees)
+    return {node.cid: node.block for node in made}
 
 
 # --- editing ---------------------------------------------------------------------------------------------------------
@@ -366,10 +368,20 @@ def remove(tree: Tree, path: str, load: Load = _nothing) -> tuple[Tree, bytes | 
     result, before = _remove(root, key, _height(key), load)
     if before is None:
         return root, None
-    trimmed: Tree | None = result
-    while isinstance(trimmed, Node) and not trimmed.keys:
-        trimmed = trimmed.trees[0]
-    return (EMPTY if trimmed is None else trimmed), before
+    return _trim(result, load), before
+
+
+def _trim(node: Node | None, load: Load) -> Tree:
+    """The root of a tree whose top nodes may have lost their keys."""
+    while node is not None and not node.keys:
+        below = node.trees[0]
+        if isinstance(below, bytes):
+            block = load(below)
+            if block is None:
+                return below
+            below = _loaded(below, block, node.height - 1)
+        node = below
+    return EMPTY if node is None else node
 
 
 def _remove(node: Node, key: bytes, height: int, load: Load) -> tuple[Node | None, bytes | None]:
@@ -432,21 +444,45 @@ def invert(tree: Tree, changes: Iterable[Change], load: Load = _nothing) -> Tree
     where the nodes that `load` has don't suffice.
     """
     # Putting deleted records back before taking created ones out is the order for which servers choose their nodes.
-    ordered = sorted(changes, key=lambda change: (change.cid is not None, change.path))
-    if len({change.path for change in ordered}) < len(ordered):
+    pending = sorted(changes, key=lambda change: (change.cid is not None, change.path))
+    if len({change.path for change in pending}) < len(pending):
         raise InvalidTree("two operations on one path")
-    for path, cid, prev in ordered:
-        if prev is not None:
-            if prev == cid:
-                raise InvalidTree(f"the update of {path} changes nothing")
-            tree, found = put(tree, path, prev, load)
-        elif cid is not None:
-            tree, found = remove(tree, path, load)
-        else:
-            raise InvalidTree(f"the deletion of {path} does not say what it deleted")
-        if found != cid:
-            raise InvalidTree(f"the tree has another record at {path} than the operation")
-    return tree
+    missing: MissingNode | None = None
+    for _ in range(_MAX_ROUNDS):
+        postponed = []
+        for change in pending:
+            try:
+                tree = _undo(tree, change, load)
+            except MissingNode as error:
+                missing = error
+                postponed.append(change)
+        if not postponed:
+            return tree
+        if len(postponed) == len(pending):
+            break
+        pending = postponed
+    assert missing is not None
+    raise missing
+
+
+# Another server's order can bring fewer nodes along than ours needs; what fails is tried again after the others. Real
+# proofs take one round; the limit keeps a hostile one from costing 200 rounds of 200 operations.
+_MAX_ROUNDS = 4
+
+
+def _undo(tree: Tree, change: Change, load: Load) -> Tree:
+    path, cid, prev = change
+    if prev is not None:
+        if prev == cid:
+            raise InvalidTree(f"the update of {path} changes nothing")
+        before, found = put(tree, path, prev, load)
+    elif cid is not None:
+        before, found = remove(tree, path, load)
+    else:
+        raise InvalidTree(f"the deletion of {path} does not say what it deleted")
+    if found != cid:
+        raise InvalidTree(f"the tree has another record at {path} than the operation")
+    return before
 
 
 def covering_proof(tree: Tree, paths: Iterable[str], load: Load = _nothing) -> dict[bytes, bytes]:
