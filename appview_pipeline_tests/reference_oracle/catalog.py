@@ -78,4 +78,6 @@ OUR_ADDITIONS = {
     ("column", "record.appliedAt #9"),
     ("index", "record_applied_at_idx"),
     ("index", "notification_record_did_reason_idx"),
+    ("index", "post_reply_root_idx"),
+    ("index", "activity_subscription_subject_idx"),
 }
