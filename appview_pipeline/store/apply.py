@@ -67,14 +67,14 @@ class NaturalKey:
 class Effect:
     """What the records of one collection do: a file of sql/apply/ and its staging tables.
 
-    Of the file's statements `remove` runs for records that changed or went, `add` for staged rows, and `always` after
-    both for every batch in which the collection has events.
+    Of the file's statements `remove` runs for records that changed or went, `add` for staged rows, then `follows` for
+    the rows that were added, and `always` at the end of every batch in which the collection has events.
     """
 
     collection: str
     file: str
     stages: tuple[str, ...]
-    add: tuple[str, ...] = ("add",)
+    follows: tuple[str, ...] = ()
     always: tuple[str, ...] = ()
     natural_key: NaturalKey | None = None
 
@@ -92,25 +92,28 @@ EFFECTS: tuple[Effect, ...] = (
             "stage_post_record",
             "stage_post_mention",
         ),
-        ("add", "add_embeds", "add_quotes"),
-        ("forget",),
+        follows=("feed", "count", "op_thread", "add_embeds", "add_quotes"),
+        always=("forget",),
     ),
     Effect(
         "app.bsky.feed.like",
         "like",
         ("stage_like",),
+        follows=("count", "notify"),
         natural_key=NaturalKey("like", ("subject", "creator"), ("subject", "creator")),
     ),
     Effect(
         "app.bsky.feed.repost",
         "repost",
         ("stage_repost",),
+        follows=("feed", "count", "notify"),
         natural_key=NaturalKey("repost", ("creator", "subject"), ("creator", "subject")),
     ),
     Effect(
         "app.bsky.graph.follow",
         "follow",
         ("stage_follow",),
+        follows=("count", "notify"),
         natural_key=NaturalKey("follow", ("creator", "subjectDid"), ("creator", "subject_did")),
     ),
     Effect(
@@ -142,6 +145,7 @@ EFFECTS: tuple[Effect, ...] = (
         "app.bsky.graph.verification",
         "verification",
         ("stage_verification",),
+        follows=("notify",),
         always=("every_event", "unverify"),
         natural_key=NaturalKey("verification", ("subject", "creator"), ("subject", "creator")),
     ),
@@ -252,7 +256,7 @@ def apply(
     (with `dry_run` nothing is written at all).
 
     Returns the batch's report, completed. Raises `CursorMoved`, or psycopg2's errors: SerializationFailure,
-    DeadlockDetected and the loss of the connection are worth a retry; DataError, IntegrityError and ProgramLimitExceeded
+    DeadlockDetected and a lost connection are worth a retry; DataError, IntegrityError and ProgramLimitExceeded
     mean that PostgreSQL refuses some row of the batch.
     """
     started = time.monotonic()
@@ -391,6 +395,7 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
             cursor.execute(duplicates["vacate"])
         cursor.execute(statements["remove"])
         if key:
+            cursor.execute(duplicates["removed"], of_collection)
             cursor.execute(duplicates["leave"], of_collection)
             cursor.execute(duplicates["heirs"], of_collection)
             if heirs := [HeirRecord(*row) for row in cursor.fetchall()]:
@@ -398,15 +403,14 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
                 for table, rows in again.items():
                     copy_rows(cursor, table, batch.columns[table], rows)
                 staged += len(heirs)
-    if staged and key is None:
-        for name in effect.add:
-            cursor.execute(statements[name])
-    elif staged and key is not None:
-        added = _count(cursor, statements["add"])
-        if added:
-            batch.report.written[key.table] = added
-        if added < _count(cursor, f"SELECT count(*) FROM {effect.stages[0]}"):
+    if staged:
+        cursor.execute(statements["add"])
+        added = cursor.rowcount
+        if key and added < _count(cursor, f"SELECT count(*) FROM {effect.stages[0]}"):
             _settle_duplicates(cursor, statements, duplicates, of_collection)
+        for name in effect.follows:
+            cursor.execute(statements[name])
+        batch.report.written[effect.file] = added
     if key and changed:
         cursor.execute(duplicates["succeed"])
         cursor.execute(duplicates["forget"])
@@ -419,8 +423,9 @@ def _settle_duplicates(
 ) -> None:
     """Some staged record's natural key is taken: the first by rev gets it, the others are duplicates."""
     if _count(cursor, duplicates["challenge"], of_collection):
-        cursor.execute(duplicates["vacate_demoted"], of_collection)
+        cursor.execute(duplicates["vacate"])
         cursor.execute(statements["remove"])
+        cursor.execute(duplicates["removed"], of_collection)
         cursor.execute(statements["add"])
     cursor.execute(duplicates["lose"], of_collection)
     cursor.execute(duplicates["succeed"])

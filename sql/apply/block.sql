@@ -16,10 +16,10 @@ CREATE TEMPORARY TABLE stage_block (
 -- :remove
 DELETE FROM bsky.actor_block b
 USING touched t
-WHERE b.uri = t.uri AND t.change <> 'stale';
+WHERE b.uri = t.uri AND t.change <> 'stale' AND NOT t.removed;
 
 -- :add
-WITH added AS (
+WITH row AS (
   INSERT INTO bsky.actor_block (uri, cid, creator, "subjectDid", "createdAt", "indexedAt")
   SELECT DISTINCT ON (creator, subject_did)
     uri, cid, creator, subject_did, created_at, indexed_at
@@ -28,4 +28,5 @@ WITH added AS (
   ON CONFLICT DO NOTHING
   RETURNING uri
 )
-SELECT count(*) FROM added;
+INSERT INTO added (uri)
+SELECT uri FROM row;

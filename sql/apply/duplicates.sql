@@ -14,7 +14,11 @@ INSERT INTO vacancy (uri, key_1, key_2, rev)
 SELECT l.uri, l.{key_1}, l.{key_2}, t.rev
 FROM bsky.{table} l
 JOIN touched t USING (uri)
-WHERE t.change <> 'stale';
+WHERE t.change <> 'stale' AND NOT t.removed;
+
+-- After `remove`.
+-- :removed
+UPDATE touched SET removed = true WHERE collection = %(collection)s AND change <> 'stale';
 
 -- Duplicates that were touched themselves.
 -- :leave
@@ -49,13 +53,6 @@ WITH challenged AS (
   RETURNING uri
 )
 SELECT count(*) FROM demoted;
-
--- :vacate_demoted
-INSERT INTO vacancy (uri, key_1, key_2, rev)
-SELECT l.uri, l.{key_1}, l.{key_2}, t.rev
-FROM bsky.{table} l
-JOIN touched t USING (uri)
-WHERE t.collection = %(collection)s AND t.change = 'demoted';
 
 -- Whoever is not live is a duplicate of who is: staged records, demoted ones, and the demoted ones' duplicates.
 -- :lose

@@ -18,7 +18,7 @@ CREATE TEMPORARY TABLE stage_follow (
 WITH gone AS (
   DELETE FROM bsky.follow f
   USING touched t
-  WHERE f.uri = t.uri AND t.change <> 'stale'
+  WHERE f.uri = t.uri AND t.change <> 'stale' AND NOT t.removed
   RETURNING f.creator, f."subjectDid"
 )
 INSERT INTO delta_profile (did, followers, follows)
@@ -27,22 +27,27 @@ UNION ALL
 SELECT creator, 0, -1 FROM gone;
 
 -- :add
-WITH added AS (
+WITH row AS (
   INSERT INTO bsky.follow (uri, cid, creator, "subjectDid", "createdAt", "indexedAt")
   SELECT DISTINCT ON (creator, subject_did)
     uri, cid, creator, subject_did, created_at, indexed_at
   FROM stage_follow
   ORDER BY creator, subject_did, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
-  RETURNING uri, cid, creator, "subjectDid", "sortAt"
-), counted AS (
-  INSERT INTO delta_profile (did, followers, follows)
-  SELECT "subjectDid", 1, 0 FROM added
-  UNION ALL
-  SELECT creator, 0, 1 FROM added
-), notified AS (
-  INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-  SELECT "subjectDid", uri, cid, creator, 'follow', NULL, "sortAt"
-  FROM added
+  RETURNING uri
 )
-SELECT count(*) FROM added;
+INSERT INTO added (uri)
+SELECT uri FROM row;
+
+-- :count
+INSERT INTO delta_profile (did, followers, follows)
+SELECT n.did, n.followers, n.follows
+FROM stage_follow s
+JOIN added USING (uri)
+CROSS JOIN LATERAL (VALUES (s.subject_did, 1, 0), (s.creator, 0, 1)) n (did, followers, follows);
+
+-- :notify
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT s.subject_did, s.uri, s.cid, s.creator, 'follow', NULL, least(s.created_at, s.indexed_at)
+FROM stage_follow s
+JOIN added USING (uri);

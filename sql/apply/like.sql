@@ -21,33 +21,40 @@ CREATE TEMPORARY TABLE stage_like (
 WITH gone AS (
   DELETE FROM bsky."like" l
   USING touched t
-  WHERE l.uri = t.uri AND t.change <> 'stale'
+  WHERE l.uri = t.uri AND t.change <> 'stale' AND NOT t.removed
   RETURNING l.subject
 )
 INSERT INTO delta_post (uri, likes)
 SELECT subject, -1 FROM gone;
 
 -- :add
-WITH added AS (
+WITH row AS (
   INSERT INTO bsky."like" (uri, cid, creator, subject, "subjectCid", "createdAt", "indexedAt", via, "viaCid")
   SELECT DISTINCT ON (subject, creator)
     uri, cid, creator, subject, subject_cid, created_at, indexed_at, via, via_cid
   FROM stage_like
   ORDER BY subject, creator, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
-  RETURNING uri, cid, creator, subject, via, "sortAt", split_part(subject, '/', 3) AS owner
-), counted AS (
-  INSERT INTO delta_post (uri, likes)
-  SELECT subject, 1 FROM added
-), notified AS (
-  INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-  SELECT owner, uri, cid, creator, 'like', subject, "sortAt"
-  FROM added
-  WHERE owner <> creator
-  UNION ALL
-  -- Liking one's own post tells nobody, not even whose repost one found it by.
-  SELECT split_part(via, '/', 3), uri, cid, creator, 'like-via-repost', via, "sortAt"
-  FROM added
-  WHERE via IS NOT NULL AND owner <> creator AND split_part(via, '/', 3) <> creator
+  RETURNING uri
 )
-SELECT count(*) FROM added;
+INSERT INTO added (uri)
+SELECT uri FROM row;
+
+-- :count
+INSERT INTO delta_post (uri, likes)
+SELECT subject, 1
+FROM stage_like
+JOIN added USING (uri);
+
+-- Liking one's own post tells nobody, not even whose repost one found it by.
+-- :notify
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT n.did, s.uri, s.cid, s.creator, n.reason, n.subject, least(s.created_at, s.indexed_at)
+FROM stage_like s
+JOIN added USING (uri)
+CROSS JOIN LATERAL (
+  VALUES
+    (split_part(s.subject, '/', 3), 'like', s.subject),
+    (split_part(s.via, '/', 3), 'like-via-repost', s.via)
+) n (did, reason, subject)
+WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3) <> s.creator;

@@ -16,10 +16,10 @@ CREATE TEMPORARY TABLE stage_listblock (
 -- :remove
 DELETE FROM bsky.list_block b
 USING touched t
-WHERE b.uri = t.uri AND t.change <> 'stale';
+WHERE b.uri = t.uri AND t.change <> 'stale' AND NOT t.removed;
 
 -- :add
-WITH added AS (
+WITH row AS (
   INSERT INTO bsky.list_block (uri, cid, creator, "subjectUri", "createdAt", "indexedAt")
   SELECT DISTINCT ON (creator, subject_uri)
     uri, cid, creator, subject_uri, created_at, indexed_at
@@ -28,4 +28,5 @@ WITH added AS (
   ON CONFLICT DO NOTHING
   RETURNING uri
 )
-SELECT count(*) FROM added;
+INSERT INTO added (uri)
+SELECT uri FROM row;

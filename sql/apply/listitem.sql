@@ -18,10 +18,10 @@ CREATE TEMPORARY TABLE stage_listitem (
 -- :remove
 DELETE FROM bsky.list_item i
 USING touched t
-WHERE i.uri = t.uri AND t.change <> 'stale';
+WHERE i.uri = t.uri AND t.change <> 'stale' AND NOT t.removed;
 
 -- :add
-WITH added AS (
+WITH row AS (
   INSERT INTO bsky.list_item (uri, cid, creator, "subjectDid", "listUri", "createdAt", "indexedAt")
   SELECT DISTINCT ON (list_uri, subject_did)
     uri, cid, creator, subject_did, list_uri, created_at, indexed_at
@@ -30,4 +30,5 @@ WITH added AS (
   ON CONFLICT DO NOTHING
   RETURNING uri
 )
-SELECT count(*) FROM added;
+INSERT INTO added (uri)
+SELECT uri FROM row;

@@ -125,7 +125,7 @@ INSERT INTO delta_post (uri, quotes)
 SELECT subject, -1 FROM unquoted;
 
 -- :add
-WITH added AS (
+WITH row AS (
   INSERT INTO bsky.post
     (uri, cid, creator, text, "replyRoot", "replyRootCid", "replyParent", "replyParentCid", "createdAt", "indexedAt",
      langs, tags, "hasThreadGate", "hasPostGate")
@@ -147,20 +147,33 @@ WITH added AS (
   FROM stage_post s
   ORDER BY s.uri
   ON CONFLICT (uri) DO NOTHING
-  RETURNING uri, cid, creator, "replyRoot", "replyParent", "sortAt"
-), fed AS (
-  INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
-  SELECT uri, cid, 'post', uri, creator, "sortAt"
-  FROM added
-  ON CONFLICT (uri) DO NOTHING
-), posts_counted AS (
-  INSERT INTO delta_profile (did, posts)
-  SELECT creator, 1 FROM added
+  RETURNING uri
 )
+INSERT INTO added (uri)
+SELECT uri FROM row;
+
+-- :feed
+INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
+SELECT s.uri, s.cid, 'post', s.uri, s.creator, least(s.created_at, s.indexed_at)
+FROM stage_post s
+JOIN added USING (uri)
+ORDER BY s.uri
+ON CONFLICT (uri) DO NOTHING;
+
+-- :count
+INSERT INTO delta_profile (did, posts)
+SELECT creator, 1
+FROM stage_post
+JOIN added USING (uri);
+
+-- What an author writes in his own thread.
+-- :op_thread
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri)
-SELECT "replyRoot", "replyParent", uri
-FROM added
-WHERE split_part("replyRoot", '/', 3) = creator
+SELECT s.reply_root, s.reply_parent, s.uri
+FROM stage_post s
+JOIN added USING (uri)
+WHERE split_part(s.reply_root, '/', 3) = s.creator
+ORDER BY s.reply_root, s.uri
 ON CONFLICT ("rootUri", uri) DO UPDATE SET "parentUri" = excluded."parentUri", "deletedAt" = NULL;
 
 -- :add_embeds

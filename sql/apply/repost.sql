@@ -22,7 +22,7 @@ CREATE TEMPORARY TABLE stage_repost (
 WITH gone AS (
   DELETE FROM bsky.repost r
   USING touched t
-  WHERE r.uri = t.uri AND t.change <> 'stale'
+  WHERE r.uri = t.uri AND t.change <> 'stale' AND NOT t.removed
   RETURNING r.uri, r.subject
 ), counted AS (
   INSERT INTO delta_post (uri, reposts)
@@ -33,37 +33,42 @@ USING gone
 WHERE f.uri = gone.uri;
 
 -- :add
-WITH added AS (
+WITH row AS (
   INSERT INTO bsky.repost (uri, cid, creator, subject, "subjectCid", "createdAt", "indexedAt", via, "viaCid")
   SELECT DISTINCT ON (creator, subject)
     uri, cid, creator, subject, subject_cid, created_at, indexed_at, via, via_cid
   FROM stage_repost
   ORDER BY creator, subject, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
-  RETURNING uri, cid, creator, subject, via, "sortAt", split_part(subject, '/', 3) AS owner
-), fed AS (
-  INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
-  SELECT uri, cid, 'repost', subject, creator, "sortAt"
-  FROM added
-  -- A post that was deleted since is in nobody's feed.
-  WHERE NOT EXISTS (
-    SELECT
-    FROM pipeline.tombstone t
-    JOIN stage_repost s ON s.uri = added.uri
-    WHERE t.uri = added.subject AND t.rev > s.rev
-  )
-  ON CONFLICT (uri) DO NOTHING
-), counted AS (
-  INSERT INTO delta_post (uri, reposts)
-  SELECT subject, 1 FROM added
-), notified AS (
-  INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-  SELECT owner, uri, cid, creator, 'repost', subject, "sortAt"
-  FROM added
-  WHERE owner <> creator
-  UNION ALL
-  SELECT split_part(via, '/', 3), uri, cid, creator, 'repost-via-repost', via, "sortAt"
-  FROM added
-  WHERE via IS NOT NULL AND owner <> creator AND split_part(via, '/', 3) <> creator
+  RETURNING uri
 )
-SELECT count(*) FROM added;
+INSERT INTO added (uri)
+SELECT uri FROM row;
+
+-- A post that was deleted since is in nobody's feed.
+-- :feed
+INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
+SELECT s.uri, s.cid, 'repost', s.subject, s.creator, least(s.created_at, s.indexed_at)
+FROM stage_repost s
+JOIN added USING (uri)
+WHERE NOT EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev)
+ORDER BY s.uri
+ON CONFLICT (uri) DO NOTHING;
+
+-- :count
+INSERT INTO delta_post (uri, reposts)
+SELECT subject, 1
+FROM stage_repost
+JOIN added USING (uri);
+
+-- :notify
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT n.did, s.uri, s.cid, s.creator, n.reason, n.subject, least(s.created_at, s.indexed_at)
+FROM stage_repost s
+JOIN added USING (uri)
+CROSS JOIN LATERAL (
+  VALUES
+    (split_part(s.subject, '/', 3), 'repost', s.subject),
+    (split_part(s.via, '/', 3), 'repost-via-repost', s.via)
+) n (did, reason, subject)
+WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3) <> s.creator;

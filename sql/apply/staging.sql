@@ -71,7 +71,8 @@ CREATE TEMPORARY TABLE touched (
   collection text NOT NULL,
   change text NOT NULL,
   rev text COLLATE "C" NOT NULL,         -- of the event that touched it
-  at text NOT NULL
+  at text NOT NULL,
+  removed boolean NOT NULL DEFAULT false -- its old row has been taken out of the collection's table
 ) ON COMMIT DELETE ROWS;
 
 -- Natural keys that lost their record in this batch, and the rev at which they did.
@@ -80,6 +81,12 @@ CREATE TEMPORARY TABLE vacancy (
   key_1 text NOT NULL,
   key_2 text NOT NULL,
   rev text COLLATE "C" NOT NULL
+) ON COMMIT DELETE ROWS;
+
+-- Staged records that a collection's table took: new ones, and no duplicates. What follows from a record (counters,
+-- notifications, feed items) follows from these.
+CREATE TEMPORARY TABLE added (
+  uri text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
 -- Counter movements of the batch, many rows a key; counters.sql adds them up.

@@ -20,10 +20,10 @@ CREATE TEMPORARY TABLE stage_verification (
 -- :remove
 DELETE FROM bsky.verification v
 USING touched t
-WHERE v.uri = t.uri AND t.change <> 'stale';
+WHERE v.uri = t.uri AND t.change <> 'stale' AND NOT t.removed;
 
 -- :add
-WITH added AS (
+WITH row AS (
   INSERT INTO bsky.verification
     (uri, cid, rkey, creator, subject, handle, "displayName", "createdAt", "indexedAt")
   SELECT DISTINCT ON (subject, creator)
@@ -31,13 +31,16 @@ WITH added AS (
   FROM stage_verification
   ORDER BY subject, creator, rev, uri COLLATE "C"
   ON CONFLICT DO NOTHING
-  RETURNING uri, cid, creator, subject, "sortedAt"
-), notified AS (
-  INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-  SELECT subject, uri, cid, creator, 'verified', NULL, "sortedAt"
-  FROM added
+  RETURNING uri
 )
-SELECT count(*) FROM added;
+INSERT INTO added (uri)
+SELECT uri FROM row;
+
+-- :notify
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT s.subject, s.uri, s.cid, s.creator, 'verified', NULL, least(s.created_at, s.indexed_at)
+FROM stage_verification s
+JOIN added USING (uri);
 
 -- Verifications that came and went, or changed, within the batch have been seen all the same.
 -- :every_event
