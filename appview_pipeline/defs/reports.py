@@ -60,10 +60,10 @@ def family_event(family: Family, applied: Applied, in_hour: dict[str, int]) -> d
             actions[action] += count
     if not rows and not actions:
         return None
-    metadata: dict[str, int | float] = {
-        "rows": sum(rows.values()),
-        "rows_in_hour": sum(in_hour.get(table, 0) for table in family.tables),
-    }
+    metadata: dict[str, int | float] = {}
+    if rows:
+        metadata["rows"] = sum(rows.values())
+        metadata["rows_in_hour"] = sum(in_hour.get(table, 0) for table in family.tables)
     for action, count in sorted(actions.items()):
         metadata[f"records {action}d"] = count
     if len(family.tables) > 1:
