@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -74,6 +75,15 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _collections(text: str) -> tuple[str, ...]:
+    """Comma-separated NSIDs in which `*` stands for any characters."""
+    patterns = tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
+    for pattern in patterns:
+        if not re.fullmatch(r"[A-Za-z0-9.*-]{1,317}", pattern):
+            raise ValueError(f"must be NSIDs separated by commas, `*` for any characters; {pattern!r} is none")
+    return patterns
+
+
 def _database_url(text: str) -> str:
     """A PostgreSQL URL; without a host it means a socket (`postgresql:///database?host=/folder`)."""
     if urlsplit(text).scheme not in ("postgres", "postgresql", "postgresql+psycopg2"):
@@ -124,6 +134,14 @@ class Settings:
     )
     plc_url: str = _setting(
         "APPVIEW_PLC_URL", "PLC directory that DIDs are resolved at.", _url("http", "https"), "https://plc.directory"
+    )
+    extra_collections: tuple[str, ...] = _setting(
+        "APPVIEW_EXTRA_COLLECTIONS",
+        "More collections to keep in `bsky.record`, separated by commas; `*` stands for any characters "
+        "(`sh.tangled.*,pub.leaflet.*`). All that are not kept are counted by name.",
+        _collections,
+        (),
+        shown_default="none",
     )
     lexicon_dir: Path | None = _setting(
         "APPVIEW_LEXICON_DIR",

@@ -6,12 +6,12 @@ and its collection's own rules. What fails is a dead letter beside the rest, nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from appview_pipeline.indexing.collection import Collection, RecordWrite
-from appview_pipeline.indexing.registry import COLLECTIONS
+from appview_pipeline.indexing.registry import IndexedCollections
+from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.protocol.commit import InvalidCommit, RecordOp, read_commit, read_sync
 from appview_pipeline.protocol.frames import Account, Commit, Event, FrameError, Sync, decode_frame
@@ -106,13 +106,13 @@ def read_change(
     event: Event,
     frame: bytes,
     now_micros: int,
-    validators: Mapping[str, RecordValidator],
-    collections: Mapping[str, Collection] = COLLECTIONS,
+    validators: Validators,
+    collections: IndexedCollections,
 ) -> Change:
     """What an event changes.
 
-    `now_micros`: our clock, microseconds since 1970, for the check of future revs. `validators`: by collection, see
-    `validators.record_validators`; records of a collection without one pass.
+    `now_micros`: our clock, microseconds since 1970, for the check of future revs. Records of a collection
+    without a validator pass.
     """
     if isinstance(event, Commit):
         return _commit(event, frame, now_micros, collections, validators)
@@ -139,8 +139,8 @@ def _commit(
     event: Commit,
     frame: bytes,
     now_micros: int,
-    collections: Mapping[str, Collection],
-    validators: Mapping[str, RecordValidator],
+    collections: IndexedCollections,
+    validators: Validators,
 ) -> Change:
     time = normalize_datetime(event.time)
     did, rev, seq = event.repo, event.rev, event.seq

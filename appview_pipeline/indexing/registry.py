@@ -1,9 +1,11 @@
-"""All collections of the index: every module of `collections/` that declares a `COLLECTION`."""
+"""All collections of the index: every module of `collections/`, and what an operator adds."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+from collections.abc import Iterable
 
 from appview_pipeline.indexing import collections
 from appview_pipeline.indexing.collection import Collection, Stage
@@ -22,3 +24,34 @@ COLLECTIONS: dict[str, Collection] = _declared()
 """Collections by NSID."""
 
 STAGES: tuple[Stage, ...] = tuple(stage for collection in COLLECTIONS.values() for stage in collection.stages)
+
+EVERY_EVENT_COUNTS = frozenset(nsid for nsid, collection in COLLECTIONS.items() if collection.every_event_counts)
+
+MOST_EXTRA = 10_000
+
+
+class IndexedCollections:
+    """The collections that records are kept of: those of the index, and any that matches one of `patterns`.
+
+    A pattern is an NSID in which `*` stands for any characters (`sh.tangled.*`). Records of such a collection are kept
+    in `bsky.record` alone.
+    """
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        expressions = [".*".join(re.escape(part) for part in pattern.split("*")) for pattern in patterns]
+        self._matches = re.compile("|".join(expressions)).fullmatch if expressions else None
+        self._extra: dict[str, Collection | None] = {}
+
+    def get(self, nsid: str) -> Collection | None:
+        """The collection, None when its records are not kept."""
+        collection = COLLECTIONS.get(nsid)
+        if collection is not None or self._matches is None:
+            return collection
+        if nsid not in self._extra:
+            if len(self._extra) >= MOST_EXTRA:  # names are anybody's to invent
+                self._extra.clear()
+            self._extra[nsid] = Collection(nsid) if self._matches(nsid) else None
+        return self._extra[nsid]
+
+    def __contains__(self, nsid: object) -> bool:
+        return isinstance(nsid, str) and self.get(nsid) is not None

@@ -8,22 +8,38 @@ from pathlib import Path
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.lexicons import load_documents
 from appview_pipeline.indexing.registry import COLLECTIONS
-from appview_pipeline.protocol.lexicon import LexiconError, RecordValidator, compile_lexicons
+from appview_pipeline.protocol.lexicon import LexiconError, Lexicons, RecordValidator, compile_lexicons
 
 # The reference stores these as they come.
 NOT_VALIDATED = frozenset(("chat.bsky.actor.declaration",))
 
 
+class Validators:
+    """The validators of records by collection, each compiled when it is first asked for."""
+
+    def __init__(self, lexicons: Lexicons) -> None:
+        self._lexicons = lexicons
+        self._known: dict[str, RecordValidator | None] = dict.fromkeys(NOT_VALIDATED)
+        for nsid in COLLECTIONS:
+            self.get(nsid)
+
+    def get(self, nsid: str) -> RecordValidator | None:
+        """The validator of a collection's records; None where no Lexicon document says what they are."""
+        if nsid not in self._known:
+            known = nsid in self._lexicons.record_types
+            self._known[nsid] = self._lexicons.record_validator(nsid) if known else None
+        return self._known[nsid]
+
+
 @cache
-def record_validators(extra_dir: Path | None = None) -> dict[str, RecordValidator]:
-    """Validators by collection. `extra_dir`: a folder of the operator's own Lexicon documents.
+def record_validators(extra_dir: Path | None = None) -> Validators:
+    """The validators. `extra_dir`: a folder of the operator's own Lexicon documents.
 
     Raises `OperatorError` when documents are missing or malformed.
     """
     try:
-        lexicons = compile_lexicons(load_documents(extra_dir))
-        return {nsid: lexicons.record_validator(nsid) for nsid in COLLECTIONS if nsid not in NOT_VALIDATED}
-    except (LexiconError, KeyError) as error:
+        return Validators(compile_lexicons(load_documents(extra_dir)))
+    except LexiconError as error:
         raise OperatorError(
             f"The Lexicon documents don't fit together ({error}): reinstall lexrpc, or correct APPVIEW_LEXICON_DIR."
         ) from None

@@ -9,20 +9,20 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from appview_pipeline import logs
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change, DeadLetter, Gap
-from appview_pipeline.indexing.validators import record_validators
+from appview_pipeline.indexing.registry import IndexedCollections
+from appview_pipeline.indexing.validators import Validators, record_validators
 from appview_pipeline.ingest.consumer_process import EXIT_ENDED, EXIT_LOCKED, EXIT_OPERATOR_ERROR
 from appview_pipeline.ingest.decoding import mostly_applied, read_changes
 from appview_pipeline.ingest.lifetime import Lifetime
 from appview_pipeline.ingest.writer import Position, Stopped, Writer
 from appview_pipeline.network.firehose import Notice, Subscription
-from appview_pipeline.protocol.lexicon import RecordValidator
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.applied import AppliedRevs, applied_revs
 from appview_pipeline.store.apply import CursorMoved, Report
@@ -82,7 +82,7 @@ def _consume(
     subscription: Subscription,
     writer: Writer,
     lock: StreamLock,
-    validators: Mapping[str, RecordValidator],
+    validators: Validators,
     stopped: Callable[[], bool],
 ) -> None:
     def look_up(dids: set[str]) -> dict[str, AppliedRevs]:
@@ -95,6 +95,7 @@ def _consume(
         interval.add(reports)
         return reports
 
+    collections = IndexedCollections(settings.extra_collections)
     interval = _Interval()
     applying: Future[list[Report]] | None = None
     look_first = False
@@ -104,7 +105,7 @@ def _consume(
         while not stopped():
             frames = subscription.take(settings.batch_events, settings.batch_seconds)
             received_at = time.time()
-            changes = read_changes(frames, validators, look_up if look_first else None)
+            changes = read_changes(frames, validators, collections, look_up if look_first else None)
             changes += _noticed(subscription.notices(), settings.relay_url)
             decode_ms = (time.time() - received_at) * 1000
             if changes:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from appview_pipeline.indexing.changes import Change, passed_over, read_change, read_envelope
+from appview_pipeline.indexing.registry import IndexedCollections
+from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.protocol.frames import Commit
-from appview_pipeline.protocol.lexicon import RecordValidator
 from appview_pipeline.store.applied import AppliedRevs
 from appview_pipeline.store.apply import Report
 
@@ -15,7 +16,10 @@ LookUp = Callable[[set[str]], Mapping[str, AppliedRevs]]
 
 
 def read_changes(
-    frames: Sequence[bytes], validators: Mapping[str, RecordValidator], look_up: LookUp | None = None
+    frames: Sequence[bytes],
+    validators: Validators,
+    collections: IndexedCollections,
+    look_up: LookUp | None = None,
 ) -> list[Change]:
     """The changes of `frames`, one each, in their order.
 
@@ -34,7 +38,7 @@ def read_changes(
         elif isinstance(event, Commit) and (span := applied.get(event.repo)) is not None and event.rev in span:
             changes.append(passed_over(event, frame))
         else:
-            changes.append(read_change(event, frame, now, validators))
+            changes.append(read_change(event, frame, now, validators, collections))
     return changes
 
 

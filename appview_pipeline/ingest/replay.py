@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.corpus import CorpusReader
 from appview_pipeline.ingest.decoding import mostly_applied, read_changes
@@ -57,6 +58,7 @@ def replay(
     While PostgreSQL applies one batch the next one is decoded.
     """
     validators = record_validators(settings.lexicon_dir)
+    collections = IndexedCollections(settings.extra_collections)
     writer = Writer(database, settings, f"replay:{path.name}")
     summary = Summary()
     started = time.monotonic()
@@ -71,7 +73,7 @@ def replay(
         read_before = 0
         for batch in _batches(iter(frames), batch_size or settings.batch_events):
             decoding = time.monotonic()
-            changes = read_changes(batch, validators, look_up if look_first else None)
+            changes = read_changes(batch, validators, collections, look_up if look_first else None)
             decode_ms = (time.monotonic() - decoding) * 1000
             if applying is not None:
                 reports = applying.result()

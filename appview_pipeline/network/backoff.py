@@ -23,12 +23,12 @@ class Backoff:
         """Seconds to wait now; counts one more failure."""
         ceiling = min(self.longest, self.first * 2 ** min(self.failures, 30))
         self.failures += 1
-        return max(self.first / 10, random.uniform(0, ceiling))  # noqa: S311  (jitter, not a secret)
+        return max(self.first / 10, random.uniform(0, ceiling))
 
     def longest_wait(self) -> float:
         """Seconds to wait where trying soon can't help; counts one more failure. Half of it is jitter."""
         self.failures += 1
-        return random.uniform(self.longest / 2, self.longest)  # noqa: S311
+        return random.uniform(self.longest / 2, self.longest)
 
     def connected_for(self, seconds: float) -> None:
         """Tells how long the connection that has just ended had held."""
