@@ -1,0 +1,233 @@
+"""`dagster dev` for real, against the simulated network, on its own embedded database.
+
+What it must show: one command indexes the network; the numbers are in the UI; the sensor's switch, a code reload and
+Ctrl-C end the consumer in seconds and everything in 10; history is there after a restart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appview_pipeline_tests.conftest import CHECKOUT
+from appview_pipeline_tests.simnet.network import SimulatedNetwork
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds survivors through /proc")
+
+SENSOR = {
+    "repositoryName": "__repository__",
+    "repositoryLocationName": "appview_pipeline",
+    "sensorName": "firehose_sensor",
+}
+MATERIALIZATIONS = """
+query ($key: AssetKeyInput!) {
+  assetOrError(assetKey: $key) {
+    ... on Asset {
+      assetMaterializations(limit: 100) {
+        partition
+        metadataEntries {
+          label
+          ... on IntMetadataEntry { intRepr }
+          ... on FloatMetadataEntry { floatValue }
+        }
+      }
+    }
+  }
+}"""
+
+
+class Dev:
+    """One `dagster dev` in `folder`, started as a terminal would."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.mark = f"APPVIEW_LIVE_TEST={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        inherited = {key: text for key, text in os.environ.items() if key not in ("DAGSTER_HOME", "DATABASE_URL")}
+        self.log = (folder / "dev.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dagster", "dev", "-p", str(self.port)],
+            cwd=folder,
+            env={**inherited, **environment, name: value, "PYTHONPATH": str(CHECKOUT)},
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """The data of a GraphQL query to the webserver."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            body = json.load(answer)
+        assert "errors" not in body, body["errors"]
+        return body["data"]
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "dev.log").read_text()
+        try:
+            return bool(self.ask("{ version }"))
+        except OSError:
+            return False
+
+    def materializations(self, *path: str) -> list[dict[str, Any]]:
+        """Metadata of an asset's materializations, oldest first, with their partition."""
+        asset = self.ask(MATERIALIZATIONS, key={"path": list(path)})["assetOrError"]
+        return [
+            {
+                "partition": event["partition"],
+                **{
+                    entry["label"]: int(entry["intRepr"]) if entry.get("intRepr") else entry.get("floatValue")
+                    for entry in event["metadataEntries"]
+                },
+            }
+            for event in reversed(asset.get("assetMaterializations", []))
+        ]
+
+    def processes(self) -> dict[int, str]:
+        """Every process that descends from this `dagster dev`, whoever its parent is now, with its command."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and self.mark.encode() in (entry / "environ").read_bytes():
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if command:  # a zombie has none
+                        found[int(entry.name)] = command
+            except OSError:
+                continue
+        return found
+
+    def consumers(self) -> list[int]:
+        return [pid for pid, command in self.processes().items() if "appview_pipeline.ingest.consumer" in command]
+
+    def interrupt(self) -> float:
+        """Interrupts `dagster dev` alone (as systemd and Docker do); returns the seconds until it ended."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+        return time.monotonic() - started
+
+    def interrupt_all(self) -> float:
+        """Interrupts the whole group, as Ctrl-C in a terminal does; returns the seconds until `dagster dev` ended."""
+        started = time.monotonic()
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(60)
+        return time.monotonic() - started
+
+    def survivors(self) -> list[str]:
+        """What still runs, apart from the database's supervisor, which waits for another user for 20 s."""
+        return [
+            command
+            for command in self.processes().values()
+            if "store.supervisor" not in command and "postgres" not in command
+        ]
+
+    def kill(self) -> None:
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+        self.log.close()
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder as a fresh checkout is to `dagster dev`; with a short path, for the database's socket."""
+    path = Path(tempfile.mkdtemp(prefix="appview-live-"))
+    path.chmod(0o755)  # the database's own user must get to its files
+    for name in ("dagster.yaml", "workspace.yaml"):
+        shutil.copy(CHECKOUT / name, path)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.mark.slow  # about 70 s
+def test_one_command_indexes_the_network(folder: Path) -> None:
+    with SimulatedNetwork(accounts=60, rate=60.0) as network:
+        environment = {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")}
+        dev = Dev(folder, environment)
+        try:
+            until(dev.is_up, "the webserver answers")
+            first = until(dev.consumers, "a consumer runs")
+            reports = until(lambda: dev.materializations("firehose"), "the firehose is materialized")
+            assert reports[0]["events"] > 0 and reports[0]["rejected"] == 0 and reports[0]["last_seq"] > 0
+            until(lambda: dev.materializations("record"), "so is what follows from it")
+            assert dev.materializations("likes")[0]["partition"] == time.strftime("%Y-%m-%d-%H:00", time.gmtime())
+            ask_twice(dev)
+            assert dev.consumers() == first, "one consumer, the same all the time"
+
+            sensor = dev.ask(
+                "query ($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id } } }", s=SENSOR
+            )["sensorOrError"]["id"]
+            dev.ask("mutation ($id: String!) { stopSensor(id: $id) { __typename } }", id=sensor)
+            until(lambda: not dev.consumers(), "switched off, the consumer ends", 10)
+            dev.ask("mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }", s=SENSOR)
+            second = until(dev.consumers, "switched on, a consumer runs", 20)
+
+            dev.ask('mutation { reloadRepositoryLocation(repositoryLocationName: "appview_pipeline") { __typename } }')
+            until(lambda: second[0] not in dev.consumers(), "code reloaded, the old consumer ends", 10)
+            until(dev.consumers, "and a new one runs", 20)
+            assert len(dev.consumers()) == 1
+
+            before = dev.materializations("firehose")
+            assert dev.interrupt() < 10
+            assert dev.survivors() == []
+        finally:
+            dev.kill()
+
+        dev = Dev(folder, environment)
+        try:
+            until(dev.is_up, "the webserver answers again")
+            assert dev.materializations("firehose")[: len(before)] == before, "history survives a restart"
+            until(lambda: len(dev.materializations("firehose")) > len(before), "and goes on")
+            after = dev.materializations("firehose")
+            # Nothing was skipped while nobody consumed: the reports join up across all of it.
+            joints = [(old["last_seq"], new["first_seq"]) for old, new in itertools.pairwise(after)]
+            assert all(new == old + 1 for old, new in joints), joints
+            assert dev.interrupt_all() < 10
+            assert dev.survivors() == []
+            until(lambda: not dev.processes(), "the database has stopped too", 35)
+        finally:
+            dev.kill()
+        assert network.failure is None
+
+
+def ask_twice(dev: Dev) -> None:
+    """Previews the tick, which runs the sensor's function for real, while a tick is at work."""
+    answer = dev.ask(
+        "mutation ($s: SensorSelector!) { sensorDryRun(selectorData: $s, cursor: null) { ... on DryRunInstigationTick "
+        "{ evaluationResult { skipReason error { message } } } } }",
+        s=SENSOR,
+    )
+    assert "the consumer runs as process" in answer["sensorDryRun"]["evaluationResult"]["skipReason"]
