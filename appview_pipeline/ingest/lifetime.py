@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 8.0
 """A sensor's ticks are 5 s apart; a lease outlives the pause between two of them."""
 GRACE_SECONDS = 4.0
-"""What is left for the batch in hand once the end is decided; then the process ends as it is and the batch rolls back."""
+"""What is left for the batch in hand once the end is decided; then the process ends and the batch rolls back."""
 
 
 class Lifetime:
