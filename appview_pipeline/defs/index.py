@@ -106,12 +106,7 @@ def keeps_up(index: IndexDatabase) -> dg.AssetCheckResult:
     """The lag of the shard that is furthest behind."""
     with index.open().connect("reader") as connection:
         shards = batches.stream_state(connection, settings.load().relay_url)
-    if not shards:
-        return reports.lag_result(None, None)
-    return reports.lag_result(
-        max((shard.lag_seconds for shard in shards if shard.lag_seconds is not None), default=None),
-        max(shard.idle_seconds for shard in shards),
-    )
+    return reports.stream_result(shards)
 
 
 @dg.asset_check(

@@ -9,7 +9,7 @@ import dagster as dg
 
 from appview_pipeline.defs.families import FAMILIES, Family
 from appview_pipeline.defs.partitions import key_of
-from appview_pipeline.store.batches import Applied
+from appview_pipeline.store.batches import Applied, StreamState
 
 FIREHOSE = dg.AssetKey("firehose")
 
@@ -99,6 +99,14 @@ def lag_result(lag_seconds: float | None, idle_seconds: float | None) -> dg.Asse
         metadata=metadata,
         check_name="keeps_up",
         asset_key=FIREHOSE,
+    )
+
+
+def stream_result(shards: Sequence[StreamState]) -> dg.AssetCheckResult:
+    """`lag_result` of the shard that is furthest behind."""
+    return lag_result(
+        max((shard.lag_seconds for shard in shards if shard.lag_seconds is not None), default=None),
+        max((shard.idle_seconds for shard in shards), default=None),
     )
 
 
