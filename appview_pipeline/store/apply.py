@@ -363,7 +363,12 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
     deciding = ("stage_post", "stage_follow", "stage_listitem", "stage_threadgate", "stage_postgate")
     if not versions and not any(rows.get(table) for table in deciding):
         return False
-    _run(cursor, "thread", "lock", "events", "collect_new", "collect_concerned")
+    thread = sections("apply/thread.sql")
+    for name in ("lock", "events", "collect_new", "concerned_below"):
+        cursor.execute(thread[name])
+    while cursor.rowcount:
+        cursor.execute(thread["concerned_next"])
+    _run(cursor, "thread", "concerned_in_thread", "concerned_by_facts", "collect_concerned")
     if _count(cursor, "SELECT count(*) FROM judgement"):
         _run(cursor, "thread", "judge_roots", "judge_gates", "flag", "pend")
     if versions or rows.get("stage_post_record") or rows.get("stage_postgate"):

@@ -16,6 +16,13 @@ CREATE TEMPORARY TABLE post_event (
   rev text COLLATE "C" NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+CREATE TEMPORARY TABLE concerned (
+  uri text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  live boolean NOT NULL,
+  level int NOT NULL
+) ON COMMIT DELETE ROWS;
+
 CREATE TEMPORARY TABLE judgement (
   uri text NOT NULL,
   rev text COLLATE "C" NOT NULL,
@@ -54,94 +61,96 @@ WHERE reply_parent IS NOT NULL
 UNION ALL
 SELECT v.uri, v.rev, split_part(v.uri, '/', 3), v.root, v.parent, false, true
 FROM new_version n
-JOIN pipeline.version v USING (uri, rev)
+CROSS JOIN LATERAL (
+  SELECT * FROM pipeline.version v WHERE v.uri = n.uri AND v.rev = n.rev OFFSET 0
+) v
 WHERE v.parent IS NOT NULL AND v.invalid IS NULL;
 
--- Replies that came before what this batch brings: below its posts to any depth, under its gates, of its follows and
--- list items. Only posts whose rev is not older than the event's can be concerned.
--- :collect_concerned
-WITH RECURSIVE below (uri, rev, live) AS (
-  SELECT c.uri, c.rev, c.live
-  FROM post_event e
-  CROSS JOIN LATERAL (
-    SELECT p.uri, r.rev, true AS live
-    FROM bsky.post p
-    JOIN bsky.record r USING (uri)
-    WHERE p."replyParent" = e.uri AND r.rev >= e.rev
-    UNION ALL
-    SELECT v.uri, v.rev, false
-    FROM pipeline.version v
-    WHERE v.parent = e.uri AND v.rev >= e.rev
-  ) c
-  UNION
-  SELECT c.uri, c.rev, c.live
-  FROM below b
-  CROSS JOIN LATERAL (
-    SELECT p.uri, r.rev, true AS live
-    FROM bsky.post p
-    JOIN bsky.record r USING (uri)
-    WHERE p."replyParent" = b.uri AND r.rev >= b.rev
-    UNION ALL
-    SELECT v.uri, v.rev, false
-    FROM pipeline.version v
-    WHERE v.parent = b.uri AND v.rev >= b.rev
-  ) c
-), gate_event (post_uri, rev) AS (
-  SELECT g.post_uri, s.rev
+-- Replies that came before what this batch brings. Only posts whose rev is not older than an event's can be concerned by it.
+-- (`OFFSET 0` keeps the planner from turning a look-up into a scan of a large table: it can't guess how few rows ask.)
+
+-- Below the batch's posts, to any depth: `concerned_next` is repeated until it finds nothing.
+-- :concerned_below
+INSERT INTO concerned (uri, rev, live, level)
+SELECT DISTINCT c.uri, c.rev, c.live, 1
+FROM post_event e
+CROSS JOIN LATERAL pipeline.replies_to(e.uri, e.rev) c;
+
+-- :concerned_next
+INSERT INTO concerned (uri, rev, live, level)
+SELECT DISTINCT c.uri, c.rev, c.live, b.level + 1
+FROM concerned b
+CROSS JOIN LATERAL pipeline.replies_to(b.uri, b.rev) c
+WHERE b.level = (SELECT max(level) FROM concerned)
+  AND NOT EXISTS (SELECT FROM concerned k WHERE k.uri = c.uri AND k.rev = c.rev);
+
+-- In the threads of the batch's gates, and of its posts, whose mentions a gate may ask for.
+-- :concerned_in_thread
+WITH event (post_uri, rev) AS (
+  SELECT g.post_uri, w.rev
   FROM stage_threadgate g
-  JOIN stage_write s USING (uri)
+  JOIN stage_write w USING (uri)
   UNION
   SELECT 'at://' || did || '/app.bsky.feed.post/' || split_part(uri, '/', 5), rev
   FROM new_version
   WHERE collection = 'app.bsky.feed.threadgate'
   UNION
-  -- The root's own mentions let people reply.
-  SELECT e.uri, e.rev
-  FROM post_event e
-  WHERE EXISTS (
-    SELECT FROM bsky.record r
-    WHERE r.uri = replace(e.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/')
-  )
-  OR EXISTS (
-    SELECT FROM pipeline.version v
-    WHERE v.uri = replace(e.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/')
-  )
-), fact_event (fact, rev) AS (
+  SELECT uri, rev FROM post_event
+)
+INSERT INTO concerned (uri, rev, live, level)
+SELECT DISTINCT c.uri, c.rev, true, 0
+FROM event e
+CROSS JOIN LATERAL (
+  SELECT p.uri, r.rev
+  FROM bsky.post p
+  JOIN bsky.record r USING (uri)
+  WHERE p."replyRoot" = e.post_uri AND r.rev >= e.rev
+  OFFSET 0
+) c;
+
+-- By its follows and list items, its own and those that end with it.
+-- :concerned_by_facts
+WITH event (fact, rev) AS (
   SELECT creator || ' ' || subject_did, rev FROM stage_follow
   UNION
   SELECT list_uri || ' ' || subject_did, rev FROM stage_listitem
   UNION
-  -- A version's own event, and the one that ends it: whichever it is, what it says may change from its rev on.
   SELECT v.fact, v.rev
   FROM new_version n
-  JOIN pipeline.version v USING (uri, rev)
+  CROSS JOIN LATERAL (
+    SELECT v.fact, v.rev FROM pipeline.version v WHERE v.uri = n.uri AND v.rev = n.rev OFFSET 0
+  ) v
   WHERE v.fact IS NOT NULL
-), concerned (uri, rev, live) AS (
-  SELECT uri, rev, live FROM below
-  UNION
-  SELECT p.uri, r.rev, true
-  FROM gate_event g
-  JOIN bsky.post p ON p."replyRoot" = g.post_uri
-  JOIN bsky.record r ON r.uri = p.uri
-  WHERE r.rev >= g.rev
-  UNION
-  SELECT p.uri, r.rev, true
-  FROM fact_event f
-  JOIN pipeline.dependency d USING (fact)
-  JOIN bsky.post p ON p.uri = d.uri
-  JOIN bsky.record r ON r.uri = d.uri
-  WHERE r.rev >= f.rev
 )
+INSERT INTO concerned (uri, rev, live, level)
+SELECT DISTINCT c.uri, c.rev, true, 0
+FROM event e
+CROSS JOIN LATERAL (
+  SELECT r.uri, r.rev
+  FROM pipeline.dependency d
+  JOIN bsky.record r USING (uri)
+  WHERE d.fact = e.fact AND r.rev >= e.rev
+  OFFSET 0
+) c;
+
+-- :collect_concerned
 INSERT INTO judgement (uri, rev, creator, root, parent, live, is_new, was_invalid, was_violating)
-SELECT p.uri, c.rev, p.creator, p."replyRoot", p."replyParent", true, false, p."invalidReplyRoot", p."violatesThreadGate"
-FROM concerned c
-JOIN bsky.post p USING (uri)
-WHERE c.live AND NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.uri AND j.rev = c.rev)
-UNION ALL
-SELECT v.uri, v.rev, split_part(v.uri, '/', 3), v.root, v.parent, false, false, v.invalid, NULL
-FROM concerned c
-JOIN pipeline.version v USING (uri, rev)
-WHERE NOT c.live AND NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.uri AND j.rev = c.rev);
+SELECT c.uri, c.rev, split_part(c.uri, '/', 3), p.root, p.parent, c.live, false, p.invalid, p.violating
+FROM (
+  SELECT DISTINCT uri, rev, live
+  FROM concerned c
+  WHERE NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.uri AND j.rev = c.rev)
+) c
+CROSS JOIN LATERAL (
+  SELECT "replyRoot" AS root, "replyParent" AS parent, "invalidReplyRoot" AS invalid, "violatesThreadGate" AS violating
+  FROM bsky.post
+  WHERE c.live AND uri = c.uri AND "replyParent" IS NOT NULL
+  UNION ALL
+  SELECT root, parent, invalid, NULL
+  FROM pipeline.version
+  WHERE NOT c.live AND uri = c.uri AND rev = c.rev AND parent IS NOT NULL
+  OFFSET 0
+) p;
 
 -- Parents first, level by level. What no level reaches (posts of one commit that answer each other) stays invalid.
 -- :judge_roots
@@ -233,6 +242,10 @@ WITH flagged AS (
     "violatesThreadGate" = CASE WHEN j.invalid OR j.violating THEN j.violating END
   FROM judgement j
   WHERE j.live AND p.uri = j.uri
+    AND p.uri = ANY (ARRAY(
+      SELECT uri FROM judgement
+      WHERE live AND (is_new IS FALSE OR invalid OR violating)
+    ))
     AND (
       p."invalidReplyRoot" IS DISTINCT FROM CASE WHEN j.invalid OR j.violating THEN j.invalid END
       OR p."violatesThreadGate" IS DISTINCT FROM CASE WHEN j.invalid OR j.violating THEN j.violating END
@@ -283,9 +296,8 @@ WITH gate_event (post_uri, rev) AS (
   UNION
   SELECT q.uri, r.rev, r.did, q.subject
   FROM gate_event g
-  JOIN bsky.quote q ON q.subject = g.post_uri
-  JOIN bsky.record r USING (uri)
-  WHERE r.rev >= g.rev
+  CROSS JOIN LATERAL (SELECT q.uri, q.subject FROM bsky.quote q WHERE q.subject = g.post_uri OFFSET 0) q
+  CROSS JOIN LATERAL (SELECT r.rev, r.did FROM bsky.record r WHERE r.uri = q.uri AND r.rev >= g.rev OFFSET 0) r
 ), judged AS (
   SELECT q.uri, coalesce(
     q.creator <> split_part(q.subject, '/', 3)
