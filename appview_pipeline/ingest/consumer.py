@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from appview_pipeline import logs
 from appview_pipeline.errors import OperatorError
@@ -45,6 +46,14 @@ class _Interval:
     rejected: int = 0
     stale: int = 0
     newest: str | None = None
+
+    @property
+    def lag(self) -> float | None:
+        """Seconds since the newest event applied; None without one."""
+        if self.newest is None:
+            return None
+        newest = datetime.fromisoformat(self.newest.replace("Z", "+00:00"))
+        return round(time.time() - newest.timestamp(), 1)
 
     def add(self, reports: list[Report]) -> None:
         for report in reports:
@@ -105,8 +114,8 @@ def _consume(
         while not stopped():
             frames = subscription.take(settings.batch_events, settings.batch_seconds)
             received_at = time.time()
-            changes = read_changes(frames, validators, collections, look_up if look_first else None)
-            changes += _noticed(subscription.notices(), settings.relay_url)
+            changes = _noticed(subscription.notices(), settings.relay_url)
+            changes += read_changes(frames, validators, collections, look_up if look_first else None)
             decode_ms = (time.time() - received_at) * 1000
             if changes:
                 reports = settle()
@@ -129,6 +138,7 @@ def _noticed(notices: list[Notice], relay: str) -> list[Change]:
         if notice.kind in ("gap", "went_back"):
             kind = "outdated_cursor" if notice.name == "OutdatedCursor" else "sequence"
             change.gaps.append(Gap(kind, relay, str(notice.cursor), str(notice.first_seq)))
+            change.restarts = notice.kind == "went_back"
         elif notice.kind == "oversized":
             change.dead_letters.append(DeadLetter("frame-size", notice.message, None, None, None, notice.frame))
         else:
@@ -158,7 +168,7 @@ def _summarize(interval: _Interval, subscription: Subscription, writer: Writer) 
         interval.events / seconds,
         extra={
             "events": interval.events,
-            "newest_event": interval.newest,
+            "lag_seconds": interval.lag,
             "rejected": interval.rejected,
             "stale": interval.stale,
             "reconnects": status.reconnects,

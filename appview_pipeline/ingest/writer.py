@@ -113,9 +113,7 @@ class Writer:
         batch.report.decode_ms = decode_ms
         move = None
         if position is not None and batch.report.last_seq is not None:
-            # Events that a relay sends twice never move the cursor back.
-            to_seq = max(batch.report.last_seq, position.seq or 0)
-            move = CursorMove(position.relay, position.shard, position.seq, to_seq)
+            move = CursorMove(position.relay, position.shard, position.seq, _reached(changes, position.seq))
         with self._database.connect("writer") as connection:
             prepare(connection)
             report = apply(connection, batch, move=move, dead_letters_per_minute=self._settings.dead_letters_per_minute)
@@ -164,6 +162,20 @@ class Writer:
             time.sleep(min(left, 0.2))
         if self._stopped():
             raise Stopped
+
+
+def _reached(changes: Sequence[Change], seq: int | None) -> int:
+    """The sequence number that the stream has reached after `changes`.
+
+    Events that a relay sends twice don't move it back; a relay that numbers anew does.
+    """
+    reached = seq or 0
+    for change in changes:
+        if change.restarts:
+            reached = 0
+        if change.seq is not None and change.seq > reached:
+            reached = change.seq
+    return reached
 
 
 def _words(error: Exception) -> str:

@@ -58,7 +58,6 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
 class NaturalKey:
     """The columns of which a collection's table holds one record each, there and in its staging table."""
 
-    table: str
     columns: tuple[str, str]
     stage_columns: tuple[str, str]
 
@@ -73,6 +72,7 @@ class Effect:
 
     collection: str
     file: str
+    table: str
     stages: tuple[str, ...]
     follows: tuple[str, ...] = ()
     always: tuple[str, ...] = ()
@@ -82,6 +82,7 @@ class Effect:
 EFFECTS: tuple[Effect, ...] = (
     Effect(
         "app.bsky.feed.post",
+        "post",
         "post",
         (
             "stage_post",
@@ -98,59 +99,80 @@ EFFECTS: tuple[Effect, ...] = (
     Effect(
         "app.bsky.feed.like",
         "like",
+        "like",
         ("stage_like",),
         follows=("count", "notify"),
-        natural_key=NaturalKey("like", ("subject", "creator"), ("subject", "creator")),
+        natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
     ),
     Effect(
         "app.bsky.feed.repost",
         "repost",
+        "repost",
         ("stage_repost",),
         follows=("feed", "count", "notify"),
-        natural_key=NaturalKey("repost", ("creator", "subject"), ("creator", "subject")),
+        natural_key=NaturalKey(("creator", "subject"), ("creator", "subject")),
     ),
     Effect(
         "app.bsky.graph.follow",
         "follow",
+        "follow",
         ("stage_follow",),
         follows=("count", "notify"),
-        natural_key=NaturalKey("follow", ("creator", "subjectDid"), ("creator", "subject_did")),
+        natural_key=NaturalKey(("creator", "subjectDid"), ("creator", "subject_did")),
     ),
     Effect(
         "app.bsky.graph.block",
         "block",
+        "actor_block",
         ("stage_block",),
-        natural_key=NaturalKey("actor_block", ("creator", "subjectDid"), ("creator", "subject_did")),
+        natural_key=NaturalKey(("creator", "subjectDid"), ("creator", "subject_did")),
     ),
-    Effect("app.bsky.actor.profile", "profile", ("stage_profile",), always=("joined",)),
-    Effect("app.bsky.graph.list", "list", ("stage_list",)),
+    Effect("app.bsky.actor.profile", "profile", "profile", ("stage_profile",), always=("joined",)),
+    Effect("app.bsky.graph.list", "list", "list", ("stage_list",)),
     Effect(
         "app.bsky.graph.listitem",
         "listitem",
+        "list_item",
         ("stage_listitem",),
-        natural_key=NaturalKey("list_item", ("listUri", "subjectDid"), ("list_uri", "subject_did")),
+        natural_key=NaturalKey(("listUri", "subjectDid"), ("list_uri", "subject_did")),
     ),
     Effect(
         "app.bsky.graph.listblock",
         "listblock",
+        "list_block",
         ("stage_listblock",),
-        natural_key=NaturalKey("list_block", ("creator", "subjectUri"), ("creator", "subject_uri")),
+        natural_key=NaturalKey(("creator", "subjectUri"), ("creator", "subject_uri")),
     ),
-    Effect("app.bsky.feed.generator", "generator", ("stage_generator",)),
-    Effect("app.bsky.graph.starterpack", "starterpack", ("stage_starterpack",)),
-    Effect("app.bsky.labeler.service", "labeler", ("stage_labeler",)),
-    Effect("app.bsky.feed.threadgate", "threadgate", ("stage_threadgate",)),
-    Effect("app.bsky.feed.postgate", "postgate", ("stage_postgate",)),
+    Effect("app.bsky.feed.generator", "generator", "feed_generator", ("stage_generator",)),
+    Effect("app.bsky.graph.starterpack", "starterpack", "starter_pack", ("stage_starterpack",)),
+    Effect("app.bsky.labeler.service", "labeler", "labeler", ("stage_labeler",)),
+    Effect("app.bsky.feed.threadgate", "threadgate", "thread_gate", ("stage_threadgate",), follows=("flag",)),
+    Effect("app.bsky.feed.postgate", "postgate", "post_gate", ("stage_postgate",), follows=("flag",)),
     Effect(
         "app.bsky.graph.verification",
+        "verification",
         "verification",
         ("stage_verification",),
         follows=("notify",),
         always=("every_event", "unverify"),
-        natural_key=NaturalKey("verification", ("subject", "creator"), ("subject", "creator")),
+        natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
     ),
 )
 """The effects in the order in which they run, and so in which their rows are locked, everywhere."""
+
+
+WRITES: dict[tuple[str, str], str] = {
+    ("repo", "last_seen"): "actor_sync",
+    ("repo", "actors"): "actor",
+    ("account", "actors"): "actor",
+    ("post", "feed"): "feed_item",
+    ("post", "op_thread"): "op_thread_reply",
+    ("post", "add_quotes"): "quote",
+    ("repost", "feed"): "feed_item",
+    ("counters", "posts"): "post_agg",
+    ("counters", "profiles"): "profile_agg",
+}
+"""Tables of schema bsky that statements besides a collection's `remove` and `add` write; reports count their rows."""
 
 
 class CursorMoved(Exception):
@@ -203,6 +225,11 @@ class Report:
     @property
     def rejected(self) -> int:
         return sum(self.rejected_by_kind.values())
+
+    def add_written(self, table: str, rows: int) -> None:
+        """Counts rows of a table of schema bsky that the batch inserted, updated or deleted."""
+        if rows > 0:
+            self.written[table] = self.written.get(table, 0) + rows
 
 
 class Batch(Protocol):
@@ -283,17 +310,15 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     for table, columns in {**SHARED_STAGES, **batch.columns}.items():
         copy_rows(cursor, table, columns, rows.get(table, ()))
 
-    repo = sections("apply/repo.sql")
+    report = batch.report
     if rows.get("stage_repo"):
+        repo = sections("apply/repo.sql")
         cursor.execute(repo["lock"])
         if _count(cursor, repo["count_late"]):
             cursor.execute(sections("apply/late.sql")["mark"])
-        cursor.execute(repo["gaps"])
-        cursor.execute(repo["advance"])
-        cursor.execute(repo["last_seen"])
-        cursor.execute(repo["actors"])
+        _run(cursor, report, "repo", "gaps", "advance", "last_seen", "actors")
     if rows.get("stage_account"):
-        _run(cursor, "account", "apply", "actors")
+        _run(cursor, report, "account", "apply", "actors")
 
     touched = _write_records(cursor, batch)
     versions = _keep_versions(cursor, batch, touched)
@@ -302,21 +327,19 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     for effect in EFFECTS:
         _run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
     judged = _judge(cursor, batch, versions)
-    _run(cursor, "counters", "posts", "profiles")
+    _run(cursor, report, "counters", "posts", "profiles")
     if touched:
-        _run(cursor, "notification", "move", "withdraw")
+        _run(cursor, report, "notification", "move", "withdraw")
     if judged:
-        _run(cursor, "notification", "withdraw_superfluous")
-    notifications = _count(cursor, sections("apply/notification.sql")["insert"])
-    if notifications:
-        batch.report.written["notification"] = notifications
+        _run(cursor, report, "notification", "withdraw_superfluous")
+    report.add_written("notification", _count(cursor, sections("apply/notification.sql")["insert"]))
 
     if rows.get("stage_dead_letter"):
         cursor.execute(sections("apply/dead_letter.sql")["insert"], {"per_minute": dead_letters_per_minute})
     if rows.get("stage_gap"):
-        _run(cursor, "bookkeeping", "gaps")
+        _run(cursor, report, "bookkeeping", "gaps")
     if rows.get("stage_ignored"):
-        _run(cursor, "bookkeeping", "ignored")
+        _run(cursor, report, "bookkeeping", "ignored")
 
 
 def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
@@ -328,10 +351,11 @@ def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
         cursor.execute(record["write"])
         row = cursor.fetchone()
         assert row is not None
-        batch.report.written["record"] = row[0]
+        batch.report.add_written("record", row[0])
     if batch.rows.get("stage_delete"):
         cursor.execute(version["deleted"])
         cursor.execute(record["delete"])
+        batch.report.add_written("record", cursor.rowcount)
     if batch.rows.get("stage_delete") or batch.rows.get("stage_superseded"):
         cursor.execute(record["tombstones"])
     cursor.execute(
@@ -359,7 +383,7 @@ def _keep_versions(cursor: Cursor, batch: Batch, touched: Mapping[str, frozenset
 
 def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
     """Judges replies and quotes, those of the batch and those that it concerns, and says whom they notify."""
-    rows = batch.rows
+    rows, report = batch.rows, batch.report
     deciding = ("stage_post", "stage_follow", "stage_listitem", "stage_threadgate", "stage_postgate")
     if not versions and not any(rows.get(table) for table in deciding):
         return False
@@ -368,12 +392,12 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
         cursor.execute(thread[name])
     while cursor.rowcount:
         cursor.execute(thread["concerned_next"])
-    _run(cursor, "thread", "concerned_in_thread", "concerned_by_facts", "collect_concerned")
+    _run(cursor, report, "thread", "concerned_in_thread", "concerned_by_facts", "collect_concerned")
     if _count(cursor, "SELECT count(*) FROM judgement"):
-        _run(cursor, "thread", "judge_roots", "judge_gates", "flag", "pend")
+        _run(cursor, report, "thread", "judge_roots", "judge_gates", "flag", "pend")
     if versions or rows.get("stage_post_record") or rows.get("stage_postgate"):
-        _run(cursor, "thread", "judge_quotes")
-    _run(cursor, "post_notification", "collect", "tell", "subscribers")
+        _run(cursor, report, "thread", "judge_quotes")
+    _run(cursor, report, "post_notification", "collect", "tell", "subscribers")
     return True
 
 
@@ -399,6 +423,7 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
         if key:
             cursor.execute(duplicates["vacate"])
         cursor.execute(statements["remove"])
+        batch.report.add_written(effect.table, cursor.rowcount)
         if key:
             cursor.execute(duplicates["removed"], of_collection)
             cursor.execute(duplicates["leave"], of_collection)
@@ -413,14 +438,12 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
         added = cursor.rowcount
         if key and added < _count(cursor, f"SELECT count(*) FROM {effect.stages[0]}"):
             _settle_duplicates(cursor, statements, duplicates, of_collection)
-        for name in effect.follows:
-            cursor.execute(statements[name])
-        batch.report.written[effect.file] = added
+        _run(cursor, batch.report, effect.file, *effect.follows)
+        batch.report.add_written(effect.table, added)
     if key and changed:
         cursor.execute(duplicates["succeed"])
         cursor.execute(duplicates["forget"])
-    for name in effect.always:
-        cursor.execute(statements[name])
+    _run(cursor, batch.report, effect.file, *effect.always)
 
 
 def _settle_duplicates(
@@ -443,7 +466,7 @@ def _duplicates(file: str) -> dict[str, str]:
     effect = next(effect for effect in EFFECTS if effect.file == file)
     assert effect.natural_key is not None
     names = {
-        "{table}": f'"{effect.natural_key.table}"',
+        "{table}": f'"{effect.table}"',
         "{stage}": effect.stages[0],
         "{key_1}": f'"{effect.natural_key.columns[0]}"',
         "{key_2}": f'"{effect.natural_key.columns[1]}"',
@@ -458,10 +481,13 @@ def _duplicates(file: str) -> dict[str, str]:
     return statements
 
 
-def _run(cursor: Cursor, file: str, *names: str) -> None:
+def _run(cursor: Cursor, report: Report, file: str, *names: str) -> None:
+    """Runs statements of a file; the rows they write are added to the report where `WRITES` knows the table."""
     statements = sections(f"apply/{file}.sql")
     for name in names:
         cursor.execute(statements[name])
+        if (table := WRITES.get((file, name))) is not None:
+            report.add_written(table, cursor.rowcount)
 
 
 def _count(cursor: Cursor, statement: str, parameters: Mapping[str, Any] | None = None) -> int:

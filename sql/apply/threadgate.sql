@@ -25,14 +25,19 @@ FROM gone
 WHERE p.uri = gone."postUri";
 
 -- :add
-WITH added AS (
+WITH row AS (
   INSERT INTO bsky.thread_gate (uri, cid, creator, "postUri", "createdAt", "indexedAt")
   SELECT uri, cid, creator, post_uri, created_at, indexed_at
   FROM stage_threadgate
   ORDER BY uri
   ON CONFLICT DO NOTHING
-  RETURNING "postUri"
+  RETURNING uri
 )
+INSERT INTO added (uri)
+SELECT uri FROM row;
+
+-- :flag
 UPDATE bsky.post p SET "hasThreadGate" = true
-FROM added
-WHERE p.uri = added."postUri";
+FROM stage_threadgate s
+JOIN added USING (uri)
+WHERE p.uri = s.post_uri;
