@@ -89,8 +89,8 @@ class Change:
     """(collection, action) of operations on collections that are not indexed."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
-    restarts: bool = False
-    """From here on the stream numbers its events anew (the relay was reset)."""
+    restarts_at: int | None = None
+    """From the event with this sequence number on the stream is numbered anew (the relay was reset)."""
     already_applied: bool = False
     """The commit was passed over because its rev is known to be applied."""
 

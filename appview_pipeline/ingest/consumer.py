@@ -138,7 +138,7 @@ def _noticed(notices: list[Notice], relay: str) -> list[Change]:
         if notice.kind in ("gap", "went_back"):
             kind = "outdated_cursor" if notice.name == "OutdatedCursor" else "sequence"
             change.gaps.append(Gap(kind, relay, str(notice.cursor), str(notice.first_seq)))
-            change.restarts = notice.kind == "went_back"
+            change.restarts_at = notice.first_seq if notice.kind == "went_back" else None
         elif notice.kind == "oversized":
             change.dead_letters.append(DeadLetter("frame-size", notice.message, None, None, None, notice.frame))
         else:

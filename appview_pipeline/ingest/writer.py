@@ -170,10 +170,9 @@ def _reached(changes: Sequence[Change], seq: int | None) -> int:
     Events that a relay sends twice don't move it back; a relay that numbers anew does.
     """
     reached = seq or 0
+    restarts = {change.restarts_at for change in changes if change.restarts_at is not None}
     for change in changes:
-        if change.restarts:
-            reached = 0
-        if change.seq is not None and change.seq > reached:
+        if change.seq is not None and (change.seq > reached or change.seq in restarts):
             reached = change.seq
     return reached
 
