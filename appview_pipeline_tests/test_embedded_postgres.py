@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -130,6 +131,23 @@ def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.03)
+
+
+def kill(*pids: int) -> None:
+    """SIGKILLs all of them at once and returns when they have ended.
+
+    A killed process keeps its locks for another moment, in which its server is still in charge and usable.
+    """
+    handles = []
+    for pid in pids:
+        with suppress(ProcessLookupError):  # a session that has just ended by itself
+            handles.append(os.pidfd_open(pid))
+    for handle in handles:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    for handle in handles:
+        assert select.select([handle], [], [], 20)[0]
+        os.close(handle)
 
 
 def query(url: str, statement: str) -> Any:
@@ -336,8 +354,7 @@ def test_killed_postmaster_is_started_again_with_all_committed_data(warm_state: 
         before = query(url, "SELECT count(*) FROM killed")
         supervisor = supervisor_pid(warm_state)
         postmaster = postmaster_pid(warm_state)
-        os.kill(postmaster, signal.SIGKILL)
-        eventually(lambda postmaster=postmaster: postmaster not in processes(warm_state))
+        kill(postmaster)
         user.ensure()
         assert query(url, "SELECT count(*) FROM killed") == before
         assert supervisor_pid(warm_state) == supervisor
@@ -349,11 +366,11 @@ def test_killed_supervisor_takes_the_server_along_and_both_come_back(warm_state:
     url = user.answer()["url"]
     query(url, "CREATE TABLE IF NOT EXISTS supervised AS SELECT 7 AS n")
     old = supervisor_pid(warm_state)
-    os.kill(old, signal.SIGKILL)
+    kill(old)
     user.ensure()
     assert query(url, "SELECT n FROM supervised") == 7
     assert supervisor_pid(warm_state) != old
-    os.kill(supervisor_pid(warm_state), signal.SIGKILL)
+    kill(supervisor_pid(warm_state))
     with attach(warm_state) as other:
         assert query(other.url(), "SELECT n FROM supervised") == 7
         user.ensure()
@@ -366,8 +383,7 @@ def test_everything_killed_at_once(warm_state: Path) -> None:
     url = user.answer()["url"]
     query(url, "DROP TABLE IF EXISTS everything")
     query(url, "CREATE TABLE everything AS SELECT generate_series(1, 1000) AS n")
-    for pid in [*processes(warm_state), user.process.pid]:
-        os.kill(pid, signal.SIGKILL)
+    kill(*processes(warm_state), user.process.pid)
     user.process.wait()
     with attach(warm_state) as again:
         assert query(again.url(), "SELECT sum(n) FROM everything") == 500500
@@ -379,8 +395,7 @@ def test_sessions_that_outlive_a_killed_postmaster_are_ended_first(warm_state: P
         connection = psycopg2.connect(host=str(pg.socket_dir), port=5432, user="postgres", dbname="appview")
         session = connection.info.backend_pid
         os.kill(session, signal.SIGSTOP)
-        for pid in (supervisor_pid(warm_state), postmaster_pid(warm_state)):
-            os.kill(pid, signal.SIGKILL)
+        kill(supervisor_pid(warm_state), postmaster_pid(warm_state))
         # A stopped process ends by nothing but SIGKILL, the last resort after 20 s: waking it up here saves the wait.
         threading.Timer(1.0, os.kill, (session, signal.SIGCONT)).start()
         pg.ensure_running()
@@ -392,8 +407,7 @@ def test_sessions_that_outlive_a_killed_postmaster_are_ended_first(warm_state: P
 def test_killed_in_the_middle_of_creating_the_data_directory(state: Path) -> None:
     user = User(state)
     eventually(lambda: list(state.glob("initdb-*/*")))
-    for pid in (*processes(state), user.process.pid):
-        os.kill(pid, signal.SIGKILL)
+    kill(*processes(state), user.process.pid)
     user.process.wait()
     assert not (state / "pgdata").exists()
     with attach(state) as pg:
@@ -406,7 +420,7 @@ def test_server_that_dies_again_and_again_is_given_up_and_said_so(warm_state: Pa
     with attach(warm_state) as pg:
         for _ in range(6):
             eventually(lambda: state_folder.read_status(StateFolder(warm_state)).phase == "ready", 30)  # type: ignore[union-attr]
-            os.kill(postmaster_pid(warm_state), signal.SIGKILL)
+            kill(postmaster_pid(warm_state))
             eventually(lambda: state_folder.read_status(StateFolder(warm_state)).phase != "ready", 30)  # type: ignore[union-attr]
         eventually(lambda: not processes(warm_state))
         status = state_folder.read_status(StateFolder(warm_state))
@@ -647,7 +661,7 @@ def test_binaries_of_the_system(state: Path) -> None:
     user = User(state, binaries=DEBIAN)
     answer = user.answer()
     assert answer["version"] == postgres_binaries.version_in(DEBIAN)
-    os.kill(postmaster_pid(state), signal.SIGKILL)
+    kill(postmaster_pid(state))
     user.ensure()
     user.end()
     eventually(lambda: not processes(state))
