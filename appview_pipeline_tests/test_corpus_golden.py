@@ -13,7 +13,6 @@ from appview_pipeline.ingest.replay import replay
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import open_database
 
-
 UNSEEN_UPDATE = {
     "uri": "at://did:plc:mb6o6ohnafbk33xaw5jpn63c/app.bsky.actor.status/self",
     "cid": "bafyreigoaona7k6tazp6q4jleukqbxrlwh7qpdajs6pk6oatc5rwicc6pi",

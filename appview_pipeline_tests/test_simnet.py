@@ -323,7 +323,11 @@ def test_sdk_firehose_client_reads_the_relay(frames: list[bytes]):
         reader.join(20)
         assert not reader.is_alive()
     assert [event.seq for event in got] == list(range(1, 201))
-    commit = next(event for event in got if isinstance(event, models.ComAtprotoSyncSubscribeRepos.Commit) and event.ops)
+    commit = next(
+        event
+        for event in got
+        if isinstance(event, models.ComAtprotoSyncSubscribeRepos.Commit) and event.ops and event.ops[0].cid
+    )
     assert commit.ops[0].cid in CAR.from_bytes(commit.blocks).blocks
 
 

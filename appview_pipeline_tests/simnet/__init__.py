@@ -1,7 +1,7 @@
 """A simulated AT Protocol network: relay, PLC directory and PDS, deterministic by seed, over real sockets.
 
-For tests `SimulatedNetwork`; for corpora `generate` and `write_corpus`; for people `python -m appview_pipeline_tests.simnet`
-(`docs/simulated-network.md`).
+For tests `SimulatedNetwork`; for corpora `generate` and `write_corpus`; for people
+`python -m appview_pipeline_tests.simnet` (`docs/simulated-network.md`).
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def generate(
     default the last one happens about now. The same arguments with `start` given yield the same bytes.
     """
     if start is None:
-        start = time.time() - (frames or 0) / rate
+        start = time.time() - (frames or 0) / rate * 1.5
     return World(seed, accounts, start=start, rate=rate, first_seq=first_seq, pasts=pasts).frames(frames)

@@ -24,9 +24,17 @@ from appview_pipeline_tests.simnet.world import PASTS, World
 @click.option("--relay-port", default=2470, help="0: any free port.")
 @click.option("--plc-port", default=2582)
 @click.option("--pds-port", default=2583)
-@click.option("--replay", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Serve the frames of this corpus from the relay and generate none.")  # fmt: skip
+@click.option(
+    "--replay",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Serve the frames of this corpus from the relay and generate none.",
+)
 @click.option("--window", default=500, help="MB of frames that the relay keeps.")
-@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Write --frames frames to this corpus (`.zst`: compressed) and end.")  # fmt: skip
+@click.option(
+    "--write",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write --frames frames to this corpus (`.zst`: compressed) and end.",
+)
 @click.option("--frames", default=60_000, help="With --write: how many.")
 def main(
     rate: float,
@@ -45,14 +53,21 @@ def main(
     """A simulated AT Protocol network on this machine: relay, PLC directory and PDS over real sockets."""
     if write:
         # The corpus ends about now: no rev in it is in the future for whoever reads it.
-        begin = time.time() - frames / 500 if start is None else start
+        begin = time.time() - frames / 500 * 1.5 if start is None else start
         began = time.monotonic()
         count = write_corpus(write, World(seed, accounts, start=begin, pasts=PASTS if pasts else ()).frames(frames))
         click.echo(f"{write}: {count:,} frames, {write.stat().st_size:,} bytes, {time.monotonic() - began:.1f} s")
         return
     begin = time.time() if start is None else start
     # Seqs go by the clock, so that a restarted simulation goes on above the seqs of the one before.
-    world = World(seed, 10 if replay else accounts, start=begin, rate=rate or 2_000, first_seq=int(begin * 1_000), pasts=PASTS if pasts and not replay else ())  # fmt: skip
+    world = World(
+        seed,
+        10 if replay else accounts,
+        start=begin,
+        rate=rate or 2_000,
+        first_seq=int(begin * 1_000),
+        pasts=PASTS if pasts and not replay else (),
+    )
     network = SimulatedNetwork(
         world,
         rate=None if replay else rate,

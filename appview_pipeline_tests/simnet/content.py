@@ -469,7 +469,11 @@ def foreign(rng: Random, when: str) -> Record:
             "musicServiceBaseDomain": "music.example",
         }
     if kind == 1:
-        return {"$type": "sh.tangled.feed.star", "subject": f"at://did:web:git.example/sh.tangled.repo/{rng.getrandbits(40):x}", "createdAt": when}  # fmt: skip
+        return {
+            "$type": "sh.tangled.feed.star",
+            "subject": f"at://did:web:git.example/sh.tangled.repo/{rng.getrandbits(40):x}",
+            "createdAt": when,
+        }
     if kind == 2:
         return {
             "$type": "com.whtwnd.blog.entry",
@@ -488,7 +492,12 @@ def foreign(rng: Random, when: str) -> Record:
             "textContent": sentence(rng, "en", 400, 40),
             "publishedAt": when,
         }
-    return {"$type": "social.psky.chat.message", "content": sentence(rng, "en", 200), "room": "at://did:web:chat.example/social.psky.chat.room/general", "createdAt": when}  # fmt: skip
+    return {
+        "$type": "social.psky.chat.message",
+        "content": sentence(rng, "en", 200),
+        "room": "at://did:web:chat.example/social.psky.chat.room/general",
+        "createdAt": when,
+    }
 
 
 def digest_number(text: str) -> int:

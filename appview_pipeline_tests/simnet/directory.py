@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from appview_pipeline.protocol import cid
 from appview_pipeline.protocol.cbor import decode_record_json
-from appview_pipeline_tests.simnet.content import iso
+from appview_pipeline_tests.simnet.accounts import HANDLE_DOMAIN
 from appview_pipeline_tests.simnet.world import Author, World
 
 CAR = "application/vnd.ipld.car"
@@ -343,4 +343,10 @@ class Pds(HttpService):
         return json_answer({"did": owner.did})
 
     def _describe_server(self, parameters: Parameters) -> Answer:
-        return json_answer({"did": "did:web:pds.simnet.test", "availableUserDomains": [".simnet.test"], "inviteCodeRequired": True, "createdAt": iso(0)})  # fmt: skip
+        return json_answer(
+            {
+                "did": f"did:web:pds.{HANDLE_DOMAIN}",
+                "availableUserDomains": [f".{HANDLE_DOMAIN}"],
+                "inviteCodeRequired": True,
+            }
+        )

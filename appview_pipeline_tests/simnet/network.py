@@ -71,8 +71,11 @@ class SimulatedNetwork:
 
     def _move(self, rate: float) -> None:
         started, made = time.monotonic(), 0
+        # The world's own time must run behind ours, so that `follow` keeps the two together.
+        self.world.rate = 10 * (rate or 2_000)
         try:
             while not self._stopping.is_set():
+                self.world.follow(time.time_ns() // 1_000)
                 due = int((time.monotonic() - started) * rate) - made if rate else 50
                 if due <= 0:
                     self._stopping.wait(min(0.05, 1 / rate))

@@ -167,6 +167,7 @@ class World:
         self.rate = rate
         self.rng = Random(f"simnet world {seed}")  # a string: seeded by its SHA-512, the same everywhere
         self.clock = Clock(int(start * 1_000_000))
+        self.stamped = 0  # the newest time on a frame
         self.seq = first_seq - 1
         self.most_records = most_records
         self.records = 0
@@ -349,9 +350,8 @@ class World:
         writes = [Write("delete", path, None)]
         if path.startswith("app.bsky.feed.post/"):
             rkey = path.rsplit("/", 1)[1]
-            for gate in ("app.bsky.feed.threadgate", "app.bsky.feed.postgate"):
-                if author.repository.get(f"{gate}/{rkey}"):
-                    writes.append(Write("delete", f"{gate}/{rkey}", None))
+            gates = (f"app.bsky.feed.{gate}/{rkey}" for gate in ("threadgate", "postgate"))
+            writes.extend(Write("delete", gate, None) for gate in gates if author.repository.get(gate))
         return writes
 
     def _profile(self, author: Author) -> Act | None:
@@ -496,21 +496,23 @@ class World:
             author.curated.setdefault(collection, []).append(ref.uri)
             self.curated.setdefault(collection, Recent(self.rng, 500)).add(ref)
 
-    def _frame(self, kind: str, body: dict[str, Any]) -> bytes:
+    def _frame(self, kind: str, body: dict[str, Any], late: float = 0.0) -> bytes:
+        """A frame that the relay stamps `late` microseconds from now; the clock does not wait for it."""
         self.seq += 1
         header = COMMIT_HEADER if kind == "#commit" else _header(kind)
-        return bytes(header + libipld.encode_dag_cbor({"seq": self.seq, "time": iso(self.clock.micros), **body}))
+        self.stamped = max(self.stamped, self.clock.micros + int(late))
+        time = iso(self.stamped)
+        return bytes(header + libipld.encode_dag_cbor({"seq": self.seq, "time": time, **body}))
 
     def _commit_frame(self, author: Author, writes: list[Write]) -> bytes:
-        rev = tid_from_micros(self.clock.tick(self.rng.random() * 2_000), author.clock_id)
+        rev = tid_from_micros(self.clock.tick(self.rng.random() * 200), author.clock_id)
         before = len(author.repository)
         commit: Commit = author.repository.commit(writes, rev)
         self.records += len(author.repository) - before
         for write, op in zip(writes, commit.ops, strict=True):
             if write.action == "create":
                 self._remember(author, write, op["cid"])
-        self.clock.tick(self.rng.expovariate(1 / 20_000))
-        return self._frame("#commit", commit.event())
+        return self._frame("#commit", commit.event(), late=self.rng.expovariate(1 / 20_000))
 
     def _identity_frame(self, author: Author, with_handle: bool = True) -> bytes:
         handle = {"handle": author.account.handle} if with_handle else {}
@@ -569,6 +571,11 @@ class World:
             author.done.clear()
         act = self._act[self.rng.choices(_NAMES, cum_weights=_CUMULATIVE)[0]](author)
         return [self._commit_frame(author, act or self._like(author) or self._post(author))]
+
+    def follow(self, micros: int) -> None:
+        """Puts the clock forward to real time (microseconds since 1970), for a world that people watch."""
+        with self.lock:
+            self.clock.micros = max(self.clock.micros, micros)
 
     def step(self) -> list[bytes]:
         """Lets the next thing happen; its frames, seqs rising by one."""
