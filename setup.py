@@ -24,12 +24,15 @@ INSTALL_REQUIRES = [
     # Lexicon documents as data files, complete and new; none of its code is loaded.
     "lexrpc>=3.0,<4",
     # Grapheme clusters, which lexicons count.
-    "regex>=2024.11.6",
+    "regex>=2025.9",
     # DAG-CBOR, CIDs and multibase in Rust: the hot path of decoding. The record bytes it gives are part of our
     # contract with the CAR walk, hence the bounded range.
     "libipld>=3.4,<4",
     # JSON text of records, 5 to 10 times as fast as the standard library.
     "orjson>=3.10,<4",
+    # Signatures: secp256k1 (commits, labels) and P-256.
+    "coincurve>=20,<22",
+    "cryptography>=42",
     # The relay subscription: the cheapest WebSocket client per frame that Python has.
     "picows>=2.1,<3",
     # XRPC models and client: off the hot path (checks, tests).
@@ -49,16 +52,15 @@ DEV_REQUIRES = [
     "pytest>=8.3",
     # Properties: same tables for any batch size, restart, redelivery.
     "hypothesis>=6.130",
-    # The simulated network signs its commits with it (secp256k1, RFC 6979, low S).
-    "coincurve>=20,<22",
     # Its relay, over real sockets.
     "websockets>=14",
     # A test builds the wheel without build isolation.
     "setuptools>=69",
     "wheel",
-    # Lint, format and types.
-    "ruff>=0.9",
-    "mypy>=1.15",
+    # Lint, format and types; bounded, because a newer minor version finds new faults in old code.
+    "ruff>=0.17,<0.18",
+    "mypy>=2.4,<2.5",
+    "types-regex",
     "types-requests",
     "types-psycopg2",
     "types-tqdm",
