@@ -40,7 +40,7 @@ from appview_pipeline_tests.simnet.corpus import write_corpus
 CHECKOUT = Path(__file__).resolve().parents[1]
 HISTORY = CHECKOUT / "docs" / "benchmarks.md"
 START = 1_780_000_000.0
-"""Simulated time of the first frame, seconds since 1970: always the same, so that all revisions replay the same bytes."""
+"""Simulated time of the first frame, seconds since 1970: all revisions replay the same bytes."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
