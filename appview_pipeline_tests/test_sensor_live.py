@@ -193,7 +193,7 @@ def test_one_command_indexes_the_network(folder: Path) -> None:
             dev.ask("mutation ($id: String!) { stopSensor(id: $id) { __typename } }", id=sensor)
             until(lambda: not dev.consumers(), "switched off, the consumer ends", 10)
             dev.ask("mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }", s=SENSOR)
-            second = until(dev.consumers, "switched on, a consumer runs", 20)
+            second = until(dev.consumers, "switched on, a consumer runs", 60)
 
             dev.ask('mutation { reloadRepositoryLocation(repositoryLocationName: "appview_pipeline") { __typename } }')
             until(lambda: second[0] not in dev.consumers(), "code reloaded, the old consumer ends", 10)
