@@ -242,7 +242,9 @@ def test_supervisor_is_detached_and_keeps_no_pipe_of_its_starter(warm_state: Pat
 
 
 def test_killed_user_holds_nothing_even_if_programs_it_started_live_on(warm_state: Path) -> None:
-    code = USER.replace("for line", 'import subprocess; subprocess.Popen(["sleep", "20"])\nfor line')
+    code = USER.replace(
+        "for line", 'import subprocess; print(subprocess.Popen(["sleep", "60"]).pid, flush=True)\nfor line'
+    )
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     user = subprocess.Popen(
         [sys.executable, "-c", code, str(warm_state), str(IDLE), ""],
@@ -253,10 +255,12 @@ def test_killed_user_holds_nothing_even_if_programs_it_started_live_on(warm_stat
     )
     assert user.stdout
     assert b"url" in user.stdout.readline()
+    sleeper = int(user.stdout.readline())
     user.kill()
     user.wait()
     eventually(lambda: not processes(warm_state), IDLE + 8)
-    os.killpg(user.pid, signal.SIGKILL)  # the sleeping program
+    assert Path(f"/proc/{sleeper}").exists()
+    kill(sleeper)
 
 
 def test_forked_child_keeps_the_server(warm_state: Path) -> None:
