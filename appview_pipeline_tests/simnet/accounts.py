@@ -39,7 +39,8 @@ def sign(key: PrivateKey, message: bytes) -> bytes:
 
 class Account:
     """One account's identity. Its DID is the hash of its genesis operation, as did:plc asks, and so depends on `seed`
-    and `index` alone; where its PDS listens is a later operation of the log.
+    and `index` alone; where its PDS listens is a later operation of the log. A negative `index` is that of a ghost,
+    which writes a history and is never announced.
     """
 
     __slots__ = ("active", "created", "did", "handle", "index", "key", "log", "status")
@@ -82,7 +83,7 @@ class Account:
 
     @property
     def tombstoned(self) -> bool:
-        return self.log[-1][1]["type"] == "plc_tombstone"
+        return bool(self.log[-1][1]["type"] == "plc_tombstone")
 
     def rename(self, handle: str, when: int) -> None:
         """A new handle, in the log too. `when` in microseconds."""

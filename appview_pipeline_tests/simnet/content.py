@@ -275,13 +275,12 @@ def post(
     """A post or, with `parent`, a reply. `mentionable` gives (handle, DID), `quotable` a record to quote."""
     code = language(rng)
     rich = RichText(sentence(rng, code, 180))
-    for chance, add in (
-        (0.02 if parent is None else 0.06, lambda: rich.mention(*mentionable())),
-        (0.05, lambda: rich.link(some_url(rng))),
-        (0.08, lambda: rich.tag(rng.choice(_TAGS))),
-    ):
-        if rng.random() < chance:
-            add()
+    if rng.random() < (0.02 if parent is None else 0.06):
+        rich.mention(*mentionable())
+    if rng.random() < 0.05:
+        rich.link(some_url(rng))
+    if rng.random() < 0.08:
+        rich.tag(rng.choice(_TAGS))
     record: Record = {"$type": "app.bsky.feed.post", "text": rich.text, "createdAt": when}
     if rng.random() < 0.92:
         record["langs"] = [code] if rng.random() < 0.97 else [code, "en-GB" if code == "en" else "en"]

@@ -34,6 +34,7 @@ from picows import (
 
 SUBSCRIBE_REPOS = "/xrpc/com.atproto.sync.subscribeRepos"
 BURST_BYTES = 256 * 1024
+CLOSE_SECONDS = 3.0
 
 # Answers a plain XRPC query: (status, JSON-able body), or None for "no such method".
 Query = Callable[[str, dict[str, str]], "tuple[int, Any] | None"]
@@ -190,7 +191,8 @@ class _Subscription(WSListener):
         elif frame.msg_type == WSMsgType.PONG:
             self.relay.pongs_received += 1
         elif frame.msg_type == WSMsgType.CLOSE:
-            transport.send_close(frame.get_close_code())
+            if not transport.is_close_frame_sent:
+                transport.send_close(frame.get_close_code())
             transport.disconnect()
 
     def pause_writing(self) -> None:
@@ -199,8 +201,11 @@ class _Subscription(WSListener):
     def resume_writing(self) -> None:
         self.writable.set()
 
-    def _close(self, transport: WSTransport, code: int, reason: str) -> None:
+    async def _close(self, transport: WSTransport, code: int, reason: str) -> None:
+        """Says goodbye and waits a little for the answer: cutting at once could destroy what is still on its way."""
         transport.send_close(WSCloseCode(code), reason.encode())
+        self.silent = True
+        await asyncio.sleep(CLOSE_SECONDS)  # cancelled by the client's answer
         transport.disconnect()
 
     async def _serve(self, transport: WSTransport) -> None:
@@ -226,7 +231,7 @@ class _Subscription(WSListener):
         if opening:
             transport.send(WSMsgType.BINARY, opening[0])
             if opening[1]:
-                self._close(transport, 1008, "FutureCursor")
+                await self._close(transport, 1008, "FutureCursor")
                 return
         live = False
         while not transport.is_disconnected:
@@ -241,7 +246,7 @@ class _Subscription(WSListener):
             if live and limit is not None and behind > limit:
                 faults.too_slow += 1
                 transport.send(WSMsgType.BINARY, error_frame("ConsumerTooSlow", "Stream consumer too slow"))
-                self._close(transport, 1008, "ConsumerTooSlow")
+                await self._close(transport, 1008, "ConsumerTooSlow")
                 return
             if not burst:
                 await woken.wait()
@@ -261,7 +266,7 @@ class _Subscription(WSListener):
                 return
             if close_after and self.sent == close_after[0]:
                 faults.dropped += 1
-                self._close(transport, close_after[1], "simulated")
+                await self._close(transport, close_after[1], "simulated")
                 return
             if stall_after and self.sent == stall_after[0]:
                 faults.stalled += 1
@@ -327,6 +332,8 @@ class Relay:
         self.pings_received = 0
         self.pongs_received = 0
         self.open: set[WSTransport] = set()
+        self.published: asyncio.Event  # set at the next publication; made in the server's loop
+        self._stopping: asyncio.Event
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._append(frames)
@@ -364,9 +371,11 @@ class Relay:
     def disconnect_all(self) -> None:
         """Cuts every open connection, as a relay that restarts does."""
         if self._loop:
-            self._loop.call_soon_threadsafe(
-                lambda: [transport.disconnect(graceful=False) for transport in [*self.open]]
-            )
+            self._loop.call_soon_threadsafe(self._cut_all)
+
+    def _cut_all(self) -> None:
+        for transport in [*self.open]:
+            transport.disconnect(graceful=False)
 
     def _accept(self, request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener | None:
         target = urlsplit(request.path.decode("ascii", "replace"))
@@ -407,8 +416,7 @@ class Relay:
             listening.set()
             async with server:
                 await self._stopping.wait()
-                for transport in [*self.open]:
-                    transport.disconnect(graceful=False)
+                self._cut_all()
 
         listening = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()), name="simnet-relay", daemon=True)

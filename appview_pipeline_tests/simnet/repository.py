@@ -142,10 +142,10 @@ class History:
 class Repository:
     """One account's repository: a history, what the account has written since, and the signed head.
 
-    `len` is the number of records of its own. `key` is None only for the ghosts that write histories.
+    `len` is the number of records of its own.
     """
 
-    def __init__(self, did: str, key: PrivateKey | None, history: History) -> None:
+    def __init__(self, did: str, key: PrivateKey, history: History) -> None:
         self.did = did
         self.key = key
         self.history = history
@@ -176,7 +176,6 @@ class Repository:
         return self.head[0]
 
     def _signed(self, rev: str) -> Stored:
-        assert self.key is not None
         data = self.tree.cid
         block = encode_commit(self.did, rev, data, sign(self.key, encode_commit(self.did, rev, data, None)))
         return cid.cid_for_cbor(block), block

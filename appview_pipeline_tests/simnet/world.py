@@ -138,6 +138,9 @@ class Author:
     def did(self) -> str:
         return self.account.did
 
+    def has_done(self, key: str) -> bool:
+        return key in self.done or key in self.repository.history.done
+
     def uri(self, collection: str, rkey: str) -> str:
         return f"at://{self.account.did}/{collection}/{rkey}"
 
@@ -227,7 +230,7 @@ class World:
 
     # ---- things to refer to
 
-    def _some_post(self, author: Author) -> Post | None:
+    def _some_post(self) -> Post | None:
         if not self.recent.members:
             return None
         return self.popular.draw() if self.rng.random() < 0.5 else self.recent.draw()
@@ -235,21 +238,20 @@ class World:
     def _unseen_post(self, author: Author, doing: str) -> Post | None:
         """A post that this author has not done this to; once in a while one that it has (a duplicate)."""
         for _ in range(6):
-            found = self._some_post(author)
+            found = self._some_post()
             if found is None:
                 return None
-            if (key := doing + found.ref.uri) not in author.done or self.rng.random() < 0.002:
+            if not author.has_done(key := doing + found.ref.uri) or self.rng.random() < 0.002:
                 author.done.add(key)
                 return found
         return None
 
-    def _quotable(self, author: Author) -> StrongRef | None:
+    def _quotable(self) -> StrongRef | None:
         if self.rng.random() < 0.06:
             kind = self.rng.choice(("app.bsky.feed.generator", "app.bsky.graph.list", "app.bsky.graph.starterpack"))
-            found = self.curated[kind].draw() if kind in self.curated else None
-            if found is not None:
+            if found := self._some_curated(kind):
                 return found
-        post = self._some_post(author)
+        post = self._some_post()
         return post.ref if post else None
 
     def _mentionable(self, author: Author) -> tuple[str, str]:
@@ -257,7 +259,8 @@ class World:
         return found.account.handle, found.did
 
     def _some_curated(self, collection: str) -> StrongRef | None:
-        return self.curated[collection].draw() if collection in self.curated else None
+        found: StrongRef | None = self.curated[collection].draw() if collection in self.curated else None
+        return found
 
     # ---- acts: each gives the writes of one commit, or None when there is nothing to do it to
 
@@ -281,7 +284,7 @@ class World:
         """A post to like or repost, and the repost through which the author came upon it, if any."""
         if self.rng.random() < via_chance and (seen := self.reposts.draw()):
             via, subject = seen
-            if (key := doing + subject.uri) not in author.done:
+            if not author.has_done(key := doing + subject.uri):
                 author.done.add(key)
                 return subject, via
         post = self._unseen_post(author, doing)
@@ -298,14 +301,14 @@ class World:
         return self._create(author, content.repost(found[0], self._when(), found[1])) if found else None
 
     def _post(self, author: Author) -> Act:
-        parent = self._some_post(author) if self.rng.random() < 0.45 else None
+        parent = self._some_post() if self.rng.random() < 0.45 else None
         rkey = self._rkey(author)
         record = content.post(
             self.rng,
             self._when(),
             parent=parent,
             mentionable=lambda: self._mentionable(author),
-            quotable=lambda: self._quotable(author),
+            quotable=self._quotable,
         )
         writes = self._create(author, record, rkey)
         ghost = author.account.index < 0
@@ -322,7 +325,7 @@ class World:
     def _follow(self, author: Author) -> Act | None:
         for _ in range(6):
             found = self._famous(author)
-            if found is not None and "f" + found.did not in author.done:
+            if found is not None and not author.has_done("f" + found.did):
                 author.done.add("f" + found.did)
                 return self._create(author, content.follow(found.did, self._when()))
         return None
@@ -372,7 +375,7 @@ class World:
         assert found is not None
         record = libipld.decode_dag_cbor(found[1])
         if path.startswith("app.bsky.feed.threadgate/"):
-            reply = self._some_post(author)
+            reply = self._some_post()
             record = content.thread_gate(
                 self.rng, record["post"], record["createdAt"], (), [reply.ref.uri] if reply else ()
             )
@@ -452,11 +455,8 @@ class World:
             bearers[histories.index(author.repository.history)].append(author)
         now = self.clock.micros
         for number, size in enumerate(sizes):
-            ghost = object.__new__(Account)
-            ghost.index, ghost.did, ghost.handle, ghost.active, ghost.status = -1 - number, "", "", True, None
-            ghosts.append(author := object.__new__(Author))
-            author.account, author.done, author.curated, author.clock_id = ghost, set(), {}, number
-            author.repository = Repository("", None, histories[number])
+            account = Account(self.seed, -1 - number, now)
+            ghosts.append(Author(account, Repository(account.did, account.key, histories[number])))
             moments += [(now - int(_PAST_MICROS * self.rng.random()), number) for _ in range(size)]
         names, weights = zip(*_PAST_MIX, strict=True)
         for moment, number in sorted(moments):
@@ -467,9 +467,9 @@ class World:
                 if bearers[number]:
                     for bearer in self.rng.sample(bearers[number], min(2, len(bearers[number]))):
                         self._remember(bearer, write, stored)
-        for ghost in ghosts:
-            history = ghost.repository.history
-            history.add(self._profile(ghost)[0])
+        for ghost, history in zip(ghosts, histories, strict=True):
+            for write in self._profile(ghost) or ():
+                history.add(write)
             history.close(ghost.done)
         self.clock.micros = now
 
@@ -529,7 +529,7 @@ class World:
         """A new account: identity, account, the empty first commit and its sync, then a profile."""
         author = self._join(self._nobody)
         frames = [self._identity_frame(author), self._account_frame(author), self._commit_frame(author, [])]
-        frames += [self._sync_frame(author), self._commit_frame(author, self._profile(author))]
+        frames += [self._sync_frame(author), self._commit_frame(author, self._profile(author) or [])]
         return frames
 
     def _status_change(self) -> list[bytes]:
