@@ -245,7 +245,8 @@ class Repository:
         self.rev = rev
         self._head = self._signed(rev)
         # The order of blocks that servers write today: what is new, the records, the commit, and what only proves.
-        blocks = changed | dict(records) | dict([self._head]) | proof
+        # The root comes first even when it is not new (the empty tree is one object, shared by all).
+        blocks = {tree.cid: tree.block} | changed | dict(records) | dict([self._head]) | proof
         return Commit(self.did, self._head[0], rev, since, prev_data, ops, write_car(self._head[0], blocks))
 
     def clear(self) -> None:
