@@ -329,9 +329,10 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     judged = _judge(cursor, batch, versions)
     _run(cursor, report, "counters", "posts", "profiles")
     if touched:
-        _run(cursor, report, "notification", "move", "withdraw")
+        _run(cursor, report, "notification", "move", "withdraw", "remember")
     if judged:
         _run(cursor, report, "notification", "withdraw_superfluous")
+    _run(cursor, report, "notification", "silence")
     report.add_written("notification", _count(cursor, sections("apply/notification.sql")["insert"]))
 
     if rows.get("stage_dead_letter"):
@@ -412,7 +413,7 @@ def _drop_stale(cursor: Cursor, batch: Batch) -> None:
 
 def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[str]) -> None:
     staged = sum(len(batch.rows.get(table, ())) for table in effect.stages)
-    changed = bool(changes & {"updated", "recreated", "deleted"})
+    changed = bool(changes & {"updated", "recreated", "deleted", "repaired"})
     if effect.collection not in batch.seen:
         return
     statements = sections(f"apply/{effect.file}.sql")

@@ -30,3 +30,12 @@ WITH row AS (
 )
 INSERT INTO added (uri)
 SELECT uri FROM row;
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'actor_block'
+FROM stage_block s
+LEFT JOIN bsky.actor_block l USING (uri)
+WHERE (l.cid, l.creator, l."subjectDid", l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.subject_did, s.created_at, s.indexed_at);

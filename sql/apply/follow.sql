@@ -51,3 +51,12 @@ INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reaso
 SELECT s.subject_did, s.uri, s.cid, s.creator, 'follow', NULL, least(s.created_at, s.indexed_at)
 FROM stage_follow s
 JOIN added USING (uri);
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'follow'
+FROM stage_follow s
+LEFT JOIN bsky.follow l USING (uri)
+WHERE (l.cid, l.creator, l."subjectDid", l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.subject_did, s.created_at, s.indexed_at);

@@ -22,3 +22,12 @@ SELECT uri, cid, creator, created_at, indexed_at
 FROM stage_labeler
 ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'labeler'
+FROM stage_labeler s
+LEFT JOIN bsky.labeler l USING (uri)
+WHERE (l.cid, l.creator, l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.created_at, s.indexed_at);

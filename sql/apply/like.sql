@@ -58,3 +58,12 @@ CROSS JOIN LATERAL (
     (split_part(s.via, '/', 3), 'like-via-repost', s.via)
 ) n (did, reason, subject)
 WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3) <> s.creator;
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'like'
+FROM stage_like s
+LEFT JOIN bsky."like" l USING (uri)
+WHERE (l.cid, l.creator, l.subject, l."subjectCid", l."createdAt", l."indexedAt", l.via, l."viaCid")
+  IS DISTINCT FROM (s.cid, s.creator, s.subject, s.subject_cid, s.created_at, s.indexed_at, s.via, s.via_cid);

@@ -28,3 +28,12 @@ SELECT uri, cid, creator, name, purpose, description, description_facets, avatar
 FROM stage_list
 ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'list'
+FROM stage_list s
+LEFT JOIN bsky.list l USING (uri)
+WHERE (l.cid, l.creator, l.name, l.purpose, l.description, l."descriptionFacets", l."avatarCid", l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.name, s.purpose, s.description, s.description_facets, s.avatar_cid, s.created_at, s.indexed_at);

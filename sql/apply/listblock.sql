@@ -30,3 +30,12 @@ WITH row AS (
 )
 INSERT INTO added (uri)
 SELECT uri FROM row;
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'list_block'
+FROM stage_listblock s
+LEFT JOIN bsky.list_block l USING (uri)
+WHERE (l.cid, l.creator, l."subjectUri", l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.subject_uri, s.created_at, s.indexed_at);

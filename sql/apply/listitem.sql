@@ -32,3 +32,12 @@ WITH row AS (
 )
 INSERT INTO added (uri)
 SELECT uri FROM row;
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'list_item'
+FROM stage_listitem s
+LEFT JOIN bsky.list_item l USING (uri)
+WHERE (l.cid, l.creator, l."subjectDid", l."listUri", l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.subject_did, s.list_uri, s.created_at, s.indexed_at);

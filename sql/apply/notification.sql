@@ -26,6 +26,23 @@ WHERE n."recordUri" = t.uri
   AND t.change IN ('deleted', 'recreated')
   AND n.reason NOT IN ('verified', 'unverified', 'starterpack-joined');
 
+-- What is gone is told of anew should it come back. An edit changes what is said, not who was told: reruns must know.
+-- :remember
+WITH gone AS (
+  SELECT uri FROM touched WHERE change IN ('deleted', 'recreated')
+), unsilenced AS (
+  DELETE FROM pipeline.silenced s USING gone WHERE s.record_uri = gone.uri
+), unedited AS (
+  DELETE FROM pipeline.edited e USING gone WHERE e.uri = gone.uri
+)
+INSERT INTO pipeline.edited (uri)
+SELECT uri
+FROM touched
+WHERE change = 'updated'
+  AND collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
+ORDER BY uri
+ON CONFLICT DO NOTHING;
+
 -- A post that was judged anew, or edited, has told nobody but those whom it concerns now.
 -- :withdraw_superfluous
 DELETE FROM bsky.notification n
@@ -37,22 +54,32 @@ WHERE n."recordUri" = t.uri
     WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason
   );
 
+-- What a muted thread keeps silent stays silent, also when the mute is gone by the time the record is looked at again.
+-- Thread mutes are few: without any, no thread is looked up.
+-- :silence
+INSERT INTO pipeline.silenced (record_uri, did, reason)
+SELECT DISTINCT w.record_uri, w.did, w.reason
+FROM new_notification w
+WHERE EXISTS (SELECT FROM bsky.thread_mute)
+  AND w.reason_subject IS NOT NULL
+  AND EXISTS (
+    SELECT FROM bsky.thread_mute m
+    WHERE m."mutedByDid" = w.did
+      AND m."rootUri" = coalesce(
+        (SELECT p."replyRoot" FROM bsky.post p WHERE p.uri = w.reason_subject), w.reason_subject)
+  )
+ORDER BY 1, 2, 3
+ON CONFLICT DO NOTHING;
+
 -- Returns the number of new rows.
 -- :insert
 WITH told AS (
   INSERT INTO bsky.notification AS n (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
   SELECT w.did, w.record_uri, w.record_cid, w.author, w.reason, w.reason_subject, w.sort_at
   FROM new_notification w
-  WHERE (
-      -- Thread mutes are few: without any, no thread is looked up.
-      NOT EXISTS (SELECT FROM bsky.thread_mute)
-      OR w.reason_subject IS NULL
-      OR NOT EXISTS (
-        SELECT FROM bsky.thread_mute m
-        WHERE m."mutedByDid" = w.did
-          AND m."rootUri" = coalesce(
-            (SELECT p."replyRoot" FROM bsky.post p WHERE p.uri = w.reason_subject), w.reason_subject)
-      )
+  WHERE NOT EXISTS (
+      SELECT FROM pipeline.silenced s
+      WHERE s.record_uri = w.record_uri AND s.did = w.did AND s.reason = w.reason
     )
     -- An edited like, repost or follow has told its recipient already.
     AND NOT EXISTS (

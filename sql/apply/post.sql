@@ -212,3 +212,69 @@ WITH quoted AS (
 )
 INSERT INTO delta_post (uri, quotes)
 SELECT subject, 1 FROM quoted;
+
+-- Staged posts of which something is missing or says something else, by table; a rerun repairs that and nothing else. Flags
+-- are judgements: see sql/repair/post.sql.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'post'
+FROM stage_post s
+LEFT JOIN bsky.post p USING (uri)
+WHERE (p.cid, p.creator, p.text, p."replyRoot", p."replyRootCid", p."replyParent", p."replyParentCid", p."createdAt",
+    p."indexedAt", p.langs, p.tags)
+  IS DISTINCT FROM (s.cid, s.creator, s.text, s.reply_root, s.reply_root_cid, s.reply_parent, s.reply_parent_cid,
+    s.created_at, s.indexed_at, s.langs, s.tags)
+UNION ALL
+SELECT s.uri, 'feed_item'
+FROM stage_post s
+LEFT JOIN bsky.feed_item f USING (uri)
+WHERE (f.cid, f.type, f."postUri", f."originatorDid", f."sortAt")
+  IS DISTINCT FROM (s.cid, 'post', s.uri, s.creator, least(s.created_at, s.indexed_at))
+UNION ALL
+SELECT s.uri, 'op_thread_reply'
+FROM stage_post s
+LEFT JOIN bsky.op_thread_reply o ON o."rootUri" = s.reply_root AND o.uri = s.uri
+WHERE split_part(s.reply_root, '/', 3) = s.creator
+  AND (o."parentUri" IS DISTINCT FROM s.reply_parent OR o."deletedAt" IS NOT NULL)
+UNION ALL
+SELECT uri, 'quote'
+FROM (
+  SELECT s.uri, s.cid, s.created_at, s.indexed_at, e.embed_uri, e.embed_cid
+  FROM stage_post s
+  LEFT JOIN stage_post_record e
+    ON e.post_uri = s.uri
+    AND e.is_quote
+    AND NOT EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = e.embed_uri AND t.rev > s.rev)
+) s
+LEFT JOIN bsky.quote q USING (uri)
+WHERE (q.cid, q.subject, q."subjectCid", q."createdAt", q."indexedAt") IS DISTINCT FROM (
+    CASE WHEN s.embed_uri IS NOT NULL THEN s.cid END,
+    s.embed_uri,
+    s.embed_cid,
+    CASE WHEN s.embed_uri IS NOT NULL THEN s.created_at END,
+    CASE WHEN s.embed_uri IS NOT NULL THEN s.indexed_at END)
+UNION ALL
+SELECT coalesce(e."postUri", s.post_uri), 'post_embed_image'
+FROM (SELECT * FROM bsky.post_embed_image WHERE "postUri" IN (SELECT uri FROM stage_post)) e
+FULL JOIN stage_post_image s ON s.post_uri = e."postUri" AND s.position = e.position
+WHERE (e."imageCid", e.alt) IS DISTINCT FROM (s.image_cid, s.alt)
+UNION ALL
+SELECT coalesce(e."postUri", s.post_uri), 'post_embed_gallery_image'
+FROM (SELECT * FROM bsky.post_embed_gallery_image WHERE "postUri" IN (SELECT uri FROM stage_post)) e
+FULL JOIN stage_post_gallery_image s ON s.post_uri = e."postUri" AND s.position = e.position
+WHERE (e."imageCid", e.alt) IS DISTINCT FROM (s.image_cid, s.alt)
+UNION ALL
+SELECT coalesce(e."postUri", s.post_uri), 'post_embed_external'
+FROM (SELECT * FROM bsky.post_embed_external WHERE "postUri" IN (SELECT uri FROM stage_post)) e
+FULL JOIN stage_post_external s ON s.post_uri = e."postUri"
+WHERE (e.uri, e.title, e.description, e."thumbCid") IS DISTINCT FROM (s.uri, s.title, s.description, s.thumb_cid)
+UNION ALL
+SELECT coalesce(e."postUri", s.post_uri), 'post_embed_video'
+FROM (SELECT * FROM bsky.post_embed_video WHERE "postUri" IN (SELECT uri FROM stage_post)) e
+FULL JOIN stage_post_video s ON s.post_uri = e."postUri"
+WHERE (e."videoCid", e.alt) IS DISTINCT FROM (s.video_cid, s.alt)
+UNION ALL
+SELECT coalesce(e."postUri", s.post_uri), 'post_embed_record'
+FROM (SELECT * FROM bsky.post_embed_record WHERE "postUri" IN (SELECT uri FROM stage_post)) e
+FULL JOIN stage_post_record s ON s.post_uri = e."postUri" AND s.embed_uri = e."embedUri"
+WHERE e."embedCid" IS DISTINCT FROM s.embed_cid;

@@ -41,3 +41,12 @@ UPDATE bsky.post p SET "hasPostGate" = true
 FROM stage_postgate s
 JOIN added USING (uri)
 WHERE p.uri = s.post_uri;
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'post_gate'
+FROM stage_postgate s
+LEFT JOIN bsky.post_gate l USING (uri)
+WHERE (l.cid, l.creator, l."postUri", l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.post_uri, s.created_at, s.indexed_at);

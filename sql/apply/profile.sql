@@ -51,3 +51,12 @@ FROM (
 ) f
 WHERE f.pack IS NOT NULL
   AND NOT EXISTS (SELECT FROM touched t WHERE t.uri = f.uri AND t.change IN ('updated', 'deleted'));
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'profile'
+FROM stage_profile s
+LEFT JOIN bsky.profile l USING (uri)
+WHERE (l.cid, l.creator, l."displayName", l.description, l."avatarCid", l."bannerCid", l."joinedViaStarterPackUri", l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.display_name, s.description, s.avatar_cid, s.banner_cid, s.joined_via_starter_pack_uri, s.created_at, s.indexed_at);

@@ -72,3 +72,30 @@ CROSS JOIN LATERAL (
     (split_part(s.via, '/', 3), 'repost-via-repost', s.via)
 ) n (did, reason, subject)
 WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3) <> s.creator;
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'repost'
+FROM stage_repost s
+LEFT JOIN bsky.repost l USING (uri)
+WHERE (l.cid, l.creator, l.subject, l."subjectCid", l."createdAt", l."indexedAt", l.via, l."viaCid")
+  IS DISTINCT FROM (s.cid, s.creator, s.subject, s.subject_cid, s.created_at, s.indexed_at, s.via, s.via_cid)
+UNION ALL
+SELECT s.uri, 'feed_item'
+FROM stage_repost s
+JOIN bsky.repost l USING (uri)
+LEFT JOIN bsky.feed_item f USING (uri)
+WHERE (f.cid, f.type, f."postUri", f."originatorDid", f."sortAt")
+    IS DISTINCT FROM (s.cid, 'repost', s.subject, s.creator, least(s.created_at, s.indexed_at))
+  AND (
+    f.uri IS NOT NULL
+    OR NOT EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev)
+  )
+UNION ALL
+-- In the feed although the post was deleted, or although the record is only a duplicate.
+SELECT s.uri, 'feed_item'
+FROM stage_repost s
+JOIN bsky.feed_item f USING (uri)
+WHERE EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev)
+  OR NOT EXISTS (SELECT FROM bsky.repost l WHERE l.uri = s.uri);

@@ -23,3 +23,12 @@ SELECT uri, cid, creator, name, created_at, indexed_at
 FROM stage_starterpack
 ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'starter_pack'
+FROM stage_starterpack s
+LEFT JOIN bsky.starter_pack l USING (uri)
+WHERE (l.cid, l.creator, l.name, l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.name, s.created_at, s.indexed_at);

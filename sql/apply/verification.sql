@@ -76,3 +76,12 @@ INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reaso
 SELECT t.did, t.uri, t.cid, t.author, 'unverified', NULL, g.indexed_at
 FROM told t
 JOIN gone g USING (uri);
+
+-- Staged records whose row is missing or says something else; a rerun repairs them.
+-- :differs
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'verification'
+FROM stage_verification s
+LEFT JOIN bsky.verification l USING (uri)
+WHERE (l.cid, l.rkey, l.creator, l.subject, l.handle, l."displayName", l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.rkey, s.creator, s.subject, s.handle, s.display_name, s.created_at, s.indexed_at);

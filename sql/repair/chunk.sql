@@ -1,0 +1,56 @@
+-- One chunk of a rerun: its repositories locked, its records read, what differs found and repaired by the statements of
+-- sql/apply/ (store/repair.py says in which order).
+--
+-- Guarantees: nothing of a repository of the chunk is applied by others between here and the commit. A row that is as it
+-- should be is not touched.
+
+-- :lock
+SELECT did FROM pipeline.repo WHERE did = ANY (%(dids)s) ORDER BY did FOR UPDATE;
+
+-- Where the rev is not known, the record key stands in for it.
+-- :read
+SELECT uri, cid, did, coalesce(rev, split_part(uri, '/', 5)), json, "indexedAt"
+FROM bsky.record
+WHERE uri = ANY (%(uris)s)
+ORDER BY uri;
+
+-- Rows whose record is gone are taken out as its deletion would have.
+-- :gone
+INSERT INTO touched (uri, collection, change, rev, at)
+SELECT g.uri, split_part(g.uri, '/', 4), 'deleted', coalesce(t.rev, 'zzzzzzzzzzzzz'),
+  to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+FROM unnest(%(uris)s::text[]) g (uri)
+LEFT JOIN pipeline.tombstone t USING (uri);
+
+-- :touch
+INSERT INTO touched (uri, collection, change, rev, at)
+SELECT DISTINCT w.uri, w.collection, 'repaired', w.rev, w.indexed_at
+FROM stage_write w
+JOIN differing d USING (uri)
+WHERE w.collection = %(collection)s AND d.table_name = %(table)s;
+
+-- A post can't be deleted while what hangs on it is being restored: whoever deletes it waits, and then finds that too.
+-- :hold
+SELECT r.uri
+FROM bsky.record r
+WHERE r.uri IN (
+  SELECT subject FROM stage_repost
+  UNION
+  SELECT embed_uri FROM stage_post_record WHERE is_quote
+)
+ORDER BY r.uri
+FOR KEY SHARE OF r;
+
+-- :note
+INSERT INTO changed (table_name, key) SELECT table_name, uri FROM differing;
+
+-- Rows that were taken out because their record is gone, before they are.
+-- :note_gone
+INSERT INTO changed (table_name, key)
+SELECT %(table)s, t.uri
+FROM touched t
+JOIN bsky.{table} l ON l.{uri} = t.uri
+WHERE t.change = 'deleted';
+
+-- :result
+SELECT table_name, count(DISTINCT key)::int, (array_agg(DISTINCT key))[1:%(shown)s] FROM changed GROUP BY table_name;

@@ -1,0 +1,72 @@
+-- Natural keys in a rerun. What is right, in the words of sql/apply/duplicates.sql: the first by rev, then record key, is in
+-- the collection's table, the others are in duplicate_record and point at it. Placeholders as there.
+
+-- Staged records that have no row of their own because they are duplicates, and are listed as such.
+-- :rightful
+DELETE FROM differing x
+USING {stage} s, bsky.duplicate_record d, bsky.{table} l, bsky.record r
+WHERE x.table_name = %(table)s
+  AND s.uri = x.uri
+  AND d.uri = s.uri
+  AND d.cid = s.cid
+  AND d."indexedAt" = s.indexed_at
+  AND l.uri = d."duplicateOf"
+  AND l.{key_1} = s.{stage_key_1}
+  AND l.{key_2} = s.{stage_key_2}
+  AND r.uri = l.uri
+  AND (coalesce(r.rev, split_part(r.uri, '/', 5)), r.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
+  AND NOT EXISTS (SELECT FROM bsky.{table} own WHERE own.uri = s.uri);
+
+-- Staged records that have their row, and yet are listed as a duplicate, or have a duplicate that precedes them.
+-- :wrongful
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, %(table)s
+FROM {stage} s
+JOIN bsky.{table} l USING (uri)
+WHERE EXISTS (SELECT FROM bsky.duplicate_record d WHERE d.uri = s.uri)
+  OR EXISTS (
+    SELECT
+    FROM bsky.duplicate_record d
+    JOIN bsky.record r USING (uri)
+    WHERE d."duplicateOf" = s.uri
+      AND (coalesce(r.rev, split_part(r.uri, '/', 5)), r.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
+  );
+
+-- Records that compete with those that differ, staged together with them: the one that such a record is listed as a
+-- duplicate of, if that has no row, that one's other duplicates, and duplicates that precede the record.
+-- :relatives
+WITH head AS (
+  SELECT DISTINCT d."duplicateOf" AS uri
+  FROM differing x
+  JOIN bsky.duplicate_record d USING (uri)
+  WHERE x.table_name = %(table)s AND NOT EXISTS (SELECT FROM bsky.{table} l WHERE l.uri = d."duplicateOf")
+)
+SELECT r.uri, r.cid, r.did, coalesce(r.rev, split_part(r.uri, '/', 5)), r.json, r."indexedAt"
+FROM (
+  SELECT uri FROM head
+  UNION
+  SELECT d.uri FROM head JOIN bsky.duplicate_record d ON d."duplicateOf" = head.uri
+  UNION
+  SELECT d.uri
+  FROM differing x
+  JOIN {stage} s USING (uri)
+  JOIN bsky.duplicate_record d ON d."duplicateOf" = x.uri
+  JOIN bsky.record p ON p.uri = d.uri
+  WHERE x.table_name = %(table)s
+    AND (coalesce(p.rev, split_part(p.uri, '/', 5)), p.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
+) related
+JOIN bsky.record r USING (uri)
+ORDER BY r.uri;
+
+-- Whoever pointed at a record that has become a duplicate itself points where that does.
+-- :follow_head
+UPDATE bsky.duplicate_record d SET "duplicateOf" = head."duplicateOf"
+FROM differing x
+JOIN bsky.duplicate_record head USING (uri)
+WHERE x.table_name = %(table)s AND d."duplicateOf" = head.uri;
+
+-- What was repaired of a record that is a duplicate is that it is listed as one.
+-- :name
+UPDATE differing x SET table_name = 'duplicate_record'
+WHERE x.table_name = %(table)s
+  AND EXISTS (SELECT FROM bsky.duplicate_record d WHERE d.uri = x.uri);

@@ -1,0 +1,121 @@
+-- Notifications in a rerun: those of the examined records against those that the write path's own statements ask for
+-- (`new_notification`).
+--
+-- Guarantees: nobody is told twice, and a notification that is right keeps its row. What depended on something that is no
+-- longer known stays as it is: `verified`, `unverified`, `starterpack-joined`, `subscribed-post` and `contact-match`; what
+-- a muted thread kept silent (pipeline.silenced); whom a like, repost or follow told before it was edited
+-- (pipeline.edited). Records whose rev is not known came from a repository export: they tell nobody now.
+
+-- Live records of which `notify` has not been asked yet.
+-- :live
+INSERT INTO added (uri)
+SELECT s.uri
+FROM {stage} s
+JOIN bsky.{table} l USING (uri)
+WHERE NOT EXISTS (SELECT FROM added a WHERE a.uri = s.uri);
+
+-- :examine
+INSERT INTO examined (uri, sort_at, is_post)
+SELECT uri, least(created_at, indexed_at), false FROM stage_like
+UNION ALL
+SELECT uri, least(created_at, indexed_at), false FROM stage_repost
+UNION ALL
+SELECT uri, least(created_at, indexed_at), false FROM stage_follow
+UNION ALL
+SELECT uri, sort_at, true FROM telling;
+
+-- :leave_alone
+DELETE FROM examined e
+USING pipeline.edited d
+WHERE d.uri = e.uri;
+
+-- :wanted_once
+DELETE FROM new_notification a
+USING new_notification b
+WHERE (a.record_uri, a.did, a.reason) = (b.record_uri, b.did, b.reason) AND a.ctid > b.ctid;
+
+-- The quote of a post that was deleted since has been told of, and its row in bsky.quote is gone.
+-- :superfluous
+WITH gone AS (
+  DELETE FROM bsky.notification n
+  USING examined e
+  WHERE n."recordUri" = e.uri
+    AND n.reason = ANY (CASE
+      WHEN NOT e.is_post THEN ARRAY['like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost']
+      WHEN EXISTS (SELECT FROM stage_post s WHERE s.uri = e.uri) THEN ARRAY['mention', 'quote', 'reply']
+      ELSE ARRAY['reply']
+    END)
+    AND NOT EXISTS (
+      SELECT FROM new_notification w
+      WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason
+    )
+    AND NOT (
+      n.reason = 'quote'
+      AND EXISTS (
+        SELECT
+        FROM stage_post_record q
+        WHERE q.post_uri = e.uri AND q.is_quote AND split_part(q.embed_uri, '/', 3) = n.did
+          AND NOT EXISTS (SELECT FROM bsky.quote k WHERE k.uri = e.uri)
+      )
+    )
+    -- Inherited from the record whose place this one took, which may have come by another repost.
+    AND NOT (
+      n.reason IN ('like-via-repost', 'repost-via-repost')
+      AND NOT EXISTS (
+        SELECT FROM bsky.notification own WHERE own."recordUri" = e.uri AND own."sortAt" = e.sort_at
+      )
+    )
+  RETURNING n."recordUri"
+)
+INSERT INTO changed (table_name, key)
+SELECT 'notification', "recordUri" FROM gone;
+
+-- Notifications that say something else than their record. An edited post has told of what it was.
+-- :amended
+WITH amended AS (
+  UPDATE bsky.notification n SET
+    author = w.author,
+    "recordCid" = w.record_cid,
+    "reasonSubject" = w.reason_subject
+  FROM new_notification w
+  JOIN examined e ON e.uri = w.record_uri
+  WHERE n."recordUri" = w.record_uri
+    AND n.did = w.did
+    AND n.reason = w.reason
+    AND n.reason <> 'reply'
+    AND (n.author, n."recordCid", n."reasonSubject") IS DISTINCT FROM (w.author, w.record_cid, w.reason_subject)
+    AND NOT EXISTS (SELECT FROM pipeline.version v WHERE v.uri = w.record_uri)
+    AND NOT (
+      n.reason IN ('like-via-repost', 'repost-via-repost')
+      AND NOT EXISTS (
+        SELECT FROM bsky.notification own WHERE own."recordUri" = e.uri AND own."sortAt" = e.sort_at
+      )
+    )
+  RETURNING n."recordUri"
+)
+INSERT INTO changed (table_name, key)
+SELECT 'notification', "recordUri" FROM amended;
+
+-- What is left of `new_notification` is missing, and to be written.
+-- :not_missing
+DELETE FROM new_notification w
+WHERE w.reason NOT IN (
+    'like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost', 'mention', 'quote', 'reply')
+  OR EXISTS (SELECT FROM pipeline.edited e WHERE e.uri = w.record_uri)
+  OR EXISTS (
+    SELECT FROM pipeline.silenced s
+    WHERE s.record_uri = w.record_uri AND s.did = w.did AND s.reason = w.reason
+  )
+  OR EXISTS (SELECT FROM bsky.record r WHERE r.uri = w.record_uri AND r.rev IS NULL)
+  OR EXISTS (
+    SELECT FROM bsky.notification n
+    WHERE n."recordUri" = w.record_uri AND n.did = w.did AND n.reason = w.reason
+      AND (n.reason <> 'reply' OR n."reasonSubject" IS NOT DISTINCT FROM w.reason_subject)
+  );
+
+-- After they were written.
+-- :note
+INSERT INTO changed (table_name, key)
+SELECT 'notification', w.record_uri
+FROM new_notification w
+JOIN bsky.notification n ON n."recordUri" = w.record_uri AND n.did = w.did AND n.reason = w.reason;

@@ -1,0 +1,214 @@
+-- Posts and feed items in a rerun: what is wrong is taken out, table by table; the statements of sql/apply/post.sql then
+-- add what is missing. Flags are judged again by sql/apply/thread.sql.
+--
+-- Guarantees: of a post only the rows that are wrong are touched. Counters of whom that concerns are recounted
+-- (the rows of `delta_*` name them; their numbers don't count in a rerun).
+
+-- :post
+WITH gone AS (
+  DELETE FROM bsky.post p
+  USING differing d
+  WHERE d.table_name = 'post' AND p.uri = d.uri
+  RETURNING p.creator, p."replyParent"
+), authors AS (
+  INSERT INTO delta_profile (did) SELECT creator FROM gone
+)
+INSERT INTO delta_post (uri)
+SELECT "replyParent" FROM gone WHERE "replyParent" IS NOT NULL
+UNION ALL
+SELECT reply_parent
+FROM stage_post
+JOIN differing d USING (uri)
+WHERE d.table_name = 'post' AND reply_parent IS NOT NULL;
+
+-- :feed_item
+DELETE FROM bsky.feed_item f
+USING differing d
+WHERE d.table_name = 'feed_item' AND f.uri = d.uri;
+
+-- :op_thread_reply
+SELECT;
+
+-- :quote
+WITH gone AS (
+  DELETE FROM bsky.quote q
+  USING differing d
+  WHERE d.table_name = 'quote' AND q.uri = d.uri
+  RETURNING q.subject
+)
+INSERT INTO delta_post (uri)
+SELECT subject FROM gone;
+
+-- :post_embed_image
+DELETE FROM bsky.post_embed_image e
+USING differing d
+WHERE d.table_name = 'post_embed_image' AND e."postUri" = d.uri
+  AND NOT EXISTS (
+    SELECT FROM stage_post_image s
+    WHERE (s.post_uri, s.position, s.image_cid, s.alt) = (e."postUri", e.position, e."imageCid", e.alt)
+  );
+
+-- :post_embed_gallery_image
+DELETE FROM bsky.post_embed_gallery_image e
+USING differing d
+WHERE d.table_name = 'post_embed_gallery_image' AND e."postUri" = d.uri
+  AND NOT EXISTS (
+    SELECT FROM stage_post_gallery_image s
+    WHERE (s.post_uri, s.position, s.image_cid, s.alt) = (e."postUri", e.position, e."imageCid", e.alt)
+  );
+
+-- :post_embed_external
+DELETE FROM bsky.post_embed_external e
+USING differing d
+WHERE d.table_name = 'post_embed_external' AND e."postUri" = d.uri;
+
+-- :post_embed_video
+DELETE FROM bsky.post_embed_video e
+USING differing d
+WHERE d.table_name = 'post_embed_video' AND e."postUri" = d.uri;
+
+-- :post_embed_record
+DELETE FROM bsky.post_embed_record e
+USING differing d
+WHERE d.table_name = 'post_embed_record' AND e."postUri" = d.uri
+  AND NOT EXISTS (
+    SELECT FROM stage_post_record s
+    WHERE (s.post_uri, s.embed_uri, s.embed_cid) = (e."postUri", e."embedUri", e."embedCid")
+  );
+
+-- Feed items, quotes and thread places that remain of posts and reposts whose record is gone.
+-- :remains
+WITH gone AS (
+  SELECT uri, at FROM touched WHERE change = 'deleted'
+), unfed AS (
+  DELETE FROM bsky.feed_item f USING gone WHERE f.uri = gone.uri
+), unquoted AS (
+  DELETE FROM bsky.quote q USING gone WHERE q.uri = gone.uri RETURNING q.subject
+), recounted AS (
+  INSERT INTO delta_post (uri) SELECT subject FROM unquoted
+), unlisted AS (
+  DELETE FROM bsky.duplicate_record d USING gone WHERE d.uri = gone.uri
+)
+SELECT;
+
+-- Whose row `added` says is missing, for a statement of sql/apply/ that adds what follows from a record.
+-- :lacking
+INSERT INTO added (uri)
+SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
+
+-- Gate flags: whether the gate's record is there. (That there was one once is not compared: tombstones don't last.)
+-- :gates
+WITH concerned AS (
+  SELECT uri FROM stage_post
+  UNION
+  SELECT post_uri FROM stage_threadgate
+  UNION
+  SELECT post_uri FROM stage_postgate
+), expected AS (
+  SELECT c.uri,
+    EXISTS (
+      SELECT FROM bsky.record r WHERE r.uri = replace(c.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/')
+    ) AS thread_gate,
+    EXISTS (
+      SELECT FROM bsky.record r WHERE r.uri = replace(c.uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/')
+    ) AS post_gate
+  FROM concerned c
+), flagged AS (
+  UPDATE bsky.post p SET
+    "hasThreadGate" = CASE WHEN e.thread_gate THEN true WHEN p."hasThreadGate" THEN false ELSE p."hasThreadGate" END,
+    "hasPostGate" = CASE WHEN e.post_gate THEN true WHEN p."hasPostGate" THEN false ELSE p."hasPostGate" END
+  FROM expected e
+  WHERE p.uri = e.uri
+    AND (p."hasThreadGate" IS TRUE <> e.thread_gate OR p."hasPostGate" IS TRUE <> e.post_gate)
+  RETURNING p.uri
+)
+INSERT INTO changed (table_name, key)
+SELECT 'post', uri FROM flagged;
+
+-- Posts that can't have been judged: no replies, no quotes.
+-- :unjudged
+WITH flagged AS (
+  UPDATE bsky.post p SET
+    "invalidReplyRoot" = CASE WHEN s.reply_parent IS NOT NULL THEN p."invalidReplyRoot" END,
+    "violatesThreadGate" = CASE WHEN s.reply_parent IS NOT NULL THEN p."violatesThreadGate" END,
+    "violatesEmbeddingRules" = CASE WHEN s.quotes THEN p."violatesEmbeddingRules" END
+  FROM (
+    SELECT p.uri, p.reply_parent,
+      EXISTS (SELECT FROM stage_post_record e WHERE e.post_uri = p.uri AND e.is_quote) AS quotes
+    FROM stage_post p
+  ) s
+  WHERE p.uri = s.uri
+    AND (
+      (s.reply_parent IS NULL AND (p."invalidReplyRoot" IS NOT NULL OR p."violatesThreadGate" IS NOT NULL))
+      OR (NOT s.quotes AND p."violatesEmbeddingRules" IS NOT NULL)
+    )
+  RETURNING p.uri
+)
+INSERT INTO changed (table_name, key)
+SELECT 'post', uri FROM flagged;
+
+-- Replies and quotes are judged as if their judgement might have changed.
+-- :judge
+INSERT INTO judgement (uri, rev, creator, root, parent, live, is_new, was_invalid, was_violating)
+SELECT s.uri, s.rev, s.creator, s.reply_root, s.reply_parent, true, false, p."invalidReplyRoot", p."violatesThreadGate"
+FROM stage_post s
+JOIN bsky.post p USING (uri)
+WHERE s.reply_parent IS NOT NULL
+  AND NOT EXISTS (SELECT FROM judgement j WHERE j.uri = s.uri AND j.rev = s.rev);
+
+-- What the judgement is about to change.
+-- :misjudged
+INSERT INTO differing (uri, table_name)
+SELECT j.uri, 'flags'
+FROM judgement j
+JOIN bsky.post p USING (uri)
+WHERE j.live
+  AND (p."invalidReplyRoot", p."violatesThreadGate") IS DISTINCT FROM (
+    CASE WHEN j.invalid OR j.violating THEN j.invalid END,
+    CASE WHEN j.invalid OR j.violating THEN j.violating END);
+
+-- Below a post that was judged otherwise, everything is judged again.
+-- :rejudged
+INSERT INTO post_event (uri, rev)
+SELECT DISTINCT j.uri, j.rev
+FROM judgement j
+JOIN differing d USING (uri)
+WHERE d.table_name = 'flags' AND j.live;
+
+-- :quotes_before
+INSERT INTO differing (uri, table_name)
+SELECT s.uri, 'quote flag set'
+FROM stage_post s
+JOIN bsky.post p USING (uri)
+WHERE p."violatesEmbeddingRules" IS NOT NULL;
+
+-- :note_flags
+INSERT INTO changed (table_name, key)
+SELECT 'post', uri FROM differing WHERE table_name = 'flags'
+UNION
+SELECT 'post', s.uri
+FROM stage_post s
+JOIN bsky.post p USING (uri)
+WHERE (p."violatesEmbeddingRules" IS NOT NULL)
+  <> EXISTS (SELECT FROM differing d WHERE d.uri = s.uri AND d.table_name = 'quote flag set');
+
+-- Whose counters the chunk's records move.
+-- :subjects
+WITH post AS (
+  INSERT INTO subject_post (key)
+  SELECT uri FROM (
+    SELECT uri FROM stage_post
+    UNION SELECT reply_parent FROM stage_post WHERE reply_parent IS NOT NULL
+    UNION SELECT embed_uri FROM stage_post_record WHERE is_quote
+    UNION SELECT subject FROM stage_like
+    UNION SELECT subject FROM stage_repost
+  ) s (uri)
+  ON CONFLICT DO NOTHING
+)
+INSERT INTO subject_profile (key)
+SELECT did FROM (
+  SELECT creator FROM stage_post
+  UNION SELECT creator FROM stage_follow
+  UNION SELECT subject_did FROM stage_follow
+) s (did)
+ON CONFLICT DO NOTHING;

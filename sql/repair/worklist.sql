@@ -1,0 +1,59 @@
+-- What a rerun looks at: the records of %(collections)s that were applied from %(since)s up to, not including, %(until)s
+-- (null: without bound), and what the same accounts have in derived tables without a record.
+--
+-- Guarantees: every record of the span is in the list once, in order of repository. Of rows without a record, the newest
+-- %(orphans)s an account and table are looked for (null: all), so that one busy account can't hold up the rerun.
+
+-- :clear
+TRUNCATE rerun, subject_post, subject_profile;
+
+-- :records
+INSERT INTO rerun (n, uri, did)
+SELECT row_number() OVER (ORDER BY did, uri), uri, did
+FROM bsky.record
+WHERE (%(since)s::timestamptz IS NULL OR "appliedAt" >= %(since)s)
+  AND (%(until)s::timestamptz IS NULL OR "appliedAt" < %(until)s)
+  AND split_part(uri, '/', 4) = ANY (%(collections)s);
+
+-- For a table whose rows can be found by account: {table}, its columns {uri} and {creator}, {order}, {condition}.
+-- :orphans_by_creator
+INSERT INTO orphan (uri, did)
+SELECT x.uri, d.did
+FROM (SELECT DISTINCT did FROM rerun) d
+CROSS JOIN LATERAL (
+  SELECT l.{uri} AS uri
+  FROM bsky.{table} l
+  WHERE l.{creator} = d.did AND {condition}
+  ORDER BY {order}
+  LIMIT %(orphans)s
+) x
+WHERE split_part(x.uri, '/', 4) = ANY (%(collections)s)
+  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = x.uri);
+
+-- For one whose rows can only be found by URI. (In a database that does not sort by byte the span holds nothing.)
+-- :orphans_by_uri
+INSERT INTO orphan (uri, did)
+SELECT DISTINCT x.uri, d.did
+FROM (SELECT DISTINCT did FROM rerun) d
+CROSS JOIN unnest(%(collections)s::text[]) c (nsid)
+CROSS JOIN LATERAL (
+  SELECT l.{uri} AS uri
+  FROM bsky.{table} l
+  WHERE l.{key} >= 'at://' || d.did || '/' || c.nsid || '/' AND l.{key} < 'at://' || d.did || '/' || c.nsid || '0'
+    AND {condition}
+  ORDER BY l.{key} DESC
+  LIMIT %(orphans)s
+) x
+WHERE split_part(x.uri, '/', 3) = d.did
+  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = x.uri);
+
+-- :merge
+WITH known AS (
+  DELETE FROM rerun RETURNING uri, did
+)
+INSERT INTO rerun (n, uri, did)
+SELECT row_number() OVER (ORDER BY did, uri), uri, did
+FROM (SELECT uri, did FROM known UNION SELECT uri, did FROM orphan) listed;
+
+-- :chunk
+SELECT uri, did FROM rerun WHERE n > %(after)s AND n <= %(until)s ORDER BY n;
