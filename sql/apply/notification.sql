@@ -60,9 +60,14 @@ WITH told AS (
       WHERE t.uri = w.record_uri AND t.change = 'updated' AND t.collection <> 'app.bsky.feed.post'
     )
   ORDER BY w.record_uri, w.did, w.reason
-  ON CONFLICT ("recordUri", did, reason) DO UPDATE SET "reasonSubject" = excluded."reasonSubject"
-  -- A nearer ancestor has arrived.
-  WHERE n.reason = 'reply' AND n."reasonSubject" IS DISTINCT FROM excluded."reasonSubject"
+  ON CONFLICT ("recordUri", did, reason) DO UPDATE SET
+    "recordCid" = excluded."recordCid",
+    "reasonSubject" = excluded."reasonSubject",
+    "sortAt" = excluded."sortAt"
+  -- The post was edited, or a nearer ancestor has arrived.
+  WHERE n.reason IN ('mention', 'quote', 'reply')
+    AND (n."recordCid", n."reasonSubject", n."sortAt")
+      IS DISTINCT FROM (excluded."recordCid", excluded."reasonSubject", excluded."sortAt")
   RETURNING 1
 )
 SELECT count(*) FROM told;
