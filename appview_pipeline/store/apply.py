@@ -37,7 +37,7 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
     "stage_delete": ("uri", "did", "collection", "rev", "seq", "indexed_at"),
     "stage_superseded": ("uri", "did", "collection", "action", "rev", "cid", "json", "seq", "created_at", "indexed_at"),
     "stage_account": ("did", "active", "status", "at", "indexed_at"),
-    "stage_ignored": ("collection", "creates", "updates", "deletes"),
+    "stage_ignored": ("did", "rev", "collection", "creates", "updates", "deletes"),
     "stage_dead_letter": (
         "fingerprint",
         "source",

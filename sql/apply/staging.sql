@@ -131,7 +131,10 @@ CREATE TEMPORARY TABLE stage_account (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+-- Operations of one commit on one collection that is not indexed.
 CREATE TEMPORARY TABLE stage_ignored (
+  did text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
   collection text NOT NULL,
   creates bigint NOT NULL,
   updates bigint NOT NULL,

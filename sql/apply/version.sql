@@ -15,15 +15,15 @@ CREATE TEMPORARY TABLE new_version (
   indexed_at text
 ) ON COMMIT DELETE ROWS;
 
--- What updates are about to replace. A record that is created again without a deletion is looked for only where the
--- repository's events came late; nowhere else can that be.
+-- What updates are about to replace, and what was deleted and created again within the batch. A record that is created
+-- again without a deletion is looked for only where the repository's events came late; nowhere else can that be.
 -- :replaced
 INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid)
 SELECT r.uri, r.rev, s.collection, r.did, false, r.json, p."invalidReplyRoot"
 FROM stage_write s
 JOIN bsky.record r USING (uri)
 LEFT JOIN bsky.post p ON p.uri = r.uri
-WHERE s.action = 'update'
+WHERE (s.action = 'update' OR EXISTS (SELECT FROM stage_superseded d WHERE d.uri = s.uri))
   AND r.rev < s.rev
   AND s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
