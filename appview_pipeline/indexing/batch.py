@@ -26,6 +26,7 @@ class _Chain:
 
     first: RepoState
     newest: RepoState
+    oldest_rev: str
     chain_from: str
     seq: int | None
     time: str
@@ -179,9 +180,10 @@ def _chain(chains: dict[str, _Chain], state: RepoState, change: Change, gaps: li
     assert change.time is not None
     chain = chains.get(state.did)
     if chain is None:
-        chains[state.did] = _Chain(state, state, state.rev, change.seq, change.time)
+        chains[state.did] = _Chain(state, state, state.rev, state.rev, change.seq, change.time)
         return
     if state.rev <= chain.newest.rev:
+        chain.oldest_rev = min(chain.oldest_rev, state.rev)
         return  # delivered again, or late: it does not lengthen the chain, and its records are compared by rev
     follows = state.since == chain.newest.rev and state.prev_data in (None, chain.newest.data)
     if not follows:
@@ -196,6 +198,7 @@ def _chain_row(chain: _Chain) -> Row:
     first, newest = chain.first, chain.newest
     return (
         first.did,
+        chain.oldest_rev,
         first.rev,
         first.since,
         first.prev_data,

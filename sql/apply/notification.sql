@@ -41,7 +41,8 @@ WHERE n."recordUri" = t.uri
 -- :insert
 WITH told AS (
   INSERT INTO bsky.notification AS n (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
-  SELECT w.did, w.record_uri, w.record_cid, w.author, w.reason, w.reason_subject, w.sort_at
+  SELECT DISTINCT ON (w.record_uri, w.did, w.reason)
+    w.did, w.record_uri, w.record_cid, w.author, w.reason, w.reason_subject, w.sort_at
   FROM new_notification w
   WHERE (
       -- Thread mutes are few: without any, no thread is looked up.
@@ -51,7 +52,16 @@ WITH told AS (
         SELECT FROM bsky.thread_mute m
         WHERE m."mutedByDid" = w.did
           AND m."rootUri" = coalesce(
-            (SELECT p."replyRoot" FROM bsky.post p WHERE p.uri = w.reason_subject), w.reason_subject)
+            (SELECT p."replyRoot" FROM bsky.post p WHERE p.uri = w.reason_subject),
+            (
+              SELECT v.root
+              FROM pipeline.version v
+              WHERE v.uri = w.reason_subject AND NOT v.deleted
+              ORDER BY v.rev DESC
+              LIMIT 1
+            ),
+            w.reason_subject
+          )
       )
     )
     -- An edited like, repost or follow has told its recipient already.
@@ -59,7 +69,7 @@ WITH told AS (
       SELECT FROM touched t
       WHERE t.uri = w.record_uri AND t.change = 'updated' AND t.collection <> 'app.bsky.feed.post'
     )
-  ORDER BY w.record_uri, w.did, w.reason
+  ORDER BY w.record_uri, w.did, w.reason, w.sort_at
   ON CONFLICT ("recordUri", did, reason) DO UPDATE SET
     "recordCid" = excluded."recordCid",
     "reasonSubject" = excluded."reasonSubject",

@@ -50,7 +50,22 @@ SELECT uri FROM row;
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT s.subject, s.uri, s.cid, s.creator, 'verified', NULL, least(s.created_at, s.indexed_at)
 FROM stage_verification s
-JOIN added USING (uri);
+JOIN added USING (uri)
+-- Who takes another's place brings no news, also where the other's time lies within the batch.
+WHERE NOT EXISTS (SELECT FROM succession c WHERE c.new_uri = s.uri)
+  AND NOT EXISTS (
+    SELECT
+    FROM stage_superseded x
+    WHERE x.collection = 'app.bsky.graph.verification'
+      AND x.action <> 'delete'
+      AND x.uri <> s.uri
+      AND x.did = s.creator
+      AND x.json::jsonb ->> 'subject' = s.subject
+      AND x.rev < s.rev
+      AND NOT EXISTS (SELECT FROM stage_delete d WHERE d.uri = x.uri AND d.rev < s.rev)
+      AND NOT EXISTS (
+        SELECT FROM stage_superseded d WHERE d.uri = x.uri AND d.action = 'delete' AND d.rev BETWEEN x.rev AND s.rev)
+  );
 
 -- Verifications that came and went, or changed, within the batch have been seen all the same.
 -- :every_event
@@ -61,8 +76,10 @@ CROSS JOIN LATERAL (SELECT s.json::jsonb AS body) b
 WHERE s.collection = 'app.bsky.graph.verification'
   AND s.action <> 'delete'
   AND NOT EXISTS (
-    SELECT FROM bsky.verification v
-    WHERE v.subject = b.body ->> 'subject' AND v.creator = s.did AND v.uri <> s.uri
+    SELECT
+    FROM bsky.verification v
+    JOIN bsky.record r USING (uri)
+    WHERE v.subject = b.body ->> 'subject' AND v.creator = s.did AND v.uri <> s.uri AND r.rev < s.rev
   );
 
 -- Whoever was told that a verification is there is told that it is gone, in its last state.

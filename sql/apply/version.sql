@@ -91,7 +91,7 @@ CROSS JOIN LATERAL (SELECT n.json::jsonb AS body) b
 ORDER BY n.uri, n.rev
 ON CONFLICT (uri, rev) DO NOTHING;
 
--- A reply of an author in his own thread keeps its place there also when nobody ever saw it alive.
+-- A reply of an author in his own thread keeps its place there also when nobody ever saw it alive, or in that thread.
 -- :op_thread
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri, "deletedAt")
 SELECT v.root, v.parent, v.uri, coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
@@ -100,6 +100,5 @@ JOIN pipeline.version v USING (uri, rev)
 WHERE n.indexed_at IS NOT NULL
   AND v.parent IS NOT NULL
   AND split_part(v.root, '/', 3) = n.did
-  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = v.uri)
 ORDER BY v.root, v.uri
 ON CONFLICT DO NOTHING;
