@@ -368,7 +368,7 @@ class _Maker:
         if uri is None:
             return False
         old = self.alive[uri][1]
-        kept = {name: old[name] for name in ("reply", "embed") if name in old}
+        kept: dict[str, Any] = {name: old[name] for name in ("reply", "embed") if name in old}
         record: dict[str, Any] = {**self.text(move), **kept}
         if move.twist in (8, 9):
             record["reply"] = self.reply_to(self.posts[move.other % len(self.posts)], move)
@@ -438,6 +438,35 @@ def made(
             subscription = Subscription(did_of(who), did_of(whose), post, reply)
             wanted.setdefault((subscription.creator, subscription.subject), subscription)
     return Network(commits, muted, tuple(wanted.values()))
+
+
+def told(*ops: tuple[str, dict[str, Any] | None], **private: Any) -> Network:
+    """A network written by hand: (`name/collection/rkey`, the record, None to delete it), a commit each.
+
+    In records `@name/collection/rkey` is a URI, `@name` a DID, and `{"ref": URI}` a reference with the newest CID.
+    """
+    maker = _Maker()
+    for number, (path, record) in enumerate(ops):
+        move = Move("post", 0, 0, 0, number % 2, False)
+        maker.put(move, _at(path), None if record is None else _referring(maker, record))
+    commits = tuple(Commit(did, rev, time, tuple(ops)) for did, rev, time, ops, _ in maker.commits)
+    return Network(commits, **private)
+
+
+def _at(path: str) -> str:
+    return f"at://did:plc:{path}"
+
+
+def _referring(maker: _Maker, value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("@"):
+        return f"did:plc:{value[1:]}" if "/" not in value else _at(value[1:])
+    if isinstance(value, list):
+        return [_referring(maker, item) for item in value]
+    if isinstance(value, dict):
+        if value.keys() == {"ref"}:
+            return maker.ref(_referring(maker, value["ref"]))
+        return {name: _referring(maker, item) for name, item in value.items()}
+    return value
 
 
 _actor = st.integers(0, len(NAMES) - 1)

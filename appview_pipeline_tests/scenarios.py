@@ -135,12 +135,13 @@ def load(conformance: Path) -> list[Scenario]:
     found = []
     for path in sorted((conformance / "scenarios").glob("[0-9]*.json")):
         document = json.loads(path.read_text())
-        frames = list(_frames(conformance / "scenarios" / document["frames"]["file"]))
+        frames = list(frames_of(conformance / "scenarios" / document["frames"]["file"]))
         found.append(Scenario(document["id"], document["steps"], document["facts"], document["expected"], frames))
     return found
 
 
-def _frames(path: Path) -> Iterator[bytes]:
+def frames_of(path: Path) -> Iterator[bytes]:
+    """The frames of a conformance file (`[u32 LE length][frame]...`, zstd)."""
     data = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
     position = 0
     while position < len(data):

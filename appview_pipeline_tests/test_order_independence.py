@@ -23,7 +23,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
 from appview_pipeline_tests import model
 from appview_pipeline_tests.model import Model, Record, natural_key
-from appview_pipeline_tests.networks import Arrival, Network, arrivals, networks
+from appview_pipeline_tests.networks import Arrival, Network, arrivals, networks, told
 from appview_pipeline_tests.scenarios import Cleaner, Keep, State, change_of, differences, dump, feed
 from appview_pipeline_tests.tables import fresh_database
 
@@ -140,6 +140,18 @@ def all_seen(network: Network, arrival: Arrival) -> Keep:
     return lambda table, row: not (table == "notifications" and row["recordUri"] in out)
 
 
+def but_for_private_state(network: Network, keep: Keep) -> Keep:
+    """Everything but what follows from mutes and subscriptions, which decide by what is known when an event arrives.
+
+    (Design: stored, not derivable again. The root of a muted thread is unknown while its post is.)
+    """
+    muting = {who for _, who in network.thread_mutes}
+    return lambda table, row: (
+        keep(table, row)
+        and not (table == "notifications" and (row["reason"] == "subscribed-post" or row["recipient"] in muting))
+    )
+
+
 def in_any_order(network: Network) -> Keep:
     """Everything, but for notifications of records that have had a predecessor: who came first can't be known."""
     count: dict[Any, int] = {}
@@ -159,6 +171,140 @@ def in_any_order(network: Network) -> Keep:
     return lambda table, row: not (table == "notifications" and row["recordUri"] in out)
 
 
+# --- what went wrong once --------------------------------------------------------------------------------------------
+
+POST = model.POST
+
+
+def post(**more: Any) -> dict[str, Any]:
+    return {"text": "said", **more}
+
+
+def reply(root: str, parent: str | None = None, **more: Any) -> dict[str, Any]:
+    return post(reply={"root": {"ref": f"@{root}"}, "parent": {"ref": f"@{parent or root}"}}, **more)
+
+
+def quote(uri: str) -> dict[str, Any]:
+    return {"$type": "app.bsky.embed.record", "record": {"ref": f"@{uri}"}}
+
+
+def mention(name: str) -> list[dict[str, Any]]:
+    feature = {"$type": "app.bsky.richtext.facet#mention", "did": f"@{name}"}
+    return [{"index": {"byteStart": 0, "byteEnd": 4}, "features": [feature]}]
+
+
+A, B = (f"{name}/{POST}/post1" for name in ("alice", "bob"))
+A2 = f"alice/{POST}/post2"
+LIKE1, LIKE2 = (f"carol/{model.LIKE}/like{number}" for number in (1, 2))
+VERIFY1, VERIFY2 = (f"alice/{model.VERIFICATION}/verify{number}" for number in (1, 2))
+VERIFIED = {"subject": "@bob", "handle": "bob.test", "displayName": "bob"}
+FOLLOW = f"bob/{model.FOLLOW}/follow1"
+GATE = f"alice/{model.THREADGATE}/post1"
+PROFILE = f"bob/{model.PROFILE}/self"
+PACK = f"alice/{model.STARTERPACK}/pack1"
+JOINED = {"joinedViaStarterPack": {"ref": f"@{PACK}"}}
+SUBSCRIBED = (model.Subscription("did:plc:bob", "did:plc:alice"),)
+
+
+def muted(who: str, root: str) -> frozenset[tuple[str, str]]:
+    return frozenset(((f"at://did:plc:{root}", f"did:plc:{who}"),))
+
+
+STORIES: dict[str, tuple[Network, str]] = {
+    "an edited reply is told of as it is now": (told((A, post()), (B, reply(A)), (B, reply(A, text="no"))), "0|1|2"),
+    "an edited reply, at once": (told((A, post()), (B, reply(A)), (B, reply(A, text="no"))), "0|1 2"),
+    "an edited verification, at once": (told((VERIFY1, VERIFIED), (VERIFY1, VERIFIED)), "0 1"),
+    "an edited verification is taken back": (told((VERIFY1, VERIFIED), (VERIFY1, VERIFIED), (VERIFY1, None)), "0|1|2"),
+    "another verification takes over": (
+        told((VERIFY1, VERIFIED), (VERIFY2, VERIFIED), (VERIFY1, None), (VERIFY2, None)),
+        "0|1|2|3",
+    ),
+    "another verification takes over, at once": (
+        told((VERIFY1, VERIFIED), (VERIFY2, VERIFIED), (VERIFY1, None)),
+        "0 1 2",
+    ),
+    "another verification takes over from one that is edited": (
+        told((VERIFY1, VERIFIED), (VERIFY2, VERIFIED), (VERIFY1, VERIFIED)),
+        "0|1|2",
+    ),
+    "a verification comes and goes": (told((VERIFY1, VERIFIED), (VERIFY1, None)), "0 1"),
+    "a quoted post goes at once": (told((A, post()), (B, post(embed=quote(A))), (A, None)), "0 1 2"),
+    "a quoted post goes before it is quoted": (told((A, post()), (B, post(embed=quote(A))), (A, None)), "0|2|1"),
+    "a quoted post goes, and the quote, a reply too, is delivered again": (
+        told((A, post()), (B, reply(A, embed=quote(A))), (A, None)),
+        "0|1|2|1",
+    ),
+    "a gate comes and goes": (
+        told((A, post()), (GATE, {"post": f"@{A}", "allow": []}), (GATE, None)),
+        "0|1 2",
+    ),
+    "a reply leaves its author's thread by an edit": (
+        told((A, post()), (A2, reply(A)), (A2, post())),
+        "0|1 2",
+    ),
+    "a post is deleted and comes back at once": (told((A, post()), (B, reply(A)), (A, None), (A, post())), "0|1|2 3"),
+    "an old commit comes again beside a new one": (told((A, post()), (A, None), (GATE, {"post": f"@{A}"})), "0|1|2 0"),
+    "a subscriber follows after the post": (
+        told((A, post()), (FOLLOW, {"subject": "@alice"}), subscriptions=SUBSCRIBED),
+        "0 1",
+    ),
+    "a subscriber's follow arrives after the post": (
+        told((FOLLOW, {"subject": "@alice"}), (A, post()), subscriptions=SUBSCRIBED),
+        "1|0",
+    ),
+    "a subscriber stops following, and that arrives before the post": (
+        told((FOLLOW, {"subject": "@alice"}), (A, post()), (FOLLOW, None), subscriptions=SUBSCRIBED),
+        "0|2|1",
+    ),
+    "a post is edited to mention a subscriber": (
+        told((FOLLOW, {"subject": "@alice"}), (A, post()), (A, post(facets=mention("bob"))), subscriptions=SUBSCRIBED),
+        "0|1|2",
+    ),
+    "a post is edited to mention a subscriber, at once": (
+        told((FOLLOW, {"subject": "@alice"}), (A, post()), (A, post(facets=mention("bob"))), subscriptions=SUBSCRIBED),
+        "0|1 2",
+    ),
+    "a like in a muted thread comes before the liked reply": (
+        told((A, post()), (B, reply(A)), (LIKE1, {"subject": {"ref": f"@{B}"}}), thread_mutes=muted("bob", A)),
+        "0|2|1",
+    ),
+    "a like of a reply that is no root comes before it": (
+        told((A, post()), (B, reply(A)), (LIKE1, {"subject": {"ref": f"@{B}"}}), thread_mutes=muted("bob", B)),
+        "0|2|1",
+    ),
+    "a profile is deleted and comes back with a starter pack": (
+        told(
+            (PACK, {"name": "pack", "list": f"@alice/{model.LIST}/list1"}),
+            (PROFILE, {}),
+            (PROFILE, None),
+            (PROFILE, JOINED),
+        ),
+        "0|1 2 3",
+    ),
+    "a profile is edited to have joined by a starter pack": (
+        told((PACK, {"name": "pack", "list": f"@alice/{model.LIST}/list1"}), (PROFILE, {}), (PROFILE, JOINED)),
+        "0|1 2",
+    ),
+    "a second like, by way of a repost, takes over": (
+        told(
+            (A, post()),
+            (f"bob/{model.REPOST}/repost1", {"subject": {"ref": f"@{A}"}}),
+            (LIKE1, {"subject": {"ref": f"@{A}"}}),
+            (LIKE2, {"subject": {"ref": f"@{A}"}, "via": {"ref": f"@bob/{model.REPOST}/repost1"}}),
+            (LIKE1, None),
+        ),
+        "0|1|2|3|4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_story(index: Index, name: str) -> None:
+    network, arriving = STORIES[name]
+    arrival = Arrival(tuple(tuple(int(number) for number in batch.split()) for batch in arriving.split("|")))
+    check(index, network, arrival, all_seen(network, arrival))
+
+
 # --- the properties --------------------------------------------------------------------------------------------------
 
 
@@ -176,13 +322,13 @@ def batched(index: Index, data: st.DataObject) -> None:
 def shuffled(index: Index, data: st.DataObject) -> None:
     network = data.draw(networks())
     arrival = data.draw(arrivals(network, "repository"))
-    check(index, network, arrival, all_seen(network, arrival))
+    check(index, network, arrival, but_for_private_state(network, all_seen(network, arrival)))
 
 
 def disordered(index: Index, data: st.DataObject) -> None:
     network = data.draw(networks())
     arrival = data.draw(arrivals(network, "any"))
-    check(index, network, arrival, in_any_order(network))
+    check(index, network, arrival, but_for_private_state(network, in_any_order(network)))
 
 
 @quick
