@@ -122,7 +122,9 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     rows = _empty_rows()
     _stage_records(newest.values(), rows)
     rows["stage_superseded"] = [
-        _superseded_row(event) for event in superseded if event.collection in EVERY_EVENT_COUNTS
+        _superseded_row(event)
+        for event in superseded
+        if event.collection in EVERY_EVENT_COUNTS or isinstance(event, RecordDelete)
     ]
     rows["stage_repo"] = [_chain_row(chain) for chain in chains.values()]
     rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]

@@ -98,10 +98,9 @@ INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reaso
 SELECT s.creator, t.uri, t.cid, t.creator, 'subscribed-post', NULL, t.sort_at
 FROM telling t
 JOIN bsky.activity_subscription s ON s."subjectDid" = t.creator
-LEFT JOIN bsky.record d ON d.uri = 'at://' || t.creator || '/app.bsky.notification.declaration/self'
-CROSS JOIN LATERAL (
-  SELECT coalesce(d.json::jsonb ->> 'allowSubscriptions', 'followers') AS to_whom
-) allowed
+LEFT JOIN LATERAL pipeline.record_as_of(
+  'at://' || t.creator || '/app.bsky.notification.declaration/self', t.rev) d ON true
+CROSS JOIN LATERAL (SELECT coalesce(d.record ->> 'allowSubscriptions', 'followers') AS to_whom) allowed
 WHERE t.is_new
   AND NOT EXISTS (SELECT FROM touched c WHERE c.uri = t.uri AND c.change = 'updated')
   AND CASE WHEN t.parent IS NULL THEN s.post ELSE s.reply END

@@ -50,7 +50,7 @@ CREATE TEMPORARY TABLE stage_delete (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- States of records that the batch itself supersedes, for the collections in which every event counts.
+-- What the batch itself supersedes: deletions, and states of records of collections in which every event counts.
 CREATE TEMPORARY TABLE stage_superseded (
   uri text NOT NULL,
   did text NOT NULL,
