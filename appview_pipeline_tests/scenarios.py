@@ -26,8 +26,12 @@ from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.writer import Writer
+from appview_pipeline.protocol import mst
+from appview_pipeline.protocol.car import read_car
 from appview_pipeline.protocol.cbor import decode_record_json
+from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.protocol.record_json import record_from_json
+from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.model import Commit, Model, Op
@@ -131,12 +135,13 @@ def load(conformance: Path) -> list[Scenario]:
     found = []
     for path in sorted((conformance / "scenarios").glob("[0-9]*.json")):
         document = json.loads(path.read_text())
-        frames = list(_frames(conformance / "scenarios" / document["frames"]["file"]))
+        frames = list(frames_of(conformance / "scenarios" / document["frames"]["file"]))
         found.append(Scenario(document["id"], document["steps"], document["facts"], document["expected"], frames))
     return found
 
 
-def _frames(path: Path) -> Iterator[bytes]:
+def frames_of(path: Path) -> Iterator[bytes]:
+    """The frames of a conformance file (`[u32 LE length][frame]...`, zstd)."""
     data = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
     position = 0
     while position < len(data):
@@ -163,6 +168,21 @@ def _change_of_step(step: dict[str, Any]) -> Change:
         if not op.get("omitBlock")
     )
     return change_of(Commit(event["did"], event["rev"], event["time"], ops), event["seq"], event["since"])
+
+
+def changes_of_car(car: bytes) -> list[Change]:
+    """A repository export, a commit for each record in the order of paths (conformance/golden/README.md)."""
+    roots, blocks = read_car(car)
+    commit = libipld.decode_dag_cbor(blocks[roots[0]])
+    found = []
+    for number, (path, cid) in enumerate(mst.walk(commit["data"], blocks.get)):
+        collection, rkey = path.split("/")
+        _, text = decode_record_json(blocks[cid])
+        op = Op("create", collection, rkey, to_text(cid), orjson.loads(text))
+        found.append(
+            change_of(Commit(commit["did"], tid_from_micros(number), "2026-11-01T00:00:00.000Z", (op,)), number)
+        )
+    return found
 
 
 # --- feeding ---------------------------------------------------------------------------------------------------------

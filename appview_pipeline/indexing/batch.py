@@ -26,9 +26,11 @@ class _Chain:
 
     first: RepoState
     newest: RepoState
+    oldest_rev: str
     chain_from: str
     seq: int | None
     time: str
+    """Of its first event in the batch: when the account was first seen, if it was not known."""
 
 
 @dataclass
@@ -80,7 +82,7 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     gaps: list[Row] = []
     letters: list[DeadLetter] = []
     ops: Counter[tuple[str, str]] = Counter()
-    ignored: Counter[tuple[str, str]] = Counter()
+    ignored: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     for change in changes:
         report.frames += 1
@@ -112,14 +114,17 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
             if known is None or known.time <= change.account.time:
                 accounts[change.account.did] = change.account
         ops.update(change.ops)
-        ignored.update(change.ignored)
+        if change.repo is not None and change.ignored:
+            ignored[change.repo.did, change.repo.rev] = change.ignored  # delivered twice, it counts once
         letters.extend(change.dead_letters)
         gaps.extend((gap.kind, None, gap.relay, gap.after, gap.until) for gap in change.gaps)
 
     rows = _empty_rows()
     _stage_records(newest.values(), rows)
     rows["stage_superseded"] = [
-        _superseded_row(event) for event in superseded if event.collection in EVERY_EVENT_COUNTS
+        _superseded_row(event)
+        for event in superseded
+        if event.collection in EVERY_EVENT_COUNTS or isinstance(event, RecordDelete)
     ]
     rows["stage_repo"] = [_chain_row(chain) for chain in chains.values()]
     rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
@@ -128,8 +133,7 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     rows["stage_gap"] = gaps
     for (collection, action), count in ops.items():
         report.ops.setdefault(collection, {})[action] = count
-    for (collection, _), count in ignored.items():
-        report.ignored[collection] = report.ignored.get(collection, 0) + count
+    report.ignored = dict(Counter(collection for commit in ignored.values() for collection, _ in commit))
     report.rejected_by_kind = dict(Counter(letter.kind for letter in letters))
     return Batch(report, rows, frozenset(event.collection for event in newest.values()))
 
@@ -178,9 +182,10 @@ def _chain(chains: dict[str, _Chain], state: RepoState, change: Change, gaps: li
     assert change.time is not None
     chain = chains.get(state.did)
     if chain is None:
-        chains[state.did] = _Chain(state, state, state.rev, change.seq, change.time)
+        chains[state.did] = _Chain(state, state, state.rev, state.rev, change.seq, change.time)
         return
     if state.rev <= chain.newest.rev:
+        chain.oldest_rev = min(chain.oldest_rev, state.rev)
         return  # delivered again, or late: it does not lengthen the chain, and its records are compared by rev
     follows = state.since == chain.newest.rev and state.prev_data in (None, chain.newest.data)
     if not follows:
@@ -188,13 +193,14 @@ def _chain(chains: dict[str, _Chain], state: RepoState, change: Change, gaps: li
         if not same_tree:
             gaps.append(("sync" if state.is_sync else "chain", state.did, None, chain.newest.rev, state.rev))
         chain.chain_from = state.rev
-    chain.newest, chain.seq, chain.time = state, change.seq, change.time
+    chain.newest, chain.seq = state, change.seq
 
 
 def _chain_row(chain: _Chain) -> Row:
     first, newest = chain.first, chain.newest
     return (
         first.did,
+        chain.oldest_rev,
         first.rev,
         first.since,
         first.prev_data,
@@ -208,9 +214,13 @@ def _chain_row(chain: _Chain) -> Row:
     )
 
 
-def _ignored_rows(ignored: Counter[tuple[str, str]]) -> list[Row]:
-    collections = sorted({collection for collection, _ in ignored})
-    return [(name, ignored[name, "create"], ignored[name, "update"], ignored[name, "delete"]) for name in collections]
+def _ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) -> list[Row]:
+    rows: list[Row] = []
+    for (did, rev), ops in ignored.items():
+        counts = Counter(ops)
+        for name in {collection for collection, _ in ops}:
+            rows.append((did, rev, name, counts[name, "create"], counts[name, "update"], counts[name, "delete"]))
+    return rows
 
 
 def _letter_rows(letters: Iterable[DeadLetter], source: str, kept_bytes: int) -> list[Row]:

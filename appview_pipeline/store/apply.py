@@ -22,6 +22,7 @@ from appview_pipeline.store.staging import Value, copy_rows
 SHARED_STAGES: dict[str, tuple[str, ...]] = {
     "stage_repo": (
         "did",
+        "oldest_rev",
         "first_rev",
         "first_since",
         "first_prev_data",
@@ -37,7 +38,7 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
     "stage_delete": ("uri", "did", "collection", "rev", "seq", "indexed_at"),
     "stage_superseded": ("uri", "did", "collection", "action", "rev", "cid", "json", "seq", "created_at", "indexed_at"),
     "stage_account": ("did", "active", "status", "at", "indexed_at"),
-    "stage_ignored": ("collection", "creates", "updates", "deletes"),
+    "stage_ignored": ("did", "rev", "collection", "creates", "updates", "deletes"),
     "stage_dead_letter": (
         "fingerprint",
         "source",
@@ -146,8 +147,17 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("app.bsky.feed.generator", "generator", "feed_generator", ("stage_generator",)),
     Effect("app.bsky.graph.starterpack", "starterpack", "starter_pack", ("stage_starterpack",)),
     Effect("app.bsky.labeler.service", "labeler", "labeler", ("stage_labeler",)),
-    Effect("app.bsky.feed.threadgate", "threadgate", "thread_gate", ("stage_threadgate",), follows=("flag",)),
-    Effect("app.bsky.feed.postgate", "postgate", "post_gate", ("stage_postgate",), follows=("flag",)),
+    Effect(
+        "app.bsky.feed.threadgate",
+        "threadgate",
+        "thread_gate",
+        ("stage_threadgate",),
+        follows=("flag",),
+        always=("unflag",),
+    ),
+    Effect(
+        "app.bsky.feed.postgate", "postgate", "post_gate", ("stage_postgate",), follows=("flag",), always=("unflag",)
+    ),
     Effect(
         "app.bsky.graph.verification",
         "verification",
@@ -420,6 +430,7 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
     key = effect.natural_key
     duplicates = _duplicates(effect.file) if key else {}
     of_collection = {"collection": effect.collection}
+    contested = False
     if changed:
         if key:
             cursor.execute(duplicates["vacate"])
@@ -437,13 +448,15 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
     if staged:
         cursor.execute(statements["add"])
         added = cursor.rowcount
-        if key and added < _count(cursor, f"SELECT count(*) FROM {effect.stages[0]}"):
+        contested = key is not None and added < _count(cursor, f"SELECT count(*) FROM {effect.stages[0]}")
+        if contested:
             _settle_duplicates(cursor, statements, duplicates, of_collection)
-        _run(cursor, batch.report, effect.file, *effect.follows)
         batch.report.add_written(effect.table, added)
-    if key and changed:
+    if key and (changed or contested):
         cursor.execute(duplicates["succeed"])
         cursor.execute(duplicates["forget"])
+    if staged:
+        _run(cursor, batch.report, effect.file, *effect.follows)
     _run(cursor, batch.report, effect.file, *effect.always)
 
 
@@ -457,8 +470,6 @@ def _settle_duplicates(
         cursor.execute(duplicates["removed"], of_collection)
         cursor.execute(statements["add"])
     cursor.execute(duplicates["lose"], of_collection)
-    cursor.execute(duplicates["succeed"])
-    cursor.execute(duplicates["forget"])
 
 
 @cache

@@ -11,7 +11,8 @@ FROM stage_gap
 ORDER BY kind, did, from_text
 ON CONFLICT DO NOTHING;
 
--- Names are anybody's to invent: past the first 10,000 they are counted together.
+-- Names are anybody's to invent: past the first 10,000 they are counted together. A commit that is known to be applied
+-- (repo.sql) has been counted.
 -- :ignored
 INSERT INTO pipeline.ignored_collection AS i (collection, creates, updates, deletes)
 SELECT n.name, sum(s.creates), sum(s.updates), sum(s.deletes)
@@ -24,6 +25,7 @@ CROSS JOIN LATERAL (
     ELSE '(others)'
   END AS name
 ) n
+WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND s.rev BETWEEN k.chain_from AND k.rev)
 GROUP BY n.name
 ORDER BY n.name
 ON CONFLICT (collection) DO UPDATE SET

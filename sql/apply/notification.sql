@@ -66,16 +66,26 @@ WHERE EXISTS (SELECT FROM bsky.thread_mute)
     SELECT FROM bsky.thread_mute m
     WHERE m."mutedByDid" = w.did
       AND m."rootUri" = coalesce(
-        (SELECT p."replyRoot" FROM bsky.post p WHERE p.uri = w.reason_subject), w.reason_subject)
+        (SELECT p."replyRoot" FROM bsky.post p WHERE p.uri = w.reason_subject),
+        (
+          SELECT v.root
+          FROM pipeline.version v
+          WHERE v.uri = w.reason_subject AND NOT v.deleted
+          ORDER BY v.rev DESC
+          LIMIT 1
+        ),
+        w.reason_subject
+      )
   )
-ORDER BY 1, 2, 3
+ORDER BY w.record_uri, w.did, w.reason
 ON CONFLICT DO NOTHING;
 
 -- Returns the number of new rows.
 -- :insert
 WITH told AS (
   INSERT INTO bsky.notification AS n (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
-  SELECT w.did, w.record_uri, w.record_cid, w.author, w.reason, w.reason_subject, w.sort_at
+  SELECT DISTINCT ON (w.record_uri, w.did, w.reason)
+    w.did, w.record_uri, w.record_cid, w.author, w.reason, w.reason_subject, w.sort_at
   FROM new_notification w
   WHERE NOT EXISTS (
       SELECT FROM pipeline.silenced s
@@ -86,10 +96,15 @@ WITH told AS (
       SELECT FROM touched t
       WHERE t.uri = w.record_uri AND t.change = 'updated' AND t.collection <> 'app.bsky.feed.post'
     )
-  ORDER BY w.record_uri, w.did, w.reason
-  ON CONFLICT ("recordUri", did, reason) DO UPDATE SET "reasonSubject" = excluded."reasonSubject"
-  -- A nearer ancestor has arrived.
-  WHERE n.reason = 'reply' AND n."reasonSubject" IS DISTINCT FROM excluded."reasonSubject"
+  ORDER BY w.record_uri, w.did, w.reason, w.sort_at
+  ON CONFLICT ("recordUri", did, reason) DO UPDATE SET
+    "recordCid" = excluded."recordCid",
+    "reasonSubject" = excluded."reasonSubject",
+    "sortAt" = excluded."sortAt"
+  -- The post was edited, or a nearer ancestor has arrived.
+  WHERE n.reason IN ('mention', 'quote', 'reply')
+    AND (n."recordCid", n."reasonSubject", n."sortAt")
+      IS DISTINCT FROM (excluded."recordCid", excluded."reasonSubject", excluded."sortAt")
   RETURNING 1
 )
 SELECT count(*) FROM told;

@@ -99,10 +99,12 @@ WITH changed AS MATERIALIZED (
 ), own_feed_items AS (
   DELETE FROM bsky.feed_item f USING changed c WHERE f.uri = c.uri
 )
--- A deleted reply keeps its place in its author's thread while something survives below it.
+-- A deleted reply keeps its place in its author's thread while something survives below it. (An edited one is put back
+-- by `op_thread`, unless it is in another thread now.)
 UPDATE bsky.op_thread_reply o SET "deletedAt" = c.at
 FROM changed c
-WHERE o.uri = c.uri AND c.change = 'deleted' AND o."deletedAt" IS NULL;
+JOIN bsky.post p USING (uri)
+WHERE o."rootUri" = p."replyRoot" AND o.uri = c.uri AND o."deletedAt" IS NULL;
 
 -- A deleted post goes from the feeds of those who had reposted it, and nobody quotes it any more who had before. Deletions
 -- count also where the post is there again, or was never seen.

@@ -64,15 +64,21 @@ WITH RECURSIVE hidden AS MATERIALIZED (
   UNION ALL
   SELECT t.uri, 1, 0, m.did, 'mention', NULL
   FROM telling t
-  JOIN bsky.record r USING (uri)
+  CROSS JOIN LATERAL (SELECT r.json FROM bsky.record r WHERE NOT t.is_new AND r.uri = t.uri OFFSET 0) r
   CROSS JOIN LATERAL jsonb_array_elements_text(
     jsonb_path_query_array(
       r.json::jsonb, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')) m (did)
   WHERE NOT t.is_new
   UNION ALL
-  SELECT q.uri, 2, 0, split_part(q.subject, '/', 3), 'quote', q.subject
+  -- From the embed: its row in bsky.quote goes when the quoted post does, which changes nothing here.
+  SELECT t.uri, 2, 0, split_part(q.subject, '/', 3), 'quote', q.subject
   FROM telling t
-  JOIN bsky.quote q USING (uri)
+  CROSS JOIN LATERAL (
+    SELECT e."embedUri" AS subject
+    FROM bsky.post_embed_record e
+    WHERE e."postUri" = t.uri AND split_part(e."embedUri", '/', 4) = 'app.bsky.feed.post'
+    OFFSET 0
+  ) q
   WHERE NOT EXISTS (SELECT FROM quote_judgement j WHERE j.uri = t.uri AND j.violating)
     AND (t.is_new OR NOT EXISTS (
       SELECT FROM bsky.post p WHERE p.uri = t.uri AND p."violatesEmbeddingRules"))
@@ -92,19 +98,15 @@ INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reaso
 SELECT s.creator, t.uri, t.cid, t.creator, 'subscribed-post', NULL, t.sort_at
 FROM telling t
 JOIN bsky.activity_subscription s ON s."subjectDid" = t.creator
-LEFT JOIN bsky.record d ON d.uri = 'at://' || t.creator || '/app.bsky.notification.declaration/self'
-CROSS JOIN LATERAL (
-  SELECT coalesce(d.json::jsonb ->> 'allowSubscriptions', 'followers') AS to_whom
-) allowed
+LEFT JOIN LATERAL pipeline.record_as_of(
+  'at://' || t.creator || '/app.bsky.notification.declaration/self', t.rev) d ON true
+CROSS JOIN LATERAL (SELECT coalesce(d.record ->> 'allowSubscriptions', 'followers') AS to_whom) allowed
 WHERE t.is_new
   AND NOT EXISTS (SELECT FROM touched c WHERE c.uri = t.uri AND c.change = 'updated')
   AND CASE WHEN t.parent IS NULL THEN s.post ELSE s.reply END
   AND s.creator <> t.creator
   AND allowed.to_whom IN ('followers', 'mutuals')
-  AND EXISTS (SELECT FROM bsky.follow f WHERE f.creator = s.creator AND f."subjectDid" = t.creator)
-  AND (
-    allowed.to_whom = 'followers'
-    OR EXISTS (SELECT FROM bsky.follow f WHERE f.creator = t.creator AND f."subjectDid" = s.creator)
-  )
+  AND pipeline.follows_as_of(s.creator, t.creator, t.rev)
+  AND (allowed.to_whom = 'followers' OR pipeline.follows_as_of(t.creator, s.creator, t.rev))
   -- Who is told already is not told twice of one post.
   AND NOT EXISTS (SELECT FROM new_notification n WHERE n.did = s.creator AND n.record_uri = t.uri);

@@ -32,25 +32,33 @@ FROM stage_profile
 ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
 
--- What counts is the profile's first state, also where the batch supersedes it.
+-- What counts is a state with nothing before it, also where the batch supersedes it: the first one, and the first one
+-- after a deletion.
 -- :joined
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT split_part(f.pack, '/', 3), f.uri, f.cid, f.did, 'starterpack-joined', f.pack, f.indexed_at
+SELECT split_part(s.pack, '/', 3), s.uri, s.cid, s.did, 'starterpack-joined', s.pack, s.indexed_at
 FROM (
-  SELECT DISTINCT ON (uri) uri, cid, did, json::jsonb #>> '{joinedViaStarterPack,uri}' AS pack, indexed_at
+  SELECT uri, cid, did, json::jsonb #>> '{joinedViaStarterPack,uri}' AS pack, indexed_at,
+    lag(action) OVER (PARTITION BY uri ORDER BY rev) AS before
   FROM (
-    SELECT w.uri, w.cid, w.did, w.json, w.rev, w.indexed_at
+    SELECT w.uri, w.cid, w.did, w.action, w.json, w.rev, w.indexed_at
     FROM stage_profile p
     JOIN stage_write w USING (uri)
     UNION ALL
-    SELECT s.uri, s.cid, s.did, s.json, s.rev, s.indexed_at
-    FROM stage_superseded s
-    WHERE s.collection = 'app.bsky.actor.profile' AND s.action <> 'delete' AND s.uri LIKE '%/self'
+    SELECT uri, cid, did, action, json, rev, indexed_at
+    FROM stage_superseded
+    WHERE collection = 'app.bsky.actor.profile' AND uri LIKE '%/self'
   ) states
-  ORDER BY uri, rev
-) f
-WHERE f.pack IS NOT NULL
-  AND NOT EXISTS (SELECT FROM touched t WHERE t.uri = f.uri AND t.change IN ('updated', 'deleted'));
+) s
+WHERE s.pack IS NOT NULL
+  AND (
+    s.before = 'delete'
+    OR (
+      s.before IS NULL
+      AND NOT EXISTS (
+        SELECT FROM touched t WHERE t.uri = s.uri AND t.change IN ('updated', 'recreated', 'deleted'))
+    )
+  );
 
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs

@@ -14,7 +14,7 @@ FOR UPDATE OF r;
 
 -- How many of the batch's writes and deletes may be older than what is applied (late.sql looks at them).
 -- :count_late
-SELECT count(*) FROM stage_repo s JOIN known_repo k USING (did) WHERE s.first_rev <= k.rev;
+SELECT count(*) FROM stage_repo s JOIN known_repo k USING (did) WHERE s.oldest_rev <= k.rev;
 
 -- :advance
 WITH chained AS (

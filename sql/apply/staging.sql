@@ -8,9 +8,10 @@
 -- The newest commit (or #sync) of each repository in the batch, and whether the batch's own commits form a chain.
 CREATE TEMPORARY TABLE stage_repo (
   did text NOT NULL,
-  first_rev text COLLATE "C" NOT NULL,   -- oldest rev of the batch
-  first_since text COLLATE "C",          -- the rev that the oldest commit says it follows
-  first_prev_data text,                  -- the tree that the oldest commit says it changes
+  oldest_rev text COLLATE "C" NOT NULL,  -- oldest rev of the batch
+  first_rev text COLLATE "C" NOT NULL,   -- rev that came first
+  first_since text COLLATE "C",          -- the rev that the first commit says it follows
+  first_prev_data text,                  -- the tree that the first commit says it changes
   chain_from text COLLATE "C" NOT NULL,  -- oldest rev from which the batch's commits follow one another
   rev text COLLATE "C" NOT NULL,         -- newest rev of the batch
   commit_cid text NOT NULL,
@@ -49,7 +50,7 @@ CREATE TEMPORARY TABLE stage_delete (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- States of records that the batch itself supersedes, for the collections in which every event counts.
+-- What the batch itself supersedes: deletions, and states of records of collections in which every event counts.
 CREATE TEMPORARY TABLE stage_superseded (
   uri text NOT NULL,
   did text NOT NULL,
@@ -131,7 +132,10 @@ CREATE TEMPORARY TABLE stage_account (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+-- Operations of one commit on one collection that is not indexed.
 CREATE TEMPORARY TABLE stage_ignored (
+  did text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
   collection text NOT NULL,
   creates bigint NOT NULL,
   updates bigint NOT NULL,

@@ -14,15 +14,9 @@ CREATE TEMPORARY TABLE stage_threadgate (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
-WITH gone AS (
-  DELETE FROM bsky.thread_gate g
-  USING touched t
-  WHERE g.uri = t.uri AND t.change <> 'stale'
-  RETURNING g."postUri"
-)
-UPDATE bsky.post p SET "hasThreadGate" = false
-FROM gone
-WHERE p.uri = gone."postUri";
+DELETE FROM bsky.thread_gate g
+USING touched t
+WHERE g.uri = t.uri AND t.change <> 'stale';
 
 -- :add
 WITH row AS (
@@ -41,6 +35,18 @@ UPDATE bsky.post p SET "hasThreadGate" = true
 FROM stage_threadgate s
 JOIN added USING (uri)
 WHERE p.uri = s.post_uri;
+
+-- A gate that was deleted has been there, also where nobody saw it.
+-- :unflag
+UPDATE bsky.post p SET "hasThreadGate" = false
+FROM (
+  SELECT uri FROM stage_delete WHERE collection = 'app.bsky.feed.threadgate'
+  UNION
+  SELECT uri FROM stage_superseded WHERE collection = 'app.bsky.feed.threadgate' AND action = 'delete'
+) d
+WHERE p.uri = replace(d.uri, '/app.bsky.feed.threadgate/', '/app.bsky.feed.post/')
+  AND p."hasThreadGate" IS DISTINCT FROM false
+  AND NOT EXISTS (SELECT FROM bsky.thread_gate g WHERE g.uri = d.uri);
 
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs

@@ -17,10 +17,20 @@ CREATE TEMPORARY TABLE stage_verification (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+CREATE TEMPORARY TABLE gone_verification (
+  uri text NOT NULL,
+  cid text NOT NULL
+) ON COMMIT DELETE ROWS;
+
 -- :remove
-DELETE FROM bsky.verification v
-USING touched t
-WHERE v.uri = t.uri AND t.change <> 'stale' AND NOT t.removed;
+WITH gone AS (
+  DELETE FROM bsky.verification v
+  USING touched t
+  WHERE v.uri = t.uri AND t.change <> 'stale' AND NOT t.removed
+  RETURNING v.uri, v.cid
+)
+INSERT INTO gone_verification (uri, cid)
+SELECT uri, cid FROM gone;
 
 -- :add
 WITH row AS (
@@ -40,7 +50,22 @@ SELECT uri FROM row;
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT s.subject, s.uri, s.cid, s.creator, 'verified', NULL, least(s.created_at, s.indexed_at)
 FROM stage_verification s
-JOIN added USING (uri);
+JOIN added USING (uri)
+-- Who takes another's place brings no news, also where the other's time lies within the batch.
+WHERE NOT EXISTS (SELECT FROM succession c WHERE c.new_uri = s.uri)
+  AND NOT EXISTS (
+    SELECT
+    FROM stage_superseded x
+    WHERE x.collection = 'app.bsky.graph.verification'
+      AND x.action <> 'delete'
+      AND x.uri <> s.uri
+      AND x.did = s.creator
+      AND x.json::jsonb ->> 'subject' = s.subject
+      AND x.rev < s.rev
+      AND NOT EXISTS (SELECT FROM stage_delete d WHERE d.uri = x.uri AND d.rev < s.rev)
+      AND NOT EXISTS (
+        SELECT FROM stage_superseded d WHERE d.uri = x.uri AND d.action = 'delete' AND d.rev BETWEEN x.rev AND s.rev)
+  );
 
 -- Verifications that came and went, or changed, within the batch have been seen all the same.
 -- :every_event
@@ -51,31 +76,48 @@ CROSS JOIN LATERAL (SELECT s.json::jsonb AS body) b
 WHERE s.collection = 'app.bsky.graph.verification'
   AND s.action <> 'delete'
   AND NOT EXISTS (
-    SELECT FROM bsky.verification v
-    WHERE v.subject = b.body ->> 'subject' AND v.creator = s.did AND v.uri <> s.uri
+    SELECT
+    FROM bsky.verification v
+    JOIN bsky.record r USING (uri)
+    WHERE v.subject = b.body ->> 'subject' AND v.creator = s.did AND v.uri <> s.uri AND r.rev < s.rev
   );
 
--- Whoever was told that a verification is there is told that it is gone.
+-- Whoever was told that a verification is there is told that it is gone, in its last state.
 -- :unverify
 WITH gone AS (
-  SELECT uri, indexed_at FROM stage_delete WHERE collection = 'app.bsky.graph.verification'
+  SELECT uri, rev, indexed_at FROM stage_delete WHERE collection = 'app.bsky.graph.verification'
   UNION ALL
-  SELECT uri, indexed_at
+  SELECT uri, rev, indexed_at
   FROM stage_superseded
   WHERE collection = 'app.bsky.graph.verification' AND action = 'delete'
 ), told AS (
   SELECT n.did, n."recordUri" AS uri, n."recordCid" AS cid, n.author
   FROM bsky.notification n
-  WHERE n.reason = 'verified' AND n."recordUri" IN (SELECT uri FROM gone)
+  WHERE n.reason = 'verified' AND n."recordUri" = ANY (ARRAY(SELECT uri FROM gone))
   UNION
   SELECT w.did, w.record_uri, w.record_cid, w.author
   FROM new_notification w
   WHERE w.reason = 'verified' AND w.record_uri IN (SELECT uri FROM gone)
 )
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT t.did, t.uri, t.cid, t.author, 'unverified', NULL, g.indexed_at
+SELECT DISTINCT ON (t.did, t.uri)
+  t.did,
+  t.uri,
+  coalesce(
+    (
+      SELECT s.cid
+      FROM stage_superseded s
+      WHERE s.uri = t.uri AND s.action <> 'delete' AND s.rev < g.rev
+      ORDER BY s.rev DESC
+      LIMIT 1
+    ),
+    (SELECT v.cid FROM gone_verification v WHERE v.uri = t.uri LIMIT 1),
+    t.cid
+  ),
+  t.author, 'unverified', NULL, g.indexed_at
 FROM told t
-JOIN gone g USING (uri);
+JOIN gone g USING (uri)
+ORDER BY t.did, t.uri, g.rev;
 
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs

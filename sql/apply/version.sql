@@ -1,4 +1,5 @@
--- pipeline.version: events of posts, gates, follows and list items that are not, or no longer, the record's current state.
+-- pipeline.version: events of posts, gates, follows, list items and notification declarations that are not, or no longer,
+-- the record's current state.
 --
 -- Guarantees: whatever the order of arrival and the grouping into batches, `record` and `version` together hold every
 -- event of those collections once. `new_version` collects the batch's; bodies are read off the record's JSON.
@@ -15,19 +16,19 @@ CREATE TEMPORARY TABLE new_version (
   indexed_at text
 ) ON COMMIT DELETE ROWS;
 
--- What updates are about to replace. A record that is created again without a deletion is looked for only where the
--- repository's events came late; nowhere else can that be.
+-- What updates are about to replace, and what was deleted and created again within the batch. A record that is created
+-- again without a deletion is looked for only where the repository's events came late; nowhere else can that be.
 -- :replaced
 INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid)
 SELECT r.uri, r.rev, s.collection, r.did, false, r.json, p."invalidReplyRoot"
 FROM stage_write s
 JOIN bsky.record r USING (uri)
 LEFT JOIN bsky.post p ON p.uri = r.uri
-WHERE s.action = 'update'
+WHERE (s.action = 'update' OR EXISTS (SELECT FROM stage_superseded d WHERE d.uri = s.uri))
   AND r.rev < s.rev
   AND s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem');
+    'app.bsky.graph.listitem', 'app.bsky.notification.declaration');
 
 -- What deletions are about to remove, and the deletions themselves.
 -- :deleted
@@ -39,13 +40,13 @@ LEFT JOIN bsky.post p ON p.uri = r.uri
 WHERE r.rev < s.rev
   AND s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem')
+    'app.bsky.graph.listitem', 'app.bsky.notification.declaration')
 UNION ALL
 SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL
 FROM stage_delete s
 WHERE s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem');
+    'app.bsky.graph.listitem', 'app.bsky.notification.declaration');
 
 -- Writes that came after something newer, and those that the batch itself supersedes.
 -- :overtaken
@@ -57,13 +58,13 @@ WHERE t.change = 'stale'
   AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = s.uri AND r.rev = s.rev)
   AND s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem')
+    'app.bsky.graph.listitem', 'app.bsky.notification.declaration')
 UNION ALL
 SELECT s.uri, s.rev, s.collection, s.did, s.action = 'delete', s.json, s.indexed_at
 FROM stage_superseded s
 WHERE s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem');
+    'app.bsky.graph.listitem', 'app.bsky.notification.declaration');
 
 -- :keep
 INSERT INTO pipeline.version
@@ -85,13 +86,16 @@ SELECT DISTINCT ON (n.uri, n.rev)
     WHEN 'app.bsky.graph.follow' THEN n.did || ' ' || (b.body ->> 'subject')
     WHEN 'app.bsky.graph.listitem' THEN (b.body ->> 'list') || ' ' || (b.body ->> 'subject')
   END,
-  CASE WHEN n.collection IN ('app.bsky.feed.threadgate', 'app.bsky.feed.postgate') THEN b.body END
+  CASE
+    WHEN n.collection IN ('app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.notification.declaration')
+      THEN b.body
+  END
 FROM new_version n
 CROSS JOIN LATERAL (SELECT n.json::jsonb AS body) b
 ORDER BY n.uri, n.rev
 ON CONFLICT (uri, rev) DO NOTHING;
 
--- A reply of an author in his own thread keeps its place there also when nobody ever saw it alive.
+-- A reply of an author in his own thread keeps its place there also when nobody ever saw it alive, or in that thread.
 -- :op_thread
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri, "deletedAt")
 SELECT v.root, v.parent, v.uri, coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
@@ -100,6 +104,5 @@ JOIN pipeline.version v USING (uri, rev)
 WHERE n.indexed_at IS NOT NULL
   AND v.parent IS NOT NULL
   AND split_part(v.root, '/', 3) = n.did
-  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = v.uri)
 ORDER BY v.root, v.uri
 ON CONFLICT DO NOTHING;

@@ -34,7 +34,6 @@ DELETE FROM new_notification a
 USING new_notification b
 WHERE (a.record_uri, a.did, a.reason) = (b.record_uri, b.did, b.reason) AND a.ctid > b.ctid;
 
--- The quote of a post that was deleted since has been told of, and its row in bsky.quote is gone.
 -- :superfluous
 WITH gone AS (
   DELETE FROM bsky.notification n
@@ -49,15 +48,6 @@ WITH gone AS (
       SELECT FROM new_notification w
       WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason
     )
-    AND NOT (
-      n.reason = 'quote'
-      AND EXISTS (
-        SELECT
-        FROM stage_post_record q
-        WHERE q.post_uri = e.uri AND q.is_quote AND split_part(q.embed_uri, '/', 3) = n.did
-          AND NOT EXISTS (SELECT FROM bsky.quote k WHERE k.uri = e.uri)
-      )
-    )
     -- Inherited from the record whose place this one took, which may have come by another repost.
     AND NOT (
       n.reason IN ('like-via-repost', 'repost-via-repost')
@@ -70,7 +60,7 @@ WITH gone AS (
 INSERT INTO changed (table_name, key)
 SELECT 'notification', "recordUri" FROM gone;
 
--- Notifications that say something else than their record. An edited post has told of what it was.
+-- Notifications that say something else than their record. (Those of posts are amended by the insertion itself.)
 -- :amended
 WITH amended AS (
   UPDATE bsky.notification n SET
@@ -82,9 +72,7 @@ WITH amended AS (
   WHERE n."recordUri" = w.record_uri
     AND n.did = w.did
     AND n.reason = w.reason
-    AND n.reason <> 'reply'
     AND (n.author, n."recordCid", n."reasonSubject") IS DISTINCT FROM (w.author, w.record_cid, w.reason_subject)
-    AND NOT EXISTS (SELECT FROM pipeline.version v WHERE v.uri = w.record_uri)
     AND NOT (
       n.reason IN ('like-via-repost', 'repost-via-repost')
       AND NOT EXISTS (
@@ -110,7 +98,11 @@ WHERE w.reason NOT IN (
   OR EXISTS (
     SELECT FROM bsky.notification n
     WHERE n."recordUri" = w.record_uri AND n.did = w.did AND n.reason = w.reason
-      AND (n.reason <> 'reply' OR n."reasonSubject" IS NOT DISTINCT FROM w.reason_subject)
+      AND (
+        n.reason NOT IN ('mention', 'quote', 'reply')
+        OR (n."recordCid", n."reasonSubject", n."sortAt")
+          IS NOT DISTINCT FROM (w.record_cid, w.reason_subject, w.sort_at)
+      )
   );
 
 -- After they were written.

@@ -86,6 +86,10 @@ WITH gone AS (
   DELETE FROM bsky.quote q USING gone WHERE q.uri = gone.uri RETURNING q.subject
 ), recounted AS (
   INSERT INTO delta_post (uri) SELECT subject FROM unquoted
+), left_threads AS (
+  UPDATE bsky.op_thread_reply o SET "deletedAt" = gone.at
+  FROM gone
+  WHERE split_part(o."rootUri", '/', 3) = split_part(gone.uri, '/', 3) AND o.uri = gone.uri AND o."deletedAt" IS NULL
 ), unlisted AS (
   DELETE FROM bsky.duplicate_record d USING gone WHERE d.uri = gone.uri
 )
