@@ -138,6 +138,39 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     return Batch(report, rows, frozenset(event.collection for event in newest.values()))
 
 
+def build_again(records: Iterable[HeirRecord]) -> tuple[Batch, list[str]]:
+    """Stored records as a batch, and the URIs of those that can't be read any more."""
+    rows = _empty_rows()
+    unreadable = []
+    seen = set()
+    for stored in records:
+        collection, rkey = stored.uri.split("/")[3:5]
+        own = _empty_rows()
+        try:
+            record = record_from_json(stored.json)
+            write = RecordWrite(
+                stored.uri,
+                stored.cid,
+                stored.did,
+                collection,
+                rkey,
+                stored.rev,
+                record,
+                stored.json,
+                stored.indexed_at,
+                None,
+                "create",
+            )
+            _stage_records([write], own)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            unreadable.append(stored.uri)
+            continue
+        seen.add(collection)
+        for table, staged in own.items():
+            rows.setdefault(table, []).extend(staged)
+    return Batch(Report("rerun"), rows, frozenset(seen)), unreadable
+
+
 def _stage_records(events: Iterable[RecordWrite | RecordDelete], rows: Rows) -> None:
     writes = rows.setdefault("stage_write", [])
     deletes = rows.setdefault("stage_delete", [])

@@ -324,33 +324,33 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     if rows.get("stage_repo"):
         repo = sections("apply/repo.sql")
         cursor.execute(repo["lock"])
-        if _count(cursor, repo["count_late"]):
+        if count(cursor, repo["count_late"]):
             cursor.execute(sections("apply/late.sql")["mark"])
-        _run(cursor, report, "repo", "gaps", "advance", "last_seen", "actors")
+        run(cursor, report, "repo", "gaps", "advance", "last_seen", "actors")
     if rows.get("stage_account"):
-        _run(cursor, report, "account", "apply", "actors")
+        run(cursor, report, "account", "apply", "actors")
 
     touched = _write_records(cursor, batch)
     versions = _keep_versions(cursor, batch, touched)
     if touched:
         _drop_stale(cursor, batch)
     for effect in EFFECTS:
-        _run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
+        run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
     judged = _judge(cursor, batch, versions)
-    _run(cursor, report, "counters", "posts", "profiles")
+    run(cursor, report, "counters", "posts", "profiles")
     if touched:
-        _run(cursor, report, "notification", "move", "withdraw", "remember")
+        run(cursor, report, "notification", "move", "withdraw", "remember")
     if judged:
-        _run(cursor, report, "notification", "withdraw_superfluous")
-    _run(cursor, report, "notification", "silence")
-    report.add_written("notification", _count(cursor, sections("apply/notification.sql")["insert"]))
+        run(cursor, report, "notification", "withdraw_superfluous")
+    run(cursor, report, "notification", "silence")
+    report.add_written("notification", count(cursor, sections("apply/notification.sql")["insert"]))
 
     if rows.get("stage_dead_letter"):
         cursor.execute(sections("apply/dead_letter.sql")["insert"], {"per_minute": dead_letters_per_minute})
     if rows.get("stage_gap"):
-        _run(cursor, report, "bookkeeping", "gaps")
+        run(cursor, report, "bookkeeping", "gaps")
     if rows.get("stage_ignored"):
-        _run(cursor, report, "bookkeeping", "ignored")
+        run(cursor, report, "bookkeeping", "ignored")
 
 
 def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
@@ -385,7 +385,7 @@ def _keep_versions(cursor: Cursor, batch: Batch, touched: Mapping[str, frozenset
     version = sections("apply/version.sql")
     if batch.rows.get("stage_superseded") or any("stale" in changes for changes in touched.values()):
         cursor.execute(version["overtaken"])
-    if not _count(cursor, "SELECT count(*) FROM new_version"):
+    if not count(cursor, "SELECT count(*) FROM new_version"):
         return False
     cursor.execute(version["keep"])
     cursor.execute(version["op_thread"])
@@ -403,12 +403,12 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
         cursor.execute(thread[name])
     while cursor.rowcount:
         cursor.execute(thread["concerned_next"])
-    _run(cursor, report, "thread", "concerned_in_thread", "concerned_by_facts", "collect_concerned")
-    if _count(cursor, "SELECT count(*) FROM judgement"):
-        _run(cursor, report, "thread", "judge_roots", "judge_gates", "flag", "pend")
+    run(cursor, report, "thread", "concerned_in_thread", "concerned_by_facts", "collect_concerned")
+    if count(cursor, "SELECT count(*) FROM judgement"):
+        run(cursor, report, "thread", "judge_roots", "judge_gates", "flag", "pend")
     if versions or rows.get("stage_post_record") or rows.get("stage_postgate"):
-        _run(cursor, report, "thread", "judge_quotes")
-    _run(cursor, report, "post_notification", "collect", "tell", "subscribers")
+        run(cursor, report, "thread", "judge_quotes")
+    run(cursor, report, "post_notification", "collect", "tell", "subscribers")
     return True
 
 
@@ -421,14 +421,15 @@ def _drop_stale(cursor: Cursor, batch: Batch) -> None:
                 cursor.execute(f"DELETE FROM {table} s USING touched t WHERE s.{uri} = t.uri AND t.change = 'stale'")
 
 
-def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[str]) -> None:
+def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[str]) -> None:
+    """Runs one collection's effect. `changes`: what `touched` holds of the collection."""
     staged = sum(len(batch.rows.get(table, ())) for table in effect.stages)
     changed = bool(changes & {"updated", "recreated", "deleted", "repaired"})
     if effect.collection not in batch.seen:
         return
     statements = sections(f"apply/{effect.file}.sql")
     key = effect.natural_key
-    duplicates = _duplicates(effect.file) if key else {}
+    duplicates = duplicates_of(effect) if key else {}
     of_collection = {"collection": effect.collection}
     contested = False
     if changed:
@@ -448,7 +449,7 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
     if staged:
         cursor.execute(statements["add"])
         added = cursor.rowcount
-        contested = key is not None and added < _count(cursor, f"SELECT count(*) FROM {effect.stages[0]}")
+        contested = key is not None and added < count(cursor, f"SELECT count(*) FROM {effect.stages[0]}")
         if contested:
             _settle_duplicates(cursor, statements, duplicates, of_collection)
         batch.report.add_written(effect.table, added)
@@ -456,15 +457,15 @@ def _run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset
         cursor.execute(duplicates["succeed"])
         cursor.execute(duplicates["forget"])
     if staged:
-        _run(cursor, batch.report, effect.file, *effect.follows)
-    _run(cursor, batch.report, effect.file, *effect.always)
+        run(cursor, batch.report, effect.file, *effect.follows)
+    run(cursor, batch.report, effect.file, *effect.always)
 
 
 def _settle_duplicates(
     cursor: Cursor, statements: Mapping[str, str], duplicates: Mapping[str, str], of_collection: Mapping[str, str]
 ) -> None:
     """Some staged record's natural key is taken: the first by rev gets it, the others are duplicates."""
-    if _count(cursor, duplicates["challenge"], of_collection):
+    if count(cursor, duplicates["challenge"], of_collection):
         cursor.execute(duplicates["vacate"])
         cursor.execute(statements["remove"])
         cursor.execute(duplicates["removed"], of_collection)
@@ -473,9 +474,8 @@ def _settle_duplicates(
 
 
 @cache
-def _duplicates(file: str) -> dict[str, str]:
-    """The statements of duplicates.sql for one collection."""
-    effect = next(effect for effect in EFFECTS if effect.file == file)
+def duplicates_of(effect: Effect, file: str = "apply/duplicates.sql") -> dict[str, str]:
+    """The statements of duplicates.sql (or of another file with its placeholders) for one collection."""
     assert effect.natural_key is not None
     names = {
         "{table}": f'"{effect.table}"',
@@ -485,15 +485,17 @@ def _duplicates(file: str) -> dict[str, str]:
         "{stage_key_1}": effect.natural_key.stage_columns[0],
         "{stage_key_2}": effect.natural_key.stage_columns[1],
     }
-    statements = {}
-    for name, text in sections("apply/duplicates.sql").items():
-        for placeholder, identifier in names.items():
-            text = text.replace(placeholder, identifier)
-        statements[name] = text
-    return statements
+    return {name: fill_placeholders(text, names) for name, text in sections(file).items()}
 
 
-def _run(cursor: Cursor, report: Report, file: str, *names: str) -> None:
+def fill_placeholders(statement: str, names: Mapping[str, str]) -> str:
+    """A statement with its {placeholders}, which stand for our own identifiers, filled in."""
+    for placeholder, identifier in names.items():
+        statement = statement.replace(placeholder, identifier)
+    return statement
+
+
+def run(cursor: Cursor, report: Report, file: str, *names: str) -> None:
     """Runs statements of a file; the rows they write are added to the report where `WRITES` knows the table."""
     statements = sections(f"apply/{file}.sql")
     for name in names:
@@ -502,7 +504,7 @@ def _run(cursor: Cursor, report: Report, file: str, *names: str) -> None:
             report.add_written(table, cursor.rowcount)
 
 
-def _count(cursor: Cursor, statement: str, parameters: Mapping[str, Any] | None = None) -> int:
+def count(cursor: Cursor, statement: str, parameters: Mapping[str, Any] | None = None) -> int:
     cursor.execute(statement, parameters)
     row = cursor.fetchone()
     assert row is not None

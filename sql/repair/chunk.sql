@@ -50,7 +50,7 @@ INSERT INTO changed (table_name, key)
 SELECT %(table)s, t.uri
 FROM touched t
 JOIN bsky.{table} l ON l.{uri} = t.uri
-WHERE t.change = 'deleted';
+WHERE t.change = 'deleted' AND {condition};
 
 -- :result
 SELECT table_name, count(DISTINCT key)::int, (array_agg(DISTINCT key))[1:%(shown)s] FROM changed GROUP BY table_name;

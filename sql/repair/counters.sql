@@ -147,20 +147,20 @@ RETURNING a.did,
 -- :clear
 DELETE FROM recount;
 
--- :moved_posts
+-- :posts_moved
 INSERT INTO recount (key) SELECT DISTINCT uri FROM delta_post WHERE uri IS NOT NULL;
 
--- :moved_profiles
+-- :profiles_moved
 INSERT INTO recount (key) SELECT DISTINCT did FROM delta_profile;
 
 -- The next %(most)s keys of a rerun's subjects.
--- :subjects_of_posts
+-- :posts_subjects
 WITH next AS (
   DELETE FROM subject_post WHERE key IN (SELECT key FROM subject_post ORDER BY key LIMIT %(most)s) RETURNING key
 )
 INSERT INTO recount (key) SELECT key FROM next;
 
--- :subjects_of_profiles
+-- :profiles_subjects
 WITH next AS (
   DELETE FROM subject_profile WHERE key IN (SELECT key FROM subject_profile ORDER BY key LIMIT %(most)s) RETURNING key
 )

@@ -6,13 +6,15 @@
 -- a muted thread kept silent (pipeline.silenced); whom a like, repost or follow told before it was edited
 -- (pipeline.edited). Records whose rev is not known came from a repository export: they tell nobody now.
 
--- Live records of which `notify` has not been asked yet.
+-- What `notify` of the write path is asked of: every live record, as if it had just come.
 -- :live
+WITH others AS (
+  DELETE FROM added
+)
 INSERT INTO added (uri)
 SELECT s.uri
 FROM {stage} s
-JOIN bsky.{table} l USING (uri)
-WHERE NOT EXISTS (SELECT FROM added a WHERE a.uri = s.uri);
+JOIN bsky.{table} l USING (uri);
 
 -- :examine
 INSERT INTO examined (uri, sort_at, is_post)

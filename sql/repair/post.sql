@@ -89,14 +89,20 @@ WITH gone AS (
 ), left_threads AS (
   UPDATE bsky.op_thread_reply o SET "deletedAt" = gone.at
   FROM gone
-  WHERE split_part(o."rootUri", '/', 3) = split_part(gone.uri, '/', 3) AND o.uri = gone.uri AND o."deletedAt" IS NULL
+  WHERE o."rootUri" >= 'at://' || split_part(gone.uri, '/', 3) || '/'
+    AND o."rootUri" < 'at://' || split_part(gone.uri, '/', 3) || '0'
+    AND o.uri = gone.uri
+    AND o."deletedAt" IS NULL
 ), unlisted AS (
   DELETE FROM bsky.duplicate_record d USING gone WHERE d.uri = gone.uri
 )
 SELECT;
 
--- Whose row `added` says is missing, for a statement of sql/apply/ that adds what follows from a record.
+-- Whom the write path's statement for a table is to add what is missing for.
 -- :lacking
+WITH others AS (
+  DELETE FROM added
+)
 INSERT INTO added (uri)
 SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
 
@@ -171,13 +177,23 @@ WHERE j.live
     CASE WHEN j.invalid OR j.violating THEN j.invalid END,
     CASE WHEN j.invalid OR j.violating THEN j.violating END);
 
--- Below a post that was judged otherwise, everything is judged again.
+-- Below a post that was judged otherwise, or is gone, everything is judged again.
 -- :rejudged
+WITH found AS (
+  DELETE FROM concerned
+)
 INSERT INTO post_event (uri, rev)
 SELECT DISTINCT j.uri, j.rev
 FROM judgement j
 JOIN differing d USING (uri)
 WHERE d.table_name = 'flags' AND j.live;
+
+-- :gone_events
+INSERT INTO post_event (uri, rev)
+SELECT uri, '' FROM touched WHERE change = 'deleted' AND collection = 'app.bsky.feed.post';
+
+-- :misjudged_again
+DELETE FROM differing WHERE table_name = 'flags';
 
 -- :quotes_before
 INSERT INTO differing (uri, table_name)

@@ -1,0 +1,114 @@
+"""Reruns: derived tables compared with the records they are derived from, and repaired, next to the live stream."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
+
+from psycopg2 import errors
+from psycopg2.extensions import connection as Connection
+
+from appview_pipeline.errors import OperatorError
+from appview_pipeline.indexing.batch import build_again
+from appview_pipeline.store.apply import EFFECTS, Batch, HeirRecord
+from appview_pipeline.store.database import Database
+from appview_pipeline.store.repair import (
+    Repairs,
+    forget_work,
+    list_work,
+    prepare_repair,
+    recount_subjects,
+    repair_chunk,
+)
+
+log = logging.getLogger(__name__)
+
+DERIVED_COLLECTIONS: tuple[str, ...] = tuple(effect.collection for effect in EFFECTS)
+"""The collections whose records have rows in other tables."""
+
+CHUNK = 2_000
+"""Records compared in one transaction, which holds the locks of their repositories."""
+ORPHANS = 1_000
+"""Rows an account and table that are searched for ones without a record when the rerun is one of a span of time."""
+TRIES = 10
+# Somebody else has the locks: the rerun gives way.
+BUSY = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.QueryCanceled)
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Rederived(Repairs):
+    """What a rerun did. `recounted`: subjects whose counters were compared; `unreadable`: records passed over."""
+
+    recounted: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+Progress = Callable[[int, int, int], object]
+"""Told how much of the list is done, how long the list is, and how many rows were changed so far."""
+
+
+def rederive(
+    database: Database,
+    collections: Collection[str],
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    orphans: int | None = ORPHANS,
+    chunk: int = CHUNK,
+    progress: Progress = lambda done, total, changed: None,
+) -> Rederived:
+    """Compares what is derived from the records of `collections` that were applied in [since, until) (None: without
+    bound) with them, and repairs what differs: rows, duplicates, judgements, notifications, feed items, counters.
+
+    Changes nothing where nothing is wrong, and runs beside the live writer, to whose locks it gives way. `orphans`: how
+    many rows an account and table are searched for ones whose record is gone, newest first; None: all. Raises
+    `OperatorError` when the database stays too busy.
+    """
+    started = time.monotonic()
+    rederived = Rederived()
+
+    def stage(records: Sequence[HeirRecord]) -> Batch:
+        batch, unreadable = build_again(records)
+        rederived.unreadable += [uri for uri in unreadable if uri not in rederived.unreadable]
+        return batch
+
+    wanted = [collection for collection in DERIVED_COLLECTIONS if collection in collections]
+    with database.connect("maintenance") as connection:
+        prepare_repair(connection)
+        total = list_work(connection, since, until, wanted, orphans)
+        for after in range(0, total, chunk):
+            rederived.merge(_patiently(connection, partial(repair_chunk, connection, after, after + chunk, stage)))
+            progress(min(after + chunk, total), total, sum(rederived.changed.values()))
+        while repairs := _patiently(connection, partial(recount_subjects, connection, chunk)):
+            rederived.recounted += repairs.records
+            repairs.records = 0
+            rederived.merge(repairs)
+        forget_work(connection)
+    if rederived.unreadable:
+        log.error("Records that can't be read are left alone: %s", ", ".join(rederived.unreadable[:10]))
+    rederived.seconds = time.monotonic() - started
+    return rederived
+
+
+def _patiently(connection: Connection, do: Callable[[], _T]) -> _T:
+    """Tries again, with growing pauses, while others hold what is needed."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            return do()
+        except BUSY as error:
+            connection.rollback()
+            if attempt == TRIES:
+                raise OperatorError(
+                    "The rerun found the same rows locked again and again: run it once more when less is going on."
+                ) from error
+            time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, 10.0))
+    raise AssertionError("unreachable")

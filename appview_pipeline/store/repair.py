@@ -1,0 +1,404 @@
+"""Reruns: derived rows compared with their records, and what differs repaired (docs/architecture.md).
+
+A rerun lists what it will look at (`list_work`) and goes through the list chunk by chunk (`repair_chunk`), a
+transaction each. A chunk locks its repositories as the live writer does, stages their records as a batch is staged, and
+compares the derived rows with what the write path's statements would write. What differs is taken out and added again
+by the very same statements of sql/apply/; what is right is not touched. Counters are recounted (store/counters.py),
+never moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+from appview_pipeline.store import counters
+from appview_pipeline.store.apply import (
+    EFFECTS,
+    SHARED_STAGES,
+    Batch,
+    Effect,
+    HeirRecord,
+    Report,
+    count,
+    duplicates_of,
+    fill_placeholders,
+    prepare,
+    run,
+    run_effect,
+)
+from appview_pipeline.store.sql import sections
+from appview_pipeline.store.staging import copy_rows
+
+SHOWN = 10
+"""Examples kept for each table."""
+
+POST = "app.bsky.feed.post"
+TELLING = ("like", "repost", "follow")
+"""Files of the effects whose `notify` is a function of the record."""
+
+POST_TABLES = (
+    ("post", "add"),
+    ("feed_item", "feed"),
+    ("op_thread_reply", "op_thread"),
+    ("post_embed_image", "add_embeds"),
+    ("post_embed_gallery_image", "add_embeds"),
+    ("post_embed_external", "add_embeds"),
+    ("post_embed_video", "add_embeds"),
+    ("post_embed_record", "add_embeds"),
+    ("quote", "add_quotes"),
+)
+"""The tables of a post's rows, and the statement of sql/apply/post.sql that adds what is missing in each."""
+
+
+class _Rows(NamedTuple):
+    """Where a table's rows that have no record can be found: by account, or by URI where `creator` is None."""
+
+    table: str
+    collections: tuple[str, ...]
+    uri: str = "uri"
+    creator: str | None = "creator"
+    order: str = '"sortAt" DESC'
+    key: str = "uri"
+    condition: str = "true"
+
+
+_OF_POSTS = (POST,)
+_NATURAL = tuple(effect.collection for effect in EFFECTS if effect.natural_key)
+_DERIVED: tuple[_Rows, ...] = (
+    *(
+        _Rows(
+            effect.table,
+            (effect.collection,),
+            creator=None if effect.file in ("labeler", "threadgate", "postgate", "verification") else "creator",
+            order="uri DESC" if effect.file == "profile" else '"sortAt" DESC',
+        )
+        for effect in EFFECTS
+    ),
+    _Rows("feed_item", (POST, "app.bsky.feed.repost"), creator="originatorDid"),
+    _Rows("duplicate_record", _NATURAL, creator=None),
+    _Rows("quote", _OF_POSTS, creator=None),
+    *(
+        _Rows(table, _OF_POSTS, uri="postUri", creator=None, key="postUri")
+        for table, _ in POST_TABLES
+        if table.startswith("post_embed_")
+    ),
+    _Rows("op_thread_reply", _OF_POSTS, creator=None, key="rootUri", condition='l."deletedAt" IS NULL'),
+    _Rows(
+        "notification",
+        (POST, *(effect.collection for effect in EFFECTS if effect.file in TELLING)),
+        uri="recordUri",
+        creator="author",
+        order="id DESC",
+        condition="l.reason NOT IN "
+        "('verified', 'unverified', 'starterpack-joined', 'subscribed-post', 'contact-match')",
+    ),
+)
+
+Stage = Callable[[Sequence[HeirRecord]], Batch]
+"""Stages stored records as a batch; records that can't be read are left out."""
+
+
+@dataclass
+class Repairs:
+    """What was read and what was changed: rows by table of schema bsky, and some of their URIs or DIDs."""
+
+    records: int = 0
+    changed: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, table: str, rows: int, examples: Iterable[str]) -> None:
+        """Counts `rows` changed rows of a table."""
+        if rows:
+            self.changed[table] = self.changed.get(table, 0) + rows
+            kept = self.examples.setdefault(table, [])
+            kept.extend([example for example in examples if example not in kept][: SHOWN - len(kept)])
+
+    def merge(self, other: Repairs) -> None:
+        """Adds what another chunk did."""
+        self.records += other.records
+        for table, rows in other.changed.items():
+            self.add(table, rows, other.examples[table])
+
+
+def prepare_repair(connection: Connection) -> None:
+    """Makes the temporary tables of a rerun on a connection, which all of the rerun then uses."""
+    prepare(connection)
+    with connection.cursor() as cursor:
+        cursor.execute(sections("repair/staging.sql")[""])
+    connection.commit()
+
+
+def list_work(
+    connection: Connection,
+    since: datetime | None,
+    until: datetime | None,
+    collections: Collection[str],
+    orphans: int | None,
+) -> int:
+    """Lists the records of `collections` applied in [since, until) (None: without bound), and rows without a record.
+
+    `orphans`: how many rows an account and table are searched for ones without a record, newest first; None: all.
+    Returns the length of the list.
+    """
+    statements = sections("repair/worklist.sql")
+    span = {"since": since, "until": until, "collections": list(collections)}
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL jit = off")
+        cursor.execute(statements["clear"])
+        cursor.execute(statements["records"], span)
+        cursor.execute("ANALYZE rerun")
+        for rows in _DERIVED:
+            if wanted := sorted(set(rows.collections) & set(collections)):
+                name = "orphans_by_creator" if rows.creator is not None else "orphans_by_uri"
+                cursor.execute(_of_table(statements[name], rows), {"collections": wanted, "orphans": orphans})
+        if count(cursor, "SELECT count(*) FROM orphan"):
+            cursor.execute(statements["merge"])
+        length = count(cursor, "SELECT count(*) FROM rerun")
+    connection.commit()
+    return length
+
+
+def forget_work(connection: Connection) -> None:
+    """Empties the list."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("repair/worklist.sql")["clear"])
+    connection.commit()
+
+
+def _of_table(statement: str, rows: _Rows) -> str:
+    names = {
+        "{table}": f'"{rows.table}"',
+        "{uri}": f'"{rows.uri}"',
+        "{creator}": f'"{rows.creator}"',
+        "{order}": f"l.{rows.order}",
+        "{key}": f'"{rows.key}"',
+        "{condition}": rows.condition,
+    }
+    return fill_placeholders(statement, names)
+
+
+def repair_chunk(connection: Connection, after: int, until: int, stage: Stage) -> Repairs:
+    """Compares and repairs the entries of the list from `after` (exclusive) to `until`, and commits.
+
+    On an error nothing of the chunk is written; the errors are those of `store.apply.apply`.
+    """
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL jit = off")
+            cursor.execute(sections("repair/worklist.sql")["chunk"], {"after": after, "until": until})
+            repairs = _Chunk(cursor, stage).repair(dict(cursor.fetchall()))
+        connection.commit()
+    except BaseException:
+        if not connection.closed:
+            connection.rollback()
+        raise
+    return repairs
+
+
+def recount_subjects(connection: Connection, most: int) -> Repairs | None:
+    """Recounts the counters of the next `most` subjects of the rerun's records and commits. None when all are done."""
+    repairs = Repairs()
+    for counted in counters.TABLES:
+        recounted = counters.recount_subjects(connection, counted, most)
+        repairs.records += recounted.compared
+        repairs.add(counted, len(recounted.changes), (change.key for change in recounted.changes))
+    return repairs if repairs.records else None
+
+
+class _Chunk:
+    """One chunk: a transaction."""
+
+    def __init__(self, cursor: Cursor, stage: Stage) -> None:
+        self._cursor = cursor
+        self._stage = stage
+        self._report = Report("rerun")
+
+    def repair(self, listed: dict[str, str]) -> Repairs:
+        """`listed`: DIDs by URI."""
+        cursor, chunk = self._cursor, sections("repair/chunk.sql")
+        cursor.execute(chunk["lock"], {"dids": sorted(set(listed.values()))})
+        cursor.execute(chunk["read"], {"uris": list(listed)})
+        records = {row[0]: HeirRecord(*row) for row in cursor.fetchall()}
+        batch = self._stage(list(records.values()))
+        self._copy(batch)
+        gone = sorted(listed.keys() - records.keys())
+        if gone:
+            cursor.execute(chunk["gone"], {"uris": gone})
+        relatives = self._compare(batch)
+        if gone or count(cursor, "SELECT count(*) FROM differing"):
+            self._restore(records, relatives, gone)
+            self._copy(batch)
+        told = self._judge(batch)
+        self._notify(batch, told, bool(gone or relatives))
+        cursor.execute(sections("repair/post.sql")["subjects"])
+        repairs = Repairs(len(records))
+        for table in counters.TABLES:
+            changes = counters.recount_moved(cursor, table)
+            repairs.add(table, len(changes), (change.key for change in changes))
+        cursor.execute(chunk["result"], {"shown": SHOWN})
+        for table, rows, examples in cursor.fetchall():
+            repairs.add(table, rows, examples)
+        return repairs
+
+    def _copy(self, batch: Batch) -> None:
+        """Makes the staging tables hold the rows of `batch`, and nothing else."""
+        tables = {"stage_write": SHARED_STAGES["stage_write"], **batch.columns}
+        self._cursor.execute("; ".join(f"DELETE FROM {table}" for table in tables))
+        filled = [table for table in tables if batch.rows.get(table)]
+        for table in filled:
+            copy_rows(self._cursor, table, tables[table], batch.rows[table])
+        if filled:
+            # Temporary tables are never analyzed by themselves, and their joins are with the largest tables there are.
+            self._cursor.execute(f"ANALYZE {', '.join(filled)}")
+
+    def _compare(self, batch: Batch) -> list[HeirRecord]:
+        """Fills `differing`. Returns the records that compete with those that differ."""
+        relatives: list[HeirRecord] = []
+        for effect in _staged(batch):
+            self._cursor.execute(sections(f"apply/{effect.file}.sql")["differs"])
+            if effect.natural_key is not None:
+                statements, of_table = duplicates_of(effect, "repair/duplicates.sql"), {"table": effect.table}
+                self._cursor.execute(statements["rightful"], of_table)
+                self._cursor.execute(statements["wrongful"], of_table)
+                self._cursor.execute(statements["relatives"], of_table)
+                found = [HeirRecord(*row) for row in self._cursor.fetchall()]
+                for relative in found:
+                    self._cursor.execute(
+                        "INSERT INTO differing (uri, table_name) VALUES (%s, %s)", (relative.uri, effect.table)
+                    )
+                relatives += found
+        return relatives
+
+    def _restore(self, records: dict[str, HeirRecord], relatives: Sequence[HeirRecord], gone: Sequence[str]) -> None:
+        """Repairs what is in `differing`, and takes out what has no record. Leaves the staging tables as they fall."""
+        cursor = self._cursor
+        chunk, posts = sections("repair/chunk.sql"), sections("repair/post.sql")
+        cursor.execute("SELECT DISTINCT uri FROM differing")
+        again = {uri: records[uri] for (uri,) in cursor.fetchall() if uri in records}
+        again |= {relative.uri: relative for relative in relatives}
+        batch = self._stage(list(again.values()))
+        self._copy(batch)
+        cursor.execute(chunk["hold"])
+        gone_collections = {uri.split("/")[3] for uri in gone}
+        if gone:
+            for rows in _DERIVED:
+                if gone_collections.intersection(rows.collections):
+                    cursor.execute(_of_table(chunk["note_gone"], rows), {"table": rows.table})
+        for effect in EFFECTS:
+            staged, removed = effect in _staged(batch), effect.collection in gone_collections
+            if effect.collection == POST:
+                if removed:
+                    run(cursor, self._report, "post", "remove")
+                if staged:
+                    self._restore_posts()
+            elif staged or removed:
+                cursor.execute(chunk["touch"], {"collection": effect.collection, "table": effect.table})
+                run_effect(cursor, effect, _Seen(batch, effect.collection), frozenset(("repaired",)))
+                if effect.natural_key is not None:
+                    statements = duplicates_of(effect, "repair/duplicates.sql")
+                    cursor.execute(statements["follow_head"], {"table": effect.table})
+                    cursor.execute(statements["name"], {"table": effect.table})
+                if effect.file == "repost":
+                    cursor.execute(posts["feed_item"])
+                    cursor.execute(posts["lacking"], {"table": "feed_item"})
+                    run(cursor, self._report, "repost", "feed")
+        if gone:
+            cursor.execute(posts["remains"])
+            cursor.execute(posts["gone_events"])
+        cursor.execute(chunk["note"])
+        # Whom the restored records concern: replies below posts, and those that a gate, follow or list item decides on.
+        thread = sections("apply/thread.sql")
+        cursor.execute(thread["lock"])
+        cursor.execute(thread["events"])
+        self._concerned()
+        cursor.execute(thread["concerned_in_thread"])
+        cursor.execute(thread["concerned_by_facts"])
+
+    def _restore_posts(self) -> None:
+        posts, done = sections("repair/post.sql"), set()
+        for table, _ in POST_TABLES:
+            self._cursor.execute(posts[table])
+        for table, statement in POST_TABLES:
+            if statement not in done:
+                self._cursor.execute(posts["lacking"], {"table": table})
+                run(self._cursor, self._report, "post", statement)
+                done.add(statement)
+            if table == "post":
+                run(self._cursor, self._report, "post", "count")
+
+    def _concerned(self) -> None:
+        thread = sections("apply/thread.sql")
+        self._cursor.execute(thread["concerned_below"])
+        while self._cursor.rowcount:
+            self._cursor.execute(thread["concerned_next"])
+
+    def _judge(self, batch: Batch) -> bool:
+        """Sets the flags of posts right, and says whom posts notify. False: there are no posts to be judged."""
+        cursor, posts = self._cursor, sections("repair/post.sql")
+        rows = batch.rows
+        if any(rows.get(table) for table in ("stage_post", "stage_threadgate", "stage_postgate")):
+            cursor.execute(posts["gates"])
+        if not rows.get("stage_post") and not count(cursor, "SELECT count(*) FROM concerned"):
+            return False
+        thread = sections("apply/thread.sql")
+        cursor.execute(posts["unjudged"])
+        cursor.execute(thread["lock"])
+        cursor.execute(posts["judge"])
+        cursor.execute(thread["collect_concerned"])
+        if count(cursor, "SELECT count(*) FROM judgement"):
+            run(cursor, self._report, "thread", "judge_roots", "judge_gates")
+            cursor.execute(posts["misjudged"])
+            if cursor.rowcount:
+                cursor.execute(posts["rejudged"])
+                self._concerned()
+                cursor.execute(thread["collect_concerned"])
+                run(cursor, self._report, "thread", "judge_roots", "judge_gates")
+                cursor.execute(posts["misjudged_again"])
+                cursor.execute(posts["misjudged"])
+            run(cursor, self._report, "thread", "flag", "pend")
+        cursor.execute(posts["quotes_before"])
+        if rows.get("stage_post_record"):
+            run(cursor, self._report, "thread", "judge_quotes")
+        cursor.execute(posts["note_flags"])
+        run(cursor, self._report, "post_notification", "collect", "tell")
+        return True
+
+    def _notify(self, batch: Batch, judged: bool, moved: bool) -> None:
+        """Notifications: what is superfluous goes, what is missing is written."""
+        cursor, statements = self._cursor, sections("repair/notification.sql")
+        told = [effect for effect in _staged(batch) if effect.file in TELLING]
+        for effect in told:
+            names = {"{stage}": effect.stages[0], "{table}": f'"{effect.table}"'}
+            cursor.execute(fill_placeholders(statements["live"], names))
+            run(cursor, self._report, effect.file, "notify")
+        if moved or count(cursor, "SELECT count(*) FROM touched"):
+            run(cursor, self._report, "notification", "move", "withdraw", "remember")
+        if not told and not judged:
+            return
+        for name in ("examine", "leave_alone", "wanted_once", "superfluous", "amended", "not_missing"):
+            cursor.execute(statements[name])
+        run(cursor, self._report, "notification", "silence")
+        if count(cursor, sections("apply/notification.sql")["insert"]):
+            cursor.execute(statements["note"])
+
+
+class _Seen:
+    """A batch of which one collection is looked at."""
+
+    def __init__(self, batch: Batch, collection: str) -> None:
+        self.rows = batch.rows
+        self.columns = batch.columns
+        self.seen = (collection,)
+        self.report = batch.report
+        self.stage_again = batch.stage_again
+
+
+def _staged(batch: Batch) -> list[Effect]:
+    """The effects that have rows in a batch."""
+    return [effect for effect in EFFECTS if any(batch.rows.get(table) for table in effect.stages)]
