@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
@@ -21,7 +21,7 @@ from appview_pipeline_tests.scenarios import Cleaner, differences, dump, feed
 from appview_pipeline_tests.tables import fresh_database
 from appview_pipeline_tests.test_order_independence import network_changes
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=tuple(HealthCheck), print_blob=True)
+quick = settings(max_examples=40, phases=(Phase.generate,), deadline=None, suppress_health_check=tuple(HealthCheck), print_blob=True)
 
 
 @dataclass
@@ -94,5 +94,106 @@ def test_nothing_changes_where_nothing_is_wrong(index: Index, data: st.DataObjec
     index.run("DELETE FROM bsky.thread_mute", "DELETE FROM bsky.activity_subscription")
     before, tables = index.digest(), dump(index.connection)
     found = index.rerun(chunk=data.draw(st.sampled_from([1, 3, 1_000])))
-    assert found.changed == {}, f"{network!r}\n{arrival}\n{found}\n" + "\n".join(differences(dump(index.connection), tables))
+    said = "\n".join([repr(network), str(arrival), str(found), *differences(dump(index.connection), tables)])
+    assert found.changed == {}, said
     assert index.digest() == before
+
+
+ROW = """ctid = (
+  SELECT ctid FROM {table} {where} ORDER BY {key}
+  OFFSET {pick} % greatest((SELECT count(*) FROM {table} {where}), 1) LIMIT 1)"""
+KEYED = {
+    "post": (
+        "uri",
+        ("text = 'something else'", "creator = 'did:plc:nobody'", "\"indexedAt\" = '2020-01-01T00:00:00.000Z'"),
+    ),
+    '"like"': (
+        "uri",
+        ("subject = 'at://did:plc:nobody/app.bsky.feed.post/none'", "via = 'at://x/y/z'", "cid = 'wrong'"),
+    ),
+    "repost": ("uri", ("subject = 'at://did:plc:nobody/app.bsky.feed.post/none'", "cid = 'wrong'")),
+    "follow": ("uri", ("\"subjectDid\" = 'did:plc:nobody'", "cid = 'wrong'")),
+    "actor_block": ("uri", ("\"subjectDid\" = 'did:plc:nobody'",)),
+    "list": ("uri", ("name = 'another'", "description = 'new'")),
+    "list_item": ("uri", ("\"listUri\" = 'at://did:plc:nobody/app.bsky.graph.list/none'",)),
+    "list_block": ("uri", ("cid = 'wrong'",)),
+    "profile": ("uri", ("\"displayName\" = 'another'",)),
+    "starter_pack": ("uri", ("name = 'another'",)),
+    "verification": ("uri", ("handle = 'another'", "subject = 'did:plc:nobody'")),
+    "thread_gate": ("uri", ("cid = 'wrong'",)),
+    "post_gate": ("uri", ("creator = 'did:plc:nobody'",)),
+    "quote": ("uri", ("subject = 'at://did:plc:nobody/app.bsky.feed.post/none'",)),
+    "feed_item": ("uri", ("\"sortAt\" = '2020-01-01T00:00:00.000Z'", "\"postUri\" = 'at://x/y/z'")),
+    "post_embed_record": ('"postUri"', ("\"embedCid\" = 'wrong'",)),
+    "op_thread_reply": ("uri", ("\"parentUri\" = 'at://x/y/z'", "\"deletedAt\" = '2020-01-01T00:00:00.000Z'")),
+    "duplicate_record": ("uri", ("\"duplicateOf\" = 'at://x/y/z'", "cid = 'wrong'")),
+}
+"""Derived tables, their key, and assignments that make a row of theirs wrong."""
+
+FLAGS = (
+    '"violatesThreadGate" = "violatesThreadGate" IS NOT TRUE',
+    '"invalidReplyRoot" = "invalidReplyRoot" IS NOT TRUE',
+    '"violatesEmbeddingRules" = CASE WHEN "violatesEmbeddingRules" THEN NULL ELSE true END',
+    '"hasThreadGate" = CASE WHEN "hasThreadGate" THEN NULL ELSE true END',
+    '"hasPostGate" = CASE WHEN "hasPostGate" THEN NULL ELSE true END',
+)
+
+
+def row_of(table: str, pick: int) -> str:
+    key = KEYED[table][0]
+    where = 'WHERE "deletedAt" IS NULL' if table == "op_thread_reply" else ""
+    return ROW.format(table=f"bsky.{table}", where=where, key=key, pick=pick)
+
+
+@st.composite
+def damages(draw: st.DrawFn) -> str:
+    """A statement that breaks something."""
+    pick = draw(st.integers(0, 30))
+    kind = draw(st.sampled_from(("delete", "delete", "alter", "alter", "flag", "count", "bogus like", "bogus repost")))
+    if kind == "flag":
+        return f"UPDATE bsky.post SET {draw(st.sampled_from(FLAGS))} WHERE {row_of('post', pick)}"
+    if kind == "count":
+        table, columns = draw(
+            st.sampled_from(
+                (
+                    ("post_agg", ("likeCount", "replyCount", "repostCount", "quoteCount", "bookmarkCount")),
+                    ("profile_agg", ("followersCount", "followsCount", "postsCount")),
+                )
+            )
+        )
+        column = draw(st.sampled_from(columns))
+        row = ROW.format(table=f"bsky.{table}", where="", key='"uri"' if table == "post_agg" else "did", pick=pick)
+        return f'UPDATE bsky.{table} SET "{column}" = "{column}" + 3 WHERE {row}'
+    if kind.startswith("bogus"):
+        table = kind.split()[1]
+        return (
+            f'INSERT INTO bsky."{table}" (uri, cid, creator, subject, "subjectCid", "createdAt", "indexedAt") '
+            f"SELECT 'at://' || creator || '/app.bsky.feed.{table}/bogus{pick}', cid, creator, uri, cid, \"createdAt\", "
+            f'"indexedAt" FROM bsky.post WHERE {row_of("post", pick)} ON CONFLICT DO NOTHING'
+        )
+    table = draw(st.sampled_from(sorted(KEYED)))
+    if kind == "delete":
+        return f"DELETE FROM bsky.{table} WHERE {row_of(table, pick)}"
+    return f"UPDATE bsky.{table} SET {draw(st.sampled_from(KEYED[table][1]))} WHERE {row_of(table, pick)}"
+
+
+@quick
+@given(data=st.data())
+def test_what_was_broken_is_right_again(index: Index, data: st.DataObject) -> None:
+    network = data.draw(networks())
+    index.feed(network, data.draw(arrivals(network, "stream")))
+    want = dump(index.connection)
+    broken = data.draw(st.lists(damages(), min_size=1, max_size=4))
+    for statement in broken:
+        try:
+            index.run(statement)
+        except psycopg2.IntegrityError:
+            index.connection.rollback()
+    damaged = dump(index.connection)
+    found = [index.rerun(chunk=data.draw(st.sampled_from([1, 4, 1_000])), orphans=None) for _ in range(2)]
+    wrong = differences(dump(index.connection), want)
+    said = "\n".join([repr(network), *broken, *differences(damaged, want), str(found), "", *wrong])
+    assert wrong == [], said
+    assert found[1].changed == {}, said
+    if differences(damaged, want):
+        assert found[0].changed != {}, said

@@ -290,6 +290,7 @@ class _Chunk:
             for rows in _DERIVED:
                 if gone_collections.intersection(rows.collections):
                     cursor.execute(_of_table(chunk["note_gone"], rows), {"table": rows.table})
+        cursor.execute(posts["feed_item"])
         for effect in EFFECTS:
             staged, removed = effect in _staged(batch), effect.collection in gone_collections
             if effect.collection == POST:
@@ -305,7 +306,6 @@ class _Chunk:
                     cursor.execute(statements["follow_head"], {"table": effect.table})
                     cursor.execute(statements["name"], {"table": effect.table})
                 if effect.file == "repost":
-                    cursor.execute(posts["feed_item"])
                     cursor.execute(posts["lacking"], {"table": "feed_item"})
                     run(cursor, self._report, "repost", "feed")
         if gone:
@@ -323,7 +323,8 @@ class _Chunk:
     def _restore_posts(self) -> None:
         posts, done = sections("repair/post.sql"), set()
         for table, _ in POST_TABLES:
-            self._cursor.execute(posts[table])
+            if table in posts and table != "feed_item":
+                self._cursor.execute(posts[table])
         for table, statement in POST_TABLES:
             if statement not in done:
                 self._cursor.execute(posts["lacking"], {"table": table})

@@ -26,9 +26,6 @@ DELETE FROM bsky.feed_item f
 USING differing d
 WHERE d.table_name = 'feed_item' AND f.uri = d.uri;
 
--- :op_thread_reply
-SELECT;
-
 -- :quote
 WITH gone AS (
   DELETE FROM bsky.quote q
@@ -106,7 +103,7 @@ WITH others AS (
 INSERT INTO added (uri)
 SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
 
--- Gate flags: whether the gate's record is there. (That there was one once is not compared: tombstones don't last.)
+-- Gate flags: whether the gate's record is there. (A flag that there was one once is left: tombstones don't last.)
 -- :gates
 WITH concerned AS (
   SELECT uri FROM stage_post
@@ -114,19 +111,28 @@ WITH concerned AS (
   SELECT post_uri FROM stage_threadgate
   UNION
   SELECT post_uri FROM stage_postgate
+), gate AS (
+  SELECT uri,
+    replace(uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/') AS thread_gate_uri,
+    replace(uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/') AS post_gate_uri
+  FROM concerned
 ), expected AS (
-  SELECT c.uri,
-    EXISTS (
-      SELECT FROM bsky.record r WHERE r.uri = replace(c.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/')
-    ) AS thread_gate,
-    EXISTS (
-      SELECT FROM bsky.record r WHERE r.uri = replace(c.uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/')
-    ) AS post_gate
-  FROM concerned c
+  SELECT g.*,
+    EXISTS (SELECT FROM bsky.record r WHERE r.uri = g.thread_gate_uri) AS thread_gate,
+    EXISTS (SELECT FROM bsky.record r WHERE r.uri = g.post_gate_uri) AS post_gate
+  FROM gate g
 ), flagged AS (
   UPDATE bsky.post p SET
-    "hasThreadGate" = CASE WHEN e.thread_gate THEN true WHEN p."hasThreadGate" THEN false ELSE p."hasThreadGate" END,
-    "hasPostGate" = CASE WHEN e.post_gate THEN true WHEN p."hasPostGate" THEN false ELSE p."hasPostGate" END
+    "hasThreadGate" = CASE
+      WHEN e.thread_gate THEN true
+      WHEN p."hasThreadGate" THEN (SELECT false FROM pipeline.tombstone t WHERE t.uri = e.thread_gate_uri)
+      ELSE p."hasThreadGate"
+    END,
+    "hasPostGate" = CASE
+      WHEN e.post_gate THEN true
+      WHEN p."hasPostGate" THEN (SELECT false FROM pipeline.tombstone t WHERE t.uri = e.post_gate_uri)
+      ELSE p."hasPostGate"
+    END
   FROM expected e
   WHERE p.uri = e.uri
     AND (p."hasThreadGate" IS TRUE <> e.thread_gate OR p."hasPostGate" IS TRUE <> e.post_gate)
