@@ -218,8 +218,10 @@ def _ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) 
     rows: list[Row] = []
     for (did, rev), ops in ignored.items():
         counts = Counter(ops)
-        for name in {collection for collection, _ in ops}:
-            rows.append((did, rev, name, counts[name, "create"], counts[name, "update"], counts[name, "delete"]))
+        rows.extend(
+            (did, rev, name, counts[name, "create"], counts[name, "update"], counts[name, "delete"])
+            for name in {collection for collection, _ in ops}
+        )
     return rows
 
 
