@@ -193,10 +193,11 @@ def mention(name: str) -> list[dict[str, Any]]:
     return [{"index": {"byteStart": 0, "byteEnd": 4}, "features": [feature]}]
 
 
-A, B = (f"{name}/{POST}/post1" for name in ("alice", "bob"))
+A, B, C, D = (f"{name}/{POST}/post1" for name in ("alice", "bob", "carol", "dan"))
 A2 = f"alice/{POST}/post2"
 LIKE1, LIKE2 = (f"carol/{model.LIKE}/like{number}" for number in (1, 2))
 VERIFY1, VERIFY2 = (f"alice/{model.VERIFICATION}/verify{number}" for number in (1, 2))
+LIKES_A = {"subject": {"ref": f"@{A}"}}
 VERIFIED = {"subject": "@bob", "handle": "bob.test", "displayName": "bob"}
 FOLLOW = f"bob/{model.FOLLOW}/follow1"
 GATE = f"alice/{model.THREADGATE}/post1"
@@ -284,6 +285,24 @@ STORIES: dict[str, tuple[Network, str]] = {
     "a profile is edited to have joined by a starter pack": (
         told((PACK, {"name": "pack", "list": f"@alice/{model.LIST}/list1"}), (PROFILE, {}), (PROFILE, JOINED)),
         "0|1 2",
+    ),
+    "the deletion of an ancestor arrives after a reply below its replies": (
+        told(
+            (A, post()),
+            (B, reply(A)),
+            (C, reply(A, B)),
+            (B, None),
+            (D, reply(A, C)),
+        ),
+        "0|1|2|4|3",
+    ),
+    "an ancestor that came back arrives after a reply below its replies": (
+        told((A, post()), (B, reply(A)), (C, reply(A, B)), (B, None), (B, reply(A)), (D, reply(A, C))),
+        "0|1|2|3|5|4",
+    ),
+    "a like is taken back and comes back under its key at once": (
+        told((A, post()), *((LIKE1, like) for like in (LIKES_A, None, LIKES_A))),
+        "0|1|2 3",
     ),
     "a second like, by way of a repost, takes over": (
         told(
