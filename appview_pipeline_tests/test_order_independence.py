@@ -30,7 +30,7 @@ from appview_pipeline_tests.tables import fresh_database
 Deliver = Callable[[Database, Sequence[Sequence[Change]]], None]
 
 ALL = tuple(HealthCheck)
-quick = settings(max_examples=15, deadline=None, suppress_health_check=ALL, print_blob=True)
+quick = settings(max_examples=30, deadline=None, suppress_health_check=ALL, print_blob=True)
 thorough = settings(quick, max_examples=1_000, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink))
 
 
