@@ -408,7 +408,7 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
         _run(cursor, report, "thread", "judge_roots", "judge_gates", "flag", "pend")
     if versions or rows.get("stage_post_record") or rows.get("stage_postgate"):
         _run(cursor, report, "thread", "judge_quotes")
-    _run(cursor, report, "post_notification", "collect", "tell", "subscribers")
+    _run(cursor, report, "post_notification", "collect", "tell", "subscribers", "muted_threads")
     return True
 
 
