@@ -258,6 +258,10 @@ STORIES: dict[str, tuple[Network, str]] = {
         told((FOLLOW, {"subject": "@alice"}), (A, post()), (FOLLOW, None), subscriptions=SUBSCRIBED),
         "0|2|1",
     ),
+    "a subscriber follows before the post is edited, at once": (
+        told((A, post()), (FOLLOW, {"subject": "@alice"}), (A, post(text="no")), subscriptions=SUBSCRIBED),
+        "0 1 2",
+    ),
     "a post is edited to mention a subscriber": (
         told((FOLLOW, {"subject": "@alice"}), (A, post()), (A, post(facets=mention("bob"))), subscriptions=SUBSCRIBED),
         "0|1|2",
