@@ -105,7 +105,7 @@ def rows(url: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
     """The rows of a query (or of a statement without any, which is committed)."""
     with closing(psycopg2.connect(url.replace("+psycopg2", ""))) as connection, connection.cursor() as cursor:
         cursor.execute(statement, parameters or None)
-        found = cursor.fetchall() if cursor.description else []
+        found = cursor.fetchall() if cursor.description is not None else []
         connection.commit()
         return found
 

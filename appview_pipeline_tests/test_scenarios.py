@@ -168,7 +168,8 @@ def golden(conformance: Path, name: str) -> State:
     data = path.read_bytes()
     if path.suffix == ".zst":
         data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
-    return json.loads(data)
+    state: State = json.loads(data)
+    return state
 
 
 def test_model_makes_the_golden_tables_of_the_corpus(conformance: Path) -> None:

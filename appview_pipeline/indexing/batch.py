@@ -220,11 +220,16 @@ def _chain(chains: dict[str, _Chain], state: RepoState, change: Change, gaps: li
     if state.rev <= chain.newest.rev:
         chain.oldest_rev = min(chain.oldest_rev, state.rev)
         return  # delivered again, or late: it does not lengthen the chain, and its records are compared by rev
-    follows = state.since == chain.newest.rev and state.prev_data in (None, chain.newest.data)
-    if not follows:
-        same_tree = state.is_sync and state.data == chain.newest.data
-        if not same_tree:
-            gaps.append(("sync" if state.is_sync else "chain", state.did, None, chain.newest.rev, state.rev))
+    if state.is_sync:
+        missing = state.data != chain.newest.data
+    else:
+        missing = state.since not in (None, chain.newest.rev) or state.prev_data not in (
+            None,
+            chain.newest.data,
+        )  # what an old commit does not say contradicts nothing
+    if missing:
+        gaps.append(("sync" if state.is_sync else "chain", state.did, None, chain.newest.rev, state.rev))
+    if missing or state.since != chain.newest.rev:
         chain.chain_from = state.rev
     chain.newest, chain.seq = state, change.seq
 
@@ -237,11 +242,12 @@ def _chain_row(chain: _Chain) -> Row:
         first.rev,
         first.since,
         first.prev_data,
+        first.data,
+        first.is_sync,
         chain.chain_from,
         newest.rev,
         newest.commit,
         newest.data,
-        newest.is_sync,
         chain.seq,
         chain.time,
     )
@@ -251,8 +257,10 @@ def _ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) 
     rows: list[Row] = []
     for (did, rev), ops in ignored.items():
         counts = Counter(ops)
-        for name in {collection for collection, _ in ops}:
-            rows.append((did, rev, name, counts[name, "create"], counts[name, "update"], counts[name, "delete"]))
+        rows.extend(
+            (did, rev, name, counts[name, "create"], counts[name, "update"], counts[name, "delete"])
+            for name in {collection for collection, _ in ops}
+        )
     return rows
 
 

@@ -26,11 +26,12 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
         "first_rev",
         "first_since",
         "first_prev_data",
+        "first_data",
+        "first_is_sync",
         "chain_from",
         "rev",
         "commit_cid",
         "data_cid",
-        "is_sync",
         "seq",
         "indexed_at",
     ),
@@ -408,7 +409,7 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
         run(cursor, report, "thread", "judge_roots", "judge_gates", "flag", "pend")
     if versions or rows.get("stage_post_record") or rows.get("stage_postgate"):
         run(cursor, report, "thread", "judge_quotes")
-    run(cursor, report, "post_notification", "collect", "tell", "subscribers")
+    run(cursor, report, "post_notification", "collect", "tell", "subscribers", "muted_threads")
     return True
 
 

@@ -4,10 +4,14 @@
 -- Guarantees: the cursor moves only from where this batch began (compare and set), so of two consumers one fails, and
 -- what it points past is applied.
 
+-- Between commits that are known to be applied nothing is missing, even if they were delivered again with others left out.
 -- :gaps
 INSERT INTO pipeline.gap (kind, did, relay, from_text, to_text)
 SELECT kind, did, relay, from_text, to_text
-FROM stage_gap
+FROM stage_gap g
+WHERE NOT EXISTS (
+  SELECT FROM known_repo k WHERE k.did = g.did AND g.from_text >= k.chain_from AND g.to_text <= k.rev
+)
 ORDER BY kind, did, from_text
 ON CONFLICT DO NOTHING;
 

@@ -50,7 +50,10 @@ CROSS JOIN LATERAL (VALUES (s.subject_did, 1, 0), (s.creator, 0, 1)) n (did, fol
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT s.subject_did, s.uri, s.cid, s.creator, 'follow', NULL, least(s.created_at, s.indexed_at)
 FROM stage_follow s
-JOIN added USING (uri);
+JOIN added USING (uri)
+-- Who takes a deleted one's place brings no news.
+WHERE NOT EXISTS (
+    SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs

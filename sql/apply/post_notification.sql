@@ -34,6 +34,8 @@ FROM (
   SELECT uri FROM judgement WHERE live
   UNION
   SELECT uri FROM quote_judgement
+  UNION
+  SELECT uri FROM concerned WHERE live AND rev >= since
 ) again
 JOIN bsky.post p USING (uri)
 JOIN bsky.record r USING (uri)
@@ -93,20 +95,84 @@ JOIN telling t USING (uri)
 WHERE n.did <> t.creator
 ORDER BY t.uri, n.did, n.rank, n.height;
 
+-- Whose subscription waits for a follow to arrive is noted with the post.
 -- :subscribers
+WITH asked AS MATERIALIZED (
+  SELECT t.uri, coalesce(f.cid, t.cid) AS cid, t.creator, t.rev, coalesce(f.sort_at, t.sort_at) AS sort_at, t.is_new,
+    s.creator AS did, allowed.to_whom, s.creator || ' ' || t.creator AS fact
+  FROM telling t
+  -- The state in which the post first appeared, where the batch supersedes that.
+  LEFT JOIN LATERAL (
+    SELECT x.cid, least(x.created_at, x.indexed_at) AS sort_at
+    FROM stage_superseded x
+    WHERE x.uri = t.uri AND x.action <> 'delete'
+    ORDER BY x.rev
+    LIMIT 1
+  ) f ON true
+  CROSS JOIN LATERAL (
+    SELECT a.creator, a.post, a.reply FROM bsky.activity_subscription a WHERE a."subjectDid" = t.creator OFFSET 0
+  ) s
+  LEFT JOIN LATERAL pipeline.record_as_of(
+    'at://' || t.creator || '/app.bsky.notification.declaration/self', t.rev) d ON true
+  CROSS JOIN LATERAL (SELECT coalesce(d.record ->> 'allowSubscriptions', 'followers') AS to_whom) allowed
+  WHERE CASE WHEN t.parent IS NULL THEN s.post ELSE s.reply END
+    AND s.creator <> t.creator
+    AND allowed.to_whom IN ('followers', 'mutuals')
+    AND CASE
+      WHEN t.is_new THEN NOT EXISTS (SELECT FROM touched c WHERE c.uri = t.uri AND c.change = 'updated')
+      ELSE EXISTS (
+        SELECT FROM pipeline.dependency d WHERE d.fact = s.creator || ' ' || t.creator AND d.uri = t.uri)
+    END
+    -- Who is told already is not told twice of one post (unless by an edit, which came after).
+    AND (
+      NOT EXISTS (SELECT FROM new_notification n WHERE n.did = s.creator AND n.record_uri = t.uri)
+      OR EXISTS (SELECT FROM stage_superseded x WHERE x.uri = t.uri AND x.action <> 'delete')
+    )
+), waiting AS (
+  INSERT INTO pipeline.dependency (fact, uri)
+  SELECT f.fact, a.uri
+  FROM asked a
+  CROSS JOIN LATERAL (
+    VALUES (a.fact), (CASE WHEN a.to_whom = 'mutuals' THEN a.creator || ' ' || a.did END)
+  ) f (fact)
+  WHERE a.is_new AND f.fact IS NOT NULL
+  ORDER BY f.fact, a.uri
+  ON CONFLICT DO NOTHING
+)
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT s.creator, t.uri, t.cid, t.creator, 'subscribed-post', NULL, t.sort_at
-FROM telling t
-JOIN bsky.activity_subscription s ON s."subjectDid" = t.creator
-LEFT JOIN LATERAL pipeline.record_as_of(
-  'at://' || t.creator || '/app.bsky.notification.declaration/self', t.rev) d ON true
-CROSS JOIN LATERAL (SELECT coalesce(d.record ->> 'allowSubscriptions', 'followers') AS to_whom) allowed
-WHERE t.is_new
-  AND NOT EXISTS (SELECT FROM touched c WHERE c.uri = t.uri AND c.change = 'updated')
-  AND CASE WHEN t.parent IS NULL THEN s.post ELSE s.reply END
-  AND s.creator <> t.creator
-  AND allowed.to_whom IN ('followers', 'mutuals')
-  AND pipeline.follows_as_of(s.creator, t.creator, t.rev)
-  AND (allowed.to_whom = 'followers' OR pipeline.follows_as_of(t.creator, s.creator, t.rev))
-  -- Who is told already is not told twice of one post.
-  AND NOT EXISTS (SELECT FROM new_notification n WHERE n.did = s.creator AND n.record_uri = t.uri);
+SELECT did, uri, cid, creator, 'subscribed-post', NULL, sort_at
+FROM asked
+WHERE pipeline.follows_as_of(did, creator, rev)
+  AND (to_whom = 'followers' OR pipeline.follows_as_of(creator, did, rev));
+
+-- A like or repost that came before the post it names could not know the thread. Who muted that is told no longer; who
+-- muted the post itself, which turns out to be no root, is told now.
+-- :muted_threads
+WITH muter AS (
+  SELECT s.uri, s.creator, coalesce(s.reply_root, s.uri) AS root
+  FROM stage_post s
+  WHERE s.creator IN (SELECT "mutedByDid" FROM bsky.thread_mute)
+), liked AS (
+  SELECT m.uri, m.creator, m.root, l.uri AS record_uri, l.cid, l.creator AS author, l.reason, l.sort_at
+  FROM muter m
+  CROSS JOIN LATERAL (
+    SELECT k.uri, k.cid, k.creator, 'like' AS reason, k."sortAt" AS sort_at
+    FROM bsky."like" k
+    WHERE k.subject = m.uri AND k.creator <> m.creator
+    UNION ALL
+    SELECT r.uri, r.cid, r.creator, 'repost', r."sortAt"
+    FROM bsky.repost r
+    WHERE r.subject = m.uri AND r.creator <> m.creator
+    OFFSET 0
+  ) l
+), withdrawn AS (
+  DELETE FROM bsky.notification n
+  USING liked l
+  WHERE n."recordUri" = l.record_uri AND n.did = l.creator AND n.reason = l.reason
+    AND EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.root AND t."mutedByDid" = l.creator)
+)
+INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
+SELECT creator, record_uri, cid, author, reason, uri, sort_at
+FROM liked l
+WHERE l.root <> l.uri
+  AND EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.uri AND t."mutedByDid" = l.creator);

@@ -46,14 +46,14 @@ WHERE r.rev IS NULL OR r.rev < excluded.rev;
 -- missing until the repository is fetched.
 -- :gaps
 INSERT INTO pipeline.gap (kind, did, from_text, to_text)
-SELECT CASE WHEN s.is_sync THEN 'sync' ELSE 'chain' END, s.did, k.rev, s.first_rev
+SELECT CASE WHEN s.first_is_sync THEN 'sync' ELSE 'chain' END, s.did, k.rev, s.first_rev
 FROM stage_repo s
 JOIN known_repo k USING (did)
 WHERE s.first_rev > k.rev
   AND (
     (s.first_since IS NOT NULL AND s.first_since <> k.rev)
     OR (s.first_prev_data IS NOT NULL AND s.first_prev_data <> k.data_cid)
-    OR (s.is_sync AND s.first_rev = s.rev AND s.data_cid IS DISTINCT FROM k.data_cid)
+    OR (s.first_is_sync AND s.first_data IS DISTINCT FROM k.data_cid)
   )
 ORDER BY s.did
 ON CONFLICT DO NOTHING;

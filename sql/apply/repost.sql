@@ -71,7 +71,10 @@ CROSS JOIN LATERAL (
     (split_part(s.subject, '/', 3), 'repost', s.subject),
     (split_part(s.via, '/', 3), 'repost-via-repost', s.via)
 ) n (did, reason, subject)
-WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3) <> s.creator;
+WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3) <> s.creator
+  -- Who takes a deleted one's place brings no news.
+  AND NOT EXISTS (
+    SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs

@@ -12,11 +12,12 @@ CREATE TEMPORARY TABLE stage_repo (
   first_rev text COLLATE "C" NOT NULL,   -- rev that came first
   first_since text COLLATE "C",          -- the rev that the first commit says it follows
   first_prev_data text,                  -- the tree that the first commit says it changes
+  first_data text NOT NULL,              -- its tree
+  first_is_sync boolean NOT NULL,        -- it is a #sync: its tree, without the way there
   chain_from text COLLATE "C" NOT NULL,  -- oldest rev from which the batch's commits follow one another
   rev text COLLATE "C" NOT NULL,         -- newest rev of the batch
   commit_cid text NOT NULL,
   data_cid text NOT NULL,
-  is_sync boolean NOT NULL,              -- the newest is a #sync: the repository's content is not known from here
   seq bigint,
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;

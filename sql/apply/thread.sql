@@ -20,7 +20,8 @@ CREATE TEMPORARY TABLE concerned (
   uri text NOT NULL,
   rev text COLLATE "C" NOT NULL,
   live boolean NOT NULL,
-  level int NOT NULL
+  level int NOT NULL,
+  since text COLLATE "C" NOT NULL        -- rev of the event; who is older only leads to others
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE judgement (
@@ -69,20 +70,22 @@ WHERE v.parent IS NOT NULL AND v.invalid IS NULL;
 -- Replies that came before what this batch brings. Only posts whose rev is not older than an event's can be concerned by it.
 -- (`OFFSET 0` keeps the planner from turning a look-up into a scan of a large table: it can't guess how few rows ask.)
 
--- Below the batch's posts, to any depth: `concerned_next` is repeated until it finds nothing.
+-- Below the batch's posts, to any depth: `concerned_next` is repeated until it finds nothing. Four levels down also past
+-- replies that are older than the event: they are not concerned, but whoever answers them later tells those above.
 -- :concerned_below
-INSERT INTO concerned (uri, rev, live, level)
-SELECT DISTINCT c.uri, c.rev, c.live, 1
+INSERT INTO concerned (uri, rev, live, level, since)
+SELECT DISTINCT c.uri, c.rev, c.live, 1, e.rev
 FROM post_event e
-CROSS JOIN LATERAL pipeline.replies_to(e.uri, e.rev) c;
+CROSS JOIN LATERAL pipeline.replies_to(e.uri) c;
 
 -- :concerned_next
-INSERT INTO concerned (uri, rev, live, level)
-SELECT DISTINCT c.uri, c.rev, c.live, b.level + 1
+INSERT INTO concerned (uri, rev, live, level, since)
+SELECT DISTINCT c.uri, c.rev, c.live, b.level + 1, b.since
 FROM concerned b
-CROSS JOIN LATERAL pipeline.replies_to(b.uri, b.rev) c
+CROSS JOIN LATERAL pipeline.replies_to(b.uri) c
 WHERE b.level = (SELECT max(level) FROM concerned)
-  AND NOT EXISTS (SELECT FROM concerned k WHERE k.uri = c.uri AND k.rev = c.rev);
+  AND (b.rev >= b.since OR b.level < 4)
+  AND NOT EXISTS (SELECT FROM concerned k WHERE k.uri = c.uri AND k.rev = c.rev AND k.since <= b.since);
 
 -- In the threads of the batch's gates, and of its posts, whose mentions a gate may ask for.
 -- :concerned_in_thread
@@ -97,8 +100,8 @@ WITH event (post_uri, rev) AS (
   UNION
   SELECT uri, rev FROM post_event
 )
-INSERT INTO concerned (uri, rev, live, level)
-SELECT DISTINCT c.uri, c.rev, true, 0
+INSERT INTO concerned (uri, rev, live, level, since)
+SELECT DISTINCT c.uri, c.rev, true, 0, e.rev
 FROM event e
 CROSS JOIN LATERAL (
   SELECT p.uri, r.rev
@@ -122,8 +125,8 @@ WITH event (fact, rev) AS (
   ) v
   WHERE v.fact IS NOT NULL
 )
-INSERT INTO concerned (uri, rev, live, level)
-SELECT DISTINCT c.uri, c.rev, true, 0
+INSERT INTO concerned (uri, rev, live, level, since)
+SELECT DISTINCT c.uri, c.rev, true, 0, e.rev
 FROM event e
 CROSS JOIN LATERAL (
   SELECT r.uri, r.rev
@@ -139,7 +142,7 @@ SELECT c.uri, c.rev, split_part(c.uri, '/', 3), p.root, p.parent, c.live, false,
 FROM (
   SELECT DISTINCT uri, rev, live
   FROM concerned c
-  WHERE NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.uri AND j.rev = c.rev)
+  WHERE rev >= since AND NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.uri AND j.rev = c.rev)
 ) c
 CROSS JOIN LATERAL (
   SELECT "replyRoot" AS root, "replyParent" AS parent, "invalidReplyRoot" AS invalid, "violatesThreadGate" AS violating

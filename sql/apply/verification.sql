@@ -19,7 +19,10 @@ CREATE TEMPORARY TABLE stage_verification (
 
 CREATE TEMPORARY TABLE gone_verification (
   uri text NOT NULL,
-  cid text NOT NULL
+  cid text NOT NULL,
+  creator text NOT NULL,
+  subject text NOT NULL,
+  change text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
@@ -27,10 +30,10 @@ WITH gone AS (
   DELETE FROM bsky.verification v
   USING touched t
   WHERE v.uri = t.uri AND t.change <> 'stale' AND NOT t.removed
-  RETURNING v.uri, v.cid
+  RETURNING v.uri, v.cid, v.creator, v.subject, t.change
 )
-INSERT INTO gone_verification (uri, cid)
-SELECT uri, cid FROM gone;
+INSERT INTO gone_verification (uri, cid, creator, subject, change)
+SELECT uri, cid, creator, subject, change FROM gone;
 
 -- :add
 WITH row AS (
@@ -98,6 +101,9 @@ WITH gone AS (
   SELECT w.did, w.record_uri, w.record_cid, w.author
   FROM new_notification w
   WHERE w.reason = 'verified' AND w.record_uri IN (SELECT uri FROM gone)
+  UNION
+  -- One that took another's place was not told of when it came.
+  SELECT subject, uri, cid, creator FROM gone_verification WHERE change IN ('deleted', 'recreated')
 )
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT DISTINCT ON (t.did, t.uri)

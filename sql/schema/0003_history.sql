@@ -74,22 +74,22 @@ end;
 comment on function pipeline.post_as_of is
     'The state of a post as of a rev, no row if it did not exist. mentions is null for the current state: see record.';
 
--- The replies to a post, alive or not, that are not older than a rev.
-create function pipeline.replies_to(of_uri text, from_rev text)
+-- The replies to a post, alive or not.
+create function pipeline.replies_to(of_uri text)
 returns table (uri text, rev text, live boolean)
 language sql stable
 begin atomic
     select p.uri, r.rev, true
     from bsky.post p
     join bsky.record r using (uri)
-    where p."replyParent" = of_uri and r.rev >= from_rev collate "C"
+    where p."replyParent" = of_uri
     union all
     select v.uri, v.rev, false
     from pipeline.version v
-    where v.parent = of_uri and v.rev >= from_rev collate "C"
+    where v.parent = of_uri
     offset 0;
 end;
-comment on function pipeline.replies_to is 'Replies to a post: live ones and past versions, from a rev on.';
+comment on function pipeline.replies_to is 'Replies to a post: live ones and past versions.';
 
 -- Any of the other records as of a rev.
 create function pipeline.record_as_of(of_uri text, of_rev text)

@@ -1,0 +1,164 @@
+"""The writer when things go wrong: refused rows, lost connections, a second consumer; and hostile text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg2 import errors
+
+from appview_pipeline.indexing.registry import IndexedCollections
+from appview_pipeline.indexing.validators import record_validators
+from appview_pipeline.ingest import writer as writer_module
+from appview_pipeline.ingest.decoding import read_changes
+from appview_pipeline.ingest.writer import Position, Writer
+from appview_pipeline.settings import Settings
+from appview_pipeline.store.apply import CursorMoved
+from appview_pipeline.store.cursors import cursor_of
+from appview_pipeline.store.database import Database
+from appview_pipeline.store.lease import LockTaken, stream_lock
+from appview_pipeline.store.staging import copy_rows
+from appview_pipeline_tests.frames import Person, Stream, post
+from appview_pipeline_tests.tables import fresh_database, one, rows
+
+RELAY = "wss://relay.test"
+
+
+@pytest.fixture
+def database(server: Any, template_database: str) -> Iterator[Database]:
+    with fresh_database(server, template_database) as database:
+        yield database
+
+
+def write(database: Database, frames: Sequence[bytes], position: Position | None = None) -> Writer:
+    writer = Writer(database, Settings(database_url=database.url), RELAY, position)
+    writer.write(read_changes(frames, record_validators(), IndexedCollections()), time.time())
+    return writer
+
+
+def texts(database: Database) -> list[str]:
+    return [text for (text,) in rows(database.url, "SELECT text FROM bsky.post ORDER BY uri")]
+
+
+def test_a_refused_row_is_found_and_its_neighbours_are_written(database: Database) -> None:
+    rows(database.url, "ALTER TABLE bsky.post ADD CHECK (text <> 'refuse me')")
+    stream = Stream()
+    people = [Person(stream, f"person{number}") for number in range(5)]
+    frames = [person.commit(post("a", f"{number}a")) for number, person in enumerate(people)]
+    bad = people[2].commit(post("b", "2b"), post("c", "refuse me"), post("d", "2d"))
+    frames += [bad, *[person.commit(post("e", f"{number}e")) for number, person in enumerate(people)]]
+    position = Position(RELAY, "0/1", None)
+    write(database, frames, position)
+
+    assert sorted(texts(database)) == sorted([f"{n}{x}" for n in range(5) for x in "ae"] + ["2b", "2d"])
+    ((kind, reason, did, path, kept),) = rows(
+        database.url, "SELECT kind, reason, did, path, bytes FROM pipeline.dead_letter"
+    )
+    assert (kind, did, path) == ("postgres", people[2].did, "app.bsky.feed.post/c")
+    assert "post_text_check" in reason and b"refuse me" in bytes(kept)
+    assert position.seq == stream.seq
+    with database.connect("reader") as connection:
+        assert cursor_of(connection, RELAY, "0/1") == stream.seq
+    assert one(database.url, 'SELECT "postsCount" FROM bsky.profile_agg WHERE did = %s', people[2].did) == 4
+
+
+@pytest.mark.parametrize("error", [errors.DeadlockDetected, errors.SerializationFailure, psycopg2.OperationalError])
+def test_a_passing_error_is_tried_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    failures = [error("once"), error("twice")]
+    apply = writer_module.apply
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return apply(*arguments, **options)
+
+    monkeypatch.setattr(writer_module, "apply", failing)
+    writer = write(database, [Person(Stream(), "alice").commit(post("a", "hello"))])
+    assert writer.retries == 2 and texts(database) == ["hello"]
+
+
+def test_a_lost_connection_costs_nothing(database: Database) -> None:
+    stream = Stream()
+    alice = Person(stream, "alice")
+    position = Position(RELAY, "0/1", None)
+    writer = write(database, [alice.commit(post("a", "before"))], position)
+    rows(database.url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%writer'")
+    frames = [alice.commit(post("b", "after"))]
+    writer.write(read_changes(frames, record_validators(), IndexedCollections()), time.time())
+    assert texts(database) == ["before", "after"]
+    assert position.seq == stream.seq
+
+
+def test_of_two_consumers_one_fails_and_has_written_nothing(database: Database) -> None:
+    stream = Stream()
+    alice = Person(stream, "alice")
+    write(database, [alice.commit(post("a", "first"))], Position(RELAY, "0/1", None))
+    at = stream.seq
+    write(database, [alice.commit(post("b", "second"))], Position(RELAY, "0/1", at))
+    with pytest.raises(CursorMoved):
+        write(database, [alice.commit(post("c", "third"))], Position(RELAY, "0/1", at))
+    assert texts(database) == ["first", "second"]
+    with pytest.raises(CursorMoved):
+        write(database, [alice.commit(post("d", "fourth"))], Position(RELAY, "0/1", None))
+    assert texts(database) == ["first", "second"]
+
+
+def test_the_streams_lock_has_one_holder(database: Database) -> None:
+    with stream_lock(database, RELAY, "0/1"):
+        with pytest.raises(LockTaken), stream_lock(database, RELAY, "0/1", patience=0.3):
+            pass
+        with stream_lock(database, RELAY, "1/2", patience=0.3):
+            pass
+    with stream_lock(database, RELAY, "0/1", patience=0.3) as lock:
+        lock.ensure()
+        rows(database.url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        time.sleep(1.1)
+        with pytest.raises(LockTaken):
+            lock.ensure()
+
+
+HOSTILE = st.text(
+    st.one_of(
+        st.sampled_from("\t\n\r\\\0\x01\x02\x7f'\"N.x0$%{}\u202e\u2066\u200b\ufeff\U0001f600"),
+        st.characters(exclude_categories=("Cs",)),
+    ),
+    max_size=20,
+)
+ROW = st.tuples(
+    st.none() | HOSTILE,
+    st.none() | HOSTILE | st.just("\\N"),
+    st.booleans() | st.none(),
+    st.none() | st.binary(max_size=9),
+)
+
+
+@given(st.lists(ROW, min_size=1, max_size=8))
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_copy_gives_back_what_it_was_given_but_for_nul(database: Database, given_rows: list[tuple[Any, ...]]) -> None:
+    with database.connect("writer") as connection, connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS pg_temp.hostile")
+        cursor.execute(
+            "CREATE TEMPORARY TABLE hostile (n serial, a text, b text, c boolean, d bytea) ON COMMIT DELETE ROWS"
+        )
+        copy_rows(cursor, "hostile", ("a", "b", "c", "d"), given_rows)
+        cursor.execute("SELECT a, b, c, d FROM pg_temp.hostile ORDER BY n")
+        got = [(a, b, c, None if d is None else bytes(d)) for a, b, c, d in cursor.fetchall()]
+    assert got == [(a and a.replace("\0", ""), b and b.replace("\0", ""), c, d) for a, b, c, d in given_rows]
+
+
+def test_hostile_text_goes_all_the_way(database: Database) -> None:
+    text = "tab\t nl\n cr\r bs\\ \\N \\\\N \\. 'q' \"d\" {} %s \x01 \u202e\u2066 \U0001f468\u200d\U0001f469 e\u0301 nul:\0 end"
+    alice = Person(Stream(), "alice")
+    write(database, [alice.commit(post("a", text), post("b", "\\N"), post("c", ""))])
+    assert texts(database) == [text.replace("\0", ""), "\\N", ""]
+    stored = one(
+        database.url, "SELECT json::jsonb ->> 'text' FROM bsky.record WHERE uri = %s", alice.uri("app.bsky.feed.post/a")
+    )
+    assert stored == text.replace("\0", "")
