@@ -52,7 +52,7 @@ class Index:
         """Every row of schema bsky with its place and the transaction that wrote it, and what `pipeline` knows."""
         tables = self.rows(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'bsky' "
-            "OR tablename IN ('version', 'tombstone', 'pending', 'dependency', 'dead_letter', 'gap', 'edited', 'silenced')"
+            "OR tablename IN ('version', 'tombstone', 'pending', 'dependency', 'dead_letter', 'gap', 'told_otherwise', 'silenced')"
         )
         return {
             table: self.rows(f"SELECT t.ctid::text || t.xmin::text || t::text FROM {table} t ORDER BY 1")

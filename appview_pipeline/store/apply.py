@@ -339,7 +339,8 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
         run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
     judged = _judge(cursor, batch, versions)
     run(cursor, report, "counters", "posts", "profiles")
-    if touched:
+    # A record that comes late may take the place of another though the batch itself changes none.
+    if touched or count(cursor, "SELECT count(*) FROM succession"):
         run(cursor, report, "notification", "move", "withdraw", "remember")
     if judged:
         run(cursor, report, "notification", "withdraw_superfluous")

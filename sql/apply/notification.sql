@@ -26,20 +26,25 @@ WHERE n."recordUri" = t.uri
   AND t.change IN ('deleted', 'recreated')
   AND n.reason NOT IN ('verified', 'unverified', 'starterpack-joined');
 
--- What is gone is told of anew should it come back. An edit changes what is said, not who was told: reruns must know.
+-- What is gone is told of anew should it come back. An edit changes what is said, not who was told, and who takes another's
+-- place has what that told: reruns must know.
 -- :remember
 WITH gone AS (
   SELECT uri FROM touched WHERE change IN ('deleted', 'recreated')
 ), unsilenced AS (
   DELETE FROM pipeline.silenced s USING gone WHERE s.record_uri = gone.uri
-), unedited AS (
-  DELETE FROM pipeline.edited e USING gone WHERE e.uri = gone.uri
+), unmarked AS (
+  DELETE FROM pipeline.told_otherwise o USING gone WHERE o.uri = gone.uri
 )
-INSERT INTO pipeline.edited (uri)
+INSERT INTO pipeline.told_otherwise (uri)
 SELECT uri
 FROM touched
 WHERE change = 'updated'
   AND collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
+UNION
+SELECT new_uri
+FROM succession
+WHERE split_part(new_uri, '/', 4) IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
 ORDER BY uri
 ON CONFLICT DO NOTHING;
 

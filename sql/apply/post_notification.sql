@@ -170,6 +170,19 @@ WITH muter AS (
   USING liked l
   WHERE n."recordUri" = l.record_uri AND n.did = l.creator AND n.reason = l.reason
     AND EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.root AND t."mutedByDid" = l.creator)
+  RETURNING n."recordUri", n.did, n.reason
+), silenced AS (
+  INSERT INTO pipeline.silenced (record_uri, did, reason)
+  SELECT "recordUri", did, reason FROM withdrawn
+  ORDER BY "recordUri", did, reason
+  ON CONFLICT DO NOTHING
+), unsilenced AS (
+  DELETE FROM pipeline.silenced s
+  USING liked l
+  WHERE s.record_uri = l.record_uri AND s.did = l.creator AND s.reason = l.reason
+    AND l.root <> l.uri
+    AND EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.uri AND t."mutedByDid" = l.creator)
+    AND NOT EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.root AND t."mutedByDid" = l.creator)
 )
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT creator, record_uri, cid, author, reason, uri, sort_at

@@ -3,8 +3,8 @@
 --
 -- Guarantees: nobody is told twice, and a notification that is right keeps its row. What depended on something that is no
 -- longer known stays as it is: `verified`, `unverified`, `starterpack-joined`, `subscribed-post` and `contact-match`; what
--- a muted thread kept silent (pipeline.silenced); whom a like, repost or follow told before it was edited
--- (pipeline.edited). Records whose rev is not known came from a repository export: they tell nobody now.
+-- a muted thread kept silent (pipeline.silenced); whom a like, repost or follow told before it was edited, or the one whose
+-- place it took (pipeline.told_otherwise). Records whose rev is not known came from a repository export: they tell nobody now.
 
 -- What `notify` of the write path is asked of: every live record, as if it had just come.
 -- :live
@@ -17,18 +17,18 @@ FROM {stage} s
 JOIN bsky.{table} l USING (uri);
 
 -- :examine
-INSERT INTO examined (uri, sort_at, is_post)
-SELECT uri, least(created_at, indexed_at), false FROM stage_like
+INSERT INTO examined (uri, is_post)
+SELECT uri, false FROM stage_like
 UNION ALL
-SELECT uri, least(created_at, indexed_at), false FROM stage_repost
+SELECT uri, false FROM stage_repost
 UNION ALL
-SELECT uri, least(created_at, indexed_at), false FROM stage_follow
+SELECT uri, false FROM stage_follow
 UNION ALL
-SELECT uri, sort_at, true FROM telling;
+SELECT uri, true FROM telling;
 
 -- :leave_alone
 DELETE FROM examined e
-USING pipeline.edited d
+USING pipeline.told_otherwise d
 WHERE d.uri = e.uri;
 
 -- :wanted_once
@@ -50,13 +50,6 @@ WITH gone AS (
       SELECT FROM new_notification w
       WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason
     )
-    -- Inherited from the record whose place this one took, which may have come by another repost.
-    AND NOT (
-      n.reason IN ('like-via-repost', 'repost-via-repost')
-      AND NOT EXISTS (
-        SELECT FROM bsky.notification own WHERE own."recordUri" = e.uri AND own."sortAt" = e.sort_at
-      )
-    )
   RETURNING n."recordUri"
 )
 INSERT INTO changed (table_name, key)
@@ -75,12 +68,6 @@ WITH amended AS (
     AND n.did = w.did
     AND n.reason = w.reason
     AND (n.author, n."recordCid", n."reasonSubject") IS DISTINCT FROM (w.author, w.record_cid, w.reason_subject)
-    AND NOT (
-      n.reason IN ('like-via-repost', 'repost-via-repost')
-      AND NOT EXISTS (
-        SELECT FROM bsky.notification own WHERE own."recordUri" = e.uri AND own."sortAt" = e.sort_at
-      )
-    )
   RETURNING n."recordUri"
 )
 INSERT INTO changed (table_name, key)
@@ -91,7 +78,7 @@ SELECT 'notification', "recordUri" FROM amended;
 DELETE FROM new_notification w
 WHERE w.reason NOT IN (
     'like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost', 'mention', 'quote', 'reply')
-  OR EXISTS (SELECT FROM pipeline.edited e WHERE e.uri = w.record_uri)
+  OR EXISTS (SELECT FROM pipeline.told_otherwise e WHERE e.uri = w.record_uri)
   OR EXISTS (
     SELECT FROM pipeline.silenced s
     WHERE s.record_uri = w.record_uri AND s.did = w.did AND s.reason = w.reason

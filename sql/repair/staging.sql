@@ -33,7 +33,6 @@ CREATE TEMPORARY TABLE IF NOT EXISTS changed (
 -- Records whose notifications are compared with what they should be.
 CREATE TEMPORARY TABLE IF NOT EXISTS examined (
   uri text NOT NULL,
-  sort_at text NOT NULL,
   is_post boolean NOT NULL
 ) ON COMMIT DELETE ROWS;
 

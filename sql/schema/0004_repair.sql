@@ -13,12 +13,12 @@ comment on column pipeline.silenced.record_uri is 'As notification."recordUri".'
 comment on column pipeline.silenced.did is 'Who was not told.';
 comment on column pipeline.silenced.reason is 'As notification.reason.';
 
-create table pipeline.edited (
+create table pipeline.told_otherwise (
     uri text primary key
 );
-comment on table pipeline.edited is
-    'Likes, reposts and follows that were edited: whom they told when they were new is no longer in the record.';
-comment on column pipeline.edited.uri is 'at:// URI of the record.';
+comment on table pipeline.told_otherwise is
+    'Likes, reposts and follows that were edited, or took a duplicate''s place: whom they told is not to be read off them.';
+comment on column pipeline.told_otherwise.uri is 'at:// URI of the record.';
 
 create table pipeline.recount_position (
     name text primary key,
