@@ -86,9 +86,9 @@ def rederive(
         prepare_repair(connection)
         total = list_work(connection, since, until, wanted, orphans)
         for after in range(0, total, chunk):
-            rederived.merge(_patiently(connection, partial(repair_chunk, connection, after, after + chunk, stage)))
+            rederived.merge(patiently(connection, partial(repair_chunk, connection, after, after + chunk, stage)))
             progress(min(after + chunk, total), total, sum(rederived.changed.values()))
-        while repairs := _patiently(connection, partial(recount_subjects, connection, chunk)):
+        while repairs := patiently(connection, partial(recount_subjects, connection, chunk)):
             rederived.recounted += repairs.records
             repairs.records = 0
             rederived.merge(repairs)
@@ -99,8 +99,11 @@ def rederive(
     return rederived
 
 
-def _patiently(connection: Connection, do: Callable[[], _T]) -> _T:
-    """Tries again, with growing pauses, while others hold what is needed."""
+def patiently(connection: Connection, do: Callable[[], _T]) -> _T:
+    """What `do` gives, tried again with growing pauses while others hold what it needs.
+
+    Raises `OperatorError` when they never let go.
+    """
     for attempt in range(1, TRIES + 1):
         try:
             return do()
@@ -108,7 +111,7 @@ def _patiently(connection: Connection, do: Callable[[], _T]) -> _T:
             connection.rollback()
             if attempt == TRIES:
                 raise OperatorError(
-                    "The rerun found the same rows locked again and again: run it once more when less is going on."
+                    "Others held the same rows again and again: run this once more when less is going on."
                 ) from error
             time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, 10.0))
     raise AssertionError("unreachable")

@@ -20,7 +20,7 @@ _SECTIONS = {"post_agg": "posts", "profile_agg": "profiles"}
 
 
 class Change(NamedTuple):
-    """A counter row that differed: its URI or DID, its counters before, and the recount (None: not rewritten)."""
+    """A counter row that differed: its URI or DID, its counters before, and what they are now."""
 
     key: str
     had: tuple[int, ...]
