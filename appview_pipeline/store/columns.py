@@ -15,6 +15,13 @@ _COLUMN = re.compile(
     r"(?P<rest>(?: collate | not null| default | primary key| generated | references | unique| check |,|  --|$).*)$",
     re.MULTILINE,
 )
+# Later migrations add columns, one a line too.
+_ALTERED = re.compile(r'^alter table (\w+)\."?(\w+)"?\n((?:    add column .*\n?)+)', re.MULTILINE)
+_ADDED = re.compile(
+    r'^    add column "?(?P<name>\w+)"? (?P<type>.+?)'
+    r"(?P<rest>(?: collate | not null| default | references | check |[,;]).*)$",
+    re.MULTILINE,
+)
 _NOT_A_COLUMN = {"primary", "unique", "constraint", "foreign", "check", "exclude"}
 
 
@@ -45,4 +52,9 @@ def tables() -> dict[str, tuple[Column, ...]]:
                 required = "not null" in match["rest"] or "primary key" in match["rest"] or name in keys
                 columns.append(Column(name, match["type"], not required, "-- ours" in match["rest"]))
             found[f"{schema}.{table}"] = tuple(columns)
+        for schema, table, body in _ALTERED.findall(path.read_text(encoding="utf-8")):
+            found[f"{schema}.{table}"] += tuple(
+                Column(match["name"], match["type"], "not null" not in match["rest"], schema == "bsky")
+                for match in _ADDED.finditer(body)
+            )
     return found
