@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from appview_pipeline.store.sql import folder
 
 _TABLE = re.compile(r'^create table (\w+)\."?(\w+)"? \(\n(.*?)^\)', re.MULTILINE | re.DOTALL)
+_ALTERED = re.compile(r'^alter table (\w+)\."?(\w+)"?\n(    add column .*?);$', re.MULTILINE | re.DOTALL)
 # One column a line: name, type up to the first keyword of its constraints.
 _COLUMN = re.compile(
     r'^    (?:"(?P<quoted>\w+)"|(?P<plain>\w+)) (?P<type>.+?)'
@@ -34,7 +35,8 @@ def tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that the schema files create, by `schema.table`, in order."""
     found: dict[str, tuple[Column, ...]] = {}
     for path in sorted((folder() / "schema").glob("*.sql")):
-        for schema, table, body in _TABLE.findall(path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        for schema, table, body in _TABLE.findall(text):
             key = re.search(r"^    (?:constraint \w+ )?primary key \(([^)]*)\)", body, re.MULTILINE)
             keys = {name.strip().strip('"') for name in key.group(1).split(",")} if key else set()
             columns = []
@@ -42,7 +44,16 @@ def tables() -> dict[str, tuple[Column, ...]]:
                 name = match["quoted"] or match["plain"]
                 if match["plain"] in _NOT_A_COLUMN:
                     continue
-                required = "not null" in match["rest"] or "primary key" in match["rest"] or name in keys
-                columns.append(Column(name, match["type"], not required, "-- ours" in match["rest"]))
+                column = _column(match)
+                columns.append(replace(column, nullable=column.nullable and name not in keys))
             found[f"{schema}.{table}"] = tuple(columns)
+        for schema, table, body in _ALTERED.findall(text):
+            added = _COLUMN.finditer(body.replace("    add column ", "    "))
+            found[f"{schema}.{table}"] += tuple(map(_column, added))
     return found
+
+
+def _column(match: re.Match[str]) -> Column:
+    name = match["quoted"] or match["plain"]
+    required = "not null" in match["rest"] or "primary key" in match["rest"]
+    return Column(name, match["type"], not required, "-- ours" in match["rest"])
