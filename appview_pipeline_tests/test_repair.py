@@ -399,7 +399,7 @@ def test_the_rotation_comes_round_to_every_counter(busy: Index) -> None:
         if found[-1].complete:
             break
     assert len(found) > 2 and sum(it.compared for it in found) >= total
-    assert [it.differing for it in found] == [0] * (len(found) - 1) + [1]
+    assert sum(it.differing for it in found) == 1
     assert busy.rows('SELECT max("likeCount") FROM bsky.post_agg') == [77], "a check changes nothing"
     assert busy.rows("SELECT after_key, rounds FROM pipeline.recount_position") == [("", 1)]
 
