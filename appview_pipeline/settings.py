@@ -67,9 +67,14 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 def _url(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        parts = urlsplit(text)
+        wanted = f"must be a URL starting with {' or '.join(s + '://' for s in schemes)}"
+        try:
+            parts = urlsplit(text)
+            _ = parts.port  # reading it checks it
+        except ValueError as error:
+            raise ValueError(f"{wanted} ({error})") from None
         if parts.scheme not in schemes or not parts.hostname:
-            raise ValueError(f"must be a URL starting with {' or '.join(s + '://' for s in schemes)}")
+            raise ValueError(wanted)
         return text.rstrip("/")
 
     return parse
@@ -86,7 +91,7 @@ def _collections(text: str) -> tuple[str, ...]:
 
 def _database_url(text: str) -> str:
     """A PostgreSQL URL; without a host it means a socket (`postgresql:///database?host=/folder`)."""
-    if urlsplit(text).scheme not in ("postgres", "postgresql", "postgresql+psycopg2"):
+    if text.partition("://")[0] not in ("postgres", "postgresql", "postgresql+psycopg2"):
         raise ValueError("must be a URL starting with postgresql://")
     return text
 

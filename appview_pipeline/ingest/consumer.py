@@ -108,7 +108,6 @@ def _consume(
     interval = _Interval()
     applying: Future[list[Report]] | None = None
     look_first = False
-    complained: str | None = None
     # While PostgreSQL applies one batch the next one is received and decoded; there are never more than these two.
     with ThreadPoolExecutor(1, "apply") as pool:
         while not stopped():
@@ -122,7 +121,6 @@ def _consume(
                 look_first = mostly_applied(reports)
                 lock.ensure()
                 applying = pool.submit(writer.write, changes, received_at, decode_ms)
-            complained = _say_trouble(subscription, complained)
             if time.monotonic() - interval.began >= SUMMARY_SECONDS:
                 _summarize(interval, subscription, writer)
                 interval = _Interval()
@@ -145,19 +143,6 @@ def _noticed(notices: list[Notice], relay: str) -> list[Change]:
             continue
         changes.append(change)
     return changes
-
-
-def _say_trouble(subscription: Subscription, said: str | None) -> str | None:
-    """One line when the connection is in trouble, and one when it is well again. Returns what was said last."""
-    status = subscription.status
-    if status.connected:
-        if said is not None:
-            log.info("Connected to the relay again")
-        return None
-    if status.last_error is not None and status.last_error != said:
-        log.warning("%s", status.last_error)
-        return status.last_error
-    return said
 
 
 def _summarize(interval: _Interval, subscription: Subscription, writer: Writer) -> None:
