@@ -111,6 +111,36 @@ def status(as_json: bool) -> None:
         click.echo("\n".join(found.lines()))
 
 
+@cli.command("dead-letters")
+@click.option("--kind", help="Only this kind.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Most letters shown.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a letter.")
+def dead_letters(kind: str | None, limit: int, as_json: bool) -> None:
+    """List what upstream sent and could not be indexed, newest first. The job retry_dead_letters tries it again."""
+    from appview_pipeline.store.database import open_database
+    from appview_pipeline.store.dead_letters import kinds_of_letters, list_letters
+
+    settings = _begin("dead-letters")
+    database = open_database(settings)
+    try:
+        with database.connect("reader") as connection:
+            letters = list_letters(connection, kind, limit)
+            kinds = kinds_of_letters(connection)
+    finally:
+        database.close()
+    for letter in letters:
+        if as_json:
+            _json_line(asdict(letter))
+        else:
+            subject = f"{letter.did or '?'}{'/' + letter.path if letter.path else ''}"
+            click.echo(
+                f"{letter.id}  {letter.first_seen:%Y-%m-%d %H:%M}  {letter.kind}  {subject}\n    {letter.reason}"
+            )
+    if not as_json:
+        counts = ", ".join(f"{it.kind} {it.open:,}" for it in kinds if it.open)
+        click.echo(f"Open: {counts or 'none'}.")
+
+
 def main() -> None:
     """Entry point: an operator's mistake is one sentence on standard error and exit code 2."""
     started = time.monotonic()

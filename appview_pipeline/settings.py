@@ -190,6 +190,12 @@ class Settings:
         _whole_number(1, 1_000_000),
         1_000,
     )
+    dead_letter_days: int = _setting(
+        "APPVIEW_DEAD_LETTER_DAYS",
+        "Days that dead letters are kept; until then they can be retried.",
+        _whole_number(1, 36_500),
+        30,
+    )
     statement_timeout: float = _setting(
         "APPVIEW_STATEMENT_TIMEOUT",
         "Longest that one statement of the write path may run before its batch is retried.",

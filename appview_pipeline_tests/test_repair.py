@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from appview_pipeline.ingest.recount import recount
+from appview_pipeline import settings as settings_module
+from appview_pipeline.defs import database as database_module
+from appview_pipeline.defs.definitions import defs
+from appview_pipeline.defs.families import FAMILIES
+from appview_pipeline.defs.partitions import HOURS, key_of
+from appview_pipeline.indexing.registry import COLLECTIONS as REGISTERED
+from appview_pipeline.ingest.decoding import read_changes
+from appview_pipeline.ingest.recount import recount, recount_some
 from appview_pipeline.ingest.rederive import DERIVED_COLLECTIONS, Rederived, rederive
 from appview_pipeline.store import counters
+from appview_pipeline.store.contacts import ContactMatch, notify_contact_match
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline_tests.frames import busy_frames
 from appview_pipeline_tests.networks import Arrival, Network, arrivals, networks
-from appview_pipeline_tests.scenarios import Cleaner, differences, dump, feed
+from appview_pipeline_tests.scenarios import COLLECTIONS, Cleaner, batches_of, differences, dump, feed, validators
 from appview_pipeline_tests.tables import fresh_database
 from appview_pipeline_tests.test_order_independence import network_changes
 
@@ -225,3 +240,320 @@ def test_nothing_changes_where_nothing_is_wrong_at_length(index: Index, data: st
 @given(data=st.data())
 def test_what_was_broken_is_right_again_at_length(index: Index, data: st.DataObject) -> None:
     broken_and_repaired(index, data)
+
+
+# --- a busy network --------------------------------------------------------------------------------------------------
+
+TOLD = "'like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost', 'mention', 'quote', 'reply'"
+NOTIFICATIONS = f"""
+    SELECT did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt" FROM bsky.notification n
+    WHERE reason IN ({TOLD}) AND NOT EXISTS (SELECT FROM pipeline.told_otherwise o WHERE o.uri = n."recordUri")
+    ORDER BY 1, 2, 5"""
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[bytes]:
+    return list(busy_frames(600))
+
+
+@pytest.fixture
+def busy(index: Index, frames: list[bytes]) -> Index:
+    index.clean()
+    feed(index.database, batches_of(read_changes(frames, validators(), COLLECTIONS), 50))
+    return index
+
+
+def test_everything_rerun_leaves_every_row_where_it_is(busy: Index) -> None:
+    before = busy.digest()
+    assert sum(map(len, before.values())) > 1_500
+    found = busy.rerun(chunk=100, orphans=None)
+    assert found.changed == {} and found.unreadable == []
+    assert (
+        found.records
+        == busy.rows(
+            "SELECT count(*) FROM bsky.record WHERE split_part(uri, '/', 4) <> ALL (%s)",
+            [nsid for nsid, collection in REGISTERED.items() if not collection.stages],
+        )[0]
+    )
+    assert busy.digest() == before
+
+
+def test_a_rerun_is_of_its_span_and_collections(busy: Index) -> None:
+    late = "2026-06-01T12:00:00Z"
+    busy.run(
+        'CREATE TEMPORARY TABLE IF NOT EXISTS five AS SELECT uri FROM bsky."like" ORDER BY uri LIMIT 5',
+        f"UPDATE bsky.record SET \"appliedAt\" = '{late}' WHERE uri IN (SELECT uri FROM five)",
+        "UPDATE bsky.\"like\" SET via = 'at://x/y/z'",
+        "UPDATE bsky.repost SET via = 'at://x/y/z'",
+    )
+    hour = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+    likes = "app.bsky.feed.like"
+    assert rederive(busy.database, [likes], hour - timedelta(hours=1), hour).records == 0
+    found = rederive(busy.database, [likes], hour, hour + timedelta(hours=1))
+    assert (found.records, found.changed) == (5, {"like": 5}) and len(found.examples["like"]) == 5
+    assert busy.rows("SELECT count(*) FROM bsky.\"like\" WHERE via = 'at://x/y/z'")[0] > 20
+    assert busy.rows("SELECT count(*) FROM bsky.repost WHERE via = 'at://x/y/z'")[0] > 10
+
+
+def test_notifications_are_told_again_once(busy: Index) -> None:
+    want = busy.rows(NOTIFICATIONS)
+    kept = busy.rows(f"SELECT id FROM bsky.notification WHERE reason NOT IN ({TOLD}) ORDER BY id")
+    reasons = {row[4] for row in want}
+    assert {"like", "repost", "follow", "mention", "quote", "reply"} <= reasons and len(want) > 80
+    busy.run(
+        f"DELETE FROM bsky.notification WHERE reason IN ({TOLD}) AND id % 3 = 0",
+        f"UPDATE bsky.notification SET did = 'did:plc:stranger' WHERE reason IN ({TOLD}) AND id % 3 = 1",
+        f"UPDATE bsky.notification SET author = 'did:plc:stranger' WHERE reason IN ({TOLD}) AND id % 9 = 2",
+    )
+    untouched = busy.rows(f"SELECT id FROM bsky.notification WHERE reason IN ({TOLD}) AND id % 3 = 2 ORDER BY id")
+    assert busy.rerun().changed.keys() == {"notification"}
+    assert busy.rows(NOTIFICATIONS) == want
+    assert busy.rows(f"SELECT id FROM bsky.notification WHERE reason NOT IN ({TOLD}) ORDER BY id") == kept
+    assert set(untouched) <= set(busy.rows("SELECT id FROM bsky.notification"))
+    assert busy.rerun().changed == {}
+
+
+def test_only_what_is_wrong_is_touched(busy: Index) -> None:
+    before = busy.digest()
+    (uri,) = busy.rows(
+        'SELECT q.uri FROM bsky.quote q JOIN bsky.post_embed_image e ON e."postUri" = q.uri LIMIT 1'
+    ) or (busy.rows("SELECT uri FROM bsky.quote LIMIT 1"))
+    with busy.connection.cursor() as cursor:
+        cursor.execute("DELETE FROM bsky.feed_item WHERE uri = %s", (uri,))
+        cursor.execute("UPDATE bsky.quote SET \"subjectCid\" = 'wrong' WHERE uri = %s", (uri,))
+    busy.connection.commit()
+    found = busy.rerun()
+    assert found.changed == {"feed_item": 1, "quote": 1}
+    assert found.examples == {"feed_item": [uri], "quote": [uri]}
+    after = busy.digest()
+    for table, rows in before.items():
+        assert len(set(rows) - set(after[table])) == (1 if table in ("bsky.feed_item", "bsky.quote") else 0), table
+
+
+def test_rows_without_a_record_go_and_their_duplicates_move_up(busy: Index) -> None:
+    (live, duplicate, subject) = busy.rows(
+        'SELECT l.uri, d.uri, l.subject FROM bsky."like" l '
+        'JOIN bsky.duplicate_record d ON d."duplicateOf" = l.uri ORDER BY 1, 2 LIMIT 1'
+    )[0]
+    likes = busy.rows('SELECT "likeCount" FROM bsky.post_agg WHERE uri = %s', subject)
+    busy.run(
+        f"UPDATE bsky.\"like\" SET uri = uri || 'x' WHERE uri = '{live}'",
+        f"DELETE FROM bsky.record WHERE uri = '{live}'",
+        f"UPDATE bsky.duplicate_record SET \"duplicateOf\" = '{live}x' WHERE \"duplicateOf\" = '{live}'",
+    )
+    assert busy.rerun().changed["like"] >= 1
+    assert busy.rows('SELECT uri FROM bsky."like" WHERE uri = ANY (%s)', [live, f"{live}x", duplicate]) == [duplicate]
+    assert busy.rows('SELECT "likeCount" FROM bsky.post_agg WHERE uri = %s', subject) == likes
+    assert busy.rows('SELECT count(*) FROM bsky.notification WHERE "recordUri" = %s', f"{live}x") == [0]
+
+
+def test_a_record_that_cannot_be_read_is_left_alone(busy: Index) -> None:
+    (uri,) = busy.rows('SELECT uri FROM bsky."like" ORDER BY uri LIMIT 1')
+    busy.run(f"UPDATE bsky.record SET json = 'torn' WHERE uri = '{uri}'")
+    before = busy.digest()
+    found = busy.rerun()
+    assert found.unreadable == [uri] and found.changed == {}
+    assert busy.digest() == before
+
+
+def test_next_to_the_live_writer_nothing_is_lost(index: Index, frames: list[bytes]) -> None:
+    changes = read_changes(frames, validators(), COLLECTIONS)
+    index.clean()
+    feed(index.database, batches_of(changes, 50))
+    want = dump(index.connection)
+    index.clean()
+    found: list[Rederived] = []
+    done = threading.Event()
+
+    def keep_rerunning() -> None:
+        while not done.is_set():
+            found.append(index.rerun(chunk=40))
+
+    with ThreadPoolExecutor(1) as pool:
+        reruns = pool.submit(keep_rerunning)
+        try:
+            feed(index.database, batches_of(changes, 10))
+        finally:
+            done.set()
+        reruns.result(60)
+    assert sum(it.records for it in found) > 100
+    assert [it.changed for it in found if it.changed] == []
+    assert differences(dump(index.connection), want) == []
+    assert index.rerun().changed == {}
+
+
+def test_a_rerun_gives_way_and_tries_again(busy: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    monkeypatch.setattr("appview_pipeline.ingest.rederive.time.sleep", lambda seconds: (waits.append(seconds), free()))
+    holder = psycopg2.connect(busy.database.url.replace("+psycopg2", ""))
+    free = holder.rollback
+    busy.database.roles["maintenance"] = replace(busy.database.roles["maintenance"], lock=0.1)
+    with closing(holder), holder.cursor() as cursor:
+        cursor.execute("SELECT did FROM pipeline.repo ORDER BY did FOR UPDATE")
+        assert busy.rerun().changed == {}
+    assert waits
+
+
+# --- counters --------------------------------------------------------------------------------------------------------
+
+
+def test_the_rotation_comes_round_to_every_counter(busy: Index) -> None:
+    total = busy.rows("SELECT count(*) FROM bsky.post_agg")[0]
+    busy.run('UPDATE bsky.post_agg SET "likeCount" = 77 WHERE uri = (SELECT max(uri) FROM bsky.post_agg)')
+    found = []
+    for _ in range(1_000):
+        found.append(recount_some(busy.database, "post_agg", 10))
+        if found[-1].complete:
+            break
+    assert len(found) > 2 and sum(it.compared for it in found) >= total
+    assert sum(it.differing for it in found) == 1
+    assert busy.rows('SELECT max("likeCount") FROM bsky.post_agg') == [77], "a check changes nothing"
+    assert busy.rows("SELECT after_key, rounds FROM pipeline.recount_position") == [("", 1)]
+
+
+def test_counters_are_rewritten_and_said(busy: Index) -> None:
+    (uri,) = busy.rows('SELECT uri FROM bsky.post_agg WHERE "likeCount" > 0 AND "replyCount" > 0 ORDER BY uri LIMIT 1')
+    (did,) = busy.rows('SELECT did FROM bsky.profile_agg WHERE "postsCount" > 1 ORDER BY did LIMIT 1')
+    busy.run(
+        f"INSERT INTO bsky.bookmark VALUES ('did:plc:a', 'k', '{uri}', 'c', 'now')",
+        f"UPDATE bsky.post_agg SET \"bookmarkCount\" = 1 WHERE uri = '{uri}'",
+    )
+    want = dump(busy.connection)
+    busy.run(
+        f'UPDATE bsky.post_agg SET "bookmarkCount" = 0, "likeCount" = -1 WHERE uri = \'{uri}\'',
+        f"DELETE FROM bsky.profile_agg WHERE did = '{did}'",
+    )
+    posts, profiles = (recount(busy.database, table, rewrite=True) for table in counters.TABLES)
+    assert [(it.key, it.had[0], it.had[4], it.has[4]) for it in posts.changes] == [(uri, -1, 0, 1)]
+    assert [(it.key, it.had) for it in profiles.changes] == [(did, (0, 0, 0))]
+    assert busy.rows('SELECT "bookmarkCount" FROM bsky.post_agg WHERE uri = %s', uri) == [1]
+    assert differences(dump(busy.connection), want) == []
+    assert not any(recount(busy.database, table, rewrite=True).differing for table in counters.TABLES)
+    busy.run("DELETE FROM bsky.bookmark")
+
+
+def test_counting_next_to_the_live_writer(index: Index, frames: list[bytes]) -> None:
+    changes = read_changes(frames, validators(), COLLECTIONS)
+    index.clean()
+    done = threading.Event()
+    differing = []
+
+    def keep_counting() -> None:
+        while not done.is_set():
+            differing.extend(recount(index.database, table, rewrite=True).differing for table in counters.TABLES)
+
+    with ThreadPoolExecutor(1) as pool:
+        counting = pool.submit(keep_counting)
+        try:
+            feed(index.database, batches_of(changes, 10))
+        finally:
+            done.set()
+        counting.result(60)
+    assert len(differing) > 4 and sum(differing) == 0
+
+
+# --- in the UI -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def instance(busy: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    load = settings_module.load
+    monkeypatch.setattr(settings_module, "load", lambda: load({"APPVIEW_DATABASE_URL": busy.database.url}))
+    database_module.reopen()
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as made:
+        yield made
+    database_module.reopen()
+
+
+def materialized(instance: dg.DagsterInstance, *keys: str, partitions: tuple[str, str]) -> dict[str, dict[str, Any]]:
+    """Metadata by asset of one run over a range of hours."""
+    result = dg.materialize(
+        [*(defs.assets or ())],  # type: ignore[list-item]
+        selection=dg.AssetSelection.assets(*keys),
+        tags={
+            "dagster/asset_partition_range_start": partitions[0],
+            "dagster/asset_partition_range_end": partitions[1],
+        },
+        resources=dict(defs.resources or {}),
+        instance=instance,
+    )
+    return {
+        event.materialization.asset_key.to_user_string(): {
+            name: value.value for name, value in event.materialization.metadata.items()
+        }
+        for event in result.get_asset_materialization_events()
+    }
+
+
+def test_materializing_repairs_the_hours_selected(busy: Index, instance: dg.DagsterInstance) -> None:
+    hour = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+    hours = (key_of(hour - timedelta(hours=1)), key_of(hour))
+    want = dump(busy.connection)
+    (like,) = busy.rows('SELECT uri FROM bsky."like" ORDER BY uri LIMIT 1')
+    busy.run(
+        f"DELETE FROM bsky.\"like\" WHERE uri = '{like}'",
+        "DELETE FROM bsky.notification n WHERE reason = 'follow' "
+        'AND NOT EXISTS (SELECT FROM pipeline.told_otherwise o WHERE o.uri = n."recordUri")',
+        'UPDATE bsky.profile_agg SET "postsCount" = 99',
+        "DELETE FROM bsky.feed_item",
+    )
+    likes = materialized(instance, "likes", partitions=hours)["likes"]
+    assert (likes["rows_changed"], likes["rows_changed like"], likes["rows_changed_elsewhere"]) == (1, 1, 0)
+    assert like in likes["changed"] and likes["records_compared"] > 20 and likes["rerun_seconds"] > 0
+    derived = ("notifications", "post_aggregates", "profile_aggregates", "feed_items")
+    found = materialized(instance, *derived, partitions=hours)
+    assert all(found[key]["rows_changed"] > 0 for key in ("notifications", "profile_aggregates", "feed_items"))
+    assert found["post_aggregates"]["rows_changed"] == 0 < found["post_aggregates"]["rows_changed_elsewhere"]
+    assert differences(dump(busy.connection), want) == []
+    everything = [family.key for family in FAMILIES]
+    again = materialized(instance, *everything, partitions=hours)
+    assert {key: it["rows_changed"] for key, it in again.items() if it.get("rows_changed")} == {}
+    assert again.keys() == set(everything) and "rows_changed" not in again["record"]
+
+
+def test_an_hour_without_records_changes_nothing(busy: Index, instance: dg.DagsterInstance) -> None:
+    hour = key_of(datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3))
+    if hour not in HOURS.get_partition_keys():
+        pytest.skip("the first hours of the partitions")
+    assert materialized(instance, "likes", partitions=(hour, hour))["likes"]["records_compared"] == 0
+
+
+def test_the_counters_jobs(busy: Index, instance: dg.DagsterInstance) -> None:
+    (uri,) = busy.rows('SELECT uri FROM bsky.post_agg WHERE "likeCount" > 0 ORDER BY uri LIMIT 1')
+    busy.run(f"UPDATE bsky.post_agg SET \"likeCount\" = 99 WHERE uri = '{uri}'")
+    everything = {
+        "ops": {
+            f"{asset}_rotating_recount": {"config": {"everything": True}}
+            for asset in ("post_aggregates", "profile_aggregates")
+        }
+    }
+    run = defs.resolve_job_def("check_counters").execute_in_process(run_config=everything, instance=instance)
+    checks = {it.asset_key.to_user_string(): it for it in run.get_asset_check_evaluations()}
+    assert not checks["post_aggregates"].passed and uri in (checks["post_aggregates"].description or "")
+    assert checks["profile_aggregates"].passed
+    run = defs.resolve_job_def("repair_counters").execute_in_process(instance=instance)
+    (output,) = [it for it in run.all_events if it.event_type_value == "STEP_OUTPUT"]
+    said = output.event_specific_data.metadata  # type: ignore[union-attr]
+    assert (said["rewritten post_agg"].value, said["rewritten profile_agg"].value) == (1, 0)
+    assert uri in said["changes"].value and "99" in said["changes"].value
+    run = defs.resolve_job_def("check_counters").execute_in_process(instance=instance)
+    assert all(it.passed for it in run.get_asset_check_evaluations())
+
+
+# --- contacts --------------------------------------------------------------------------------------------------------
+
+
+def test_contacts_are_told_of_once(busy: Index) -> None:
+    match = ContactMatch("did:plc:friend", "at://did:plc:friend/app.bsky.actor.profile/self", "cid")
+    oneself = ContactMatch("did:plc:me", "at://did:plc:me/app.bsky.actor.profile/self", "cid")
+    written = []
+    for _ in range(2):
+        with busy.database.connect("writer") as connection:
+            written.append(notify_contact_match(connection, "did:plc:me", [match, match, oneself]))
+    assert written == [1, 0]
+    told = busy.rows(
+        'SELECT did, author, "recordUri", "sortAt" FROM bsky.notification WHERE reason = \'contact-match\''
+    )
+    assert [row[:3] for row in told] == [("did:plc:me", match.did, match.uri)]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told[0][3])
+    assert busy.rerun(orphans=None).changed == {}

@@ -5,15 +5,23 @@ from __future__ import annotations
 import dagster as dg
 
 from appview_pipeline.defs.database import IndexDatabase
+from appview_pipeline.defs.dead_letters import dead_letters, retry_dead_letters
 from appview_pipeline.defs.firehose_sensor import firehose_sensor
 from appview_pipeline.defs.history import housekeeping, housekeeping_schedule
 from appview_pipeline.defs.index import few_dead_letters, firehose, index_tables, keeps_up
+from appview_pipeline.defs.repair import (
+    check_counters,
+    check_counters_schedule,
+    post_counters,
+    profile_counters,
+    repair_counters,
+)
 
 defs = dg.Definitions(
-    assets=[firehose, index_tables],
-    asset_checks=[keeps_up, few_dead_letters],
-    jobs=[housekeeping],
-    schedules=[housekeeping_schedule],
+    assets=[firehose, index_tables, dead_letters],
+    asset_checks=[keeps_up, few_dead_letters, post_counters, profile_counters],
+    jobs=[housekeeping, check_counters, repair_counters, retry_dead_letters],
+    schedules=[housekeeping_schedule, check_counters_schedule],
     sensors=[firehose_sensor],
     resources={"index": IndexDatabase()},
     # A process per step would cost more than our steps do.

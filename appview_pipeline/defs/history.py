@@ -17,6 +17,7 @@ from pydantic import Field
 from sqlalchemy import Connection, and_, delete, func, select
 
 from appview_pipeline.defs.database import IndexDatabase
+from appview_pipeline.defs.dead_letters import sweep_dead_letters
 from appview_pipeline.store import batches
 
 JOB = "housekeeping"
@@ -140,13 +141,14 @@ def sweep_batches(context: dg.OpExecutionContext, config: BatchRetention, index:
 
 @dg.job(
     name=JOB,
-    description="Keeps histories bounded: Dagster's asset events and our rows of micro-batches.",
+    description="Keeps histories bounded: Dagster's asset events, our rows of micro-batches, dead letters.",
     tags={"dagster/max_runtime": "1800"},
 )
 def housekeeping() -> None:
     """Prunes and sweeps."""
     prune_history()
     sweep_batches()
+    sweep_dead_letters()
 
 
 housekeeping_schedule = dg.ScheduleDefinition(

@@ -1,7 +1,8 @@
 """The assets: the firehose and the families of tables, with the lineage between them.
 
-The firehose sensor reports what was applied as it happens. Materializing one of these assets by hand measures what is
-there: sizes, the records of the partition's hours, and counters against a recount.
+The firehose sensor reports what was applied as it happens. Materializing one of these assets by hand compares what is
+derived with the records of the partition's hours and repairs what differs, and measures what is there: sizes, records,
+and counters against a recount.
 """
 
 # No postponed annotations here: Dagster reads the types of its assets' parameters at definition.
@@ -16,6 +17,7 @@ from appview_pipeline.defs import reports
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.families import FAMILIES, IN_ORDER, Family
 from appview_pipeline.defs.partitions import HOURS
+from appview_pipeline.defs.repair import Metadata, RerunConfig, collections_of, rerun, rerun_metadata
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import batches
 from appview_pipeline.store.columns import tables
@@ -121,12 +123,12 @@ def few_dead_letters(index: IndexDatabase) -> dg.AssetCheckResult:
     return reports.rejected_result(sum(shard.events for shard in shards), sum(shard.rejected for shard in shards))
 
 
-def _measure(index: IndexDatabase, family: Family, since: datetime, until: datetime) -> dict[str, int | float | str]:
+def _measure(index: IndexDatabase, family: Family, since: datetime, until: datetime) -> Metadata:
     database = index.open()
     with database.connect("maintenance") as connection:
         sizes = batches.table_sizes(connection, family.tables)
         written = batches.written_between(connection, since, until)
-        measured: dict[str, int | float | str] = {
+        measured: Metadata = {
             "rows_written": sum(written.get(table, 0) for table in family.tables),
             "bytes_on_disk": sum(size.bytes for size in sizes),
         }
@@ -173,20 +175,24 @@ def _recount(index: IndexDatabase, family: Family, since: datetime, until: datet
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def index_tables(
-    context: dg.AssetExecutionContext, index: IndexDatabase
+    context: dg.AssetExecutionContext, config: RerunConfig, index: IndexDatabase
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Measures the selected families over the selected hours."""
+    """Compares the selected families with the records of the selected hours, repairs what differs, and measures."""
     since, until = context.partition_time_window
     checked = {key.asset_key for key in context.selected_asset_check_keys}
     try:
         index.open()
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+    selected = [family for family in IN_ORDER if dg.AssetKey(family.key) in context.selected_asset_keys]
+    found = rerun(context, index, selected, since, until, config)
     for family in IN_ORDER:
         key = dg.AssetKey(family.key)
         if key in context.selected_asset_keys:
             measured = _measure(index, family, since, until)
             context.log.info(f"{family.key} from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}: {measured}")
+            if found is not None and collections_of([family]):
+                measured |= rerun_metadata(family, found)
             yield dg.MaterializeResult(asset_key=key, metadata=measured)
         if key in checked:
             yield _recount(index, family, since, until)

@@ -267,10 +267,8 @@ def _ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) 
 def _letter_rows(letters: Iterable[DeadLetter], source: str, kept_bytes: int) -> list[Row]:
     rows: dict[bytes, Row] = {}
     for letter in letters:
-        identity = orjson.dumps([letter.seq, letter.path])
-        fingerprint = sha256(identity + letter.bytes).digest()
-        rows[fingerprint] = (
-            fingerprint,
+        rows[fingerprint(letter)] = (
+            fingerprint(letter),
             source,
             letter.seq,
             letter.did,
@@ -279,5 +277,15 @@ def _letter_rows(letters: Iterable[DeadLetter], source: str, kept_bytes: int) ->
             letter.reason,
             letter.bytes[:kept_bytes],
             len(letter.bytes),
+            letter.form,
+            letter.rev,
+            letter.cid,
+            letter.action,
+            letter.time,
         )
     return list(rows.values())
+
+
+def fingerprint(letter: DeadLetter) -> bytes:
+    """What makes a dead letter the same when it comes again: its sequence number, path and bytes."""
+    return sha256(orjson.dumps([letter.seq, letter.path]) + letter.bytes).digest()

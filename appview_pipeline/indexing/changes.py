@@ -20,7 +20,11 @@ from appview_pipeline.protocol.syntax import normalize_datetime
 
 
 class DeadLetter(NamedTuple):
-    """What could not be used: `kind` to count by, `reason` in words, `bytes` the offending ones."""
+    """What could not be used: `kind` to count by, `reason` in words, `bytes` the offending ones.
+
+    `form` says what `bytes` is: a "frame", a record's DAG-CBOR "block", a record's "json", or "other", which can't be
+    retried. For a retry of a record by itself the rest says what the commit said of it; `time` is the event's.
+    """
 
     kind: str
     reason: str
@@ -28,6 +32,11 @@ class DeadLetter(NamedTuple):
     did: str | None
     path: str | None
     bytes: bytes
+    form: str = "frame"
+    rev: str | None = None
+    cid: str | None = None
+    action: str | None = None
+    time: str | None = None
 
 
 class RecordDelete(NamedTuple):
@@ -165,8 +174,13 @@ def _commit(
         collection = collections.get(op.collection)
         if op.problem is not None:
             kind, reason = op.problem
-            block = frame if op.block is None else op.block
-            change.dead_letters.append(DeadLetter(kind, reason, seq, did, op.path or None, block))
+            # A record by itself is enough to try again only where nothing but the record is wrong.
+            form, offender = "frame", frame
+            if kind == "record-invalid" and op.block is not None:
+                form, offender = "block", op.block
+            change.dead_letters.append(
+                DeadLetter(kind, reason, seq, did, op.path or None, offender, form, rev, op.cid, op.action, time)
+            )
         elif collection is None:
             change.ignored.append((op.collection, op.action))
         elif op.action == "delete":
@@ -201,16 +215,22 @@ def _write(
         change.seq,
         op.action,
     )
-    kind = "lexicon"
-    reason = validate(op.record) if validate is not None else None
-    if reason is None:
-        kind = "collection-rule"
-        reason = collection.check(write)
+    kind, reason = refusal(write, collection, validate)
     if reason is None:
         change.writes.append(write)
         change.ops.append((op.collection, op.action))
     else:
-        change.dead_letters.append(DeadLetter(kind, reason, change.seq, did, op.path, op.block))
+        change.dead_letters.append(
+            DeadLetter(kind, reason, change.seq, did, op.path, op.block, "block", rev, op.cid, op.action, time)
+        )
+
+
+def refusal(write: RecordWrite, collection: Collection, validate: RecordValidator | None) -> tuple[str, str | None]:
+    """Why a record may not be indexed: the kind of dead letter and the reason in words, None when it may."""
+    reason = validate(write.record) if validate is not None else None
+    if reason is not None:
+        return "lexicon", reason
+    return "collection-rule", collection.check(write)
 
 
 def _sync(event: Sync, frame: bytes, now_micros: int, change: Change) -> None:

@@ -131,7 +131,21 @@ class Writer:
                 kept.append(write)
             else:
                 path = f"{write.collection}/{write.rkey}"
-                letters.append(DeadLetter("postgres", reason, write.seq, write.did, path, write.json.encode()))
+                letters.append(
+                    DeadLetter(
+                        "postgres",
+                        reason,
+                        write.seq,
+                        write.did,
+                        path,
+                        write.json.encode(),
+                        "json",
+                        write.rev,
+                        write.cid,
+                        write.action,
+                        write.indexed_at,
+                    )
+                )
         rest = replace(change, writes=kept, dead_letters=[*change.dead_letters, *letters])
         if letters:
             try:
@@ -139,7 +153,7 @@ class Writer:
             except REFUSED as error:
                 refusal = error
         did = change.repo.did if change.repo else None
-        letter = DeadLetter("postgres", _words(refusal), change.seq, did, None, repr(change).encode())
+        letter = DeadLetter("postgres", _words(refusal), change.seq, did, None, repr(change).encode(), "other")
         nothing = Change(change.size, change.seq, change.time, change.is_event, dead_letters=[letter])
         return self._write_once([nothing], received_at, decode_ms)
 

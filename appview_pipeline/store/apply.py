@@ -50,6 +50,11 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
         "reason",
         "bytes",
         "byte_length",
+        "form",
+        "rev",
+        "cid",
+        "action",
+        "event_time",
     ),
     "stage_gap": ("kind", "did", "relay", "from_text", "to_text"),
 }

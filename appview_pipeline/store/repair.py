@@ -348,8 +348,10 @@ class _Chunk:
         if not rows.get("stage_post") and not count(cursor, "SELECT count(*) FROM concerned"):
             return False
         thread = sections("apply/thread.sql")
-        cursor.execute(posts["unjudged"])
         cursor.execute(thread["lock"])
+        cursor.execute(posts["unjudged"])
+        if cursor.rowcount:
+            self._concerned()
         cursor.execute(posts["judge"])
         cursor.execute(thread["collect_concerned"])
         if count(cursor, "SELECT count(*) FROM judgement"):

@@ -15,8 +15,9 @@ WITH recent AS (
   LEFT JOIN recent r USING (kind)
   WHERE NOT EXISTS (SELECT FROM pipeline.dead_letter d WHERE d.fingerprint = s.fingerprint)
 ), stored AS (
-  INSERT INTO pipeline.dead_letter (fingerprint, source, seq, did, path, kind, reason, bytes, byte_length)
-  SELECT fingerprint, source, seq, did, path, kind, reason, bytes, byte_length
+  INSERT INTO pipeline.dead_letter
+    (fingerprint, source, seq, did, path, kind, reason, bytes, byte_length, form, rev, cid, action, event_time)
+  SELECT fingerprint, source, seq, did, path, kind, reason, bytes, byte_length, form, rev, cid, action, event_time
   FROM ranked
   WHERE rank <= %(per_minute)s
   ORDER BY fingerprint

@@ -152,7 +152,12 @@ CREATE TEMPORARY TABLE stage_dead_letter (
   kind text NOT NULL,
   reason text NOT NULL,
   bytes bytea,
-  byte_length int NOT NULL
+  byte_length int NOT NULL,
+  form text NOT NULL,
+  rev text,
+  cid text,
+  action text,
+  event_time text
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE stage_gap (

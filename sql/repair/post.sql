@@ -141,7 +141,7 @@ WITH concerned AS (
 INSERT INTO changed (table_name, key)
 SELECT 'post', uri FROM flagged;
 
--- Posts that can't have been judged: no replies, no quotes.
+-- Posts that can't have been judged: no replies, no quotes. What hangs below one that was marked is judged again.
 -- :unjudged
 WITH flagged AS (
   UPDATE bsky.post p SET
@@ -149,7 +149,7 @@ WITH flagged AS (
     "violatesThreadGate" = CASE WHEN s.reply_parent IS NOT NULL THEN p."violatesThreadGate" END,
     "violatesEmbeddingRules" = CASE WHEN s.quotes THEN p."violatesEmbeddingRules" END
   FROM (
-    SELECT p.uri, p.reply_parent,
+    SELECT p.uri, p.rev, p.reply_parent,
       EXISTS (SELECT FROM stage_post_record e WHERE e.post_uri = p.uri AND e.is_quote) AS quotes
     FROM stage_post p
   ) s
@@ -158,10 +158,12 @@ WITH flagged AS (
       (s.reply_parent IS NULL AND (p."invalidReplyRoot" IS NOT NULL OR p."violatesThreadGate" IS NOT NULL))
       OR (NOT s.quotes AND p."violatesEmbeddingRules" IS NOT NULL)
     )
-  RETURNING p.uri
+  RETURNING p.uri, s.rev
+), noted AS (
+  INSERT INTO changed (table_name, key) SELECT 'post', uri FROM flagged
 )
-INSERT INTO changed (table_name, key)
-SELECT 'post', uri FROM flagged;
+INSERT INTO post_event (uri, rev)
+SELECT uri, rev FROM flagged;
 
 -- Replies and quotes are judged as if their judgement might have changed.
 -- :judge

@@ -1,0 +1,184 @@
+"""Dead letters tried again, after a fix, through the one write path. No cursor is moved."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from appview_pipeline.indexing.batch import fingerprint
+from appview_pipeline.indexing.changes import Change, DeadLetter, RepoState, read_change, read_envelope, refusal
+from appview_pipeline.indexing.collection import RecordWrite
+from appview_pipeline.indexing.registry import IndexedCollections
+from appview_pipeline.indexing.validators import Validators, record_validators
+from appview_pipeline.ingest.writer import Writer
+from appview_pipeline.protocol.cbor import InvalidRecord, decode_record_json
+from appview_pipeline.protocol.record_json import record_from_json
+from appview_pipeline.settings import Settings
+from appview_pipeline.store.database import Database
+from appview_pipeline.store.dead_letters import (
+    KnownRepo,
+    StoredLetter,
+    known_repo,
+    letters_to_retry,
+    mark_failed,
+    mark_resolved,
+)
+
+AT_ONCE = 200
+SHOWN = 20
+
+
+class NotRetriable(Exception):
+    """A letter that can't be tried again; the message says why."""
+
+
+@dataclass
+class Retried:
+    """What a retry of dead letters came to.
+
+    `failed`: by the reason's kind; `impossible`: letters that can't be tried, by why; `examples`: (id, why) of some
+    that are still dead.
+    """
+
+    tried: int = 0
+    resolved: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    impossible: Counter[str] = field(default_factory=Counter)
+    examples: list[tuple[int, str]] = field(default_factory=list)
+
+    def still_dead(self, letter: StoredLetter, why: str) -> None:
+        """Keeps an example."""
+        if len(self.examples) < SHOWN:
+            self.examples.append((letter.id, why))
+
+
+def retry(
+    settings: Settings,
+    database: Database,
+    *,
+    ids: Sequence[int] | None = None,
+    kind: str | None = None,
+    most: int = 100_000,
+    progress: Callable[[Retried], object] = lambda so_far: None,
+) -> Retried:
+    """Tries the unresolved letters of `ids` (None: all) and `kind` (None: all) again, in the order in which they came.
+
+    Whole frames go through decoding, single records through validation; what passes is written as if it came late,
+    which changes nothing that is newer. A letter that succeeds is marked resolved, one that fails gets its new reason.
+    """
+    validators = record_validators(settings.lexicon_dir)
+    collections = IndexedCollections(settings.extra_collections)
+    retried = Retried()
+    after = 0
+    while retried.tried < most:
+        with database.connect("maintenance") as connection:
+            letters = letters_to_retry(connection, ids, kind, after, min(AT_ONCE, most - retried.tried))
+        if not letters:
+            break
+        for letter in letters:
+            after = letter.id
+            retried.tried += 1
+            _retry(settings, database, letter, validators, collections, retried)
+        progress(retried)
+    return retried
+
+
+def _retry(
+    settings: Settings,
+    database: Database,
+    letter: StoredLetter,
+    validators: Validators,
+    collections: IndexedCollections,
+    retried: Retried,
+) -> None:
+    try:
+        change = _change_of(letter, database, validators, collections)
+    except NotRetriable as why:
+        retried.impossible[str(why)] += 1
+        retried.still_dead(letter, str(why))
+        return
+    assert letter.content is not None
+    own = DeadLetter(letter.kind, letter.reason, letter.seq, letter.did, letter.path, letter.content)
+    again = [it for it in change.dead_letters if fingerprint(it) == fingerprint(own)]
+    if not again:
+        reports = Writer(database, settings, f"retry:{letter.source}").write([change], time.time())
+        # What PostgreSQL refuses the writer finds only when it writes; for a single record that is this letter.
+        if letter.form != "frame" and any(report.rejected for report in reports):
+            again = [own._replace(kind="postgres", reason="PostgreSQL refuses it")]
+    with database.connect("writer") as connection:
+        if again:
+            mark_failed(connection, letter.id, again[0].kind, again[0].reason)
+        else:
+            mark_resolved(connection, letter.id)
+    if again:
+        retried.failed[again[0].kind] += 1
+        retried.still_dead(letter, again[0].reason)
+    else:
+        retried.resolved += 1
+
+
+def _change_of(
+    letter: StoredLetter, database: Database, validators: Validators, collections: IndexedCollections
+) -> Change:
+    """What the letter's bytes amount to today. Raises `NotRetriable`."""
+    if letter.content is None or letter.byte_length is None:
+        raise NotRetriable("none of its bytes were kept")
+    if len(letter.content) < letter.byte_length:
+        raise NotRetriable("only a part of its bytes was kept (APPVIEW_DEAD_LETTER_BYTES)")
+    if letter.form == "frame":
+        event = read_envelope(letter.content)
+        if isinstance(event, Change):
+            return event
+        return read_change(event, letter.content, time.time_ns() // 1_000, validators, collections)
+    if letter.form not in ("block", "json"):
+        raise NotRetriable("its bytes are no frame and no record")
+    return _change_of_record(letter, letter.content, database, validators, collections)
+
+
+def _change_of_record(
+    letter: StoredLetter, content: bytes, database: Database, validators: Validators, collections: IndexedCollections
+) -> Change:
+    did, path, rev, cid, moment = letter.did, letter.path, letter.rev, letter.cid, letter.event_time
+    if did is None or path is None or rev is None or cid is None or moment is None:
+        raise NotRetriable("where it came from was not noted")
+    nsid, _, rkey = path.partition("/")
+    collection = collections.get(nsid)
+    if collection is None:
+        raise NotRetriable(f"{nsid} is not indexed any more")
+    with database.connect("reader") as connection:
+        repo = known_repo(connection, did)
+    if repo is None or repo.rev < rev:
+        raise NotRetriable("nothing as new is known of its repository, which has to be fetched")
+    change = Change(len(content), letter.seq, moment, repo=_already_applied(did, rev, repo))
+    try:
+        if letter.form == "block":
+            record, text = decode_record_json(content)
+        else:
+            text = content.decode()
+            record = record_from_json(text)
+    except (InvalidRecord, ValueError) as error:
+        change.dead_letters.append(_again(letter, content, "record-invalid", str(error)))
+        return change
+    action = letter.action or "create"
+    write = RecordWrite(f"at://{did}/{path}", cid, did, nsid, rkey, rev, record, text, moment, letter.seq, action)
+    kind, reason = refusal(write, collection, validators.get(nsid))
+    if reason is None:
+        change.writes.append(write)
+        change.ops.append((nsid, action))
+    else:
+        change.dead_letters.append(_again(letter, content, kind, reason))
+    return change
+
+
+def _already_applied(did: str, rev: str, repo: KnownRepo) -> RepoState:
+    """A state of the repository that is not newer than what is applied: it locks the repository and changes nothing.
+
+    That rev is known: the rest of the letter's commit was applied when it came.
+    """
+    return RepoState(did, rev, None, None, repo.commit, repo.data, is_sync=False)
+
+
+def _again(letter: StoredLetter, content: bytes, kind: str, reason: str) -> DeadLetter:
+    return DeadLetter(kind, reason, letter.seq, letter.did, letter.path, content)

@@ -1,0 +1,139 @@
+"""Dead letters as they are stored: listed, read for a retry, marked, swept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg2.extensions import connection as Connection
+
+from appview_pipeline.store.sql import sections
+
+SWEPT_AT_ONCE = 5_000
+
+
+@dataclass(frozen=True)
+class ListedLetter:
+    """A dead letter without its bytes, of which `kept_length` of `byte_length` are stored (None: none)."""
+
+    id: int
+    source: str
+    seq: int | None
+    did: str | None
+    path: str | None
+    kind: str
+    reason: str
+    form: str | None
+    rev: str | None
+    byte_length: int | None
+    kept_length: int | None
+    first_seen: datetime
+    retried_at: datetime | None
+    resolved_at: datetime | None
+
+
+@dataclass(frozen=True)
+class KindOfLetter:
+    """Dead letters of one kind: stored and not resolved, resolved, and beyond the limit only counted."""
+
+    kind: str
+    open: int
+    resolved: int
+    only_counted: int
+    first: datetime
+    last: datetime
+
+
+@dataclass(frozen=True)
+class StoredLetter:
+    """A dead letter with all that a retry needs, as in `indexing.changes.DeadLetter`; `content` are its bytes."""
+
+    content: bytes | None
+    id: int
+    source: str
+    seq: int | None
+    did: str | None
+    path: str | None
+    kind: str
+    reason: str
+    form: str | None
+    rev: str | None
+    cid: str | None
+    action: str | None
+    event_time: str | None
+    byte_length: int | None
+
+
+class KnownRepo(NamedTuple):
+    """The newest state of a repository that is applied."""
+
+    rev: str
+    commit: str
+    data: str
+
+
+def list_letters(
+    connection: Connection, kind: str | None = None, most: int = 50, *, resolved: bool = False
+) -> list[ListedLetter]:
+    """The newest dead letters, newest first, of `kind` (None: of all); with `resolved` those too."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("report/dead_letters.sql")["list"], {"kind": kind, "most": most, "resolved": resolved})
+        return [ListedLetter(*row) for row in cursor.fetchall()]
+
+
+def kinds_of_letters(connection: Connection) -> list[KindOfLetter]:
+    """All dead letters by kind."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("report/dead_letters.sql")["kinds"])
+        return [KindOfLetter(*row) for row in cursor.fetchall()]
+
+
+def letters_to_retry(
+    connection: Connection, ids: Sequence[int] | None, kind: str | None, after: int, most: int
+) -> list[StoredLetter]:
+    """Unresolved letters with an id beyond `after`, in order of id: of `ids` (None: any) and `kind` (None: any)."""
+    parameters = {"ids": None if ids is None else list(ids), "kind": kind, "after": after, "most": most}
+    with connection.cursor() as cursor:
+        cursor.execute(sections("repair/dead_letter.sql")["next"], parameters)
+        return [
+            StoredLetter(None if content is None else bytes(content), *others) for content, *others in cursor.fetchall()
+        ]
+
+
+def known_repo(connection: Connection, did: str) -> KnownRepo | None:
+    """What is applied of a repository, None when nothing is."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("repair/dead_letter.sql")["repo"], {"did": did})
+        row = cursor.fetchone()
+        return None if row is None else KnownRepo(*row)
+
+
+def mark_resolved(connection: Connection, letter: int) -> None:
+    """Notes that a retry succeeded."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("repair/dead_letter.sql")["resolved"], {"id": letter})
+
+
+def mark_failed(connection: Connection, letter: int, kind: str, reason: str) -> None:
+    """Notes that a retry failed, and why."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("repair/dead_letter.sql")["failed"], {"id": letter, "kind": kind, "reason": reason})
+
+
+def sweep_letters(connection: Connection, before: datetime) -> int:
+    """Deletes the letters first seen before `before`, and counts of overflow, committing as it goes. Returns how many
+    letters."""
+    swept = 0
+    for name in ("letters", "overflow"):
+        while True:
+            with connection.cursor() as cursor:
+                cursor.execute(sections("sweep/dead_letter.sql")[name], {"before": before, "most": SWEPT_AT_ONCE})
+                deleted = cursor.rowcount
+            connection.commit()
+            if name == "letters":
+                swept += deleted
+            if deleted < SWEPT_AT_ONCE:
+                break
+    return swept

@@ -1,0 +1,13 @@
+-- Notifications of reason `contact-match` (store/contacts.py).
+--
+-- Guarantees: one row per (recipient, match), however often it is told of; nobody is told of himself. It goes when
+-- the record that it names does; no rerun touches it.
+
+-- :notify
+INSERT INTO bsky.notification (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
+SELECT DISTINCT ON (m.uri) m.did, m.uri, m.cid, m.author, 'contact-match', NULL, m.sort_at
+FROM (VALUES %s) m (did, uri, cid, author, sort_at)
+WHERE m.did <> m.author
+ORDER BY m.uri, m.sort_at
+ON CONFLICT ("recordUri", did, reason) DO NOTHING
+RETURNING id;

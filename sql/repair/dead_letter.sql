@@ -1,0 +1,25 @@
+-- Retries of dead letters (ingest/retry.py).
+
+-- The next letters to try, by id: of the %(ids)s named (null: all) and the kind named (null: all), not yet resolved.
+-- :next
+SELECT bytes, id, source, seq, did, path, kind, reason, form, rev, cid, action, event_time, byte_length
+FROM pipeline.dead_letter
+WHERE id > %(after)s
+  AND resolved_at IS NULL
+  AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s))
+  AND (%(kind)s::text IS NULL OR kind = %(kind)s)
+ORDER BY id
+LIMIT %(most)s;
+
+-- What is known of a letter's repository.
+-- :repo
+SELECT rev, commit_cid, data_cid
+FROM pipeline.repo
+WHERE did = %(did)s AND rev IS NOT NULL AND commit_cid IS NOT NULL AND data_cid IS NOT NULL;
+
+-- :resolved
+UPDATE pipeline.dead_letter SET retried_at = now(), resolved_at = now() WHERE id = %(id)s;
+
+-- What was wrong this time replaces what was wrong before.
+-- :failed
+UPDATE pipeline.dead_letter SET retried_at = now(), kind = %(kind)s, reason = %(reason)s WHERE id = %(id)s;

@@ -1,0 +1,25 @@
+-- Dead letters: what upstream sent and could not be indexed.
+
+-- Newest first, at most %(most)s; of a kind (null: of all), with those resolved or without.
+-- :list
+SELECT id, source, seq, did, path, kind, reason, form, rev, byte_length, octet_length(bytes), first_seen, retried_at,
+  resolved_at
+FROM pipeline.dead_letter
+WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
+  AND (%(resolved)s OR resolved_at IS NULL)
+ORDER BY id DESC
+LIMIT %(most)s;
+
+-- By kind: how many are open and resolved, how many more were only counted, first and last.
+-- :kinds
+SELECT kind, sum(open)::bigint, sum(resolved)::bigint, sum(uncounted)::bigint, min(first), max(last)
+FROM (
+  SELECT kind, count(*) FILTER (WHERE resolved_at IS NULL) AS open, count(resolved_at) AS resolved, 0 AS uncounted,
+    min(first_seen) AS first, max(first_seen) AS last
+  FROM pipeline.dead_letter
+  GROUP BY kind
+  UNION ALL
+  SELECT kind, 0, 0, sum(count), min(minute), max(minute) FROM pipeline.dead_letter_overflow GROUP BY kind
+) counted
+GROUP BY kind
+ORDER BY kind;

@@ -1,0 +1,12 @@
+-- Deletes at most %(most)s dead letters first seen before %(before)s, oldest first, and as many counts of the overflow.
+--
+-- Guarantees: nothing of the index depends on them. Bounded: run it until it deletes nothing.
+
+-- :letters
+DELETE FROM pipeline.dead_letter
+WHERE id IN (SELECT id FROM pipeline.dead_letter WHERE first_seen < %(before)s ORDER BY first_seen LIMIT %(most)s);
+
+-- :overflow
+DELETE FROM pipeline.dead_letter_overflow
+WHERE (kind, minute) IN (
+  SELECT kind, minute FROM pipeline.dead_letter_overflow WHERE minute < %(before)s ORDER BY minute LIMIT %(most)s);
