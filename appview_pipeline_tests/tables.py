@@ -1,8 +1,8 @@
 """What the tables hold: a dump of schemas `bsky` and `pipeline` in which equal states are equal, and databases to dump.
 
 Left out is what says when or in which order something was written rather than what is known: surrogate keys, the times
-of our own clock, the batches, the name of the source. Aggregates that count nothing equal absent ones, and so do
-tombstones of records that are there again.
+of our own clock, the batches, the name of the source, which records were seen to take another's place. Aggregates that
+count nothing equal absent ones, and so do tombstones of records that are there again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,13 @@ LEFT_OUT = {
     "pipeline.ignored_collection": {"first_seen", "last_seen"},
     "pipeline.cursor": {"updated_at"},
 }
-NOT_DUMPED = {"pipeline.batch", "pipeline.schema_version", "bsky.kysely_migration", "bsky.kysely_migration_lock"}
+NOT_DUMPED = {
+    "pipeline.batch",
+    "pipeline.told_otherwise",
+    "pipeline.schema_version",
+    "bsky.kysely_migration",
+    "bsky.kysely_migration_lock",
+}
 _OVERTAKEN = "WHERE NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = tombstone.uri AND r.rev > tombstone.rev)"
 _AGGREGATES = {"bsky.post_agg": "uri", "bsky.profile_agg": "did"}
 
