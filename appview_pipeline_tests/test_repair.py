@@ -28,13 +28,27 @@ from appview_pipeline.indexing.registry import COLLECTIONS as REGISTERED
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.recount import recount, recount_some
 from appview_pipeline.ingest.rederive import DERIVED_COLLECTIONS, Rederived, rederive
+from appview_pipeline.protocol.cid import cid_for_cbor, to_text
+from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.store import counters
 from appview_pipeline.store.contacts import ContactMatch, notify_contact_match
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
-from appview_pipeline_tests.frames import busy_frames
+from appview_pipeline_tests.frames import START, busy_frames
+from appview_pipeline_tests.model import Commit, Op
 from appview_pipeline_tests.networks import Arrival, Network, arrivals, networks
-from appview_pipeline_tests.scenarios import COLLECTIONS, Cleaner, batches_of, differences, dump, feed, validators
+from appview_pipeline_tests.scenarios import (
+    COLLECTIONS,
+    Cleaner,
+    batches_of,
+    change_of,
+    differences,
+    dump,
+    encode,
+    feed,
+    validators,
+)
+from appview_pipeline_tests.simnet.content import iso
 from appview_pipeline_tests.tables import fresh_database
 from appview_pipeline_tests.test_order_independence import network_changes
 
@@ -240,6 +254,135 @@ def test_nothing_changes_where_nothing_is_wrong_at_length(index: Index, data: st
 @given(data=st.data())
 def test_what_was_broken_is_right_again_at_length(index: Index, data: st.DataObject) -> None:
     broken_and_repaired(index, data)
+
+
+# --- stories ---------------------------------------------------------------------------------------------------------
+
+LIKE, POST, REPOST = "app.bsky.feed.like", "app.bsky.feed.post", "app.bsky.feed.repost"
+
+
+class Story:
+    """Commits one after the other, each a batch of its own."""
+
+    def __init__(self, index: Index) -> None:
+        self.index, self.moment = index, 0
+        index.clean()
+
+    def write(self, who: str, path: str, record: dict[str, Any] | None, action: str = "create") -> str:
+        self.moment += 1
+        at = START + self.moment * 1_000_000
+        collection, rkey = path.split("/")
+        if record is None:
+            op = Op("delete", collection, rkey)
+        else:
+            record = {"$type": collection, "createdAt": iso(at), **record}
+            op = Op(action, collection, rkey, to_text(cid_for_cbor(encode(record))), record)
+        commit = Commit(f"did:plc:{who}", tid_from_micros(at), iso(at), (op,))
+        feed(self.index.database, [[change_of(commit, self.moment)]])
+        return f"at://did:plc:{who}/{path}"
+
+    def subject(self, uri: str, **more: Any) -> dict[str, Any]:
+        return {"subject": ref(uri), **more}
+
+    def reply(self, root: str, parent: str) -> dict[str, Any]:
+        return {"text": "so?", "reply": {"root": ref(root), "parent": ref(parent)}}
+
+
+def ref(uri: str) -> dict[str, str]:
+    return {"uri": uri, "cid": to_text(cid_for_cbor(uri.encode()))}
+
+
+@pytest.fixture
+def story(index: Index) -> Story:
+    return Story(index)
+
+
+def told(index: Index) -> list[Any]:
+    return index.rows('SELECT did, "recordUri", reason FROM bsky.notification ORDER BY 1, 2, 3')
+
+
+def test_whom_a_muted_thread_kept_silent_is_not_told_after_all(story: Story) -> None:
+    index = story.index
+    post = story.write("alice", f"{POST}/a", {"text": "hello"})
+    index.run(f"INSERT INTO bsky.thread_mute VALUES ('{post}', 'did:plc:alice', 'now')")
+    story.write("bob", f"{LIKE}/a", story.subject(post))
+    story.write("bob", f"{POST}/b", story.reply(post, post))
+    index.run("DELETE FROM bsky.thread_mute")
+    assert (index.rerun().changed, told(index)) == ({}, [])
+    # What is written anew is another matter.
+    story.write("bob", f"{LIKE}/a", None)
+    liked = story.write("bob", f"{LIKE}/a", story.subject(post))
+    assert (index.rerun().changed, told(index)) == ({}, [("did:plc:alice", liked, "like")])
+
+
+def test_an_edited_like_has_told_whom_it_told(story: Story) -> None:
+    index = story.index
+    first = story.write("alice", f"{POST}/a", {"text": "one"})
+    second = story.write("carol", f"{POST}/a", {"text": "two"})
+    liked = story.write("bob", f"{LIKE}/a", story.subject(first))
+    story.write("bob", f"{LIKE}/a", story.subject(second), "update")
+    assert (index.rerun().changed, told(index)) == ({}, [("did:plc:alice", liked, "like")])
+
+
+def test_who_takes_anothers_place_tells_nobody_else(story: Story) -> None:
+    index = story.index
+    post = story.write("alice", f"{POST}/a", {"text": "one"})
+    repost = story.write("carol", f"{REPOST}/a", story.subject(post))
+    story.write("bob", f"{LIKE}/a", story.subject(post))
+    heir = story.write("bob", f"{LIKE}/b", story.subject(post, via=ref(repost)))
+    story.write("bob", f"{LIKE}/a", None)
+    before = told(index)
+    assert ("did:plc:alice", heir, "like") in before and ("did:plc:carol", heir, "like-via-repost") not in before
+    assert (index.rerun().changed, told(index)) == ({}, before)
+
+
+def test_a_late_first_like_takes_the_notification_along(story: Story) -> None:
+    index = story.index
+    post = story.write("alice", f"{POST}/a", {"text": "one"})
+    story.moment = 10
+    story.write("bob", f"{LIKE}/b", story.subject(post))
+    (number,) = index.rows("SELECT id FROM bsky.notification")
+    story.moment = 5
+    first = story.write("bob", f"{LIKE}/a", story.subject(post))
+    assert told(index) == [("did:plc:alice", first, "like")]
+    assert index.rows("SELECT id FROM bsky.notification") == [number]
+    assert index.rerun().changed == {}
+
+
+def test_the_first_of_several_is_the_live_one_again(story: Story) -> None:
+    index = story.index
+    post = story.write("alice", f"{POST}/a", {"text": "one"})
+    first, second, third = (story.write("bob", f"{LIKE}/{rkey}", story.subject(post)) for rkey in "cab")
+    want = dump(index.connection)
+    index.run(
+        f'UPDATE bsky."like" SET (uri, cid, "createdAt", "indexedAt") = '
+        f'(SELECT uri, cid, "indexedAt", "indexedAt" FROM bsky.record WHERE uri = \'{second}\')',
+        f"UPDATE bsky.duplicate_record SET uri = '{first}', cid = 'x' WHERE uri = '{second}'",
+        f"UPDATE bsky.duplicate_record SET \"duplicateOf\" = '{second}'",
+    )
+    assert index.rerun(chunk=1).changed.keys() >= {"like", "duplicate_record"}
+    index.rerun(chunk=1)
+    assert differences(dump(index.connection), want) == []
+    assert index.rows('SELECT "duplicateOf" FROM bsky.duplicate_record WHERE uri = %s', third) == [first]
+    assert index.rerun().changed == {}
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_below_a_post_judged_wrongly_everything_is_judged_again(story: Story, chunk: int) -> None:
+    index = story.index
+    root = story.write("zoe", f"{POST}/a", {"text": "one"})
+    parent = story.write("yan", f"{POST}/a", story.reply(root, root))
+    child = story.write("bob", f"{POST}/a", story.reply(root, parent))
+    story.write("amy", f"{POST}/a", story.reply(root, child))
+    want = dump(index.connection)
+    for wrong in (root, parent):
+        index.run(f"UPDATE bsky.post SET \"invalidReplyRoot\" = true WHERE uri = '{wrong}'")
+        assert index.rerun(chunk=chunk).changed.keys() == {"post"}
+        assert differences(dump(index.connection), want) == []
+    # What the mark did to others while it was there is undone too.
+    index.run(f'UPDATE bsky.post SET "invalidReplyRoot" = true, "violatesThreadGate" = false WHERE uri <> \'{root}\'')
+    rederive(index.database, [POST], chunk=1)
+    assert differences(dump(index.connection), want) == []
 
 
 # --- a busy network --------------------------------------------------------------------------------------------------
