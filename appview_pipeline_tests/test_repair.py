@@ -358,7 +358,8 @@ def test_the_first_of_several_is_the_live_one_again(story: Story, seen: str) -> 
     index.run(
         f'UPDATE bsky."like" SET (uri, cid, "createdAt", "indexedAt") = '
         f'(SELECT uri, cid, "indexedAt", "indexedAt" FROM bsky.record WHERE uri = \'{second}\')',
-        f"UPDATE bsky.duplicate_record SET uri = '{first}', cid = 'x' WHERE uri = '{second}'",
+        f'UPDATE bsky.duplicate_record SET (uri, cid, "indexedAt") = '
+        f"(SELECT uri, cid, \"indexedAt\" FROM bsky.record WHERE uri = '{first}') WHERE uri = '{second}'",
         f"UPDATE bsky.duplicate_record SET \"duplicateOf\" = '{second}'",
     )
     span: dict[str, Any] = {}
