@@ -170,6 +170,10 @@ class Model:
         self.records[record.uri] = record
         if key := natural_key(record):
             self.claims.setdefault(key, set()).add(record.uri)
+        if record.collection in (LIKE, REPOST, FOLLOW):
+            for (_, uri, _), row in self.notifications.items():
+                if uri == record.uri:
+                    row["recordCid"] = record.cid
         if record.collection in (THREADGATE, POSTGATE):
             self.once_gated.add(record.uri)
         elif record.collection == REPOST:

@@ -270,6 +270,36 @@ STORIES: dict[str, tuple[Network, str]] = {
         told((FOLLOW, {"subject": "@alice"}), (A, post()), (A, post(facets=mention("bob"))), subscriptions=SUBSCRIBED),
         "0|1 2",
     ),
+    "a post mentions a subscriber and is edited, at once": (
+        told((FOLLOW, {"subject": "@alice"}), (A, post(facets=mention("bob"))), (A, post()), subscriptions=SUBSCRIBED),
+        "0|1 2",
+    ),
+    "a reply to a subscriber is turned into a post, at once": (
+        told((FOLLOW, {"subject": "@alice"}), (B, post()), (A, reply(B)), (A, post()), subscriptions=SUBSCRIBED),
+        "0|1|2 3",
+    ),
+    "a quote of a subscriber is edited away, at once": (
+        told(
+            (FOLLOW, {"subject": "@alice"}),
+            (B, post()),
+            (A, post(embed=quote(B))),
+            (A, post()),
+            subscriptions=SUBSCRIBED,
+        ),
+        "0|1|2 3",
+    ),
+    "a post comes, goes and comes back edited, at once": (
+        told(
+            (FOLLOW, {"subject": "@alice"}),
+            *((A, it) for it in (post(), None, post(text="again"), post(text="no"))),
+            subscriptions=SUBSCRIBED,
+        ),
+        "0|1 2 3 4",
+    ),
+    "two likes of one post are both edited, at once": (
+        told((A, post()), *((like, LIKES_A) for like in (LIKE1, LIKE2, LIKE1, LIKE2))),
+        "0|1|2|3 4",
+    ),
     "a like in a muted thread comes before the liked reply": (
         told((A, post()), (B, reply(A)), (LIKE1, {"subject": {"ref": f"@{B}"}}), thread_mutes=muted("bob", A)),
         "0|2|1",
@@ -334,18 +364,8 @@ STORIES: dict[str, tuple[Network, str]] = {
 }
 
 
-OPEN = {
-    "a subscriber follows before the post is edited, at once": "subscribers are judged by the edit's rev",
-    "a like of a reply that is written later, in a muted thread": "the withdrawal does not compare revs",
-    "a parent comes back before its deletion and its reply arrive": "a create over a live record drops its version",
-}
-"""Stories that do not end as in order yet, and why (docs/differences.md)."""
-
-
 @pytest.mark.parametrize("name", STORIES)
-def test_story(index: Index, name: str, request: pytest.FixtureRequest) -> None:
-    if name in OPEN:
-        request.applymarker(pytest.mark.xfail(reason=OPEN[name], strict=True))
+def test_story(index: Index, name: str) -> None:
     network, arriving = STORIES[name]
     arrival = Arrival(tuple(tuple(int(number) for number in batch.split()) for batch in arriving.split("|")))
     check(index, network, arrival, all_seen(network, arrival))
@@ -402,7 +422,6 @@ def test_any_order_at_all(index: Index, data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="see OPEN: both of two likes of one post edited in one batch", strict=False)
 @thorough
 @given(data=st.data())
 def test_any_batches_thoroughly(index: Index, data: st.DataObject) -> None:
@@ -410,7 +429,6 @@ def test_any_batches_thoroughly(index: Index, data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="see OPEN: about one made-up network in a hundred", strict=False)
 @thorough
 @given(data=st.data())
 def test_any_interleaving_of_repositories_thoroughly(index: Index, data: st.DataObject) -> None:
@@ -418,7 +436,6 @@ def test_any_interleaving_of_repositories_thoroughly(index: Index, data: st.Data
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="see OPEN: about one made-up network in a hundred", strict=False)
 @thorough
 @given(data=st.data())
 def test_any_order_at_all_thoroughly(index: Index, data: st.DataObject) -> None:

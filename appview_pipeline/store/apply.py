@@ -346,10 +346,10 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     run(cursor, report, "counters", "posts", "profiles")
     # A record that comes late may take the place of another though the batch itself changes none.
     if touched or count(cursor, "SELECT count(*) FROM succession"):
-        run(cursor, report, "notification", "move", "withdraw", "remember")
+        run(cursor, report, "notification", "move", "renew", "withdraw", "remember")
+    run(cursor, report, "notification", "silence")
     if judged:
         run(cursor, report, "notification", "withdraw_superfluous")
-    run(cursor, report, "notification", "silence")
     report.add_written("notification", count(cursor, sections("apply/notification.sql")["insert"]))
 
     if rows.get("stage_dead_letter"):

@@ -19,6 +19,16 @@ WHERE n."recordUri" = s.old_uri
     WHERE m."recordUri" = s.new_uri AND m.did = n.did AND m.reason = n.reason
   );
 
+-- An edited like, repost or follow has told already; what was told of is the record as it is now.
+-- :renew
+UPDATE bsky.notification n SET "recordCid" = r.cid
+FROM touched t
+JOIN bsky.record r USING (uri)
+WHERE t.change = 'updated'
+  AND t.collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
+  AND n."recordUri" = t.uri
+  AND n."recordCid" <> r.cid;
+
 -- :withdraw
 DELETE FROM bsky.notification n
 USING touched t
@@ -48,6 +58,28 @@ WHERE split_part(new_uri, '/', 4) IN ('app.bsky.feed.like', 'app.bsky.feed.repos
 ORDER BY uri
 ON CONFLICT DO NOTHING;
 
+-- What a muted thread keeps silent stays silent, also when the mute is gone by the time the record is looked at again. The
+-- thread is the one that the post was in when it was liked or answered. Mutes are few: without any, nothing is looked up.
+-- :silence
+WITH muting AS MATERIALIZED (
+  SELECT DISTINCT record_uri, did, reason, reason_subject
+  FROM new_notification
+  WHERE EXISTS (SELECT FROM bsky.thread_mute)
+    AND reason_subject IS NOT NULL
+    AND did IN (SELECT "mutedByDid" FROM bsky.thread_mute)
+)
+INSERT INTO pipeline.silenced (record_uri, did, reason)
+SELECT w.record_uri, w.did, w.reason
+FROM muting w
+CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = w.record_uri OFFSET 0) r
+LEFT JOIN LATERAL pipeline.post_as_of(w.reason_subject, r.rev) p ON true
+WHERE EXISTS (
+  SELECT FROM bsky.thread_mute m
+  WHERE m."mutedByDid" = w.did AND m."rootUri" = coalesce(p.root, w.reason_subject)
+)
+ORDER BY w.record_uri, w.did, w.reason
+ON CONFLICT DO NOTHING;
+
 -- A post that was judged anew, or edited, has told nobody but those whom it concerns now.
 -- :withdraw_superfluous
 DELETE FROM bsky.notification n
@@ -57,33 +89,11 @@ WHERE n."recordUri" = t.uri
   AND NOT EXISTS (
     SELECT FROM new_notification w
     WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason
-  );
-
--- What a muted thread keeps silent stays silent, also when the mute is gone by the time the record is looked at again.
--- Thread mutes are few: without any, no thread is looked up.
--- :silence
-INSERT INTO pipeline.silenced (record_uri, did, reason)
-SELECT DISTINCT w.record_uri, w.did, w.reason
-FROM new_notification w
-WHERE EXISTS (SELECT FROM bsky.thread_mute)
-  AND w.reason_subject IS NOT NULL
-  AND EXISTS (
-    SELECT FROM bsky.thread_mute m
-    WHERE m."mutedByDid" = w.did
-      AND m."rootUri" = coalesce(
-        (SELECT p."replyRoot" FROM bsky.post p WHERE p.uri = w.reason_subject),
-        (
-          SELECT v.root
-          FROM pipeline.version v
-          WHERE v.uri = w.reason_subject AND NOT v.deleted
-          ORDER BY v.rev DESC
-          LIMIT 1
-        ),
-        w.reason_subject
+      AND NOT EXISTS (
+        SELECT FROM pipeline.silenced s
+        WHERE s.record_uri = w.record_uri AND s.did = w.did AND s.reason = w.reason
       )
-  )
-ORDER BY w.record_uri, w.did, w.reason
-ON CONFLICT DO NOTHING;
+  );
 
 -- Returns the number of new rows.
 -- :insert

@@ -18,17 +18,38 @@ CREATE TEMPORARY TABLE telling (
   parent text,
   sort_at text NOT NULL,
   is_new boolean NOT NULL,               -- staged in this batch
+  is_first boolean NOT NULL,             -- the post as it first appeared, which the batch supersedes
   silent boolean NOT NULL                -- turned away by the thread gate: nobody above is told
 ) ON COMMIT DELETE ROWS;
 
+-- Whom a post told as it first appeared. Only its subscribers ask: what else it told has been superseded.
+CREATE TEMPORARY TABLE first_told (
+  uri text NOT NULL,
+  did text NOT NULL
+) ON COMMIT DELETE ROWS;
+
 -- :collect
-INSERT INTO telling (uri, cid, creator, rev, root, parent, sort_at, is_new, silent)
-SELECT p.uri, p.cid, p.creator, s.rev, p."replyRoot", p."replyParent", p."sortAt", true,
+WITH first AS MATERIALIZED (
+  SELECT DISTINCT ON (x.uri) x.uri, x.rev, x.cid, least(x.created_at, x.indexed_at) AS sort_at
+  FROM stage_superseded x
+  WHERE x.collection = 'app.bsky.feed.post' AND x.action <> 'delete'
+    AND NOT EXISTS (SELECT FROM stage_superseded d WHERE d.uri = x.uri AND d.action = 'delete' AND d.rev > x.rev)
+    AND NOT EXISTS (SELECT FROM touched c WHERE c.uri = x.uri AND c.change = 'updated')
+  ORDER BY x.uri, x.rev
+)
+INSERT INTO telling (uri, cid, creator, rev, root, parent, sort_at, is_new, is_first, silent)
+SELECT p.uri, p.cid, p.creator, s.rev, p."replyRoot", p."replyParent", p."sortAt", true, false,
   p."violatesThreadGate" IS TRUE
 FROM stage_post s
 JOIN bsky.post p USING (uri)
 UNION ALL
-SELECT p.uri, p.cid, p.creator, r.rev, p."replyRoot", p."replyParent", p."sortAt", false,
+SELECT f.uri, f.cid, s.creator, f.rev, v.root, v.parent, f.sort_at, true, true,
+  EXISTS (SELECT FROM judgement j WHERE j.uri = f.uri AND j.rev = f.rev AND j.violating)
+FROM first f
+JOIN stage_post s USING (uri)
+CROSS JOIN LATERAL (SELECT root, parent FROM pipeline.version WHERE uri = f.uri AND rev = f.rev OFFSET 0) v
+UNION ALL
+SELECT p.uri, p.cid, p.creator, r.rev, p."replyRoot", p."replyParent", p."sortAt", false, false,
   p."violatesThreadGate" IS TRUE
 FROM (
   SELECT uri FROM judgement WHERE live
@@ -43,7 +64,7 @@ WHERE NOT EXISTS (SELECT FROM stage_post s WHERE s.uri = p.uri);
 
 -- :tell
 WITH RECURSIVE hidden AS MATERIALIZED (
-  SELECT t.uri, g.record -> 'hiddenReplies' AS replies
+  SELECT t.uri, t.rev, g.record -> 'hiddenReplies' AS replies
   FROM telling t
   CROSS JOIN LATERAL pipeline.record_as_of(
     'at://' || split_part(t.root, '/', 3) || '/app.bsky.feed.threadgate/' || split_part(t.root, '/', 5), t.rev) g
@@ -59,12 +80,33 @@ WITH RECURSIVE hidden AS MATERIALIZED (
   CROSS JOIN LATERAL pipeline.post_as_of(a.next, a.rev) p
   WHERE a.height < 4
     AND a.next IS NOT NULL
-    AND NOT EXISTS (SELECT FROM hidden h WHERE h.uri = a.uri AND h.replies ? a.ancestor)
-), told (uri, rank, height, did, reason, subject) AS (
-  SELECT m.post_uri, 1, 0, m.did, 'mention', NULL
+    AND NOT EXISTS (SELECT FROM hidden h WHERE h.uri = a.uri AND h.rev = a.rev AND h.replies ? a.ancestor)
+), first_quote AS (
+  SELECT t.uri, t.rev, q.subject
+  FROM telling t
+  JOIN stage_superseded x USING (uri, rev)
+  CROSS JOIN LATERAL (
+    SELECT CASE e.body ->> '$type'
+      WHEN 'app.bsky.embed.record' THEN e.body #>> '{record,uri}'
+      WHEN 'app.bsky.embed.recordWithMedia' THEN e.body #>> '{record,record,uri}'
+    END AS subject
+    FROM (SELECT x.json::jsonb -> 'embed' AS body) e
+  ) q
+  WHERE t.is_first AND split_part(q.subject, '/', 4) = 'app.bsky.feed.post'
+    AND (
+      split_part(q.subject, '/', 3) = t.creator
+      OR NOT EXISTS (
+        SELECT
+        FROM pipeline.record_as_of(
+          'at://' || split_part(q.subject, '/', 3) || '/app.bsky.feed.postgate/' || split_part(q.subject, '/', 5),
+          t.rev) g
+        WHERE g.record -> 'embeddingRules' @> '[{"$type": "app.bsky.feed.postgate#disableRule"}]'))
+), told (uri, rev, rank, height, did, reason, subject) AS (
+  SELECT t.uri, t.rev, 1, 0, m.did, 'mention', NULL
   FROM stage_post_mention m
+  JOIN telling t ON t.uri = m.post_uri AND NOT t.is_first
   UNION ALL
-  SELECT t.uri, 1, 0, m.did, 'mention', NULL
+  SELECT t.uri, t.rev, 1, 0, m.did, 'mention', NULL
   FROM telling t
   CROSS JOIN LATERAL (SELECT r.json FROM bsky.record r WHERE NOT t.is_new AND r.uri = t.uri OFFSET 0) r
   CROSS JOIN LATERAL jsonb_array_elements_text(
@@ -72,8 +114,16 @@ WITH RECURSIVE hidden AS MATERIALIZED (
       r.json::jsonb, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')) m (did)
   WHERE NOT t.is_new
   UNION ALL
+  SELECT t.uri, t.rev, 1, 0, m.did, 'mention', NULL
+  FROM telling t
+  CROSS JOIN LATERAL (
+    SELECT v.mentions FROM pipeline.version v WHERE t.is_first AND v.uri = t.uri AND v.rev = t.rev OFFSET 0
+  ) v
+  CROSS JOIN LATERAL jsonb_array_elements_text(v.mentions) m (did)
+  WHERE t.is_first
+  UNION ALL
   -- From the embed: its row in bsky.quote goes when the quoted post does, which changes nothing here.
-  SELECT t.uri, 2, 0, split_part(q.subject, '/', 3), 'quote', q.subject
+  SELECT t.uri, t.rev, 2, 0, split_part(q.subject, '/', 3), 'quote', q.subject
   FROM telling t
   CROSS JOIN LATERAL (
     SELECT e."embedUri" AS subject
@@ -81,34 +131,36 @@ WITH RECURSIVE hidden AS MATERIALIZED (
     WHERE e."postUri" = t.uri AND split_part(e."embedUri", '/', 4) = 'app.bsky.feed.post'
     OFFSET 0
   ) q
-  WHERE NOT EXISTS (SELECT FROM quote_judgement j WHERE j.uri = t.uri AND j.violating)
+  WHERE NOT t.is_first
+    AND NOT EXISTS (SELECT FROM quote_judgement j WHERE j.uri = t.uri AND j.violating)
     AND (t.is_new OR NOT EXISTS (
       SELECT FROM bsky.post p WHERE p.uri = t.uri AND p."violatesEmbeddingRules"))
   UNION ALL
-  SELECT a.uri, 3, a.height, split_part(a.ancestor, '/', 3), 'reply', a.ancestor
+  SELECT uri, rev, 2, 0, split_part(subject, '/', 3), 'quote', subject
+  FROM first_quote
+  UNION ALL
+  SELECT a.uri, a.rev, 3, a.height, split_part(a.ancestor, '/', 3), 'reply', a.ancestor
   FROM above a
+), superseded AS (
+  INSERT INTO first_told (uri, did)
+  SELECT n.uri, n.did
+  FROM told n
+  JOIN telling t USING (uri, rev)
+  WHERE t.is_first
 )
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT DISTINCT ON (t.uri, n.did) n.did, t.uri, t.cid, t.creator, n.reason, n.subject, t.sort_at
 FROM told n
-JOIN telling t USING (uri)
-WHERE n.did <> t.creator
+JOIN telling t USING (uri, rev)
+WHERE n.did <> t.creator AND NOT t.is_first
 ORDER BY t.uri, n.did, n.rank, n.height;
 
 -- Whose subscription waits for a follow to arrive is noted with the post.
 -- :subscribers
 WITH asked AS MATERIALIZED (
-  SELECT t.uri, coalesce(f.cid, t.cid) AS cid, t.creator, t.rev, coalesce(f.sort_at, t.sort_at) AS sort_at, t.is_new,
+  SELECT t.uri, t.cid, t.creator, t.rev, t.sort_at, t.is_new,
     s.creator AS did, allowed.to_whom, s.creator || ' ' || t.creator AS fact
   FROM telling t
-  -- The state in which the post first appeared, where the batch supersedes that.
-  LEFT JOIN LATERAL (
-    SELECT x.cid, least(x.created_at, x.indexed_at) AS sort_at
-    FROM stage_superseded x
-    WHERE x.uri = t.uri AND x.action <> 'delete'
-    ORDER BY x.rev
-    LIMIT 1
-  ) f ON true
   CROSS JOIN LATERAL (
     SELECT a.creator, a.post, a.reply FROM bsky.activity_subscription a WHERE a."subjectDid" = t.creator OFFSET 0
   ) s
@@ -119,15 +171,17 @@ WITH asked AS MATERIALIZED (
     AND s.creator <> t.creator
     AND allowed.to_whom IN ('followers', 'mutuals')
     AND CASE
-      WHEN t.is_new THEN NOT EXISTS (SELECT FROM touched c WHERE c.uri = t.uri AND c.change = 'updated')
+      WHEN t.is_first THEN true
+      WHEN t.is_new THEN
+        NOT EXISTS (SELECT FROM touched c WHERE c.uri = t.uri AND c.change = 'updated')
+        AND NOT EXISTS (SELECT FROM telling f WHERE f.uri = t.uri AND f.is_first)
       ELSE EXISTS (
         SELECT FROM pipeline.dependency d WHERE d.fact = s.creator || ' ' || t.creator AND d.uri = t.uri)
     END
     -- Who is told already is not told twice of one post (unless by an edit, which came after).
-    AND (
-      NOT EXISTS (SELECT FROM new_notification n WHERE n.did = s.creator AND n.record_uri = t.uri)
-      OR EXISTS (SELECT FROM stage_superseded x WHERE x.uri = t.uri AND x.action <> 'delete')
-    )
+    AND NOT EXISTS (SELECT FROM first_told n WHERE t.is_first AND n.did = s.creator AND n.uri = t.uri)
+    AND NOT EXISTS (
+      SELECT FROM new_notification n WHERE NOT t.is_first AND n.did = s.creator AND n.record_uri = t.uri)
 ), waiting AS (
   INSERT INTO pipeline.dependency (fact, uri)
   SELECT f.fact, a.uri
@@ -146,14 +200,17 @@ WHERE pipeline.follows_as_of(did, creator, rev)
   AND (to_whom = 'followers' OR pipeline.follows_as_of(creator, did, rev));
 
 -- A like or repost that came before the post it names could not know the thread. Who muted that is told no longer; who
--- muted the post itself, which turns out to be no root, is told now.
+-- muted the post itself, which turns out to be no root, is told now. A like that is older than the post says nothing of
+-- its thread, whenever it comes.
 -- :muted_threads
 WITH muter AS (
-  SELECT s.uri, s.creator, coalesce(s.reply_root, s.uri) AS root
-  FROM stage_post s
-  WHERE s.creator IN (SELECT "mutedByDid" FROM bsky.thread_mute)
+  SELECT e.uri, split_part(e.uri, '/', 3) AS creator, min(e.rev) AS rev
+  FROM post_event e
+  WHERE split_part(e.uri, '/', 3) IN (SELECT "mutedByDid" FROM bsky.thread_mute)
+  GROUP BY e.uri
 ), liked AS (
-  SELECT m.uri, m.creator, m.root, l.uri AS record_uri, l.cid, l.creator AS author, l.reason, l.sort_at
+  SELECT m.uri, m.creator, coalesce(p.root, m.uri) AS root, l.uri AS record_uri, l.cid, l.creator AS author, l.reason,
+    l.sort_at
   FROM muter m
   CROSS JOIN LATERAL (
     SELECT k.uri, k.cid, k.creator, 'like' AS reason, k."sortAt" AS sort_at
@@ -165,6 +222,8 @@ WITH muter AS (
     WHERE r.subject = m.uri AND r.creator <> m.creator
     OFFSET 0
   ) l
+  CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = l.uri AND r.rev >= m.rev OFFSET 0) r
+  LEFT JOIN LATERAL pipeline.post_as_of(m.uri, r.rev) p ON true
 ), withdrawn AS (
   DELETE FROM bsky.notification n
   USING liked l

@@ -193,7 +193,7 @@ WITH gated AS MATERIALIZED (
   FROM judgement j
   CROSS JOIN LATERAL pipeline.record_as_of(
     'at://' || split_part(j.root, '/', 3) || '/app.bsky.feed.threadgate/' || split_part(j.root, '/', 5), j.rev) g
-  WHERE j.live AND split_part(j.root, '/', 3) <> j.creator AND jsonb_typeof(g.record -> 'allow') = 'array'
+  WHERE (j.live OR j.is_new) AND split_part(j.root, '/', 3) <> j.creator AND jsonb_typeof(g.record -> 'allow') = 'array'
 ), depends AS (
   INSERT INTO pipeline.dependency (fact, uri)
   SELECT DISTINCT f.fact, g.uri

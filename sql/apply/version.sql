@@ -16,19 +16,32 @@ CREATE TEMPORARY TABLE new_version (
   indexed_at text
 ) ON COMMIT DELETE ROWS;
 
--- What updates are about to replace, and what was deleted and created again within the batch. A record that is created
--- again without a deletion is looked for only where the repository's events came late; nowhere else can that be.
+-- What updates are about to replace, and what was deleted and created again, be it within the batch or between two
+-- commits that have not come yet: where a commit says that it follows the newest one known, a creation replaces nothing.
 -- :replaced
+WITH unchained AS MATERIALIZED (
+  SELECT did
+  FROM stage_repo s
+  JOIN known_repo k USING (did)
+  WHERE (s.chain_from = s.first_rev AND s.first_since = k.rev) IS NOT TRUE
+), replacing AS MATERIALIZED (
+  SELECT s.uri, s.collection, s.rev
+  FROM stage_write s
+  WHERE s.collection IN (
+      'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
+      'app.bsky.graph.listitem', 'app.bsky.notification.declaration')
+    AND (
+      s.action = 'update'
+      OR s.uri IN (SELECT uri FROM stage_superseded)
+      OR s.did IN (SELECT did FROM unchained)
+      OR NOT EXISTS (SELECT FROM stage_repo)
+    )
+)
 INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid)
-SELECT r.uri, r.rev, s.collection, r.did, false, r.json, p."invalidReplyRoot"
-FROM stage_write s
-JOIN bsky.record r USING (uri)
-LEFT JOIN bsky.post p ON p.uri = r.uri
-WHERE (s.action = 'update' OR EXISTS (SELECT FROM stage_superseded d WHERE d.uri = s.uri))
-  AND r.rev < s.rev
-  AND s.collection IN (
-    'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem', 'app.bsky.notification.declaration');
+SELECT s.uri, r.rev, s.collection, r.did, false, r.json, p.invalid
+FROM replacing s
+CROSS JOIN LATERAL (SELECT r.did, r.rev, r.json FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r
+LEFT JOIN LATERAL (SELECT "invalidReplyRoot" AS invalid FROM bsky.post WHERE uri = s.uri OFFSET 0) p ON true;
 
 -- What deletions are about to remove, and the deletions themselves.
 -- :deleted
