@@ -169,8 +169,7 @@ EFFECTS: tuple[Effect, ...] = (
         "verification",
         "verification",
         ("stage_verification",),
-        follows=("notify",),
-        always=("every_event", "unverify"),
+        always=("tell",),
         natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
     ),
 )

@@ -9,11 +9,7 @@
 UPDATE bsky.notification n SET "recordUri" = s.new_uri, "recordCid" = s.new_cid
 FROM succession s
 WHERE n."recordUri" = s.old_uri
-  -- A verification that is deleted has been told of for good; one that is found to be the second has not.
-  AND (
-    n.reason NOT IN ('verified', 'unverified')
-    OR EXISTS (SELECT FROM touched t WHERE t.uri = s.old_uri AND t.change = 'demoted')
-  )
+  AND n.reason NOT IN ('verified', 'unverified')
   AND NOT EXISTS (
     SELECT FROM bsky.notification m
     WHERE m."recordUri" = s.new_uri AND m.did = n.did AND m.reason = n.reason
@@ -109,7 +105,8 @@ WITH told AS (
     -- An edited like, repost or follow has told its recipient already.
     AND NOT EXISTS (
       SELECT FROM touched t
-      WHERE t.uri = w.record_uri AND t.change = 'updated' AND t.collection <> 'app.bsky.feed.post'
+      WHERE t.uri = w.record_uri AND t.change = 'updated'
+        AND t.collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
     )
   ORDER BY w.record_uri, w.did, w.reason, w.sort_at
   ON CONFLICT ("recordUri", did, reason) DO UPDATE SET

@@ -1,7 +1,7 @@
 -- app.bsky.graph.verification -> bsky.verification, notifications `verified` and `unverified`.
 --
 -- Guarantees: one row per (subject, creator), see duplicates.sql. `verified` stays when the verification goes; its
--- deletion adds `unverified`, an edit does not.
+-- deletion adds `unverified`, an edit does not. Who was told is a function of the events, whatever their order.
 
 -- :stage
 CREATE TEMPORARY TABLE stage_verification (
@@ -17,23 +17,10 @@ CREATE TEMPORARY TABLE stage_verification (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
-CREATE TEMPORARY TABLE gone_verification (
-  uri text NOT NULL,
-  cid text NOT NULL,
-  creator text NOT NULL,
-  subject text NOT NULL,
-  change text NOT NULL
-) ON COMMIT DELETE ROWS;
-
 -- :remove
-WITH gone AS (
-  DELETE FROM bsky.verification v
-  USING touched t
-  WHERE v.uri = t.uri AND t.change <> 'stale' AND NOT t.removed
-  RETURNING v.uri, v.cid, v.creator, v.subject, t.change
-)
-INSERT INTO gone_verification (uri, cid, creator, subject, change)
-SELECT uri, cid, creator, subject, change FROM gone;
+DELETE FROM bsky.verification v
+USING touched t
+WHERE v.uri = t.uri AND t.change <> 'stale' AND NOT t.removed;
 
 -- :add
 WITH row AS (
@@ -49,81 +36,102 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
--- :notify
-INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT s.subject, s.uri, s.cid, s.creator, 'verified', NULL, least(s.created_at, s.indexed_at)
-FROM stage_verification s
-JOIN added USING (uri)
--- Who takes another's place brings no news, also where the other's time lies within the batch.
-WHERE NOT EXISTS (SELECT FROM succession c WHERE c.new_uri = s.uri)
-  AND NOT EXISTS (
-    SELECT
-    FROM stage_superseded x
-    WHERE x.collection = 'app.bsky.graph.verification'
-      AND x.action <> 'delete'
-      AND x.uri <> s.uri
-      AND x.did = s.creator
-      AND x.json::jsonb ->> 'subject' = s.subject
-      AND x.rev < s.rev
-      AND NOT EXISTS (SELECT FROM stage_delete d WHERE d.uri = x.uri AND d.rev < s.rev)
-      AND NOT EXISTS (
-        SELECT FROM stage_superseded d WHERE d.uri = x.uri AND d.action = 'delete' AND d.rev BETWEEN x.rev AND s.rev)
-  );
-
--- Verifications that came and went, or changed, within the batch have been seen all the same.
--- :every_event
-INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT b.body ->> 'subject', s.uri, s.cid, s.did, 'verified', NULL, least(s.created_at, s.indexed_at)
-FROM stage_superseded s
-CROSS JOIN LATERAL (SELECT s.json::jsonb AS body) b
-WHERE s.collection = 'app.bsky.graph.verification'
-  AND s.action <> 'delete'
-  AND NOT EXISTS (
-    SELECT
-    FROM bsky.verification v
-    JOIN bsky.record r USING (uri)
-    WHERE v.subject = b.body ->> 'subject' AND v.creator = s.did AND v.uri <> s.uri AND r.rev < s.rev
-  );
-
--- Whoever was told that a verification is there is told that it is gone, in its last state.
--- :unverify
-WITH gone AS (
-  SELECT uri, rev, indexed_at FROM stage_delete WHERE collection = 'app.bsky.graph.verification'
+-- The whole history of what the batch's verifications say, from bsky.record and pipeline.version, and whom it told: a
+-- creation when nothing said the same, a deletion of the one that counted. An edit is neither, but lets the next in rank
+-- count. What an event that came late shows not to have been told is taken back.
+-- :tell
+WITH key AS MATERIALIZED (
+  SELECT creator, subject FROM stage_verification
+  UNION
+  SELECT split_part(v.fact, ' ', 2), split_part(v.fact, ' ', 3)
+  FROM new_version n
+  CROSS JOIN LATERAL (SELECT v.fact FROM pipeline.version v WHERE v.uri = n.uri AND v.fact IS NOT NULL OFFSET 0) v
+  WHERE n.collection = 'app.bsky.graph.verification'
+  UNION
+  SELECT l.creator, l.subject
+  FROM new_version n
+  CROSS JOIN LATERAL (SELECT l.creator, l.subject FROM bsky.verification l WHERE l.uri = n.uri OFFSET 0) l
+  WHERE n.collection = 'app.bsky.graph.verification'
+), counted AS MATERIALIZED (
+  SELECT k.creator, k.subject, l.uri, l.sort_at
+  FROM key k
+  CROSS JOIN LATERAL (
+    SELECT l.uri, l."sortedAt" AS sort_at
+    FROM bsky.verification l
+    WHERE l.creator = k.creator AND l.subject = k.subject
+    OFFSET 0
+  ) l
+), state AS (
+  SELECT c.creator, c.subject, r.uri, coalesce(r.rev, '') AS rev, r.cid, c.sort_at
+  FROM counted c
+  CROSS JOIN LATERAL (SELECT r.uri, r.rev, r.cid FROM bsky.record r WHERE r.uri = c.uri OFFSET 0) r
   UNION ALL
-  SELECT uri, rev, indexed_at
-  FROM stage_superseded
-  WHERE collection = 'app.bsky.graph.verification' AND action = 'delete'
-), told AS (
-  SELECT n.did, n."recordUri" AS uri, n."recordCid" AS cid, n.author
-  FROM bsky.notification n
-  WHERE n.reason = 'verified' AND n."recordUri" = ANY (ARRAY(SELECT uri FROM gone))
-  UNION
-  SELECT w.did, w.record_uri, w.record_cid, w.author
-  FROM new_notification w
-  WHERE w.reason = 'verified' AND w.record_uri IN (SELECT uri FROM gone)
-  UNION
-  -- One that took another's place was not told of when it came.
-  SELECT subject, uri, cid, creator FROM gone_verification WHERE change IN ('deleted', 'recreated')
+  SELECT c.creator, c.subject, r.uri, coalesce(r.rev, ''), r.cid, r."indexedAt"
+  FROM counted c
+  CROSS JOIN LATERAL (
+    SELECT r.uri, r.rev, r.cid, r."indexedAt"
+    FROM bsky.duplicate_record d
+    JOIN bsky.record r USING (uri)
+    WHERE d."duplicateOf" = c.uri
+    OFFSET 0
+  ) r
+  UNION ALL
+  SELECT k.creator, k.subject, v.uri, v.rev, v.record ->> 'cid', v.record ->> 'sortAt'
+  FROM key k
+  CROSS JOIN LATERAL (
+    SELECT v.uri, v.rev, v.record
+    FROM pipeline.version v
+    WHERE v.fact = 'verified ' || k.creator || ' ' || k.subject
+    OFFSET 0
+  ) v
+), span AS MATERIALIZED (
+  SELECT s.*, next.rev AS until, next.at AS deleted_at, coalesce(before.deleted, true) AS is_creation
+  FROM state s
+  LEFT JOIN LATERAL (
+    SELECT v.rev, CASE WHEN v.deleted THEN v.record ->> 'sortAt' END AS at
+    FROM pipeline.version v
+    WHERE v.uri = s.uri AND v.rev > s.rev
+    UNION ALL
+    SELECT r.rev, NULL FROM bsky.record r WHERE r.uri = s.uri AND r.rev > s.rev COLLATE "C"
+    ORDER BY 1
+    LIMIT 1
+  ) next ON true
+  LEFT JOIN LATERAL (
+    SELECT v.deleted FROM pipeline.version v WHERE v.uri = s.uri AND v.rev < s.rev ORDER BY v.rev DESC LIMIT 1
+  ) before ON true
+), told AS MATERIALIZED (
+  SELECT DISTINCT ON (o.uri, o.subject, o.reason) o.*
+  FROM (
+    SELECT s.uri, s.subject, 'verified' AS reason, s.cid, s.creator, s.sort_at, s.rev
+    FROM span s
+    WHERE s.is_creation AND NOT EXISTS (
+      SELECT
+      FROM span x
+      WHERE x.creator = s.creator AND x.subject = s.subject
+        AND (x.rev, x.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
+        AND (x.until IS NULL OR x.until > s.rev)
+    )
+    UNION ALL
+    SELECT s.uri, s.subject, 'unverified', s.cid, s.creator, s.deleted_at, s.rev
+    FROM span s
+    WHERE s.deleted_at IS NOT NULL AND NOT EXISTS (
+      SELECT
+      FROM span x
+      WHERE x.creator = s.creator AND x.subject = s.subject
+        AND (x.rev, x.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
+        AND (x.until IS NULL OR x.until >= s.until)
+    )
+  ) o
+  ORDER BY o.uri, o.subject, o.reason, o.rev
+), withdrawn AS (
+  DELETE FROM bsky.notification n
+  USING (SELECT DISTINCT uri, subject FROM span) s
+  WHERE n."recordUri" = s.uri AND n.did = s.subject AND n.reason IN ('verified', 'unverified')
+    AND NOT EXISTS (SELECT FROM told t WHERE t.uri = s.uri AND t.subject = s.subject AND t.reason = n.reason)
 )
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT DISTINCT ON (t.did, t.uri)
-  t.did,
-  t.uri,
-  coalesce(
-    (
-      SELECT s.cid
-      FROM stage_superseded s
-      WHERE s.uri = t.uri AND s.action <> 'delete' AND s.rev < g.rev
-      ORDER BY s.rev DESC
-      LIMIT 1
-    ),
-    (SELECT v.cid FROM gone_verification v WHERE v.uri = t.uri LIMIT 1),
-    t.cid
-  ),
-  t.author, 'unverified', NULL, g.indexed_at
-FROM told t
-JOIN gone g USING (uri)
-ORDER BY t.did, t.uri, g.rev;
+SELECT subject, uri, cid, creator, reason, NULL, sort_at
+FROM told;
 
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs

@@ -1,5 +1,5 @@
--- pipeline.version: events of posts, gates, follows, list items and notification declarations that are not, or no longer,
--- the record's current state.
+-- pipeline.version: events of posts, gates, follows, list items, verifications and notification declarations that are not,
+-- or no longer, the record's current state.
 --
 -- Guarantees: whatever the order of arrival and the grouping into batches, `record` and `version` together hold every
 -- event of those collections once. `new_version` collects the batch's; bodies are read off the record's JSON.
@@ -13,6 +13,8 @@ CREATE TEMPORARY TABLE new_version (
   deleted boolean NOT NULL,
   json text,
   invalid boolean,
+  cid text,
+  sort_at text,                          -- of a deletion: when it was
   indexed_at text
 ) ON COMMIT DELETE ROWS;
 
@@ -29,7 +31,7 @@ WITH unchained AS MATERIALIZED (
   FROM stage_write s
   WHERE s.collection IN (
       'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-      'app.bsky.graph.listitem', 'app.bsky.notification.declaration')
+      'app.bsky.graph.listitem', 'app.bsky.graph.verification', 'app.bsky.notification.declaration')
     AND (
       s.action = 'update'
       OR s.uri IN (SELECT uri FROM stage_superseded)
@@ -37,47 +39,51 @@ WITH unchained AS MATERIALIZED (
       OR NOT EXISTS (SELECT FROM stage_repo)
     )
 )
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid)
-SELECT s.uri, r.rev, s.collection, r.did, false, r.json, p.invalid
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid, cid, sort_at)
+SELECT s.uri, r.rev, s.collection, r.did, false, r.json, p.invalid, r.cid,
+  coalesce((SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri), r."indexedAt")
 FROM replacing s
-CROSS JOIN LATERAL (SELECT r.did, r.rev, r.json FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r
+CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r
 LEFT JOIN LATERAL (SELECT "invalidReplyRoot" AS invalid FROM bsky.post WHERE uri = s.uri OFFSET 0) p ON true;
 
 -- What deletions are about to remove, and the deletions themselves.
 -- :deleted
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid)
-SELECT r.uri, r.rev, s.collection, r.did, false, r.json, p."invalidReplyRoot"
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid, cid, sort_at)
+SELECT r.uri, r.rev, s.collection, r.did, false, r.json, p."invalidReplyRoot", r.cid,
+  coalesce((SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri), r."indexedAt")
 FROM stage_delete s
 JOIN bsky.record r USING (uri)
 LEFT JOIN bsky.post p ON p.uri = r.uri
 WHERE r.rev < s.rev
   AND s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem', 'app.bsky.notification.declaration')
+    'app.bsky.graph.listitem', 'app.bsky.graph.verification', 'app.bsky.notification.declaration')
 UNION ALL
-SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL
+SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL, NULL, s.indexed_at
 FROM stage_delete s
 WHERE s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem', 'app.bsky.notification.declaration');
+    'app.bsky.graph.listitem', 'app.bsky.graph.verification', 'app.bsky.notification.declaration');
 
 -- Writes that came after something newer, and those that the batch itself supersedes.
 -- :overtaken
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, indexed_at)
-SELECT s.uri, s.rev, s.collection, s.did, false, s.json, s.indexed_at
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
+SELECT s.uri, s.rev, s.collection, s.did, false, s.json, s.cid,
+  (SELECT least(v.created_at, v.indexed_at) FROM stage_verification v WHERE v.uri = s.uri), s.indexed_at
 FROM stage_write s
 JOIN touched t USING (uri)
 WHERE t.change = 'stale'
   AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = s.uri AND r.rev = s.rev)
   AND s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem', 'app.bsky.notification.declaration')
+    'app.bsky.graph.listitem', 'app.bsky.graph.verification', 'app.bsky.notification.declaration')
 UNION ALL
-SELECT s.uri, s.rev, s.collection, s.did, s.action = 'delete', s.json, s.indexed_at
+SELECT s.uri, s.rev, s.collection, s.did, s.action = 'delete', s.json, s.cid, least(s.created_at, s.indexed_at),
+  s.indexed_at
 FROM stage_superseded s
 WHERE s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem', 'app.bsky.notification.declaration');
+    'app.bsky.graph.listitem', 'app.bsky.graph.verification', 'app.bsky.notification.declaration');
 
 -- :keep
 INSERT INTO pipeline.version
@@ -98,8 +104,10 @@ SELECT DISTINCT ON (n.uri, n.rev)
   CASE n.collection
     WHEN 'app.bsky.graph.follow' THEN n.did || ' ' || (b.body ->> 'subject')
     WHEN 'app.bsky.graph.listitem' THEN (b.body ->> 'list') || ' ' || (b.body ->> 'subject')
+    WHEN 'app.bsky.graph.verification' THEN 'verified ' || n.did || ' ' || (b.body ->> 'subject')
   END,
   CASE
+    WHEN n.collection = 'app.bsky.graph.verification' THEN jsonb_build_object('cid', n.cid, 'sortAt', n.sort_at)
     WHEN n.collection IN ('app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.notification.declaration')
       THEN b.body
   END
