@@ -113,8 +113,8 @@ WITH told AS (
     "recordCid" = excluded."recordCid",
     "reasonSubject" = excluded."reasonSubject",
     "sortAt" = excluded."sortAt"
-  -- The post was edited, or a nearer ancestor has arrived.
-  WHERE n.reason IN ('mention', 'quote', 'reply')
+  -- The post was edited, a nearer ancestor has arrived, or the first state of a verification.
+  WHERE n.reason IN ('mention', 'quote', 'reply', 'verified', 'unverified')
     AND (n."recordCid", n."reasonSubject", n."sortAt")
       IS DISTINCT FROM (excluded."recordCid", excluded."reasonSubject", excluded."sortAt")
   RETURNING 1

@@ -78,7 +78,12 @@ WHERE t.change = 'stale'
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
     'app.bsky.graph.listitem', 'app.bsky.graph.verification', 'app.bsky.notification.declaration')
 UNION ALL
-SELECT s.uri, s.rev, s.collection, s.did, s.action = 'delete', s.json, s.cid, least(s.created_at, s.indexed_at),
+SELECT s.uri, s.rev, s.collection, s.did, s.action = 'delete', s.json, s.cid,
+  least(
+    coalesce(
+      s.created_at,
+      (SELECT v.created_at FROM stage_verification v WHERE v.uri = s.uri AND v.rev = s.rev AND s.action <> 'delete')),
+    s.indexed_at),
   s.indexed_at
 FROM stage_superseded s
 WHERE s.collection IN (
