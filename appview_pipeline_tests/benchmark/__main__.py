@@ -1,0 +1,178 @@
+"""The command line of the benchmark; docs/benchmarks.md tells what is measured and how."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from appview_pipeline_tests.benchmark import reference, report, sides, startup
+from appview_pipeline_tests.benchmark.corpus import Corpus, corpus
+from appview_pipeline_tests.benchmark.databases import MOST_COPIED, Databases
+from appview_pipeline_tests.benchmark.measure import Plan, Run, run
+from appview_pipeline_tests.benchmark.report import Result
+from appview_pipeline_tests.benchmark.sides import Server, Side
+from appview_pipeline_tests.benchmark.stages import stages
+
+
+def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size.replace("_", "")) for size in text.split(","))
+    except ValueError:
+        raise click.BadParameter("numbers of records, separated by commas (0,1000000)") from None
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--quick", is_flag=True, help="About a minute: one run of 20,000 frames into an empty database.")
+@click.option("--frames", default=100_000, help="Frames that are caught up with.")
+@click.option("--prefill", "sizes", default="0,1000000", callback=_sizes, help="Records there before, one series each.")
+@click.option("--runs", default=3, help=f"Runs of a series, each on a copy; beyond {MOST_COPIED:,} records one.")
+@click.option("--rate", default=500.0, help="Frames a second of the live part.")
+@click.option("--live-seconds", default=30.0, help="Length of the live part of the last run; 0: none.")
+@click.option("--again/--no-again", default=True, help="Also replay what is applied already.")
+@click.option("--stages/--no-stages", "with_stages", default=True, help="Also time the client's stages one by one.")
+@click.option("--batch-events", type=int, help="APPVIEW_BATCH_EVENTS.  [default: as shipped]")
+@click.option("--consumers", default=1, help="Consumers side by side, a shard each (APPVIEW_SHARD).")
+@click.option("--accounts", default=3_000, hidden=True)
+@click.option("--against", metavar="REVISION", help="Alternate with another revision of the code, on the same frames.")
+@click.option("--reference", "with_reference", is_flag=True, help="Compare with the reference indexer (npm, Node 22).")
+@click.option("--reference-frames", default=20_000, help="Frames of that comparison.")
+@click.option("--startup", "with_startup", is_flag=True, help="Time `dagster dev` to the first record; its memory.")
+@click.option("--record", metavar="REMARK", help="Add a line for each size to docs/benchmarks.md; draw its plot.")
+def main(
+    quick: bool,
+    frames: int,
+    sizes: tuple[int, ...],
+    runs: int,
+    rate: float,
+    live_seconds: float,
+    again: bool,
+    with_stages: bool,
+    batch_events: int | None,
+    consumers: int,
+    accounts: int,
+    against: str | None,
+    with_reference: bool,
+    reference_frames: int,
+    with_startup: bool,
+    record: str | None,
+) -> None:
+    """How fast the pipeline indexes (docs/benchmarks.md)."""
+    if not Path("/proc/self/stat").exists():
+        raise click.ClickException("The benchmark reads CPU and memory from /proc: run it on Linux.")
+    if quick:
+        frames, sizes, runs, live_seconds = 20_000, (0,), 1, 10.0
+    if with_reference:
+        reference.install()  # what is missing is said before anything else takes its time
+    plan = Plan(frames, again, rate, live_seconds, batch_events, consumers)
+    began = time.monotonic()
+    made = corpus(max(plan.frames + plan.live_frames, reference_frames if with_reference else 0), accounts=accounts)
+    click.echo(f"{made.frames:,} frames of {made.mean_bytes:,.0f} bytes ({time.monotonic() - began:.0f} s)")
+    with sides.scratch() as folder:
+        ours = sides.ours()
+        if against:
+            _compare(ours, sides.other(against, folder / "other"), made, plan, sizes, runs, folder)
+            return
+        results = _measure(ours, made, plan, sizes, runs, folder)
+        if with_reference:
+            _compare_with_reference(ours, made, reference_frames, folder)
+        if with_startup:
+            click.echo("startup")
+            click.echo(f"    {startup.measure(ours, made, folder / 'startup', rate=rate)}")
+    if with_stages:
+        click.echo("stages, microseconds a frame")
+        for name, micros in stages(made).items():
+            click.echo(f"    {name:<40} {micros:6.1f}")
+    for result in results:
+        click.echo(report.line(result, record or ""))
+    if record:
+        click.echo(f"Recorded in {report.HISTORY} and {report.record(results, record)}")
+
+
+def _measure(side: Side, made: Corpus, plan: Plan, sizes: tuple[int, ...], runs: int, folder: Path) -> list[Result]:
+    results = []
+    with Server(side, folder / "a") as server:
+        databases = Databases(server, made)
+        for size in sizes:
+            _prepare(databases, size)
+            count = runs if size <= MOST_COPIED else 1
+            measured: list[Run] = []
+            for number in range(count):
+                click.echo(f"{report.named(size)}, run {number + 1} of {count}")
+                measured.append(_one(databases, size, _for_run(plan, last=number == count - 1), folder))
+            click.echo(report.sizes_in_words(measured[-1]))
+            results.append(Result(side.name, size, made.mean_bytes, tuple(measured)))
+    return results
+
+
+def _for_run(plan: Plan, *, last: bool) -> Plan:
+    """The live part takes its time: once in a series."""
+    return Plan(
+        plan.frames, plan.again, plan.rate, plan.live_seconds if last else 0.0, plan.batch_events, plan.consumers
+    )
+
+
+def _prepare(databases: Databases, size: int) -> None:
+    began = time.monotonic()
+    databases.prepare(size)
+    if size:
+        click.echo(f"{size:,} records prefilled in {time.monotonic() - began:.0f} s ({databases.server.side.name})")
+
+
+def _one(databases: Databases, size: int, plan: Plan, folder: Path) -> Run:
+    with databases.fresh(size) as name:
+        measured = run(databases.server, name, databases.corpus, plan, folder / "consumer.log")
+    click.echo(report.run_in_words(measured))
+    return measured
+
+
+def _compare(
+    ours: Side, other: Side, made: Corpus, plan: Plan, sizes: tuple[int, ...], runs: int, folder: Path
+) -> None:
+    """A B A B ...; a side whose turn it is not sits idle beside."""
+    plan = Plan(plan.frames, again=False, batch_events=plan.batch_events, consumers=plan.consumers)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Server(side, folder / letter)) for side, letter in ((ours, "a"), (other, "b"))]
+        pair = [Databases(server, made) for server in servers]
+        for size in sizes:
+            results: list[list[Run]] = [[], []]
+            count = runs if size <= MOST_COPIED else 1
+            for number in range(count):
+                for databases, measured in zip(pair, results, strict=True):
+                    _prepare(databases, size)
+                    click.echo(f"{report.named(size)}, {databases.server.side.name}, run {number + 1} of {count}")
+                    measured.append(_one(databases, size, plan, folder))
+            a, b = (
+                Result(databases.server.side.name, size, made.mean_bytes, tuple(measured))
+                for databases, measured in zip(pair, results, strict=True)
+            )
+            click.echo(f"{report.named(size)}, medians of {count}")
+            click.echo(report.comparison(a, b))
+
+
+def _compare_with_reference(side: Side, made: Corpus, frames: int, folder: Path) -> None:
+    """The reference first, then ours, each into an empty database of the same server."""
+    click.echo(f"reference: {frames:,} frames, empty databases")
+    with Server(side, folder / "reference") as server:
+        theirs = reference.run(server, made, frames, folder / "reference.log")
+        click.echo(
+            f"    @atproto/bsky {reference.VERSION}: {theirs.per_second:,.0f} commits/s, CPU {theirs.client_cpu:.3f} "
+            f"client + {theirs.postgres_cpu:.3f} PostgreSQL = {theirs.cpu:.3f} ms a commit, peak {theirs.peak_memory:,.0f} MB"
+        )
+        databases = Databases(server, made)
+        with databases.fresh(0) as name:
+            measured = run(server, name, made, Plan(frames, again=False), folder / "consumer.log")
+            our_rows = reference.row_counts(server.libpq(name))
+    click.echo(report.run_in_words(measured))
+    rows = ", ".join(f"{table} {count:,} / {our_rows[table]:,}" for table, count in theirs.rows.items())
+    click.echo(f"    rows, theirs / ours: {rows}")
+    click.echo(
+        f"    ours is {measured.per_second / theirs.per_second:.1f} times as fast "
+        f"with 1/{theirs.cpu / measured.cpu:.1f} of the CPU and 1/{theirs.peak_memory / measured.peak_memory:.1f} of the memory"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A database that holds a million or ten million records before the first frame comes: see prefill.sql."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+
+from appview_pipeline_tests.benchmark.corpus import Corpus
+
+# A larger chunk goes through an index with a longer sorted run, a smaller one takes less memory.
+CHUNKS = 20
+SMALLEST_CHUNK = 100_000
+# Accounts beside the corpus' own: in the real network there are 430 records an account.
+RECORDS_PER_ACCOUNT = 400
+_DAYS = 30
+# Independent of each other, so that they fill side by side; each goes through all chunks.
+_LANES = (("records",), ("likes", "others"), ("notifications",))
+# While it fills, nothing has to survive: without these the disk is the limit, and the measured server has its own back.
+_HURRY = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "8GB",
+    "autovacuum": "off",
+    "temp_buffers": "256MB",
+    "work_mem": "128MB",
+}
+
+
+def _sections() -> dict[str, str]:
+    _, *parts = Path(__file__).with_suffix(".sql").read_text().split("\n-- :")
+    return {name.strip(): text for name, _, text in (part.partition("\n") for part in parts)}
+
+
+def prefill(libpq: str, corpus: Corpus, records: int) -> None:
+    """Fills the migrated, empty database with about `records` records: a minute a million.
+
+    A few likes, reposts and follows repeat one that is there and have a record but no row of their own. Ends with
+    VACUUM ANALYZE and a checkpoint: what comes next starts from a server that has nothing left to do.
+    """
+    if records:
+        sections, parameters = _sections(), _parameters(corpus, records)
+        with _in_a_hurry(libpq):
+            with closing(psycopg2.connect(libpq)) as connection:
+                _run(connection, sections["functions"], parameters)
+                _copy_known(connection, corpus)
+                for name in ("accounts", "posts", "known", "profiles"):
+                    _run(connection, sections[name], parameters)
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT count(*) FROM bench.post")
+                    (parameters["posts"],) = cursor.fetchone() or (0,)
+            with ThreadPoolExecutor(len(_LANES)) as pool:
+                list(pool.map(lambda lane: _fill(libpq, lane, sections, parameters), _LANES))
+            with closing(psycopg2.connect(libpq)) as connection:
+                for name in ("counters", "clean"):
+                    _run(connection, sections[name], parameters)
+    settle(libpq)
+
+
+def settle(libpq: str) -> None:
+    """VACUUM ANALYZE and a checkpoint."""
+    with closing(psycopg2.connect(libpq)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE")
+            cursor.execute("CHECKPOINT")
+
+
+def _parameters(corpus: Corpus, records: int) -> dict[str, Any]:
+    past = corpus.past
+    known_posts, known_accounts = len(past["posts"]), len(past["accounts"])
+    accounts = known_accounts + records // RECORDS_PER_ACCOUNT
+    numbers = max(1, records - known_posts - accounts)  # what is left are numbered records
+    span = _DAYS * 86_400 * 1_000_000
+    return {
+        "numbers": numbers,
+        "known_accounts": known_accounts,
+        "accounts": accounts,
+        "known_posts": known_posts,
+        "begin": int(past["start"] * 1_000_000) - span - 86_400 * 1_000_000,
+        "step": span / numbers,
+    }
+
+
+def _run(connection: Connection, statements: str, parameters: dict[str, Any]) -> None:
+    with connection, connection.cursor() as cursor:
+        cursor.execute(statements, parameters)
+
+
+def _copy_known(connection: Connection, corpus: Corpus) -> None:
+    for table, columns, rows in (
+        ("known_account", "did, handle, rev, commit_cid, data_cid", corpus.past["accounts"]),
+        ("known_post", "uri, cid, creator, root, root_cid", corpus.past["posts"]),
+    ):
+        text = io.StringIO("".join("\t".join(row) + "\n" for row in rows))
+        with connection, connection.cursor() as cursor:
+            cursor.copy_expert(f"COPY bench.{table} ({columns}) FROM STDIN", text)
+
+
+def _fill(libpq: str, lane: tuple[str, ...], sections: dict[str, str], parameters: dict[str, Any]) -> None:
+    numbers = parameters["numbers"]
+    size = max(SMALLEST_CHUNK, numbers // CHUNKS)
+    with closing(psycopg2.connect(libpq)) as connection:
+        for low in range(1, numbers + 1, size):
+            chunk = {**parameters, "low": low, "high": min(low + size - 1, numbers)}
+            _run(connection, "".join(sections[name] for name in ("chunk", *lane)), chunk)
+
+
+@contextmanager
+def _in_a_hurry(libpq: str) -> Iterator[None]:
+    def alter(statements: list[str]) -> None:
+        with closing(psycopg2.connect(libpq)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                for statement in [*statements, "SELECT pg_reload_conf()"]:
+                    cursor.execute(statement)
+
+    alter([f"ALTER SYSTEM SET {name} = '{value}'" for name, value in _HURRY.items()])
+    try:
+        yield
+    finally:
+        alter([f"ALTER SYSTEM RESET {name}" for name in _HURRY])
