@@ -159,7 +159,8 @@ def _compare_with_reference(side: Side, made: Corpus, frames: int, folder: Path)
         theirs = reference.run(server, made, frames, folder / "reference.log")
         click.echo(
             f"    @atproto/bsky {reference.VERSION}: {theirs.per_second:,.0f} commits/s, CPU {theirs.client_cpu:.3f} "
-            f"client + {theirs.postgres_cpu:.3f} PostgreSQL = {theirs.cpu:.3f} ms a commit, peak {theirs.peak_memory:,.0f} MB"
+            f"client + {theirs.postgres_cpu:.3f} PostgreSQL = {theirs.cpu:.3f} ms a commit, "
+            f"peak {theirs.peak_memory:,.0f} MB"
         )
         databases = Databases(server, made)
         with databases.fresh(0) as name:
@@ -170,7 +171,8 @@ def _compare_with_reference(side: Side, made: Corpus, frames: int, folder: Path)
     click.echo(f"    rows, theirs / ours: {rows}")
     click.echo(
         f"    ours is {measured.per_second / theirs.per_second:.1f} times as fast "
-        f"with 1/{theirs.cpu / measured.cpu:.1f} of the CPU and 1/{theirs.peak_memory / measured.peak_memory:.1f} of the memory"
+        f"with 1/{theirs.cpu / measured.cpu:.1f} of the CPU "
+        f"and 1/{theirs.peak_memory / measured.peak_memory:.1f} of the memory"
     )
 
 

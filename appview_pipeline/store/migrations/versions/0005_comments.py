@@ -1,0 +1,10 @@
+"""What reruns leave alone, where the rotating recount stands, and what a retry of a dead letter needs."""
+
+from appview_pipeline.store.migrations import run
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    run("schema/0005_comments.sql")
