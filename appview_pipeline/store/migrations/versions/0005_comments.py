@@ -1,4 +1,4 @@
-"""What reruns leave alone, where the rotating recount stands, and what a retry of a dead letter needs."""
+"""Comments: verifications have a history too."""
 
 from appview_pipeline.store.migrations import run
 
