@@ -35,7 +35,8 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 @click.option("--stages/--no-stages", "with_stages", default=True, help="Also time the client's stages one by one.")
 @click.option("--batch-events", type=int, help="APPVIEW_BATCH_EVENTS.  [default: as shipped]")
 @click.option("--consumers", default=1, help="Consumers side by side, a shard each (APPVIEW_SHARD).")
-@click.option("--accounts", default=3_000, hidden=True)
+@click.option("--small", is_flag=True, hidden=True)  # for tests: small frames, made in no time
+@click.option("--history", type=click.Path(dir_okay=False, path_type=Path), default=report.HISTORY, hidden=True)
 @click.option("--against", metavar="REVISION", help="Alternate with another revision of the code, on the same frames.")
 @click.option("--reference", "with_reference", is_flag=True, help="Compare with the reference indexer (npm, Node 22).")
 @click.option("--reference-frames", default=20_000, help="Frames of that comparison.")
@@ -52,7 +53,8 @@ def main(
     with_stages: bool,
     batch_events: int | None,
     consumers: int,
-    accounts: int,
+    small: bool,
+    history: Path,
     against: str | None,
     with_reference: bool,
     reference_frames: int,
@@ -68,7 +70,7 @@ def main(
         reference.install()  # what is missing is said before anything else takes its time
     plan = Plan(frames, again, rate, live_seconds, batch_events, consumers)
     began = time.monotonic()
-    made = corpus(max(plan.frames + plan.live_frames, reference_frames if with_reference else 0), accounts=accounts)
+    made = corpus(max(plan.frames + plan.live_frames, reference_frames if with_reference else 0), small=small)
     click.echo(f"{made.frames:,} frames of {made.mean_bytes:,.0f} bytes ({time.monotonic() - began:.0f} s)")
     with sides.scratch() as folder:
         ours = sides.ours()
@@ -88,7 +90,7 @@ def main(
     for result in results:
         click.echo(report.line(result, record or ""))
     if record:
-        click.echo(f"Recorded in {report.HISTORY} and {report.record(results, record)}")
+        click.echo(f"Recorded in {history} and {report.record(results, record, history)}")
 
 
 def _measure(side: Side, made: Corpus, plan: Plan, sizes: tuple[int, ...], runs: int, folder: Path) -> list[Result]:

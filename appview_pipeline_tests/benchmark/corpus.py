@@ -14,7 +14,7 @@ from typing import Any
 from appview_pipeline.protocol import cid
 from appview_pipeline_tests import simnet
 from appview_pipeline_tests.simnet.corpus import write_corpus
-from appview_pipeline_tests.simnet.world import World
+from appview_pipeline_tests.simnet.world import PASTS, World
 
 SEED = 7
 ACCOUNTS = 3_000
@@ -48,15 +48,17 @@ class Corpus:
         return past
 
 
-def corpus(frames: int, *, accounts: int = ACCOUNTS, seed: int = SEED, cache: Path | None = None) -> Corpus:
-    """The first `frames` frames of the simulated network, from the cache or made now (about 3,000 a second)."""
-    key = f"{frames}-{accounts}-{seed}-{START:.0f}-{_sources()}"
-    folder = (cache or cache_folder()) / f"frames-{key}"
+def corpus(frames: int, *, small: bool = False) -> Corpus:
+    """The first `frames` frames of the simulated network, from the cache or made now (about 3,000 a second).
+
+    `small`: of a few accounts with empty repositories, whose frames are small and quickly made; for tests.
+    """
+    folder = cache_folder() / f"frames-{frames}{'-small' * small}-{_sources()}"
     made = Corpus(folder / "frames.bin", folder / "past.json", frames)
     if not folder.exists():
         partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
         try:
-            world = World(seed, accounts, start=START)
+            world = World(SEED, 40 if small else ACCOUNTS, start=START, pasts=() if small else PASTS)
             past = _past(world)
             write_corpus(partial / "frames.bin", world.frames(frames))
             past["authors_at_end"] = len(world.authors)

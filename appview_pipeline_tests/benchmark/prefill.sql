@@ -88,12 +88,13 @@ FROM (
     CASE
       WHEN bench.u(i, 1) >= 0.91 THEN bench.rank(bench.u(i, 5), %(accounts)s, 100)
       WHEN bench.u(i, 4) < 0.5 THEN bench.rank(bench.u(i, 5), posts, 100)
-      ELSE floor(posts)::bigint - 1 - bench.rank(bench.u(i, 5), least(posts, 20000), 200)
+      ELSE posts - 1 - bench.rank(bench.u(i, 5), least(posts, 20000), 200)
     END AS subject
   FROM generate_series(%(low)s, %(high)s) i
   -- The posts that there are by then.
   CROSS JOIN LATERAL (
-    SELECT %(known_posts)s + (%(posts)s - %(known_posts)s) * (i / %(numbers)s::float8) * 0.99 AS posts
+    SELECT greatest(
+        1, floor(%(known_posts)s + (%(posts)s - %(known_posts)s) * (i / %(numbers)s::float8) * 0.99))::bigint AS posts
   ) so_far
 ) c
 JOIN bench.account a ON a.n = floor(power(bench.u(c.i, 2), 2) * %(accounts)s)::bigint;

@@ -113,7 +113,7 @@ def line(result: Result, remark: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def record(results: list[Result], remark: str, history: Path = HISTORY) -> Path:
+def record(results: list[Result], remark: str, history: Path) -> Path:
     """Adds a line for each result to the end of the history, and draws the plot anew. Returns the plot."""
     text = history.read_text().rstrip("\n")
     history.write_text("\n".join([text, *(line(result, remark) for result in results), ""]))
@@ -132,7 +132,7 @@ class Point:
     cpu: float
 
 
-def read_history(history: Path = HISTORY) -> list[Point]:
+def read_history(history: Path) -> list[Point]:
     """The rows of the history, oldest first."""
     points = []
     for row in history.read_text().splitlines():
