@@ -19,7 +19,7 @@ from appview_pipeline_tests.benchmark.corpus import Corpus
 from appview_pipeline_tests.benchmark.prefill import prefill, settle
 from appview_pipeline_tests.benchmark.sides import Server
 
-POLL_SECONDS = 0.005
+POLL_SECONDS = 0.01
 # Copying more costs minutes and pushes what the run needs out of the page cache: then the run uses the original.
 MOST_COPIED = 4_000_000
 

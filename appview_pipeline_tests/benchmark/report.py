@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 import time
@@ -143,8 +144,15 @@ def read_history(history: Path) -> list[Point]:
     return points
 
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _GAP = 420, 240, 50, 34, 56, 70
+_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _GAP = 420, 240, 50, 56, 56, 70
+_STEPS = 5
 _COLOURS = ("#1f6feb", "#d1690e", "#2da44e", "#8250df", "#cf222e")
+
+
+def _step(most: float) -> float:
+    """A round number of which `_STEPS` are more than `most`."""
+    power = 10.0 ** math.floor(math.log10(most / _STEPS))
+    return next(round_ * power for round_ in (1, 2, 2.5, 5, 10, 20) if round_ * power * _STEPS > most)
 
 
 def draw(points: list[Point]) -> str:
@@ -154,7 +162,7 @@ def draw(points: list[Point]) -> str:
     colours = {size: _COLOURS[number % len(_COLOURS)] for number, size in enumerate(sizes)}
     panels: tuple[tuple[str, Callable[[Point], float], float, str], ...] = (
         ("commits/s", lambda point: point.per_second, GOAL_RATE, "{:,.0f}"),
-        ("CPU ms a commit, client and PostgreSQL", lambda point: point.cpu, GOAL_CPU, "{:.2f}"),
+        ("CPU ms a commit, client and PostgreSQL", lambda point: point.cpu, GOAL_CPU, "{:.3g}"),
     )
     width = 2 * (_LEFT + _WIDTH) + _GAP
     height = _TOP + _HEIGHT + _BOTTOM
@@ -165,7 +173,8 @@ def draw(points: list[Point]) -> str:
     ]
     for number, (title, of, goal, form) in enumerate(panels):
         left = _LEFT + number * (_LEFT + _WIDTH + _GAP // 2)
-        most = max([goal, *(of(point) for point in points)]) * 1.1
+        step = _step(max([goal, *(of(point) for point in points)]))
+        most = step * _STEPS
 
         def x(revision: str, left: int = left) -> float:
             return left + _WIDTH * (revisions.index(revision) + 0.5) / len(revisions)
@@ -174,12 +183,11 @@ def draw(points: list[Point]) -> str:
             return _TOP + _HEIGHT * (1 - value / most)
 
         out.append(f'<text x="{left}" y="{_TOP - 14}" font-weight="bold">{title}</text>')
-        for step in range(5):
-            value = most * step / 4
-            out.append(
-                f'<path d="M{left} {y(value):.1f}h{_WIDTH}" stroke="#ddd"/>'
-                f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{form.format(value)}</text>'
-            )
+        out += [
+            f'<path d="M{left} {y(value):.1f}h{_WIDTH}" stroke="#ddd"/>'
+            f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{form.format(value)}</text>'
+            for value in (step * count for count in range(_STEPS + 1))
+        ]
         out.append(
             f'<path d="M{left} {y(goal):.1f}h{_WIDTH}" stroke="#888" stroke-dasharray="5 4"/>'
             f'<text x="{left + _WIDTH}" y="{y(goal) - 4:.1f}" text-anchor="end" fill="#666">'
@@ -200,9 +208,9 @@ def draw(points: list[Point]) -> str:
                     f"<title>{revision}, {size}: {form.format(value)}</title></circle>"
                 )
     for number, size in enumerate(sizes):
-        at = width - 130 * (len(sizes) - number)
+        at = _LEFT + 150 * number
         out.append(
-            f'<rect x="{at}" y="{_TOP - 24}" width="10" height="10" fill="{colours[size]}"/>'
-            f'<text x="{at + 14}" y="{_TOP - 15}">{size if size == "empty" else size + " records"}</text>'
+            f'<rect x="{at}" y="8" width="10" height="10" fill="{colours[size]}"/>'
+            f'<text x="{at + 14}" y="17">{size if size == "empty" else size + " records"}</text>'
         )
     return "\n".join([*out, "</svg>", ""])
