@@ -79,22 +79,23 @@ SELECT c.i, c.kind, a.did, bench.tid(c.micros) AS rkey, bench.iso(c.micros) AS a
 FROM (
   SELECT i, bench.micros(i) AS micros,
     CASE
-      WHEN bench.u(i, 1) < 0.70 THEN 'like'
-      WHEN bench.u(i, 1) < 0.82 THEN 'post'
-      WHEN bench.u(i, 1) < 0.91 THEN 'repost'
-      WHEN bench.u(i, 1) < 0.99 THEN 'follow'
+      WHEN what < 0.70 THEN 'like'
+      WHEN what < 0.82 THEN 'post'
+      WHEN what < 0.91 THEN 'repost'
+      WHEN what < 0.99 THEN 'follow'
       ELSE 'block'
     END AS kind,
     CASE
-      WHEN bench.u(i, 1) >= 0.91 THEN bench.rank(bench.u(i, 5), %(accounts)s, 100)
+      WHEN what >= 0.91 THEN bench.rank(bench.u(i, 5), %(accounts)s, 100)
       WHEN bench.u(i, 4) < 0.5 THEN bench.rank(bench.u(i, 5), posts, 100)
       ELSE posts - 1 - bench.rank(bench.u(i, 5), least(posts, 20000), 200)
     END AS subject
   FROM generate_series(%(low)s, %(high)s) i
-  -- The posts that there are by then.
+  -- `posts`: those that there are by then. OFFSET: computed once a row.
   CROSS JOIN LATERAL (
-    SELECT greatest(
+    SELECT bench.u(i, 1) AS what, greatest(
         1, floor(%(known_posts)s + (%(posts)s - %(known_posts)s) * (i / %(numbers)s::float8) * 0.99))::bigint AS posts
+    OFFSET 0
   ) so_far
 ) c
 JOIN bench.account a ON a.n = floor(power(bench.u(c.i, 2), 2) * %(accounts)s)::bigint;
