@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -64,8 +66,9 @@ def main(
     """How fast the pipeline indexes (docs/benchmarks.md)."""
     if not Path("/proc/self/stat").exists():
         raise click.ClickException("The benchmark reads CPU and memory from /proc: run it on Linux.")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaves no server behind
     if quick:
-        frames, sizes, runs, live_seconds = 20_000, (0,), 1, 10.0
+        frames, sizes, runs, live_seconds, reference_frames = 20_000, (0,), 1, 10.0, 5_000
     if with_reference:
         reference.install()  # what is missing is said before anything else takes its time
     plan = Plan(frames, again, rate, live_seconds, batch_events, consumers)

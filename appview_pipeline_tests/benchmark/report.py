@@ -81,6 +81,7 @@ def comparison(a: Result, b: Result) -> str:
         ("peak MB", lambda run: run.peak_memory, ",.0f"),
         ("table bytes a record", lambda run: run.table_bytes, ",.0f"),
         ("index bytes a record", lambda run: run.index_bytes, ",.0f"),
+        ("records in the end", lambda run: run.records, ",.0f"),
     )
     for name, of, form in figures:
         ratio = statistics.median(of(x) / (of(y) or 1e-9) for x, y in zip(a.runs, b.runs, strict=True))

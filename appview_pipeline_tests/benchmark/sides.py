@@ -194,7 +194,11 @@ class Consumers:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for servers; on a disk, and with a path short enough for their sockets. Deleted afterwards."""
+    """A folder for servers; on a disk, and with a path short enough for their sockets. Deleted afterwards, and with it
+    what killed benchmarks left behind."""
+    for left in Path("/var/tmp").glob("appview-benchmark-*"):
+        if not Path(f"/proc/{left.name.rpartition('-')[2]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
     folder = Path("/var/tmp") / f"appview-benchmark-{os.getpid()}"
     folder.mkdir()
     folder.chmod(0o755)
