@@ -40,7 +40,20 @@ def test_a_tiny_form_of_it_gives_every_figure(tmp_path: Path) -> None:
     history = tmp_path / "history.md"
     history.write_text("# Benchmarks\n\n" + HEAD)
     ran = benchmark(
-        *("--frames", "400", "--prefill", "2000", "--runs", "1", "--rate", "200", "--live-seconds", "1", "--no-stages"),
+        *(
+            "--frames",
+            "400",
+            "--prefill",
+            "2000",
+            "--runs",
+            "1",
+            "--rate",
+            "200",
+            "--live-seconds",
+            "1",
+            "--no-stages",
+            "--statements",
+        ),
         *("--record", "a | remark", "--history", str(history)),
     )
     assert ran.returncode == 0, ran.stderr
@@ -52,6 +65,8 @@ def test_a_tiny_form_of_it_gives_every_figure(tmp_path: Path) -> None:
         rf"again: {NUMBER} commits/s, CPU {NUMBER} ms",
         rf"{NUMBER} table \+ {NUMBER} index bytes a record",
         rf"bsky\.like +{NUMBER} rows",
+        rf"{NUMBER} us a commit in statements",
+        rf"{NUMBER} record write\n",
     ):
         assert re.search(pattern, ran.stdout), (pattern, ran.stdout)
     [row] = history.read_text().splitlines()[4:]
@@ -106,6 +121,7 @@ def test_a_line_and_the_plot_of_a_known_result(tmp_path: Path) -> None:
             peak_memory=200.0 + rate / 1_000,
             records=90_000,
             sizes=(TableSize("bsky.like", 70_000, 45_000_000, 90_000_000),),
+            statements={},
             live=live if rate == 9_000 else None,
             again_per_second=30_000.0,
             again_cpu=0.03,

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -35,6 +36,7 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 @click.option("--live-seconds", default=30.0, help="Length of the live part of the last run; 0: none.")
 @click.option("--again/--no-again", default=True, help="Also replay what is applied already.")
 @click.option("--stages/--no-stages", "with_stages", default=True, help="Also time the client's stages one by one.")
+@click.option("--statements", "with_statements", is_flag=True, help="Also tell PostgreSQL's time by statement.")
 @click.option("--batch-events", type=int, help="APPVIEW_BATCH_EVENTS.  [default: as shipped]")
 @click.option("--consumers", default=1, help="Consumers side by side, a shard each (APPVIEW_SHARD).")
 @click.option("--small", is_flag=True, hidden=True)  # for tests: small frames, made in no time
@@ -53,6 +55,7 @@ def main(
     live_seconds: float,
     again: bool,
     with_stages: bool,
+    with_statements: bool,
     batch_events: int | None,
     consumers: int,
     small: bool,
@@ -71,7 +74,7 @@ def main(
         frames, sizes, runs, live_seconds, reference_frames = 20_000, (0,), 1, 10.0, 5_000
     if with_reference:
         reference.install()  # what is missing is said before anything else takes its time
-    plan = Plan(frames, again, rate, live_seconds, batch_events, consumers)
+    plan = Plan(frames, again, rate, live_seconds, batch_events, consumers, with_statements)
     began = time.monotonic()
     made = corpus(max(plan.frames + plan.live_frames, reference_frames if with_reference else 0), small=small)
     click.echo(f"{made.frames:,} frames of {made.mean_bytes:,.0f} bytes ({time.monotonic() - began:.0f} s)")
@@ -114,9 +117,7 @@ def _measure(side: Side, made: Corpus, plan: Plan, sizes: tuple[int, ...], runs:
 
 def _for_run(plan: Plan, *, last: bool) -> Plan:
     """The live part takes its time: once in a series."""
-    return Plan(
-        plan.frames, plan.again, plan.rate, plan.live_seconds if last else 0.0, plan.batch_events, plan.consumers
-    )
+    return plan if last else replace(plan, live_seconds=0.0)
 
 
 def _prepare(databases: Databases, size: int) -> None:
@@ -130,6 +131,8 @@ def _one(databases: Databases, size: int, plan: Plan, folder: Path) -> Run:
     with databases.fresh(size) as name:
         measured = run(databases.server, name, databases.corpus, plan, folder / "consumer.log")
     click.echo(report.run_in_words(measured))
+    if plan.statements:
+        click.echo(report.statements_in_words(measured))
     return measured
 
 
@@ -137,7 +140,7 @@ def _compare(
     ours: Side, other: Side, made: Corpus, plan: Plan, sizes: tuple[int, ...], runs: int, folder: Path
 ) -> None:
     """A B A B ...; a side whose turn it is not sits idle beside."""
-    plan = Plan(plan.frames, again=False, batch_events=plan.batch_events, consumers=plan.consumers)
+    plan = replace(plan, again=False, live_seconds=0.0)
     with ExitStack() as stack:
         servers = [stack.enter_context(Server(side, folder / letter)) for side, letter in ((ours, "a"), (other, "b"))]
         pair = [Databases(server, made) for server in servers]

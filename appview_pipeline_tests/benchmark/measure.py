@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from appview_pipeline_tests.benchmark.corpus import Corpus
 from appview_pipeline_tests.benchmark.databases import Arrivals, TableSize, query, table_sizes, wal_position
 from appview_pipeline_tests.benchmark.relay import RelayProcess
 from appview_pipeline_tests.benchmark.sides import Consumer, Consumers, Server
+from appview_pipeline_tests.benchmark.statements import logged
 
 # A run that makes no progress for so long has failed.
 PATIENCE = 120.0
@@ -23,7 +24,7 @@ PATIENCE = 120.0
 class Plan:
     """What a run consists of: `frames` as fast as they go, the same once more when `again`, then `live_seconds` at
     `rate` a second. `batch_events` as APPVIEW_BATCH_EVENTS, None for the default. Several `consumers` have a shard
-    each."""
+    each. `statements`: PostgreSQL's time is told by statement."""
 
     frames: int
     again: bool = True
@@ -31,6 +32,7 @@ class Plan:
     live_seconds: float = 0.0
     batch_events: int | None = None
     consumers: int = 1
+    statements: bool = False
 
     @property
     def live_frames(self) -> int:
@@ -78,7 +80,8 @@ class Live:
 @dataclass(frozen=True)
 class Run:
     """CPU in milliseconds a commit, memory in megabytes, WAL in bytes a commit, `apply` of a batch. `per_second` is
-    counted up to the last full batch: the one after it waits for frames that don't come."""
+    counted up to the last full batch: the one after it waits for frames that don't come. `statements`: microseconds a
+    commit by statement, the largest first; empty when not asked for."""
 
     commits: int
     per_second: float
@@ -89,6 +92,7 @@ class Run:
     peak_memory: float
     records: int
     sizes: tuple[TableSize, ...]
+    statements: dict[str, float]
     live: Live | None
     again_per_second: float | None
     again_cpu: float | None
@@ -115,7 +119,9 @@ def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) ->
         relay = stack.enter_context(RelayProcess(corpus, 0, plan.frames + plan.live_frames))
         arrivals, consumer = _start(stack, server, database, relay, plan, log)
         wal = wal_position(libpq)
-        per_second, client, postgres = _catch_up(server, relay, arrivals, consumer, plan.frames)
+        statements: dict[str, float] = {}
+        with logged(server, statements) if plan.statements else nullcontext():
+            per_second, client, postgres = _catch_up(server, relay, arrivals, consumer, plan.frames)
         wal = wal_position(libpq) - wal
         apply = Percentiles.of([row[0] for row in query(libpq, "SELECT apply_ms FROM pipeline.batch")])
         live = _live(server, relay, arrivals, consumer, plan, libpq) if plan.live_frames else None
@@ -148,6 +154,7 @@ def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) ->
         peak_memory=peak,
         records=records,
         sizes=tuple(sizes),
+        statements={name: milliseconds / plan.frames * 1000 for name, milliseconds in statements.items()},
         live=live,
         again_per_second=again_per_second,
         again_cpu=again_cpu,

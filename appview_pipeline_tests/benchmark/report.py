@@ -69,6 +69,13 @@ def sizes_in_words(run: Run, most: int = 12) -> str:
     return "\n".join([total, *rows])
 
 
+def statements_in_words(run: Run, most: int = 25) -> str:
+    """The statements that take PostgreSQL longest."""
+    named = list(run.statements.items())[:most]
+    total = f"    {sum(run.statements.values()):.1f} us a commit in statements (elapsed, not CPU), of them"
+    return "\n".join([total, *(f"      {micros:6.1f} {name}" for name, micros in named)])
+
+
 def comparison(a: Result, b: Result) -> str:
     """Medians side by side, and the ratio of each pair of runs (medians): above 1, A has more."""
     lines = [f"  {'':<28}{'A ' + a.side:>14}{'B ' + b.side:>14}{'A/B':>8}"]
