@@ -54,10 +54,12 @@ def replay(file: Path, batch_size: int | None) -> None:
     Never moves the relay's cursor. Replayed again after any interruption, the file ends in the same tables. The last
     line of the output is a JSON summary.
     """
+    from appview_pipeline.ingest.interpreter import favour_throughput
     from appview_pipeline.ingest.replay import replay as run
     from appview_pipeline.store.database import open_database
 
     settings = _begin("replay")
+    favour_throughput()
     size = file.stat().st_size if file.is_file() else None
     database = open_database(settings)
     try:

@@ -18,6 +18,7 @@ from appview_pipeline.indexing.record_fields import created_at
 from appview_pipeline.indexing.registry import COLLECTIONS, EVERY_EVENT_COUNTS, STAGES
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.store.apply import HeirRecord, Report
+from appview_pipeline.store.staging import copy_text
 
 
 @dataclass(slots=True)
@@ -44,6 +45,11 @@ class Batch:
         default_factory=lambda: {stage.table: stage.columns for stage in STAGES}
     )
     collections: Mapping[str, Collection] = field(default_factory=lambda: COLLECTIONS)
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+    def encode(self) -> None:
+        """Encodes the rows for COPY now, in the calling thread, and not when they are copied."""
+        self.texts = {table: copy_text(rows) for table, rows in self.rows.items() if rows}
 
     def stage_again(self, collection: str, heirs: Sequence[HeirRecord]) -> Rows:
         """The staging rows of records that are stored already."""

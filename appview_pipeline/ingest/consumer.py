@@ -21,6 +21,7 @@ from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
 from appview_pipeline.ingest.consumer_process import EXIT_ENDED, EXIT_LOCKED, EXIT_OPERATOR_ERROR
 from appview_pipeline.ingest.decoding import mostly_applied, read_changes
+from appview_pipeline.ingest.interpreter import favour_throughput
 from appview_pipeline.ingest.lifetime import Lifetime
 from appview_pipeline.ingest.writer import Position, Stopped, Writer
 from appview_pipeline.network.firehose import Notice, Subscription
@@ -115,12 +116,13 @@ def _consume(
             received_at = time.time()
             changes = _noticed(subscription.notices(), settings.relay_url)
             changes += read_changes(frames, validators, collections, look_up if look_first else None)
-            decode_ms = (time.time() - received_at) * 1000
             if changes:
+                folded = writer.fold(changes)
+                decode_ms = (time.time() - received_at) * 1000
                 reports = settle()
                 look_first = mostly_applied(reports)
                 lock.ensure()
-                applying = pool.submit(writer.write, changes, received_at, decode_ms)
+                applying = pool.submit(writer.write, changes, received_at, decode_ms, folded)
             if time.monotonic() - interval.began >= SUMMARY_SECONDS:
                 _summarize(interval, subscription, writer)
                 interval = _Interval()
@@ -171,6 +173,7 @@ def main() -> int:
         settings = load()
         logs.configure(settings, "consumer", sys.stdout)
         logs.log_start(settings, "consumer")
+        favour_throughput()
         consume(settings, lifetime.stopped)
     except OperatorError as error:
         print(error, flush=True)

@@ -74,12 +74,13 @@ def replay(
         for batch in _batches(iter(frames), batch_size or settings.batch_events):
             decoding = time.monotonic()
             changes = read_changes(batch, validators, collections, look_up if look_first else None)
+            folded = writer.fold(changes)
             decode_ms = (time.monotonic() - decoding) * 1000
             if applying is not None:
                 reports = applying.result()
                 summary.add(reports)
                 look_first = mostly_applied(reports)
-            applying = pool.submit(writer.write, changes, time.time(), decode_ms)
+            applying = pool.submit(writer.write, changes, time.time(), decode_ms, folded)
             progress(frames.consumed - read_before)
             read_before = frames.consumed
         if applying is not None:

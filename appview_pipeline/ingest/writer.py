@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2 import errors
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.indexing.batch import build
+from appview_pipeline.indexing.batch import Batch, build
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import CursorMove, Report, apply, prepare
@@ -69,15 +69,25 @@ class Writer:
         self._stopped = stopped
         self.retries = 0
 
-    def write(self, changes: Sequence[Change], received_at: float, decode_ms: float = 0.0) -> list[Report]:
+    def fold(self, changes: Sequence[Change]) -> Batch:
+        """What `write` would make of `changes`, ready to be copied; may be called while another thread writes."""
+        batch = self._build(changes)
+        batch.encode()
+        return batch
+
+    def write(
+        self, changes: Sequence[Change], received_at: float, decode_ms: float = 0.0, folded: Batch | None = None
+    ) -> list[Report]:
         """Writes `changes` and commits them, in one transaction where PostgreSQL takes them all.
+
+        `folded`: what `fold` made of them.
 
         Waits and tries again as long as the database is away or busy, until told to stop (`Stopped`). A change that
         PostgreSQL refuses is found by halving and becomes a dead letter. Raises `CursorMoved` when another consumer
         moved the cursor.
         """
         try:
-            return [self._write_once(changes, received_at, decode_ms)]
+            return [self._write_once(changes, received_at, decode_ms, folded)]
         except REFUSED as refusal:
             if len(changes) == 1:
                 return [self._write_without_offenders(changes[0], refusal, received_at, decode_ms)]
@@ -86,29 +96,34 @@ class Writer:
         first = self.write(changes[:half], received_at, decode_ms * half / len(changes))
         return first + self.write(changes[half:], received_at, decode_ms * (1 - half / len(changes)))
 
-    def _write_once(self, changes: Sequence[Change], received_at: float, decode_ms: float) -> Report:
+    def _write_once(
+        self, changes: Sequence[Change], received_at: float, decode_ms: float, folded: Batch | None = None
+    ) -> Report:
         """One transaction, tried again while the error is a passing one. Raises what is in `REFUSED`."""
         pause = FIRST_PAUSE
         while True:
             try:
-                return self._apply(changes, received_at, decode_ms)
+                return self._apply(changes, folded or self._build(changes), received_at, decode_ms)
             except REFUSED:
                 raise
             except (*TRANSIENT, OperatorError) as error:
                 self.retries += 1
+                folded = None  # its report has been written on
                 sentence = str(error).strip().partition("\n")[0]
                 log.warning("Batch not written, trying again in %.1f s: %s", pause, sentence)
                 self._wait(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, LONGEST_PAUSE)
 
-    def _apply(self, changes: Sequence[Change], received_at: float, decode_ms: float) -> Report:
-        position = self.position
-        batch = build(
+    def _build(self, changes: Sequence[Change]) -> Batch:
+        return build(
             changes,
             self._source,
-            shard=position.shard if position else "0/1",
+            shard=self.position.shard if self.position else "0/1",
             dead_letter_bytes=self._settings.dead_letter_bytes,
         )
+
+    def _apply(self, changes: Sequence[Change], batch: Batch, received_at: float, decode_ms: float) -> Report:
+        position = self.position
         batch.report.received_at = received_at
         batch.report.decode_ms = decode_ms
         move = None

@@ -17,7 +17,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.sql import sections
-from appview_pipeline.store.staging import Value, copy_rows
+from appview_pipeline.store.staging import Value, copy_encoded, copy_rows
 
 SHARED_STAGES: dict[str, tuple[str, ...]] = {
     "stage_repo": (
@@ -256,6 +256,11 @@ class Batch(Protocol):
         ...
 
     @property
+    def texts(self) -> Mapping[str, bytes]:
+        """Rows that are encoded for COPY already."""
+        ...
+
+    @property
     def columns(self) -> Mapping[str, tuple[str, ...]]:
         """Columns of the collections' staging tables."""
         ...
@@ -323,7 +328,10 @@ def apply(
 def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     rows = batch.rows
     for table, columns in {**SHARED_STAGES, **batch.columns}.items():
-        copy_rows(cursor, table, columns, rows.get(table, ()))
+        if (text := batch.texts.get(table)) is not None:
+            copy_encoded(cursor, table, columns, text)
+        else:
+            copy_rows(cursor, table, columns, rows.get(table, ()))
 
     report = batch.report
     if rows.get("stage_repo"):
@@ -337,7 +345,7 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
 
     touched = _write_records(cursor, batch)
     versions = _keep_versions(cursor, batch, touched)
-    if touched:
+    if any("stale" in changes for changes in touched.values()):
         _drop_stale(cursor, batch)
     for effect in EFFECTS:
         run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))

@@ -399,6 +399,7 @@ class _Seen:
         self.columns = batch.columns
         self.seen = (collection,)
         self.report = batch.report
+        self.texts: dict[str, bytes] = {}
         self.stage_again = batch.stage_again
 
 

@@ -62,8 +62,13 @@ def copy_text(rows: Sequence[Sequence[Value]]) -> bytes:
 def copy_rows(cursor: Cursor, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
     """Copies `rows` into the temporary `table`; the values stand in the order of `columns`."""
     if rows:
-        names = ", ".join(f'"{column}"' for column in columns)
-        cursor.copy_expert(
-            f"COPY pg_temp.{table} ({names}) FROM STDIN WITH (NULL E'\\x01', ENCODING 'UTF8')",
-            io.BytesIO(copy_text(rows)),
-        )
+        copy_encoded(cursor, table, columns, copy_text(rows))
+
+
+def copy_encoded(cursor: Cursor, table: str, columns: Sequence[str], text: bytes) -> None:
+    """Copies what `copy_text` made of rows into the temporary `table`."""
+    names = ", ".join(f'"{column}"' for column in columns)
+    # In one piece: between two reads psycopg2 would wait for the interpreter's lock, which the decoding thread holds.
+    cursor.copy_expert(
+        f"COPY pg_temp.{table} ({names}) FROM STDIN WITH (NULL E'\\x01', ENCODING 'UTF8')", io.BytesIO(text), len(text)
+    )
