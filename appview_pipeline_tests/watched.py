@@ -1,0 +1,84 @@
+"""A database whose statements can be stepped in between: a test is asked around each statement and each COMMIT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from typing import Any
+
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+from sqlalchemy import event
+
+from appview_pipeline.settings import Settings
+from appview_pipeline.store import sql
+from appview_pipeline.store.apply import EFFECTS, duplicates_of
+from appview_pipeline.store.database import Database
+
+Around = Callable[[str, Connection], AbstractContextManager[None]]
+"""Called with a statement's name (`thread.lock`, `copy stage_post`, `commit`); entered before it and left after it."""
+
+
+class WatchedDatabase(Database):
+    """A pool whose connections run their statements within `around` while somebody has them."""
+
+    def __init__(self, url: str, settings: Settings, around: Around) -> None:
+        super().__init__(url, settings)
+
+        class WatchedCursor(Cursor):
+            connection: WatchedConnection
+
+            def execute(self, query: Any, vars: Any = None) -> None:
+                with around(name_of(query), self.connection) if self.connection.is_out else nullcontext():
+                    super().execute(query, vars)
+
+            def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+                with around(name_of(sql), self.connection):
+                    super().copy_expert(sql, file, size)
+
+        class WatchedConnection(Connection):
+            is_out = False
+
+            def cursor(self, *arguments: Any, **named: Any) -> Any:
+                return super().cursor(*arguments, **{"cursor_factory": WatchedCursor, **named})
+
+            def commit(self) -> None:
+                with around("commit", self) if self.is_out else nullcontext():
+                    super().commit()
+
+        def connect(dialect: object, record: object, arguments: object, named: dict[str, Any]) -> None:
+            named["connection_factory"] = WatchedConnection
+
+        event.listen(self.engine, "do_connect", connect)
+
+    @contextmanager
+    def connect(self, role: str) -> Iterator[Connection]:
+        with super().connect(role) as connection:
+            watched: Any = connection
+            watched.is_out = True
+            try:
+                yield connection
+            finally:
+                watched.is_out = False
+
+
+@cache
+def _names() -> dict[str, str]:
+    names = {}
+    for path in sorted((sql.folder() / "apply").glob("*.sql")):
+        for name, statement in sql.sections(f"apply/{path.name}").items():
+            names[statement] = f"{path.stem}.{name}"
+    for effect in EFFECTS:
+        if effect.natural_key is not None:
+            for name, statement in duplicates_of(effect).items():
+                names[statement] = f"duplicates.{name}"
+    return names
+
+
+@cache
+def name_of(statement: str) -> str:
+    """A statement of `sql/apply/` by file and name; another one by its first words."""
+    if statement.startswith("COPY"):
+        return "copy " + statement.split()[1].removeprefix("pg_temp.")
+    return _names().get(statement) or " ".join(statement.split()[:5])
