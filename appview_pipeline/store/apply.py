@@ -86,6 +86,8 @@ class Effect:
     natural_key: NaturalKey | None = None
 
 
+VERIFICATION = "app.bsky.graph.verification"
+
 EFFECTS: tuple[Effect, ...] = (
     Effect(
         "app.bsky.feed.post",
@@ -165,7 +167,7 @@ EFFECTS: tuple[Effect, ...] = (
         "app.bsky.feed.postgate", "postgate", "post_gate", ("stage_postgate",), follows=("flag",), always=("unflag",)
     ),
     Effect(
-        "app.bsky.graph.verification",
+        VERIFICATION,
         "verification",
         "verification",
         ("stage_verification",),
@@ -401,9 +403,23 @@ def _keep_versions(cursor: Cursor, batch: Batch, touched: Mapping[str, frozenset
         cursor.execute(version["overtaken"])
     if not count(cursor, "SELECT count(*) FROM new_version"):
         return False
+    if VERIFICATION in batch.seen:
+        _time_verifications(cursor, batch)
     cursor.execute(version["keep"])
     cursor.execute(version["op_thread"])
     return True
+
+
+def _time_verifications(cursor: Cursor, batch: Batch) -> None:
+    """Reads the times of verifications that nobody counted off their records."""
+    version = sections("apply/version.sql")
+    cursor.execute(version["untimed"])
+    if untimed := [HeirRecord(*row) for row in cursor.fetchall()]:
+        columns = batch.columns["stage_verification"]
+        for values in batch.stage_again(VERIFICATION, untimed)["stage_verification"]:
+            row = dict(zip(columns, values, strict=True))
+            sort_at = min(str(row["created_at"]), str(row["indexed_at"]))
+            cursor.execute(version["time"], {"uri": row["uri"], "rev": row["rev"], "sort_at": sort_at})
 
 
 def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:

@@ -15,7 +15,8 @@ CREATE TEMPORARY TABLE new_version (
   invalid boolean,
   cid text,
   sort_at text,                          -- of a deletion: when it was
-  indexed_at text
+  indexed_at text,
+  unseen boolean NOT NULL DEFAULT false  -- nobody ever saw this state
 ) ON COMMIT DELETE ROWS;
 
 -- What updates are about to replace, and what was deleted and created again, be it within the batch or between two
@@ -39,18 +40,18 @@ WITH unchained AS MATERIALIZED (
       OR NOT EXISTS (SELECT FROM stage_repo)
     )
 )
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid, cid, sort_at)
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid, cid, sort_at, indexed_at)
 SELECT s.uri, r.rev, s.collection, r.did, false, r.json, p.invalid, r.cid,
-  coalesce((SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri), r."indexedAt")
+  (SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri), r."indexedAt"
 FROM replacing s
 CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r
 LEFT JOIN LATERAL (SELECT "invalidReplyRoot" AS invalid FROM bsky.post WHERE uri = s.uri OFFSET 0) p ON true;
 
 -- What deletions are about to remove, and the deletions themselves.
 -- :deleted
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid, cid, sort_at)
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid, cid, sort_at, indexed_at)
 SELECT r.uri, r.rev, s.collection, r.did, false, r.json, p."invalidReplyRoot", r.cid,
-  coalesce((SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri), r."indexedAt")
+  (SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri), r."indexedAt"
 FROM stage_delete s
 JOIN bsky.record r USING (uri)
 LEFT JOIN bsky.post p ON p.uri = r.uri
@@ -59,7 +60,7 @@ WHERE r.rev < s.rev
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
     'app.bsky.graph.listitem', 'app.bsky.graph.verification', 'app.bsky.notification.declaration')
 UNION ALL
-SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL, NULL, s.indexed_at
+SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL, NULL, s.indexed_at, NULL
 FROM stage_delete s
 WHERE s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
@@ -67,9 +68,10 @@ WHERE s.collection IN (
 
 -- Writes that came after something newer, and those that the batch itself supersedes.
 -- :overtaken
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at, unseen)
 SELECT s.uri, s.rev, s.collection, s.did, false, s.json, s.cid,
-  (SELECT least(v.created_at, v.indexed_at) FROM stage_verification v WHERE v.uri = s.uri), s.indexed_at
+  (SELECT least(v.created_at, v.indexed_at) FROM stage_verification v WHERE v.uri = s.uri), s.indexed_at,
+  true
 FROM stage_write s
 JOIN touched t USING (uri)
 WHERE t.change = 'stale'
@@ -84,11 +86,20 @@ SELECT s.uri, s.rev, s.collection, s.did, s.action = 'delete', s.json, s.cid,
       s.created_at,
       (SELECT v.created_at FROM stage_verification v WHERE v.uri = s.uri AND v.rev = s.rev AND s.action <> 'delete')),
     s.indexed_at),
-  s.indexed_at
+  s.indexed_at, true
 FROM stage_superseded s
 WHERE s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
     'app.bsky.graph.listitem', 'app.bsky.graph.verification', 'app.bsky.notification.declaration');
+
+-- Verifications that were duplicates: no table knows their time, what they say is read anew.
+-- :untimed
+SELECT uri, cid, did, rev, json, indexed_at
+FROM new_version
+WHERE collection = 'app.bsky.graph.verification' AND NOT deleted AND sort_at IS NULL;
+
+-- :time
+UPDATE new_version SET sort_at = %(sort_at)s WHERE uri = %(uri)s AND rev = %(rev)s;
 
 -- :keep
 INSERT INTO pipeline.version
@@ -127,7 +138,7 @@ INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri, "deletedAt")
 SELECT v.root, v.parent, v.uri, coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
 FROM new_version n
 JOIN pipeline.version v USING (uri, rev)
-WHERE n.indexed_at IS NOT NULL
+WHERE n.unseen
   AND v.parent IS NOT NULL
   AND split_part(v.root, '/', 3) = n.did
 ORDER BY v.root, v.uri
