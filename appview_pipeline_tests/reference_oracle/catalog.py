@@ -81,3 +81,6 @@ OUR_ADDITIONS = {
     ("index", "post_reply_root_idx"),
     ("index", "activity_subscription_subject_idx"),
 }
+
+# What the reference has and ours does without (docs/differences.md): index -> (its table, its key).
+OUR_OMISSIONS = {"notification_record_idx": ("notification", 'btree ("recordUri")')}

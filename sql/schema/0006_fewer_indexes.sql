@@ -1,0 +1,6 @@
+-- An index less on the hottest table after the records themselves.
+--
+-- notification ("recordUri") is the reference's; our unique index ("recordUri", did, reason) begins with the same column and
+-- serves the same look-ups and deletions.
+
+drop index bsky.notification_record_idx;
