@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -64,12 +65,13 @@ def prefill(libpq: str, corpus: Corpus, records: int) -> None:
 
 
 def settle(libpq: str) -> None:
-    """VACUUM ANALYZE and a checkpoint."""
+    """VACUUM ANALYZE and a checkpoint, and everything on disk: also what was written while nothing had to be."""
     with closing(psycopg2.connect(libpq)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")
             cursor.execute("CHECKPOINT")
+    os.sync()
 
 
 def _parameters(corpus: Corpus, records: int) -> dict[str, Any]:
