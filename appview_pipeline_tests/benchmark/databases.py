@@ -16,7 +16,7 @@ from typing import Any
 import psycopg2
 
 from appview_pipeline_tests.benchmark.corpus import Corpus
-from appview_pipeline_tests.benchmark.prefill import prefill, settle
+from appview_pipeline_tests.benchmark.prefill import flush, prefill
 from appview_pipeline_tests.benchmark.sides import Server
 
 POLL_SECONDS = 0.01
@@ -66,7 +66,7 @@ class Databases:
             self._runs += 1
             name = f"run_{self._runs}"
             query(maintenance, f"CREATE DATABASE {name} TEMPLATE {original} STRATEGY file_copy")
-            settle(self.server.libpq(name))
+            flush(self.server.libpq(name))
         else:
             self._prepared.remove(original)
         try:

@@ -61,15 +61,33 @@ def prefill(libpq: str, corpus: Corpus, records: int) -> None:
             with closing(psycopg2.connect(libpq)) as connection:
                 for name in ("counters", "clean"):
                     _run(connection, sections[name], parameters)
-    settle(libpq)
+            # Before autovacuum is on again: there is nothing left for it to do.
+            _vacuum(libpq)
+    flush(libpq)
 
 
-def settle(libpq: str) -> None:
-    """VACUUM ANALYZE and a checkpoint, and everything on disk: also what was written while nothing had to be."""
+def _vacuum(libpq: str) -> None:
+    def vacuum(table: str) -> None:
+        with closing(psycopg2.connect(libpq)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(f"VACUUM ANALYZE {table}")
+
+    with closing(psycopg2.connect(libpq)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' "
+            "AND relnamespace IN ('bsky'::regnamespace, 'pipeline'::regnamespace) ORDER BY pg_relation_size(oid) DESC"
+        )
+        tables = [str(name) for (name,) in cursor.fetchall()]
+    with ThreadPoolExecutor(len(_LANES)) as pool:
+        list(pool.map(vacuum, tables))
+
+
+def flush(libpq: str) -> None:
+    """A checkpoint, and everything on disk: also what was written while nothing had to be."""
     with closing(psycopg2.connect(libpq)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("VACUUM ANALYZE")
             cursor.execute("CHECKPOINT")
     os.sync()
 
