@@ -79,7 +79,7 @@ def main(
     made = corpus(max(plan.frames + plan.live_frames, reference_frames if with_reference else 0), small=small)
     click.echo(f"{made.frames:,} frames of {made.mean_bytes:,.0f} bytes ({time.monotonic() - began:.0f} s)")
     with sides.scratch() as folder:
-        ours = sides.ours()
+        ours = sides.ours(folder / "ours")
         if against:
             _compare(ours, sides.other(against, folder / "other"), made, plan, sizes, runs, folder)
             return

@@ -57,8 +57,14 @@ def revision(checkout: Path = CHECKOUT) -> str:
     return described.stdout.strip() or "unknown"
 
 
-def ours() -> Side:
-    return Side(revision(), CHECKOUT)
+def ours(folder: Path) -> Side:
+    """The side of what is checked out, copied to `folder`: whoever edits it meanwhile changes nothing of a run."""
+    name = revision()
+    for part in ("appview_pipeline", "sql"):
+        shutil.copytree(CHECKOUT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("dagster.yaml", "workspace.yaml"):
+        shutil.copy(CHECKOUT / part, folder)
+    return Side(name, folder)
 
 
 def other(name: str, folder: Path) -> Side:
