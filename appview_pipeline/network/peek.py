@@ -53,8 +53,7 @@ def did_of(frame: bytes) -> bytes | None:
     """
     if frame.startswith(COMMIT_HEADER) and (at := frame.find(_REPO)) > 0:
         start = at + _REPO_SIZE
-        end = start + frame[start - 1]
-        if frame.startswith(b"did:", start) and frame.startswith(_TIME, end):
+        if frame.startswith(b"did:", start) and frame.startswith(_TIME, end := start + frame[start - 1]):
             return frame[start:end]
     decoded = _decode(frame)
     if decoded is None:
