@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import libipld
@@ -21,28 +28,33 @@ from hypothesis import strategies as st
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.consumer import own_frames
-from appview_pipeline.ingest.writer import Writer
+from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.network.peek import did_of
 from appview_pipeline.protocol.frames import FrameError, decode_frame
 from appview_pipeline.settings import Settings
 from appview_pipeline.shards import WHOLE, Shard, StoredCursor, number_of, start_of
 from appview_pipeline.store import apply as apply_module
-from appview_pipeline.store.cursors import open_cursor
+from appview_pipeline.store import batches as reported
+from appview_pipeline.store.cursors import cursor_of, open_cursor
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
 from appview_pipeline.store.lease import stream_lock
+from appview_pipeline.store.status import read_status
 from appview_pipeline_tests import model
+from appview_pipeline_tests.conftest import CHECKOUT
 from appview_pipeline_tests.frames import Person, Stream, busy_frames, post
 from appview_pipeline_tests.networks import Arrival, Network, arrivals, networks, told
-from appview_pipeline_tests.scenarios import Cleaner
-from appview_pipeline_tests.simnet.relay import info_frame
-from appview_pipeline_tests.tables import fresh_database, one, rows
-from appview_pipeline_tests.test_consumer import start
+from appview_pipeline_tests.scenarios import Cleaner, differences
+from appview_pipeline_tests.simnet.relay import Relay, info_frame
+from appview_pipeline_tests.tables import assert_equal, dump, fresh_database, one, replayed_frames, rows
+from appview_pipeline_tests.test_consumer import Consumer, Start, cursor, start, until, without_cursor
 from appview_pipeline_tests.test_order_independence import (
     Index,
     all_seen,
     but_for_private_state,
     check,
+    in_order,
+    network_changes,
     quote,
     reply,
 )
@@ -140,7 +152,8 @@ def test_every_frame_is_one_shards_and_that_of_its_did(fresh: Fresh) -> None:
         assert did_of(frame) == did, frame
     for frame in frames[:300]:
         event = decode_frame(frame)
-        assert did_of(frame) == (getattr(event, "repo", None) or getattr(event, "did", "")).encode()
+        did = getattr(event, "repo", None) or getattr(event, "did", None)
+        assert did is not None and did_of(frame) == did.encode()
     for count in (1, 2, 3, 4):
         parts = [own_frames(frames, shard) for shard in layout(count)]
         assert sorted(frame for part in parts for frame in part) == sorted(frames)
@@ -492,7 +505,7 @@ def test_two_shards_meet(index: Index, together: Together, name: str, how: str) 
 
         with ThreadPoolExecutor(2) as pool:
             held = pool.submit(hold)
-            until_set(lambda: (together.held is None and not held.done()) or held.done())
+            assert together.at_commit.wait(10)
             begun.set()
             following = pool.submit(writers[1].write, other, time.time())
             held.result()
@@ -501,3 +514,207 @@ def test_two_shards_meet(index: Index, together: Together, name: str, how: str) 
 
     before = tuple((number,) for number in range(len(it.network.commits) - 2))
     check(index, it.network, Arrival((*before, it.one, it.other)), lambda table, row: True, deliver)
+
+
+# --- another number of shards ----------------------------------------------------------------------------------------
+
+
+def changing(index: Index, data: st.DataObject, layouts: Sequence[int]) -> None:
+    """The stream of a network, by one layout after the other; but for the last, each shard stops where it will."""
+    network = data.draw(networks())
+    last = len(network.commits)
+    batches_read: list[tuple[int, ...]] = []
+    reading = threading.Lock()
+
+    def consume(shard: Shard, stop: int, size: int, changes: Sequence[Change], database: Database) -> None:
+        with database.connect("writer") as connection:
+            seq = open_cursor(connection, RELAY, shard, 0).seq
+        stop = max(stop, seq or 0)
+        own = [it for it in changes[seq or 0 : stop] if shard_of(it, shard.count) == shard.index]
+        own.append(Change(0, stop, is_position=True))
+        writer = Writer(database, Settings(database_url=database.url), RELAY, Position(RELAY, str(shard), seq))
+        for at in range(0, len(own), size):
+            batch = own[at : at + size]
+            writer.write(batch, time.time())
+            with reading:
+                batches_read.append(tuple(it.seq - 1 for it in batch if it.seq and not it.is_position))
+
+    plan = [
+        (shard, last if number == len(layouts) - 1 else data.draw(st.integers(0, last)), data.draw(st.integers(3, 30)))
+        for number, count in enumerate(layouts)
+        for shard in layout(count)
+    ]
+    skipped = data.draw(st.sets(st.integers(0, len(plan) - layouts[-1] - 1), max_size=2))
+
+    def deliver(database: Database, batches: Sequence[Sequence[Change]]) -> None:
+        changes = network_changes(network)
+        at = 0
+        for count in layouts:
+            now = [(at + i, *plan[at + i]) for i in range(count)]
+            at += count
+            with ThreadPoolExecutor(count) as pool:
+                jobs = [
+                    pool.submit(consume, shard, stop, size, changes, database)
+                    for number, shard, stop, size in now
+                    if number not in skipped
+                ]
+                for job in jobs:
+                    job.result()
+
+    got = index.after(network, Arrival(()), deliver)
+    arrival = Arrival(tuple(batches_read))
+    keep = but_for_private_state(network, all_seen(network, arrival))
+    if found := differences(got, in_order(network), keep):
+        raise AssertionError("\n".join([repr(network), f"by {plan} without {skipped}: {arrival}", *found[:12]]))
+    count = layouts[-1]
+    cursors = rows(index.database.url, "SELECT shard, seq FROM pipeline.cursor ORDER BY 1")
+    assert cursors == [(str(shard), last) for shard in layout(count)]
+
+
+@settings(quick, max_examples=6)
+@given(data=st.data())
+def test_the_number_of_shards_can_change_midway(index: Index, data: st.DataObject) -> None:
+    impatient(index)
+    changing(index, data, (1, 2, 3, 4, 1))
+
+
+@pytest.mark.slow
+@settings(thorough, max_examples=200)
+@given(data=st.data())
+def test_the_number_of_shards_can_change_midway_thoroughly(index: Index, data: st.DataObject) -> None:
+    impatient(index)
+    changing(index, data, data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=6)))
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def shard_cursors(database: Database, relay: str) -> dict[str, int]:
+    return dict(rows(database.url, "SELECT shard, seq FROM pipeline.cursor WHERE relay = %s", relay))
+
+
+def reached(database: Database, relay: str, shard: str, seq: int) -> bool:
+    return shard_cursors(database, relay).get(shard, 0) >= seq
+
+
+def consumers(start: Start, database: Database, relay: Relay, count: int, **more: str) -> dict[str, Consumer]:
+    return {str(shard): start(database.url, relay.url, APPVIEW_SHARD=str(shard), **more) for shard in layout(count)}
+
+
+def killed_at_random(
+    fresh: Fresh, start: Start, tmp_path: Path, frames: Sequence[bytes], counts: Sequence[int], kills: int, seed: int
+) -> None:
+    """Consumers of `counts` shards after one another, killed all along; the tables are those of a replay."""
+    rng = random.Random(seed)
+    last = len(frames)
+    damaged = [b"\x00damaged", b"\xa2atg#commitbop\x01\xff"]
+    with fresh() as want, fresh() as database, Relay(frames[: last // 4]) as relay:
+        relay.faults.damage = {10: [damaged[0], frames[9]], last // 2: [damaged[1], frames[last // 2 - 1]]}
+        replayed_frames(want, tmp_path, [*frames, *damaged])
+        killed = 0
+        for number, count in enumerate(counts):
+            running = consumers(start, database, relay, count, APPVIEW_BATCH_EVENTS="5")
+            upto = last * (number + 1) // len(counts)
+            relay.publish(frames[max(last // 4, last * number // len(counts)) : upto])
+            for _ in range(kills):
+                shard = rng.choice(sorted(running))
+                before = shard_cursors(database, relay.url).get(shard, 0)
+                until(partial(reached, database, relay.url, shard, min(before + 1, upto)), running[shard])
+                time.sleep(rng.random() * 0.1)
+                killed += shard_cursors(database, relay.url)[shard] < upto
+                running[shard].end(signal.SIGKILL)
+                running[shard] = start(
+                    database.url, relay.url, APPVIEW_SHARD=shard, APPVIEW_BATCH_EVENTS=str(rng.choice((3, 7, 50)))
+                )
+            for shard, consumer in running.items():
+                until(partial(reached, database, relay.url, shard, upto), consumer)
+            assert len(shard_cursors(database, relay.url)) == count
+            for consumer in running.values():
+                assert consumer.end() < 10 and consumer.code() == 0
+                assert "Traceback" not in consumer.said
+        assert killed, "some were killed while they had work to do"
+        assert_equal(without_cursor(database), dump(want.url))
+        assert one(database.url, "SELECT sum(rejected) FROM pipeline.batch") >= len(damaged)
+        # Frames that are nobody's own work are counted by one shard alone.
+        assert (
+            one(database.url, "SELECT count(*) FROM pipeline.batch WHERE rejected > 0 AND shard NOT LIKE '0/%%'") == 0
+        )
+
+
+def test_two_consumers_killed_and_another_number_of_them(fresh: Fresh, start: Start, tmp_path: Path) -> None:
+    killed_at_random(fresh, start, tmp_path, list(busy_frames(400)), (2, 1), 2, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_consumers_killed_all_along(fresh: Fresh, start: Start, tmp_path: Path, seed: int) -> None:
+    killed_at_random(fresh, start, tmp_path, list(busy_frames(1_500, seed)), (1, 2, 4, 3, 1), 6, seed)
+
+
+@pytest.mark.slow
+def test_a_consumer_of_another_layout_is_refused_in_a_sentence(fresh: Fresh, start: Start) -> None:
+    with fresh() as database, Relay([Person(Stream(), "ann").commit(post("a", "x"))]) as relay:
+        first = start(database.url, relay.url)
+        until(lambda: cursor(database, relay.url) == 1, first)
+        second = start(database.url, relay.url, APPVIEW_SHARD="1/2")
+        assert second.code() == 4
+        assert second.lines[-1].startswith(
+            f"Consumers of another layout (APPVIEW_SHARD=i/1) are at work on {relay.url}:"
+        )
+        assert len(relay.cursors) == 1, "it never subscribed"
+        assert first.end() < 10
+
+
+# --- what Dagster sees -----------------------------------------------------------------------------------------------
+
+
+def test_every_batch_is_reported_by_one_sensor(fresh: Fresh) -> None:
+    with fresh() as database, database.connect("writer") as connection:
+        with connection.cursor() as sql:
+            for source, shard in (
+                *((RELAY, f"{number}/3") for number in range(3)),
+                *((RELAY, it) for it in ("0/1", "1/2")),
+                *((it, "0/1") for it in ("replay:file", "wss://other.example")),
+            ):
+                sql.execute("INSERT INTO pipeline.batch (source, shard, events) VALUES (%s, %s, 1)", (source, shard))
+        found = [
+            sum(it.events for it in reported.applied_after(connection, 0, RELAY, shard=str(shard)))
+            for shard in layout(3)
+        ]
+        assert found == [5, 1, 1]
+        assert sum(it.events for it in reported.applied_after(connection, 0, RELAY)) == 7
+
+
+def test_a_code_location_of_another_shard_has_its_sensor_and_nothing_else() -> None:
+    """Two locations with the same asset, job or schedule would be a muddle."""
+    program = (
+        "from appview_pipeline.defs.definitions import defs; repository = defs.get_repository_def(); "
+        "print([it.name for it in repository.sensor_defs], len(list(repository.asset_graph.get_all_asset_keys())) > 1, "
+        "len(repository.schedule_defs))"
+    )
+    found: dict[str, str] = {}
+    for text in ("0/2", "1/2"):
+        environment = {**os.environ, "APPVIEW_SHARD": text, "PYTHONPATH": str(CHECKOUT)}
+        loaded = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        found[text] = loaded.stdout.strip()
+    assert found == {
+        "0/2": "['firehose_sensor_0_of_2'] True 2",
+        "1/2": "['firehose_sensor_1_of_2'] False 0",
+    }
+
+
+def test_what_former_layouts_left_is_told_apart(fresh: Fresh) -> None:
+    with fresh() as database:
+        for shard, age in (("0/1", 9), ("0/2", 2), ("1/2", 1)):
+            rows(
+                database.url,
+                "INSERT INTO pipeline.cursor VALUES (%s, %s, 5, now() - %s * interval '1 minute')", RELAY, shard, age,
+            )  # fmt: skip
+        with database.connect("reader") as connection:
+            assert [it.shard for it in reported.stream_state(connection, RELAY)] == ["0/2", "1/2"]
+            assert cursor_of(connection, RELAY, "0/1") == 5
+            lines = read_status(connection, database.url).lines()
+        told_of = [line for line in lines if line.startswith("Stream")]
+        assert ["(0/2)" in told_of[0], "(1/2)" in told_of[1], "of a former layout" in told_of[2]] == [True] * 3

@@ -143,10 +143,8 @@ def _consume(
                     others = None
                 own = own_frames(part, shard)
                 changes += read_changes(own, validators, collections, look_up if look_first else None)
-                if part and (not own or own[-1] is not part[-1]):
+                if len(own) < len(part):
                     others = _position(part) or others
-                elif own:
-                    others = None
             if others is not None and (changes or time.monotonic() >= others_due):
                 changes.append(others)
                 others = None
