@@ -403,11 +403,7 @@ def batches_of(text: str) -> list[tuple[int, ...]]:
 
 
 OPEN = {
-    "a post is quoted while it is deleted",
-    "a post is deleted while it is quoted",
-    "a post is reposted while it is deleted",
     "the first commits of a repository come twice at once, and the second deletes the first",
-    "a reply is liked while it is written into a muted thread",
     "a reply is deleted while its parent arrives, then it is answered",
 }
 """Known and not repaired yet."""

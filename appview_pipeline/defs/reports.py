@@ -27,7 +27,7 @@ def ops_by_collection(ops: dict[str, int]) -> Counter[str]:
 
 
 def firehose_event(applied: Applied, seconds: float, shard: str = "0/1") -> dg.AssetMaterialization:
-    """What the stream brought in `seconds`. Numbers only, so that all of it plots; of several shards each has its lag."""
+    """What the stream brought in `seconds`. Numbers only, so that all plots; of several shards each has its lag."""
     metadata: dict[str, int | float] = {
         "events": applied.events,
         "events_per_second": round(applied.events / seconds, 2) if seconds > 0 else 0.0,

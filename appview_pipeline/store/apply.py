@@ -338,6 +338,8 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     if rows.get("stage_repo"):
         repo = sections("apply/repo.sql")
         cursor.execute(repo["lock"])
+        if count(cursor, repo["make"]):
+            cursor.execute(repo["lock_others"])
         if count(cursor, repo["count_late"]):
             cursor.execute(sections("apply/late.sql")["mark"])
         run(cursor, report, "repo", "gaps", "advance", "last_seen", "actors")
