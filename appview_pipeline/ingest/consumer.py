@@ -40,7 +40,7 @@ from appview_pipeline.store.lease import LockTaken, StreamLock, stream_lock
 log = logging.getLogger("appview_pipeline.consumer")
 
 SUMMARY_SECONDS = 15.0
-POSITION_SECONDS = 5.0
+POSITION_SECONDS = 2.0
 """How long frames of other shards alone don't move the cursor."""
 
 
