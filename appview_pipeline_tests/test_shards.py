@@ -222,14 +222,18 @@ _steps = st.tuples(st.integers(1, 6), st.integers(0, 5), st.integers(0, 9), st.b
 def test_whatever_the_layouts_nothing_is_left_out(index: Index, steps: list[tuple[int, int, int, bool]]) -> None:
     """Layouts come and go, complete or not, stop anywhere: who starts finds all before his start applied."""
     index.clean()
-    applied = dict.fromkeys(range(60), 0)  # 60 = lcm(1..6): a repository of each kind
+    applied: dict[int, int] = {}  # up to where, by repository, 60 = lcm(1..6) of them: one of each kind
+    head = 0
     for count, number, moved, complete in steps:
         for i in range(count) if complete else (number % count,):
             shard = Shard(i, count)
-            seq = open_cursor(index.connection, RELAY, shard, 0).seq or 0
-            for part in (it for it in applied if it % count == i):
-                assert applied[part] >= seq, f"{shard} left out events before {seq}"
-                applied[part] = max(applied[part], seq + moved)
+            head += moved
+            seq = open_cursor(index.connection, RELAY, shard, None).seq
+            seq = head if seq is None else seq  # nobody was there before: at the newest event
+            for part in range(i, 60, count):
+                assert applied.get(part, seq) >= seq, f"{shard} left out events before {seq}"
+                applied[part] = max(applied.get(part, 0), seq + moved)
+            head = max(head, seq + moved)
             with index.connection.cursor() as sql:
                 sql.execute(
                     "INSERT INTO pipeline.cursor VALUES (%s, %s, %s, clock_timestamp()) ON CONFLICT (relay, shard) "
@@ -240,6 +244,22 @@ def test_whatever_the_layouts_nothing_is_left_out(index: Index, steps: list[tupl
         if complete:
             left = rows(index.database.url, "SELECT DISTINCT split_part(shard, '/', 2)::int FROM pipeline.cursor")
             assert left == [(count,)], "what former layouts left is gone once a layout has started as a whole"
+
+
+def test_a_cursor_from_long_ago_holds_nobody_back(index: Index) -> None:
+    """A shard starts where others have got since. When all shards have started, the cursors of those others go."""
+    index.clean()
+    for age, (shard, seq) in enumerate(reversed((("0/2", 3), ("1/2", 4), ("0/3", 95), ("1/3", 97), ("2/3", 96))), 1):
+        rows(
+            index.database.url,
+            "INSERT INTO pipeline.cursor VALUES (%s, %s, %s, now() - %s * interval '1 minute')", RELAY, shard, seq, age,
+        )  # fmt: skip
+    first = open_cursor(index.connection, RELAY, Shard(0, 2), 0)
+    assert first.seq == 95 and not first.closed and set(first.taken_from) == {"0/3", "1/3", "2/3"}
+    second = open_cursor(index.connection, RELAY, Shard(1, 2), 0)
+    assert second.seq == 95 and set(second.closed) == {"0/3", "1/3", "2/3"}
+    assert open_cursor(index.connection, RELAY, Shard(0, 2), 0).seq == 95
+    assert rows(index.database.url, "SELECT shard, seq FROM pipeline.cursor ORDER BY 1") == [("0/2", 95), ("1/2", 95)]
 
 
 def test_layouts_exclude_one_another_and_shards_do_not(fresh: Fresh) -> None:
