@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.shards import WHOLE, Shard
 
 
 def _setting(
@@ -159,6 +160,13 @@ class Settings:
         "Sequence number to start after when this relay has no cursor yet; 0 is the oldest event the relay has.",
         _whole_number(0, 2**53 - 1),
         shown_default="the newest event",
+    )
+    shard: Shard = _setting(
+        "APPVIEW_SHARD",
+        "Which repositories are consumed, `i/n`: those whose DID hashes to i of n. Consumers of 0/n to n-1/n share the "
+        "work; n can be changed later (docs/scaling.md).",
+        Shard.parse,
+        WHOLE,
     )
     batch_events: int = _setting(
         "APPVIEW_BATCH_EVENTS",

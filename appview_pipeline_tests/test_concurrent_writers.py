@@ -402,21 +402,7 @@ def batches_of(text: str) -> list[tuple[int, ...]]:
     return [tuple(map(int, batch.split())) for batch in text.split("|")]
 
 
-OPEN = {
-    "a post is quoted while it is deleted",
-    "a post is deleted while it is quoted",
-    "a post is reposted while it is deleted",
-    "the first commits of a repository come twice at once, and the second deletes the first",
-    "a reply is liked while it is written into a muted thread",
-    "a reply is deleted while its parent arrives, then it is answered",
-}
-"""Known and not repaired yet."""
-assert STORIES.keys() >= OPEN
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.xfail(strict=True)] if name in OPEN else []) for name in STORIES]
-)
+@pytest.mark.parametrize("name", STORIES)
 def test_story(meeters: Meeters, name: str) -> None:
     network, here, there, meetings = STORIES[name]
     at_once(

@@ -6,7 +6,7 @@ import dagster as dg
 
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.dead_letters import dead_letters, retry_dead_letters
-from appview_pipeline.defs.firehose_sensor import firehose_sensor
+from appview_pipeline.defs.firehose_sensor import firehose_sensor, shard_of_location
 from appview_pipeline.defs.history import housekeeping, housekeeping_schedule
 from appview_pipeline.defs.index import few_dead_letters, firehose, index_tables, keeps_up
 from appview_pipeline.defs.repair import (
@@ -17,13 +17,18 @@ from appview_pipeline.defs.repair import (
     repair_counters,
 )
 
-defs = dg.Definitions(
-    assets=[firehose, index_tables, dead_letters],
-    asset_checks=[keeps_up, few_dead_letters, post_counters, profile_counters],
-    jobs=[housekeeping, check_counters, repair_counters, retry_dead_letters],
-    schedules=[housekeeping_schedule, check_counters_schedule],
-    sensors=[firehose_sensor],
-    resources={"index": IndexDatabase()},
-    # A process per step would cost more than our steps do.
-    executor=dg.in_process_executor,
+# Assets, jobs and schedules are those of shard 0's code location: Dagster wants every asset and schedule once.
+defs = (
+    dg.Definitions(
+        assets=[firehose, index_tables, dead_letters],
+        asset_checks=[keeps_up, few_dead_letters, post_counters, profile_counters],
+        jobs=[housekeeping, check_counters, repair_counters, retry_dead_letters],
+        schedules=[housekeeping_schedule, check_counters_schedule],
+        sensors=[firehose_sensor],
+        resources={"index": IndexDatabase()},
+        # A process per step would cost more than our steps do.
+        executor=dg.in_process_executor,
+    )
+    if shard_of_location().is_first
+    else dg.Definitions(sensors=[firehose_sensor])
 )

@@ -4,6 +4,9 @@ A tick lasts most of a minute. It never consumes anything itself: the consumer i
 lease which ticks renew (`ingest/consumer_process.py`), and leaves a row in `pipeline.batch` with every micro-batch. A
 tick that dies, times out or runs twice loses and doubles nothing but plots. The cursor in Dagster is how far the plots
 got.
+
+A code location with `APPVIEW_SHARD` has the sensor of that shard; it has the shard in its name, and reports its shard's
+batches only.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from appview_pipeline.defs.partitions import next_hour
 from appview_pipeline.defs.stopping import Stopping
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.consumer_process import EXIT_LOCKED, EXIT_OPERATOR_ERROR, ConsumerProcess
+from appview_pipeline.shards import WHOLE, Shard
 from appview_pipeline.store import batches
 from appview_pipeline.store.batches import Applied, StreamState
 
@@ -83,6 +87,7 @@ class _Tick:
         self.state = state
         self.settings = settings_module.load()
         self.relay = self.settings.relay_url
+        self.shard = str(self.settings.shard)
         self.stopping = Stopping(context)
         self.started = time.monotonic()
         self.report_due = self.started + REPORT_SECONDS / 2
@@ -135,7 +140,9 @@ class _Tick:
             if consumer.keep():
                 self.trouble = None
                 if consumer.starts > starts:
-                    self.context.log.info(f"Consumer started as process {consumer.pid}, indexing {self.relay}")
+                    self.context.log.info(
+                        f"Consumer of shard {self.shard} started as process {consumer.pid}, indexing {self.relay}"
+                    )
             elif consumer.ended is not None:
                 self.trouble = consumer.ended.sentence
         else:
@@ -180,21 +187,21 @@ class _Tick:
             if state.position.batch < 0:
                 newest = batches.newest_batch(connection)
                 state.position = Position(newest, newest)
-            applied = batches.applied_after(connection, state.position.batch, self.relay)
+            applied = batches.applied_after(connection, state.position.batch, self.relay, shard=self.shard)
             for_families: list[tuple[Applied, dict[str, int]]] = []
             shards: list[StreamState] = []
             families_to = state.position.families_batch
             families_due = time.monotonic() >= state.families_due
             if families_due:
                 shards = batches.stream_state(connection, self.relay)
-                for one in batches.applied_after(connection, families_to, self.relay):
+                for one in batches.applied_after(connection, families_to, self.relay, shard=self.shard):
                     in_hour = batches.written_between(connection, one.hour, next_hour(one.hour))
                     for_families.append((one, in_hour))
                     families_to = max(families_to, one.last_id)
         for one in applied:
             since = state.last_applied_at
             seconds = (one.last_applied_at - since).total_seconds() if since else time.monotonic() - self.started
-            event = reports.firehose_event(one, seconds)
+            event = reports.firehose_event(one, seconds, self.shard)
             instance.report_runless_asset_event(event)
             state.position = Position(one.last_id, state.position.families_batch, one.last_seq or state.position.seq)
             state.last_applied_at = one.last_applied_at
@@ -236,8 +243,21 @@ def _observe(state: _State) -> str:
     return f"{at_work}, {consumer}; reported up to batch {max(state.position.batch, 0)}, seq {state.position.seq}"
 
 
+def shard_of_location() -> Shard:
+    """The shard of this code location. A setting that can't be read is the ticks' to complain about."""
+    try:
+        return settings_module.load().shard
+    except OperatorError:
+        return WHOLE
+
+
+def sensor_name(shard: Shard) -> str:
+    """`firehose_sensor`; with the shard where there are several, so that each has a switch and a history of its own."""
+    return "firehose_sensor" if shard == WHOLE else f"firehose_sensor_{shard.index}_of_{shard.count}"
+
+
 @dg.sensor(
-    name="firehose_sensor",
+    name=sensor_name(shard_of_location()),
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=5,
     description=(

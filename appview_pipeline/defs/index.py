@@ -96,6 +96,8 @@ def firehose(index: IndexDatabase) -> dg.MaterializeResult[None]:
         lags = [shard.lag_seconds for shard in shards if shard.lag_seconds is not None]
         if lags:
             metadata["lag_seconds"] = max(lags)
+        if len(shards) > 1:
+            metadata |= {f"lag_seconds {it.shard}": it.lag_seconds for it in shards if it.lag_seconds is not None}
     return dg.MaterializeResult(metadata=metadata)
 
 

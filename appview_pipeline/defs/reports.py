@@ -26,8 +26,8 @@ def ops_by_collection(ops: dict[str, int]) -> Counter[str]:
     return totals
 
 
-def firehose_event(applied: Applied, seconds: float) -> dg.AssetMaterialization:
-    """What the stream brought in `seconds`. Numbers only, so that all of it plots."""
+def firehose_event(applied: Applied, seconds: float, shard: str = "0/1") -> dg.AssetMaterialization:
+    """What the stream brought in `seconds`. Numbers only, so that all plots; of several shards each has its lag."""
     metadata: dict[str, int | float] = {
         "events": applied.events,
         "events_per_second": round(applied.events / seconds, 2) if seconds > 0 else 0.0,
@@ -42,6 +42,8 @@ def firehose_event(applied: Applied, seconds: float) -> dg.AssetMaterialization:
     }
     if applied.lag_seconds is not None:
         metadata["lag_seconds"] = round(applied.lag_seconds, 3)
+        if shard != "0/1":
+            metadata[f"lag_seconds {shard}"] = round(applied.lag_seconds, 3)
     if applied.first_seq is not None and applied.last_seq is not None:
         metadata["first_seq"] = applied.first_seq
         metadata["last_seq"] = applied.last_seq

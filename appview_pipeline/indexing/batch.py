@@ -91,15 +91,15 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     ignored: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     for change in changes:
-        report.frames += 1
+        report.frames += not change.is_position
         report.bytes += change.size
         if change.seq is not None:
             report.first_seq = change.seq if report.first_seq is None else min(report.first_seq, change.seq)
             report.last_seq = change.seq if report.last_seq is None else max(report.last_seq, change.seq)
-        if change.is_event:
-            report.events += 1
-            if change.time is not None and (report.relay_time is None or change.time > report.relay_time):
-                report.relay_time = change.time
+        report.events += change.is_event
+        time = change.time if change.is_event or change.is_position else None
+        if time is not None and (report.relay_time is None or time > report.relay_time):
+            report.relay_time = time
         if change.already_applied:
             report.stale += 1
             continue

@@ -100,6 +100,8 @@ class Change:
     gaps: list[Gap] = field(default_factory=list)
     restarts_at: int | None = None
     """From the event with this sequence number on the stream is numbered anew (the relay was reset)."""
+    is_position: bool = False
+    """No frame of ours: says only how far the stream has got, for the cursor."""
     already_applied: bool = False
     """The commit was passed over because its rev is known to be applied."""
 
@@ -139,6 +141,16 @@ def read_change(
         change.is_event = True
         change.time = normalize_datetime(event.time)
     return change
+
+
+def position(frame: bytes) -> Change | None:
+    """The change of a frame that another shard takes: how far the stream has got. None where the frame does not say."""
+    event = read_envelope(frame)
+    seq = getattr(event, "seq", None)
+    if seq is None:
+        return None
+    time = getattr(event, "time", None)
+    return Change(0, seq, normalize_datetime(time) if time is not None else None, is_position=True)
 
 
 def passed_over(event: Commit, frame: bytes) -> Change:

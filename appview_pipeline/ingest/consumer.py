@@ -1,7 +1,10 @@
-"""The consumer: the relay's stream into the database, until its lease ends.
+"""The consumer: the relay's stream, or one shard of it, into the database, until its lease ends.
 
 A process of its own, without Dagster: `python -m appview_pipeline.ingest.consumer`. The sensor starts it and keeps its
 lease (`consumer_process.py` tells how, and what the exit codes mean).
+
+A consumer of a shard receives the whole stream and drops the frames of other shards before they are decoded. What
+belongs to no repository (damaged frames, frames too large to receive) is shard 0's; gaps are noted by whoever has them.
 """
 
 from __future__ import annotations
@@ -9,14 +12,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from appview_pipeline import logs
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.indexing.changes import Change, DeadLetter, Gap
+from appview_pipeline.indexing.changes import Change, DeadLetter, Gap, position
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
 from appview_pipeline.ingest.consumer_process import EXIT_ENDED, EXIT_LOCKED, EXIT_OPERATOR_ERROR
@@ -25,17 +28,20 @@ from appview_pipeline.ingest.interpreter import favour_throughput
 from appview_pipeline.ingest.lifetime import Lifetime
 from appview_pipeline.ingest.writer import Position, Stopped, Writer
 from appview_pipeline.network.firehose import Notice, Subscription
+from appview_pipeline.network.peek import did_of, seq_of
 from appview_pipeline.settings import Settings, load
+from appview_pipeline.shards import Shard
 from appview_pipeline.store.applied import AppliedRevs, applied_revs
 from appview_pipeline.store.apply import CursorMoved, Report
-from appview_pipeline.store.cursors import cursor_of
+from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import Database, open_database
 from appview_pipeline.store.lease import LockTaken, StreamLock, stream_lock
 
 log = logging.getLogger("appview_pipeline.consumer")
 
 SUMMARY_SECONDS = 15.0
-SHARD = "0/1"
+POSITION_SECONDS = 2.0
+"""How long frames of other shards alone don't move the cursor."""
 
 
 @dataclass
@@ -71,16 +77,26 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
     `OperatorError` (bad setting, no database), `LockTaken` and `CursorMoved` (another consumer).
     """
     validators = record_validators(settings.lexicon_dir)
+    relay, shard = settings.relay_url, settings.shard
     database = open_database(settings)
     try:
-        with stream_lock(database, settings.relay_url, SHARD, stopped) as lock:
-            with database.connect("reader") as connection:
-                seq = cursor_of(connection, settings.relay_url, SHARD)
-            position = Position(settings.relay_url, SHARD, seq)
-            start = settings.start_cursor if seq is None else seq
-            log.info("Subscribing to %s after %s", settings.relay_url, "the newest event" if start is None else start)
-            writer = Writer(database, settings, settings.relay_url, position, stopped)
-            with Subscription(settings.relay_url, start, settings.buffer_bytes) as subscription:
+        with stream_lock(database, relay, str(shard), stopped) as lock:
+            lock.keep_to_layout(relay, shard, stopped)
+            with database.connect("writer") as connection:
+                opened = open_cursor(connection, relay, shard, settings.start_cursor)
+            if opened.taken_from:
+                log.info("Shard %s takes over from %s", shard, ", ".join(opened.taken_from))
+            if opened.closed:
+                log.info("All shards of this layout have started: cursors %s are deleted", ", ".join(opened.closed))
+            start = settings.start_cursor if opened.seq is None else opened.seq
+            log.info(
+                "Subscribing to %s%s after %s",
+                relay,
+                f", shard {shard}," if shard.count > 1 else "",
+                "the newest event" if start is None else start,
+            )
+            writer = Writer(database, settings, relay, Position(relay, str(shard), opened.seq), stopped)
+            with Subscription(relay, start, settings.buffer_bytes) as subscription:
                 _consume(settings, database, subscription, writer, lock, validators, stopped)
     finally:
         database.close()
@@ -106,22 +122,39 @@ def _consume(
         return reports
 
     collections = IndexedCollections(settings.extra_collections)
+    shard = settings.shard
     interval = _Interval()
     applying: Future[list[Report]] | None = None
     look_first = False
+    others: Change | None = None  # how far the frames of other shards reach that came since the last batch
+    others_due = 0.0
+    restarts: set[int] = set()
     # While PostgreSQL applies one batch the next one is received and decoded; there are never more than these two.
     with ThreadPoolExecutor(1, "apply") as pool:
         while not stopped():
-            frames = subscription.take(settings.batch_events, settings.batch_seconds)
+            frames = subscription.take(settings.batch_events * shard.count, settings.batch_seconds)
             received_at = time.time()
-            changes = _noticed(subscription.notices(), settings.relay_url)
-            changes += read_changes(frames, validators, collections, look_up if look_first else None)
+            notices = subscription.notices()
+            restarts |= {it.first_seq for it in notices if it.kind == "went_back" and it.first_seq is not None}
+            changes = _noticed(notices, settings.relay_url, shard)
+            for restart, part in _parted(frames, restarts):
+                if restart is not None:
+                    changes.append(Change(0, restarts_at=restart, is_position=True))
+                    others = None
+                own = own_frames(part, shard)
+                changes += read_changes(own, validators, collections, look_up if look_first else None)
+                if len(own) < len(part):
+                    others = _position(part) or others
+            if others is not None and (changes or time.monotonic() >= others_due):
+                changes.append(others)
+                others = None
             if changes:
                 folded = writer.fold(changes)
                 decode_ms = (time.time() - received_at) * 1000
                 reports = settle()
                 look_first = mostly_applied(reports)
                 lock.ensure()
+                others_due = time.monotonic() + POSITION_SECONDS
                 applying = pool.submit(writer.write, changes, received_at, decode_ms, folded)
             if time.monotonic() - interval.began >= SUMMARY_SECONDS:
                 _summarize(interval, subscription, writer)
@@ -129,17 +162,38 @@ def _consume(
         settle()
 
 
-def _noticed(notices: list[Notice], relay: str) -> list[Change]:
+def own_frames(frames: list[bytes], shard: Shard) -> list[bytes]:
+    """Those of `frames` that are the shard's, in their order."""
+    return frames if shard.count == 1 else [frame for frame in frames if shard.takes(did_of(frame))]
+
+
+def _parted(frames: list[bytes], restarts: set[int]) -> Iterator[tuple[int | None, list[bytes]]]:
+    """`frames` before and from each frame at which the relay numbers anew, with that number; it leaves `restarts`."""
+    restart, begin = None, 0
+    for index, frame in enumerate(frames) if restarts else ():
+        if (seq := seq_of(frame)) in restarts:
+            yield restart, frames[begin:index]
+            restart, begin = seq, index
+            restarts.discard(seq)
+    yield restart, frames[begin:]
+
+
+def _position(frames: list[bytes]) -> Change | None:
+    """How far the stream has got after `frames`: the last that says so, of whatever shard."""
+    return next((change for change in map(position, reversed(frames)) if change is not None), None)
+
+
+def _noticed(notices: list[Notice], relay: str, shard: Shard) -> list[Change]:
     """What the stream says about itself, as changes: gaps and dead letters are written down with the next batch."""
     changes = []
     for notice in notices:
         log.log(logging.INFO if notice.kind == "info" else logging.WARNING, "%s", notice.message)
         change = Change(len(notice.frame))
         if notice.kind in ("gap", "went_back"):
+            # Each shard has its own place in the stream, so also its own gaps; the same one twice is one row.
             kind = "outdated_cursor" if notice.name == "OutdatedCursor" else "sequence"
             change.gaps.append(Gap(kind, relay, str(notice.cursor), str(notice.first_seq)))
-            change.restarts_at = notice.first_seq if notice.kind == "went_back" else None
-        elif notice.kind == "oversized":
+        elif notice.kind == "oversized" and shard.is_first:
             change.dead_letters.append(DeadLetter("frame-size", notice.message, None, None, None, notice.frame))
         else:
             continue

@@ -199,9 +199,10 @@ def _reached(changes: Sequence[Change], seq: int | None) -> int:
     Events that a relay sends twice don't move it back; a relay that numbers anew does.
     """
     reached = seq or 0
-    restarts = {change.restarts_at for change in changes if change.restarts_at is not None}
     for change in changes:
-        if change.seq is not None and (change.seq > reached or change.seq in restarts):
+        if change.restarts_at is not None:
+            reached = change.restarts_at - 1
+        if change.seq is not None and change.seq > reached:
             reached = change.seq
     return reached
 

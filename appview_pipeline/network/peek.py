@@ -2,7 +2,7 @@
 
 A frame is two concatenated DAG-CBOR objects, header and body (https://atproto.com/specs/event-stream). The subscription
 needs the body's `seq` to resume, and must notice the two kinds of frames that speak about the stream itself: error
-frames (`op` -1) and `#info`.
+frames (`op` -1) and `#info`. A consumer of a shard needs the repository's DID.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ MAX_FRAME_BYTES = 5_000_000
 
 COMMIT_HEADER = b"\xa2atg#commitbop\x01"
 """Canonical header `{t: "#commit", op: 1}`; frames that start with it are never control frames."""
+
+# In a canonical commit: the key `repo` and a text string with its length (24 to 255) in the next byte; then `time`.
+_REPO = b"\x64repo\x78"
+_REPO_SIZE = len(_REPO) + 1
+_TIME = b"\x64time"
 
 _MAX_SEQ = 2**53 - 1
 _MAX_TEXT = 200
@@ -37,6 +42,25 @@ def seq_of(frame: bytes) -> int | None:
         return None
     seq = decoded[1].get("seq")
     return seq if isinstance(seq, int) and not isinstance(seq, bool) and 0 < seq <= _MAX_SEQ else None
+
+
+def did_of(frame: bytes) -> bytes | None:
+    """The DID that a frame is about (`repo` of a commit, else `did`), as bytes; None where it has none. Never raises.
+
+    Everybody who asks gets the same answer, whatever the bytes. A commit is not decoded: its first `repo: did:...`
+    followed by the key that comes next in canonical order is taken. Before that there are only the operations, and a
+    record key made to look like it moves nothing but its own commit to another shard, where it is applied as well.
+    """
+    if frame.startswith(COMMIT_HEADER) and (at := frame.find(_REPO)) > 0:
+        start = at + _REPO_SIZE
+        if frame.startswith(b"did:", start) and frame.startswith(_TIME, end := start + frame[start - 1]):
+            return frame[start:end]
+    decoded = _decode(frame)
+    if decoded is None:
+        return None
+    header, body = decoded
+    did = body.get("repo" if header.get("t") == "#commit" else "did")
+    return did.encode("utf-8", "surrogatepass") if isinstance(did, str) and did else None
 
 
 def control_of(frame: bytes) -> Control | None:

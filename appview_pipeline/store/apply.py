@@ -104,7 +104,6 @@ EFFECTS: tuple[Effect, ...] = (
             "stage_post_mention",
         ),
         follows=("feed", "count", "op_thread", "add_embeds", "add_quotes"),
-        always=("forget",),
     ),
     Effect(
         "app.bsky.feed.like",
@@ -378,6 +377,8 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     if rows.get("stage_repo"):
         repo = sections("apply/repo.sql")
         cursor.execute(repo["lock"])
+        if count(cursor, repo["make"]):
+            cursor.execute(repo["lock_others"])
         if count(cursor, repo["count_late"]):
             cursor.execute(sections("apply/late.sql")["mark"])
         run(cursor, report, "repo", "gaps", "advance", "last_seen", "actors")
@@ -390,6 +391,7 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
         _drop_stale(cursor, batch)
     for effect in EFFECTS:
         run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
+    _meet_others(cursor, batch)
     judged = _judge(cursor, batch, versions)
     run(cursor, report, "counters", "posts", "profiles")
     # A record that comes late may take the place of another though the batch itself changes none.
@@ -461,6 +463,18 @@ def _time_verifications(cursor: Cursor, batch: Batch) -> None:
             cursor.execute(version["time"], {"uri": row["uri"], "rev": row["rev"], "sort_at": sort_at})
 
 
+def _meet_others(cursor: Cursor, batch: Batch) -> None:
+    """What this batch brings is written; from here on what other writers bring counts too, and one goes at a time."""
+    if not batch.seen:
+        return
+    cursor.execute(sections("apply/thread.sql")["lock"])
+    if "app.bsky.feed.repost" in batch.seen:
+        cursor.execute(sections("apply/gone.sql")["feed_items"])
+    if "app.bsky.feed.post" in batch.seen:
+        cursor.execute(sections("apply/gone.sql")["quotes"])
+        cursor.execute(sections("apply/post.sql")["forget"])
+
+
 def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
     """Judges replies and quotes, those of the batch and those that it concerns, and says whom they notify."""
     rows, report = batch.rows, batch.report
@@ -468,7 +482,7 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
     if not versions and not any(rows.get(table) for table in deciding):
         return False
     thread = sections("apply/thread.sql")
-    for name in ("lock", "events", "collect_new", "concerned_below"):
+    for name in ("events", "collect_new", "concerned_below"):
         cursor.execute(thread[name])
     while cursor.rowcount:
         cursor.execute(thread["concerned_next"])

@@ -95,9 +95,15 @@ def newest_batch(connection: Connection) -> int:
     return int(_rows(connection, "report/newest_batch.sql")[0][0])
 
 
-def applied_after(connection: Connection, batch: int, relay: str, most: int = MOST_BATCHES) -> list[Applied]:
-    """What was applied after the batch with id `batch`, one `Applied` an hour, oldest first; empty when nothing was."""
-    return [Applied(*row) for row in _rows(connection, "report/batches.sql", after=batch, most=most, relay=relay)]
+def applied_after(
+    connection: Connection, batch: int, relay: str, most: int = MOST_BATCHES, shard: str | None = None
+) -> list[Applied]:
+    """What was applied after the batch with id `batch`, one `Applied` an hour, oldest first; empty when nothing was.
+
+    With `shard` what that shard's sensor reports: all batches are reported by the sensors of a layout once.
+    """
+    rows = _rows(connection, "report/batches.sql", after=batch, most=most, relay=relay, shard=shard)
+    return [Applied(*row) for row in rows]
 
 
 def written_between(connection: Connection, since: datetime, until: datetime) -> dict[str, int]:

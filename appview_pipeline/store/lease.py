@@ -1,4 +1,4 @@
-"""The lock that makes a consumer the only one of its stream."""
+"""The locks that make a consumer the only one of its stream, and its layout of shards the only one of its relay."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hashlib import blake2b
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline.errors import OperatorError
+from appview_pipeline.shards import Shard
 from appview_pipeline.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,25 @@ class StreamLock:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._checked = time.monotonic()
+
+    def keep_to_layout(
+        self, relay: str, shard: Shard, stopped: Callable[[], bool] = lambda: False, patience: float = PATIENCE
+    ) -> None:
+        """Makes sure that no consumer of another layout (another n of i/n) is at work on `relay`, nor will be.
+
+        Waits up to `patience` seconds for those that are. Raises `OperatorError`, or `LockTaken` when `stopped`.
+        """
+        deadline = time.monotonic() + patience
+        while others := _join_layout(self._connection, relay, shard.count):
+            if stopped():
+                raise LockTaken(f"told to end while another layout was at work on {relay}")
+            if time.monotonic() >= deadline:
+                named = " and ".join(f"i/{count}" for count in others)
+                raise OperatorError(
+                    f"Consumers of another layout (APPVIEW_SHARD={named}) are at work on {relay}: stop them all before "
+                    f"you start {shard}, or set APPVIEW_SHARD to one of theirs."
+                )
+            time.sleep(_POLL)
 
     def ensure(self) -> None:
         """Raises `LockTaken` when the lock is no longer ours (the server restarted, say). Cheap to call often."""
@@ -66,7 +87,7 @@ def stream_lock(
             if stopped() or time.monotonic() >= deadline:
                 raise LockTaken(f"another consumer is at work on {relay} ({shard})")
             if not waiting:
-                log.info("Another consumer is at work on %s; waiting for it to end", relay)
+                log.info("Another consumer is at work on %s (%s); waiting for it to end", relay, shard)
                 waiting = True
             time.sleep(_POLL)
         yield StreamLock(connection)
@@ -76,3 +97,28 @@ def _try(connection: Connection, relay: str, shard: str) -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", (_key(relay, shard),))
         return cursor.fetchone() == (True,)
+
+
+def _join_layout(connection: Connection, relay: str, count: int) -> list[int]:
+    """Takes part in the layout of `count` shards, unless others are alive: returns their counts, empty for success.
+
+    Consumers of a layout share a lock named by (relay, count); who holds one for the same relay is seen in pg_locks. A
+    third lock makes looking and taking one step.
+    """
+    layouts = int.from_bytes(blake2b(f"layouts {relay}".encode(), digest_size=4).digest(), "big", signed=True)
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        try:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_key(relay, "layouts"),))
+            cursor.execute(
+                "SELECT DISTINCT objid::int FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted "
+                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+                "AND classid = %s AND objid::int <> %s ORDER BY 1",
+                (layouts % 2**32, count),
+            )
+            others = [found for (found,) in cursor.fetchall()]
+            if not others:
+                cursor.execute("SELECT pg_advisory_lock_shared(%s, %s)", (layouts, count))
+        finally:
+            cursor.execute("COMMIT")
+    return others

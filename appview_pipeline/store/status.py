@@ -13,10 +13,14 @@ from appview_pipeline.store.sql import sections
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream's cursor; `lag_seconds` between its newest event and its application, `idle_seconds` since then."""
+    """A stream's cursor; `lag_seconds` between its newest event and its application, `idle_seconds` since then.
+
+    `in_use`: False for a cursor that a former layout of shards left.
+    """
 
     relay: str
     shard: str
+    in_use: bool
     seq: int
     idle_seconds: float
     lag_seconds: float | None
@@ -50,6 +54,12 @@ class Status:
         if not self.streams:
             lines.append("Streams       none yet: nothing has been consumed")
         for stream in self.streams:
+            if not stream.in_use:
+                lines.append(
+                    f"Stream        {stream.relay} ({stream.shard}) at {stream.seq:,}: of a former layout, kept until "
+                    "all shards of the present one have started"
+                )
+                continue
             lag = "lag unknown" if stream.lag_seconds is None else f"lag {stream.lag_seconds:,.1f} s"
             lines.append(
                 f"Stream        {stream.relay} ({stream.shard}) at {stream.seq:,}: {lag}, last batch "

@@ -12,6 +12,28 @@ JOIN pipeline.repo r USING (did)
 ORDER BY r.did
 FOR UPDATE OF r;
 
+-- A repository that nobody knew has no row to lock: whoever makes it first has it. Returns how many others have made in the
+-- meantime; those are locked then (`lock_others`).
+-- :make
+WITH unknown AS MATERIALIZED (
+  SELECT did FROM stage_repo s WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did)
+), made AS (
+  INSERT INTO pipeline.repo (did)
+  SELECT did FROM unknown ORDER BY did
+  ON CONFLICT DO NOTHING
+  RETURNING did
+)
+SELECT (SELECT count(*) FROM unknown) - (SELECT count(*) FROM made);
+
+-- :lock_others
+INSERT INTO known_repo
+SELECT r.did, r.rev, r.chain_from, r.data_cid
+FROM stage_repo s
+JOIN pipeline.repo r USING (did)
+WHERE r.rev IS NOT NULL AND NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did)
+ORDER BY r.did
+FOR UPDATE OF r;
+
 -- How many of the batch's writes and deletes may be older than what is applied (late.sql looks at them).
 -- :count_late
 SELECT count(*) FROM stage_repo s JOIN known_repo k USING (did) WHERE s.oldest_rev <= k.rev;

@@ -8,7 +8,7 @@
 -- Guarantees: a judgement is a function of the events up to the post's own rev, not of their order of arrival. Whatever
 -- comes late (parent, root, gate, follow, list item, or the deletion of one) leads to the posts that it concerns, and
 -- they are judged again, with all that hangs on them. Of two writers one judges after the other has committed (`lock`),
--- so that neither can miss what the other brings; facts are written before the lock is taken.
+-- so that neither can miss what the other brings.
 
 -- :stage
 CREATE TEMPORARY TABLE post_event (
@@ -44,6 +44,8 @@ CREATE TEMPORARY TABLE quote_judgement (
   violating boolean NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+-- Taken by every batch with records, after it has written what its own repositories bring and before it looks at, or writes
+-- to, what other repositories bring: judgements, counters, notifications, feed items of deleted posts. Until its commit.
 -- :lock
 SELECT pg_advisory_xact_lock(hashtext('appview-pipeline: judging'));
 

@@ -2,7 +2,8 @@
 -- or no longer, the record's current state.
 --
 -- Guarantees: whatever the order of arrival and the grouping into batches, `record` and `version` together hold every
--- event of those collections once. `new_version` collects the batch's; bodies are read off the record's JSON.
+-- event of those collections once. `new_version` collects the batch's; bodies are read off the record's JSON. Whether a past
+-- reply was valid is judged again in thread.sql, under its lock: another writer may be about to say otherwise.
 
 -- :stage
 CREATE TEMPORARY TABLE new_version (
@@ -12,7 +13,6 @@ CREATE TEMPORARY TABLE new_version (
   did text NOT NULL,
   deleted boolean NOT NULL,
   json text,
-  invalid boolean,
   cid text,
   sort_at text,                          -- of a deletion: when it was
   indexed_at text,
@@ -40,27 +40,25 @@ WITH unchained AS MATERIALIZED (
       OR NOT EXISTS (SELECT FROM stage_repo)
     )
 )
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid, cid, sort_at, indexed_at)
-SELECT s.uri, r.rev, s.collection, r.did, false, r.json, p.invalid, r.cid,
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
+SELECT s.uri, r.rev, s.collection, r.did, false, r.json, r.cid,
   (SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri), r."indexedAt"
 FROM replacing s
-CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r
-LEFT JOIN LATERAL (SELECT "invalidReplyRoot" AS invalid FROM bsky.post WHERE uri = s.uri OFFSET 0) p ON true;
+CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r;
 
 -- What deletions are about to remove, and the deletions themselves.
 -- :deleted
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, invalid, cid, sort_at, indexed_at)
-SELECT r.uri, r.rev, s.collection, r.did, false, r.json, p."invalidReplyRoot", r.cid,
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
+SELECT r.uri, r.rev, s.collection, r.did, false, r.json, r.cid,
   (SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri), r."indexedAt"
 FROM stage_delete s
 JOIN bsky.record r USING (uri)
-LEFT JOIN bsky.post p ON p.uri = r.uri
 WHERE r.rev < s.rev
   AND s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
     'app.bsky.graph.listitem', 'app.bsky.graph.verification', 'app.bsky.notification.declaration')
 UNION ALL
-SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL, NULL, s.indexed_at, NULL
+SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL, s.indexed_at, NULL
 FROM stage_delete s
 WHERE s.collection IN (
     'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
@@ -103,7 +101,7 @@ UPDATE new_version SET sort_at = %(sort_at)s WHERE uri = %(uri)s AND rev = %(rev
 
 -- :keep
 INSERT INTO pipeline.version
-  (uri, rev, collection, deleted, root, parent, invalid, mentions, fact, record)
+  (uri, rev, collection, deleted, root, parent, mentions, fact, record)
 SELECT DISTINCT ON (n.uri, n.rev)
   n.uri,
   n.rev,
@@ -111,7 +109,6 @@ SELECT DISTINCT ON (n.uri, n.rev)
   n.deleted,
   CASE WHEN n.collection = 'app.bsky.feed.post' THEN b.body #>> '{reply,root,uri}' END,
   CASE WHEN n.collection = 'app.bsky.feed.post' THEN b.body #>> '{reply,parent,uri}' END,
-  n.invalid,
   CASE
     WHEN n.collection = 'app.bsky.feed.post' AND NOT n.deleted THEN
       jsonb_path_query_array(

@@ -3,12 +3,21 @@
 --
 -- Guarantees: a batch is in exactly one row, and last_id of the newest row is where the next report goes on. Sequence
 -- numbers, lag and last_relay_time are those of %(relay)s alone; counts are those of every source, replayed files too.
--- Of two writers at work at once, a batch that commits after a younger one was reported is left out: only the plots
--- miss it.
+-- With %(shard)s ("i/n", null: all) only what that shard's sensor reports: its own batches; shard 0's also those that are
+-- no shard's of this layout. Of two writers at work at once, a batch that commits after a younger one was reported is left
+-- out: only the plots miss it.
 WITH batch AS MATERIALIZED (
   SELECT *, date_trunc('hour', applied_at, 'UTC') AS hour, source = %(relay)s AS live
   FROM pipeline.batch
   WHERE id > %(after)s
+    AND (
+      %(shard)s::text IS NULL
+      OR (source = %(relay)s AND shard = %(shard)s)
+      OR (
+        split_part(%(shard)s, '/', 1) = '0'
+        AND (source <> %(relay)s OR split_part(shard, '/', 2) <> split_part(%(shard)s, '/', 2))
+      )
+    )
   ORDER BY id
   LIMIT %(most)s
 ), op AS (

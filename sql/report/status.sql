@@ -1,9 +1,13 @@
 -- Where the index stands, for `appview-pipeline status`. Reads only; nothing here counts a large table.
 
+-- A cursor of a former layout is shown as such until all shards of the present one have started.
 -- :streams
 SELECT
   c.relay,
   c.shard,
+  split_part(c.shard, '/', 2) = (
+    SELECT split_part(l.shard, '/', 2) FROM pipeline.cursor l WHERE l.relay = c.relay ORDER BY l.updated_at DESC LIMIT 1
+  ),
   c.seq,
   extract(epoch FROM now() - c.updated_at)::float8,
   (
@@ -23,7 +27,7 @@ LEFT JOIN LATERAL (
   FROM pipeline.batch b
   WHERE b.source = c.relay AND b.shard = c.shard AND b.applied_at > now() - interval '1 hour'
 ) h ON true
-ORDER BY c.relay, c.shard;
+ORDER BY c.relay, 3 DESC, split_part(c.shard, '/', 2)::int, split_part(c.shard, '/', 1)::int;
 
 -- :dead_letters
 SELECT kind, count(*)

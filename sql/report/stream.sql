@@ -1,4 +1,5 @@
--- Where the stream of %(relay)s stands: a row per shard, with the batches of the last hour.
+-- Where the stream of %(relay)s stands: a row per shard, with the batches of the last hour. Of the layout whose cursor moved
+-- last alone: what former ones left is no consumer's.
 SELECT
   c.shard,
   c.seq,
@@ -11,7 +12,7 @@ FROM pipeline.cursor c
 LEFT JOIN LATERAL (
   SELECT extract(epoch FROM b.applied_at - b.relay_time)::float8 AS lag_seconds
   FROM pipeline.batch b
-  WHERE b.source = c.relay AND b.shard = c.shard
+  WHERE b.source = c.relay AND b.shard = c.shard AND b.relay_time IS NOT NULL
   ORDER BY b.id DESC
   LIMIT 1
 ) n ON true
@@ -24,4 +25,7 @@ CROSS JOIN LATERAL (
   WHERE b.source = c.relay AND b.shard = c.shard AND b.applied_at > now() - interval '1 hour'
 ) h
 WHERE c.relay = %(relay)s
-ORDER BY c.shard
+  AND split_part(c.shard, '/', 2) = (
+    SELECT split_part(l.shard, '/', 2) FROM pipeline.cursor l WHERE l.relay = c.relay ORDER BY l.updated_at DESC LIMIT 1
+  )
+ORDER BY split_part(c.shard, '/', 1)::int
