@@ -79,17 +79,24 @@ ON CONFLICT DO NOTHING;
 -- A post that was judged anew, or edited, has told nobody but those whom it concerns now.
 -- :withdraw_superfluous
 DELETE FROM bsky.notification n
-USING telling t
-WHERE n."recordUri" = t.uri
-  AND n.reason IN ('mention', 'quote', 'reply')
-  AND NOT EXISTS (
+WHERE n.id = ANY (ARRAY(
+  SELECT o.id
+  FROM (SELECT DISTINCT uri FROM telling) t
+  CROSS JOIN LATERAL (
+    SELECT o.id, o.did, o.reason
+    FROM bsky.notification o
+    WHERE o."recordUri" = t.uri AND o.reason IN ('mention', 'quote', 'reply')
+    OFFSET 0
+  ) o
+  WHERE NOT EXISTS (
     SELECT FROM new_notification w
-    WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason
+    WHERE w.record_uri = t.uri AND w.did = o.did AND w.reason = o.reason
       AND NOT EXISTS (
         SELECT FROM pipeline.silenced s
         WHERE s.record_uri = w.record_uri AND s.did = w.did AND s.reason = w.reason
       )
-  );
+  )
+));
 
 -- Returns the number of new rows.
 -- :insert

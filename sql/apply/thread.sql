@@ -317,4 +317,6 @@ WITH gate_event (post_uri, rev) AS (
 )
 UPDATE bsky.post p SET "violatesEmbeddingRules" = CASE WHEN j.violating THEN true END
 FROM judged j
-WHERE p.uri = j.uri AND p."violatesEmbeddingRules" IS DISTINCT FROM CASE WHEN j.violating THEN true END;
+WHERE p.uri = j.uri
+  AND p.uri = ANY (ARRAY(SELECT uri FROM judged))
+  AND p."violatesEmbeddingRules" IS DISTINCT FROM CASE WHEN j.violating THEN true END;
