@@ -658,7 +658,11 @@ def killed_at_random(
                 assert consumer.end() < 10 and consumer.code() == 0
                 assert "Traceback" not in consumer.said
         assert killed, "some were killed while they had work to do"
-        assert_equal(without_cursor(database), dump(want.url))
+        got, wanted = without_cursor(database), dump(want.url)
+        # Who was judged before the newest gate came still waits for what an older one asked for: that only makes work.
+        more, needed = (set(tables.pop("pipeline.dependency", ())) for tables in (got, wanted))
+        assert needed <= more
+        assert_equal(got, wanted)
         assert one(database.url, "SELECT sum(rejected) FROM pipeline.batch") >= len(damaged)
         # Frames that are nobody's own work are counted by one shard alone.
         assert (
