@@ -72,7 +72,7 @@ class Waits:
 def main(counts: str, frames: int, prefill: int, batch_events: int | None) -> None:
     """What several consumers on one database cost, as a Markdown table."""
     made = corpus(frames)
-    with sides.scratch() as folder, Server(sides.ours(), folder / "server") as server:
+    with sides.scratch() as folder, Server(sides.ours(folder / "ours"), folder / "server") as server:
         databases = Databases(server, made)
         click.echo(HEAD)
         for count in map(int, counts.split(",")):
