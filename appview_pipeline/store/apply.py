@@ -75,7 +75,9 @@ class Effect:
     """What the records of one collection do: a file of sql/apply/ and its staging tables.
 
     Of the file's statements `remove` runs for records that changed or went, `add` for staged rows, then `follows` for
-    the rows that were added, and `always` at the end of every batch in which the collection has events.
+    the rows that were added, and `always` at the end of every batch in which the collection has events. `is_judged`:
+    judging others changes its rows too, so they are written under the lock of thread.sql (else two writers, one with
+    the row and one with the lock, would wait for each other).
     """
 
     collection: str
@@ -85,6 +87,7 @@ class Effect:
     follows: tuple[str, ...] = ()
     always: tuple[str, ...] = ()
     natural_key: NaturalKey | None = None
+    is_judged: bool = False
 
 
 VERIFICATION = "app.bsky.graph.verification"
@@ -104,6 +107,7 @@ EFFECTS: tuple[Effect, ...] = (
             "stage_post_mention",
         ),
         follows=("feed", "count", "op_thread", "add_embeds", "add_quotes"),
+        is_judged=True,
     ),
     Effect(
         "app.bsky.feed.like",
@@ -175,7 +179,8 @@ EFFECTS: tuple[Effect, ...] = (
         natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
     ),
 )
-"""The effects in the order in which they run, and so in which their rows are locked, everywhere."""
+"""The effects in the order in which they run, and so in which their rows are locked, everywhere: those that are judged
+after all others."""
 
 
 WRITES: dict[tuple[str, str], str] = {
@@ -393,8 +398,14 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     if any("stale" in changes for changes in touched.values()):
         _drop_stale(cursor, batch)
     for effect in EFFECTS:
-        run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
+        if not effect.is_judged:
+            run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
     _meet_others(cursor, batch)
+    for effect in EFFECTS:
+        if effect.is_judged:
+            run_effect(cursor, effect, batch, touched.get(effect.collection, frozenset()))
+    if "app.bsky.feed.post" in batch.seen:
+        cursor.execute(sections("apply/post.sql")["forget"])
     judged = _judge(cursor, batch, versions)
     run(cursor, report, "counters", "posts", "profiles")
     # A record that comes late may take the place of another though the batch itself changes none.
@@ -473,9 +484,6 @@ def _meet_others(cursor: Cursor, batch: Batch) -> None:
     cursor.execute(sections("apply/thread.sql")["lock"])
     if "app.bsky.feed.repost" in batch.seen:
         cursor.execute(sections("apply/gone.sql")["feed_items"])
-    if "app.bsky.feed.post" in batch.seen:
-        cursor.execute(sections("apply/gone.sql")["quotes"])
-        cursor.execute(sections("apply/post.sql")["forget"])
 
 
 def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:

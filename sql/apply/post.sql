@@ -107,7 +107,7 @@ JOIN bsky.post p USING (uri)
 WHERE o."rootUri" = p."replyRoot" AND o.uri = c.uri AND o."deletedAt" IS NULL;
 
 -- A deleted post goes from the feeds of those who had reposted it, and nobody quotes it any more who had before. Deletions
--- count also where the post is there again, or was never seen. Runs under the lock of thread.sql (see gone.sql).
+-- count also where the post is there again, or was never seen. (Under the lock of thread.sql, as all of this file.)
 -- :forget
 WITH deleted AS MATERIALIZED (
   SELECT uri, rev FROM stage_delete WHERE collection = 'app.bsky.feed.post'
