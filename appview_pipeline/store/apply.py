@@ -371,7 +371,7 @@ def apply(
 
 
 def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
-    # The planner knows nothing of the staging tables but their size, and would rather read a whole table than follow its
+    # The planner knows of the staging tables only their size, and would rather read a whole table than follow its
     # index for what it takes for many rows. A batch is never that large.
     cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_mergejoin = off")
     rows = batch.rows
