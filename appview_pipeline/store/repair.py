@@ -285,6 +285,8 @@ class _Chunk:
         batch = self._stage(list(again.values()))
         self._copy(batch)
         cursor.execute(chunk["hold"])
+        # A writer that deletes what a restored record quotes or reposts is waited for, or waits (sql/apply/gone.sql).
+        cursor.execute(sections("apply/thread.sql")["lock"])
         gone_collections = {uri.split("/")[3] for uri in gone}
         if gone:
             for rows in _DERIVED:
@@ -314,7 +316,6 @@ class _Chunk:
         cursor.execute(chunk["note"])
         # Whom the restored records concern: replies below posts, and those that a gate, follow or list item decides on.
         thread = sections("apply/thread.sql")
-        cursor.execute(thread["lock"])
         cursor.execute(thread["events"])
         self._concerned()
         cursor.execute(thread["concerned_in_thread"])
