@@ -321,6 +321,17 @@ STORIES: dict[str, tuple[Network, str]] = {
         told((LIKE1, {"subject": {"ref": f"@{B}"}}), (A, post()), (B, reply(A)), thread_mutes=muted("bob", A)),
         "0|1|2|1",
     ),
+    "a quoted reply in a muted thread goes, and then the quote is edited": (
+        told(
+            (A, post()),
+            (B, reply(A)),
+            (C, post(embed=quote(B))),
+            (B, None),
+            (C, post(embed=quote(B), text="no")),
+            thread_mutes=muted("bob", A),
+        ),
+        "0|1|2|3|4",
+    ),
     "a parent comes back before its deletion arrives": (
         told((A, post()), (B, reply(A)), (C, reply(A, B)), (B, None), (B, reply(A))),
         "0|1|2|4|3",

@@ -32,11 +32,13 @@ WHERE n."recordUri" = t.uri
   AND t.change IN ('deleted', 'recreated')
   AND n.reason NOT IN ('verified', 'unverified', 'starterpack-joined');
 
--- What is gone is told of anew should it come back. An edit changes what is said, not who was told, and who takes another's
--- place has what that told: reruns must know.
+-- What is gone is told of anew should it come back, and so is an edited post. The edit of anything else changes what is said, not
+-- who was told, and who takes another's place has what that told: reruns must know.
 -- :remember
 WITH gone AS (
-  SELECT uri FROM touched WHERE change IN ('deleted', 'recreated')
+  SELECT uri
+  FROM touched
+  WHERE change IN ('deleted', 'recreated') OR (change = 'updated' AND collection = 'app.bsky.feed.post')
 ), unsilenced AS (
   DELETE FROM pipeline.silenced s USING gone WHERE s.record_uri = gone.uri
 ), unmarked AS (
