@@ -40,7 +40,7 @@ def test_a_tiny_form_of_it_gives_every_figure(tmp_path: Path) -> None:
     history = tmp_path / "history.md"
     history.write_text("# Benchmarks\n\n" + HEAD)
     ran = benchmark(
-        *(
+        *[
             "--frames",
             "400",
             "--prefill",
@@ -53,7 +53,7 @@ def test_a_tiny_form_of_it_gives_every_figure(tmp_path: Path) -> None:
             "1",
             "--no-stages",
             "--statements",
-        ),
+        ],
         *("--record", "a | remark", "--history", str(history)),
     )
     assert ran.returncode == 0, ran.stderr

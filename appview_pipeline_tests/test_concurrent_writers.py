@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain, cycle, groupby, pairwise
 from typing import Any
 
-import psycopg2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,9 +23,10 @@ from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
 from appview_pipeline_tests import model
+from appview_pipeline_tests.fed import Index, fresh_index
 from appview_pipeline_tests.networks import NAMES, Arrival, Network, arrivals, did_of, networks, told
-from appview_pipeline_tests.scenarios import Cleaner, Keep
-from appview_pipeline_tests.tables import fresh_database, rows
+from appview_pipeline_tests.scenarios import Keep
+from appview_pipeline_tests.tables import rows
 from appview_pipeline_tests.test_order_independence import (
     FOLLOW,
     GATE,
@@ -36,7 +36,6 @@ from appview_pipeline_tests.test_order_independence import (
     A,
     B,
     C,
-    Index,
     all_seen,
     but_for_private_state,
     check,
@@ -55,14 +54,9 @@ from appview_pipeline_tests.writer_process import RELAY, SHARD, End, Job, Moment
 @pytest.fixture(scope="module")
 def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Index]:
     """A database in which deadlocks are found fast."""
-    with fresh_database(server, template_database) as database:
-        url = database.url.replace("+psycopg2", "")
-        with closing(psycopg2.connect(url)) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT current_database()")
-                ((name,),) = cursor.fetchall()
-                cursor.execute(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '10ms'")
-            yield Index(database, connection, Cleaner(connection))
+    with fresh_index(server, template_database) as found:
+        found.find_deadlocks_after(10)
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -7,27 +7,19 @@ could see it is not told of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-import psycopg2
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from psycopg2.extensions import connection as Connection
 
-from appview_pipeline.indexing.changes import Change
-from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
 from appview_pipeline_tests import model
+from appview_pipeline_tests.fed import Deliver, Index, fresh_index
 from appview_pipeline_tests.model import Model, Record, natural_key
 from appview_pipeline_tests.networks import Arrival, Network, arrivals, networks, told
-from appview_pipeline_tests.scenarios import Cleaner, Keep, State, change_of, differences, dump, feed
-from appview_pipeline_tests.tables import fresh_database
-
-Deliver = Callable[[Database, Sequence[Sequence[Change]]], None]
+from appview_pipeline_tests.scenarios import Keep, State, differences, feed
 
 ALL = tuple(HealthCheck)
 # Derandomized: a run says the same tomorrow.
@@ -35,51 +27,10 @@ quick = settings(max_examples=30, deadline=None, derandomize=True, suppress_heal
 thorough = settings(quick, max_examples=1_000, phases=(Phase.explicit, Phase.generate, Phase.shrink))
 
 
-@dataclass
-class Index:
-    """A database that starts every example empty."""
-
-    database: Database
-    connection: Connection
-    clean: Cleaner
-
-    def after(self, network: Network, arrival: Arrival, deliver: Deliver = feed) -> State:
-        """The tables after a network's commits have arrived."""
-        self.clean()
-        with self.connection.cursor() as cursor:
-            for root, who in network.thread_mutes:
-                cursor.execute("INSERT INTO bsky.thread_mute VALUES (%s, %s, '2025-01-01T00:00:00.000Z')", (root, who))
-            for number, it in enumerate(network.subscriptions):
-                cursor.execute(
-                    'INSERT INTO bsky.activity_subscription (creator, "subjectDid", key, "indexedAt", post, reply) '
-                    "VALUES (%s, %s, %s, '2025-01-01T00:00:00.000Z', %s, %s)",
-                    (it.creator, it.subject, str(number), it.post, it.reply),
-                )
-        self.connection.commit()
-        changes = network_changes(network)
-        deliver(self.database, [[changes[number] for number in batch] for batch in arrival.batches])
-        return dump(self.connection)
-
-
 @pytest.fixture(scope="module")
 def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Index]:
-    with (
-        fresh_database(server, template_database) as database,
-        closing(psycopg2.connect(database.url.replace("+psycopg2", ""))) as connection,
-    ):
-        yield Index(database, connection, Cleaner(connection))
-
-
-def network_changes(network: Network) -> list[Change]:
-    """The commits as changes, each repository's linked into a chain. Every record of a network is valid."""
-    newest: dict[str, str] = {}
-    changes = []
-    for number, commit in enumerate(network.commits):
-        change = change_of(commit, number + 1, newest.get(commit.did))
-        assert not change.dead_letters, change.dead_letters
-        newest[commit.did] = commit.rev
-        changes.append(change)
-    return changes
+    with fresh_index(server, template_database) as found:
+        yield found
 
 
 def in_order(network: Network) -> State:

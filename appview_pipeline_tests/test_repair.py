@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import psycopg2
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from psycopg2.extensions import connection as Connection
 
 from appview_pipeline import settings as settings_module
 from appview_pipeline.defs import database as database_module
@@ -32,14 +31,13 @@ from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.store import counters
 from appview_pipeline.store.contacts import ContactMatch, notify_contact_match
-from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline_tests.fed import Index, fresh_index
 from appview_pipeline_tests.frames import START, busy_frames
 from appview_pipeline_tests.model import Commit, Op
-from appview_pipeline_tests.networks import Arrival, Network, arrivals, networks
+from appview_pipeline_tests.networks import arrivals, networks
 from appview_pipeline_tests.scenarios import (
     COLLECTIONS,
-    Cleaner,
     batches_of,
     change_of,
     differences,
@@ -49,21 +47,14 @@ from appview_pipeline_tests.scenarios import (
     validators,
 )
 from appview_pipeline_tests.simnet.content import iso
-from appview_pipeline_tests.tables import fresh_database
-from appview_pipeline_tests.test_order_independence import network_changes
 
 ALL = tuple(HealthCheck)
 quick = settings(max_examples=30, deadline=None, suppress_health_check=ALL, print_blob=True, phases=(Phase.generate,))
 thorough = settings(quick, max_examples=500, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 
-@dataclass
-class Index:
-    """A database that starts every example empty."""
-
-    database: Database
-    connection: Connection
-    clean: Cleaner
+class Rerun(Index):
+    """An index that is rerun, and broken by hand."""
 
     def run(self, *statements: str) -> None:
         with self.connection.cursor() as cursor:
@@ -92,32 +83,14 @@ class Index:
             for table in tables
         }
 
-    def feed(self, network: Network, arrival: Arrival) -> None:
-        self.clean()
-        with self.connection.cursor() as cursor:
-            for root, who in network.thread_mutes:
-                cursor.execute("INSERT INTO bsky.thread_mute VALUES (%s, %s, '2025-01-01T00:00:00.000Z')", (root, who))
-            for number, it in enumerate(network.subscriptions):
-                cursor.execute(
-                    'INSERT INTO bsky.activity_subscription (creator, "subjectDid", key, "indexedAt", post, reply) '
-                    "VALUES (%s, %s, %s, '2025-01-01T00:00:00.000Z', %s, %s)",
-                    (it.creator, it.subject, str(number), it.post, it.reply),
-                )
-        self.connection.commit()
-        changes = network_changes(network)
-        feed(self.database, [[changes[number] for number in batch] for batch in arrival.batches])
-
 
 @pytest.fixture(scope="module")
-def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Index]:
-    with (
-        fresh_database(server, template_database) as database,
-        closing(psycopg2.connect(database.url.replace("+psycopg2", ""))) as connection,
-    ):
-        yield Index(database, connection, Cleaner(connection))
+def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Rerun]:
+    with fresh_index(server, template_database) as found:
+        yield Rerun(found.database, found.connection, found.clean)
 
 
-def nothing_changes(index: Index, data: st.DataObject) -> None:
+def nothing_changes(index: Rerun, data: st.DataObject) -> None:
     network = data.draw(networks())
     arrival = data.draw(arrivals(network, data.draw(st.sampled_from(["stream", "repository", "any"]))))
     index.feed(network, arrival)
@@ -208,7 +181,7 @@ def damages(draw: st.DrawFn) -> str:
     return f"UPDATE bsky.{table} SET {draw(st.sampled_from(KEYED[table][1]))} WHERE {row_of(table, pick)}"
 
 
-def broken_and_repaired(index: Index, data: st.DataObject) -> None:
+def broken_and_repaired(index: Rerun, data: st.DataObject) -> None:
     network = data.draw(networks())
     index.feed(network, data.draw(arrivals(network, "stream")))
     want = dump(index.connection)
@@ -232,27 +205,27 @@ def broken_and_repaired(index: Index, data: st.DataObject) -> None:
 
 @quick
 @given(data=st.data())
-def test_nothing_changes_where_nothing_is_wrong(index: Index, data: st.DataObject) -> None:
+def test_nothing_changes_where_nothing_is_wrong(index: Rerun, data: st.DataObject) -> None:
     nothing_changes(index, data)
 
 
 @quick
 @given(data=st.data())
-def test_what_was_broken_is_right_again(index: Index, data: st.DataObject) -> None:
+def test_what_was_broken_is_right_again(index: Rerun, data: st.DataObject) -> None:
     broken_and_repaired(index, data)
 
 
 @pytest.mark.slow
 @thorough
 @given(data=st.data())
-def test_nothing_changes_where_nothing_is_wrong_at_length(index: Index, data: st.DataObject) -> None:
+def test_nothing_changes_where_nothing_is_wrong_at_length(index: Rerun, data: st.DataObject) -> None:
     nothing_changes(index, data)
 
 
 @pytest.mark.slow
 @thorough
 @given(data=st.data())
-def test_what_was_broken_is_right_again_at_length(index: Index, data: st.DataObject) -> None:
+def test_what_was_broken_is_right_again_at_length(index: Rerun, data: st.DataObject) -> None:
     broken_and_repaired(index, data)
 
 
@@ -264,7 +237,7 @@ LIKE, POST, REPOST = "app.bsky.feed.like", "app.bsky.feed.post", "app.bsky.feed.
 class Story:
     """Commits one after the other, each a batch of its own."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Rerun) -> None:
         self.index, self.moment = index, 0
         index.clean()
 
@@ -293,11 +266,11 @@ def ref(uri: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def story(index: Index) -> Story:
+def story(index: Rerun) -> Story:
     return Story(index)
 
 
-def told(index: Index) -> list[Any]:
+def told(index: Rerun) -> list[Any]:
     return index.rows('SELECT did, "recordUri", reason FROM bsky.notification ORDER BY 1, 2, 3')
 
 
@@ -407,7 +380,7 @@ def frames() -> list[bytes]:
 
 
 @pytest.fixture
-def busy(index: Index, frames: list[bytes]) -> Index:
+def busy(index: Rerun, frames: list[bytes]) -> Index:
     index.clean()
     feed(index.database, batches_of(read_changes(frames, validators(), COLLECTIONS), 50))
     return index
@@ -506,7 +479,7 @@ def test_a_record_that_cannot_be_read_is_left_alone(busy: Index) -> None:
     assert busy.digest() == before
 
 
-def test_next_to_the_live_writer_nothing_is_lost(index: Index, frames: list[bytes]) -> None:
+def test_next_to_the_live_writer_nothing_is_lost(index: Rerun, frames: list[bytes]) -> None:
     changes = read_changes(frames, validators(), COLLECTIONS)
     index.clean()
     feed(index.database, batches_of(changes, 50))
@@ -582,7 +555,7 @@ def test_counters_are_rewritten_and_said(busy: Index) -> None:
     busy.run("DELETE FROM bsky.bookmark")
 
 
-def test_counting_next_to_the_live_writer(index: Index, frames: list[bytes]) -> None:
+def test_counting_next_to_the_live_writer(index: Rerun, frames: list[bytes]) -> None:
     changes = read_changes(frames, validators(), COLLECTIONS)
     index.clean()
     done = threading.Event()

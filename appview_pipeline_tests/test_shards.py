@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import libipld
-import psycopg2
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -42,19 +41,18 @@ from appview_pipeline.store.lease import stream_lock
 from appview_pipeline.store.status import read_status
 from appview_pipeline_tests import model
 from appview_pipeline_tests.conftest import CHECKOUT
+from appview_pipeline_tests.fed import Index, fresh_index, network_changes
 from appview_pipeline_tests.frames import Person, Stream, busy_frames, post
 from appview_pipeline_tests.networks import Arrival, Network, arrivals, networks, told
-from appview_pipeline_tests.scenarios import Cleaner, differences
+from appview_pipeline_tests.scenarios import differences
 from appview_pipeline_tests.simnet.relay import Relay, info_frame
 from appview_pipeline_tests.tables import assert_equal, dump, fresh_database, one, replayed_frames, rows
 from appview_pipeline_tests.test_consumer import Consumer, Start, cursor, start, until, without_cursor
 from appview_pipeline_tests.test_order_independence import (
-    Index,
     all_seen,
     but_for_private_state,
     check,
     in_order,
-    network_changes,
     quote,
     reply,
 )
@@ -73,11 +71,8 @@ thorough = settings(quick, max_examples=400)
 
 @pytest.fixture(scope="module")
 def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Index]:
-    with (
-        fresh_database(server, template_database) as database,
-        closing(psycopg2.connect(database.url.replace("+psycopg2", ""))) as connection,
-    ):
-        yield Index(database, connection, Cleaner(connection))
+    with fresh_index(server, template_database) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -375,18 +370,9 @@ def freely(count: int) -> Callable[[Database, Sequence[Sequence[Change]]], None]
     return deliver
 
 
-def impatient(index: Index) -> None:
-    """Deadlocks are noticed sooner."""
-    with index.connection.cursor() as sql:
-        sql.execute("SELECT current_database()")
-        sql.execute(f"ALTER DATABASE {sql.fetchone()[0]} SET deadlock_timeout = '50ms'")  # type: ignore[index]
-    index.connection.commit()
-    index.database.engine.dispose()
-
-
 @pytest.fixture
 def together(index: Index, monkeypatch: pytest.MonkeyPatch) -> Together:
-    impatient(index)
+    index.find_deadlocks_after(50)
     return Together(monkeypatch)
 
 
@@ -594,7 +580,7 @@ def changing(index: Index, data: st.DataObject, layouts: Sequence[int]) -> None:
 @settings(quick, max_examples=6)
 @given(data=st.data())
 def test_the_number_of_shards_can_change_midway(index: Index, data: st.DataObject) -> None:
-    impatient(index)
+    index.find_deadlocks_after(50)
     changing(index, data, (1, 2, 3, 4, 1))
 
 
@@ -602,7 +588,7 @@ def test_the_number_of_shards_can_change_midway(index: Index, data: st.DataObjec
 @settings(thorough, max_examples=200)
 @given(data=st.data())
 def test_the_number_of_shards_can_change_midway_thoroughly(index: Index, data: st.DataObject) -> None:
-    impatient(index)
+    index.find_deadlocks_after(50)
     changing(index, data, data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=6)))
 
 
