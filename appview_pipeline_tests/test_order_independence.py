@@ -151,6 +151,7 @@ A2 = f"alice/{POST}/post2"
 LIKE1, LIKE2 = (f"carol/{model.LIKE}/like{number}" for number in (1, 2))
 VERIFY1, VERIFY2 = (f"alice/{model.VERIFICATION}/verify{number}" for number in (1, 2))
 LIKES_A = {"subject": {"ref": f"@{A}"}}
+NO_QUOTES = {"post": f"@{A}", "embeddingRules": [{"$type": "app.bsky.feed.postgate#disableRule"}]}
 VERIFIED = {"subject": "@bob", "handle": "bob.test", "displayName": "bob"}
 FOLLOW = f"bob/{model.FOLLOW}/follow1"
 GATE = f"alice/{model.THREADGATE}/post1"
@@ -192,6 +193,15 @@ STORIES: dict[str, tuple[Network, str]] = {
     "a verification comes and goes": (told((VERIFY1, VERIFIED), (VERIFY1, None)), "0 1"),
     "a quoted post goes at once": (told((A, post()), (B, post(embed=quote(A))), (A, None)), "0 1 2"),
     "a quoted post goes before it is quoted": (told((A, post()), (B, post(embed=quote(A))), (A, None)), "0|2|1"),
+    "a gate that forbids a quote arrives after the quoted post is gone": (
+        told(
+            (A, post()),
+            (f"alice/{model.POSTGATE}/post1", NO_QUOTES),
+            (B, post(embed=quote(A))),
+            (A, None),
+        ),
+        "0|2|3|1",
+    ),
     "a quoted post goes, and the quote, a reply too, is delivered again": (
         told((A, post()), (B, reply(A, embed=quote(A))), (A, None)),
         "0|1|2|1",

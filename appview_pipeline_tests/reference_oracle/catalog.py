@@ -79,6 +79,7 @@ OUR_ADDITIONS = {
     ("index", "record_applied_at_idx"),
     ("index", "notification_record_did_reason_idx"),
     ("index", "post_reply_root_idx"),
+    ("index", "post_embed_record_embed_uri_idx"),
     ("index", "activity_subscription_subject_idx"),
 }
 

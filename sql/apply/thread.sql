@@ -283,7 +283,8 @@ USING judgement j
 WHERE d.uri = j.uri AND d.kind = 'reply'
   AND (NOT j.live OR j.parent_rev IS NOT NULL OR d.missing <> j.parent);
 
--- Quotes of the batch, and those that a post gate of the batch concerns.
+-- Quotes of the batch, and those that a post gate of the batch concerns: by what they embed, for bsky.quote forgets a quote
+-- when the quoted post goes, which changes nothing of whether it was allowed.
 -- :judge_quotes
 WITH gate_event (post_uri, rev) AS (
   SELECT g.post_uri, s.rev
@@ -299,10 +300,12 @@ WITH gate_event (post_uri, rev) AS (
   JOIN stage_post p ON p.uri = e.post_uri
   WHERE e.is_quote
   UNION
-  SELECT q.uri, r.rev, r.did, q.subject
+  SELECT r.uri, r.rev, r.did, g.post_uri
   FROM gate_event g
-  CROSS JOIN LATERAL (SELECT q.uri, q.subject FROM bsky.quote q WHERE q.subject = g.post_uri OFFSET 0) q
-  CROSS JOIN LATERAL (SELECT r.rev, r.did FROM bsky.record r WHERE r.uri = q.uri AND r.rev >= g.rev OFFSET 0) r
+  CROSS JOIN LATERAL (
+    SELECT e."postUri" AS uri FROM bsky.post_embed_record e WHERE e."embedUri" = g.post_uri OFFSET 0
+  ) e
+  CROSS JOIN LATERAL (SELECT r.uri, r.rev, r.did FROM bsky.record r WHERE r.uri = e.uri AND r.rev >= g.rev OFFSET 0) r
 ), judged AS (
   SELECT q.uri, coalesce(
     q.creator <> split_part(q.subject, '/', 3)

@@ -1,0 +1,10 @@
+"""Quotes of posts that are gone: a gate that arrives late may forbid them."""
+
+from appview_pipeline.store.migrations import run
+
+revision = "0007"
+down_revision = "0006"
+
+
+def upgrade() -> None:
+    run("schema/0007_quotes_of_gone_posts.sql")
