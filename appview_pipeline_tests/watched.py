@@ -15,6 +15,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import sql
 from appview_pipeline.store.apply import EFFECTS, duplicates_of
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.prepared import PreparingCursor
 
 Around = Callable[[str, Connection], AbstractContextManager[None]]
 """Called with a statement's name (`thread.lock`, `copy stage_post`, `commit`); entered before it and left after it."""
@@ -37,11 +38,17 @@ class WatchedDatabase(Database):
                 with around(name_of(sql), self.connection):
                     super().copy_expert(sql, file, size)
 
+        # What it prepares, and runs by name, goes by the statement that was asked for.
+        class WatchedPreparingCursor(WatchedCursor, PreparingCursor):
+            pass
+
         class WatchedConnection(Connection):
             is_out = False
 
             def cursor(self, *arguments: Any, **named: Any) -> Any:
-                return super().cursor(*arguments, **{"cursor_factory": WatchedCursor, **named})
+                prepares = named.pop("cursor_factory", None) is PreparingCursor
+                factory = WatchedPreparingCursor if prepares else WatchedCursor
+                return super().cursor(*arguments, cursor_factory=factory, **named)
 
             def commit(self) -> None:
                 with around("commit", self) if self.is_out else nullcontext():

@@ -6,7 +6,6 @@ batch (the live stream, a replay, a repository, a re-derivation), its records me
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ import orjson
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from appview_pipeline.store.prepared import MOST_EVENTS, PreparingCursor
 from appview_pipeline.store.sql import sections
-from appview_pipeline.store.staging import Value, copy_encoded, copy_rows
+from appview_pipeline.store.staging import Value, copy_encoded, copy_rows, make_tables
 
 SHARED_STAGES: dict[str, tuple[str, ...]] = {
     "stage_repo": (
@@ -285,55 +285,16 @@ class Batch(Protocol):
         ...
 
 
-LONG_TEXTS = frozenset(
-    (
-        "stage_write",
-        "stage_superseded",
-        "stage_dead_letter",
-        "new_version",
-        "stage_post",
-        "stage_post_image",
-        "stage_post_gallery_image",
-        "stage_post_external",
-        "stage_post_video",
-        "stage_profile",
-        "stage_list",
-        "stage_generator",
-        "stage_starterpack",
-    )
-)
-"""Temporary tables with texts that may be longer than a page; all others hold identifiers."""
-
-
 def prepare(connection: Connection) -> None:
     """Makes the staging tables on a connection; once is enough, and again does no harm."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('pg_temp.stage_repo')")
         if cursor.fetchone() == (None,):
+            files = [effect.file for effect in EFFECTS] + ["version", "thread", "post_notification"]
             statements = [sections("apply/staging.sql")[""]]
-            statements += [sections(f"apply/{effect.file}.sql")["stage"] for effect in EFFECTS]
-            statements += [
-                sections(f"apply/{file}.sql")["stage"] for file in ("version", "thread", "post_notification")
-            ]
-            # STORAGE in CREATE TABLE is new in PostgreSQL 16; without it a commit takes some milliseconds longer.
-            plain = connection.server_version >= 160_000
-            cursor.execute("\n".join(_in_pages(statement) if plain else statement for statement in statements))
+            statements += [sections(f"apply/{file}.sql")["stage"] for file in files]
+            make_tables(cursor, "\n".join(statements))
     connection.commit()
-
-
-def _in_pages(statements: str) -> str:
-    """CREATE TABLE statements of which all but `LONG_TEXTS` keep their values in the table's own pages.
-
-    Every commit empties all staging tables, used or not, and builds the index of each one's TOAST table anew: a fixed
-    price of a quarter of a millisecond a table. What has no TOAST table does not pay it.
-    """
-
-    def in_pages(table: re.Match[str]) -> str:
-        if table[1] in LONG_TEXTS:
-            return table[0]
-        return re.sub(r"^(  \w+ (?:text|jsonb|bytea))\b", r"\1 STORAGE PLAIN", table[0], flags=re.MULTILINE)
-
-    return re.sub(r"^CREATE TEMPORARY TABLE (\w+) .*?;$", in_pages, statements, flags=re.MULTILINE | re.DOTALL)
 
 
 def apply(
@@ -353,7 +314,8 @@ def apply(
     """
     started = time.monotonic()
     try:
-        with connection.cursor() as cursor:
+        is_small = batch.report.events <= MOST_EVENTS
+        with connection.cursor(cursor_factory=PreparingCursor if is_small else None) as cursor:
             _apply(cursor, batch, dead_letters_per_minute)
             batch.report.apply_ms = (time.monotonic() - started) * 1000
             _note(cursor, batch.report)
@@ -524,7 +486,6 @@ def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[
     statements = sections(f"apply/{effect.file}.sql")
     key = effect.natural_key
     duplicates = duplicates_of(effect) if key else {}
-    of_collection = {"collection": effect.collection}
     contested = False
     if changed:
         if key:
@@ -532,9 +493,9 @@ def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[
         cursor.execute(statements["remove"])
         batch.report.add_written(effect.table, cursor.rowcount)
         if key:
-            cursor.execute(duplicates["removed"], of_collection)
-            cursor.execute(duplicates["leave"], of_collection)
-            cursor.execute(duplicates["heirs"], of_collection)
+            cursor.execute(duplicates["removed"])
+            cursor.execute(duplicates["leave"])
+            cursor.execute(duplicates["heirs"])
             if heirs := [HeirRecord(*row) for row in cursor.fetchall()]:
                 again = batch.stage_again(effect.collection, heirs)
                 for table, rows in again.items():
@@ -545,7 +506,7 @@ def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[
         added = cursor.rowcount
         contested = key is not None and added < count(cursor, f"SELECT count(*) FROM {effect.stages[0]}")
         if contested:
-            _settle_duplicates(cursor, statements, duplicates, of_collection)
+            _settle_duplicates(cursor, statements, duplicates)
         batch.report.add_written(effect.table, added)
     if key and (changed or contested):
         cursor.execute(duplicates["succeed"])
@@ -555,16 +516,14 @@ def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[
     run(cursor, batch.report, effect.file, *effect.always)
 
 
-def _settle_duplicates(
-    cursor: Cursor, statements: Mapping[str, str], duplicates: Mapping[str, str], of_collection: Mapping[str, str]
-) -> None:
+def _settle_duplicates(cursor: Cursor, statements: Mapping[str, str], duplicates: Mapping[str, str]) -> None:
     """Some staged record's natural key is taken: the first by rev gets it, the others are duplicates."""
-    if count(cursor, duplicates["challenge"], of_collection):
+    if count(cursor, duplicates["challenge"]):
         cursor.execute(duplicates["vacate"])
         cursor.execute(statements["remove"])
-        cursor.execute(duplicates["removed"], of_collection)
+        cursor.execute(duplicates["removed"])
         cursor.execute(statements["add"])
-    cursor.execute(duplicates["lose"], of_collection)
+    cursor.execute(duplicates["lose"])
 
 
 @cache
@@ -578,6 +537,7 @@ def duplicates_of(effect: Effect, file: str = "apply/duplicates.sql") -> dict[st
         "{key_2}": f'"{effect.natural_key.columns[1]}"',
         "{stage_key_1}": effect.natural_key.stage_columns[0],
         "{stage_key_2}": effect.natural_key.stage_columns[1],
+        "{collection}": f"'{effect.collection}'",
     }
     return {name: fill_placeholders(text, names) for name, text in sections(file).items()}
 

@@ -6,7 +6,7 @@
 -- and moves along.
 --
 -- In this file {table} is the collection's table, {stage} its staging table, {key_1}, {key_2} the natural key's columns
--- there and {stage_key_1}, {stage_key_2} here. None of it runs for a batch of plain creations without duplicates.
+-- there and {stage_key_1}, {stage_key_2} here; {collection} is the collection's name. None of it runs for a batch of plain creations without duplicates.
 
 -- The keys that are about to lose their record.
 -- :vacate
@@ -18,20 +18,20 @@ WHERE t.change <> 'stale' AND NOT t.removed;
 
 -- After `remove`.
 -- :removed
-UPDATE touched SET removed = true WHERE collection = %(collection)s AND change <> 'stale';
+UPDATE touched SET removed = true WHERE collection = {collection} AND change <> 'stale';
 
 -- Duplicates that were touched themselves.
 -- :leave
 DELETE FROM bsky.duplicate_record d
 USING touched t
-WHERE d.uri = t.uri AND t.collection = %(collection)s AND t.change <> 'stale';
+WHERE d.uri = t.uri AND t.collection = {collection} AND t.change <> 'stale';
 
 -- The duplicates of a record that is gone compete again; they are staged like newly arrived ones.
 -- :heirs
 WITH heir AS (
   DELETE FROM bsky.duplicate_record d
   USING touched t
-  WHERE d."duplicateOf" = t.uri AND t.collection = %(collection)s AND t.change IN ('updated', 'recreated', 'deleted')
+  WHERE d."duplicateOf" = t.uri AND t.collection = {collection} AND t.change IN ('updated', 'recreated', 'deleted')
   RETURNING d.uri
 )
 SELECT r.uri, r.cid, r.did, r.rev, r.json, r."indexedAt"
@@ -49,7 +49,7 @@ WITH challenged AS (
   WHERE (s.rev, s.uri COLLATE "C") < (r.rev, r.uri COLLATE "C")
 ), demoted AS (
   INSERT INTO touched (uri, collection, change, rev, at)
-  SELECT uri, %(collection)s, 'demoted', rev, "indexedAt" FROM challenged
+  SELECT uri, {collection}, 'demoted', rev, "indexedAt" FROM challenged
   RETURNING uri
 )
 SELECT count(*) FROM demoted;
@@ -64,13 +64,13 @@ WITH loser AS (
   FROM touched t
   JOIN vacancy v USING (uri)
   JOIN bsky.record r USING (uri)
-  WHERE t.collection = %(collection)s AND t.change = 'demoted'
+  WHERE t.collection = {collection} AND t.change = 'demoted'
   UNION ALL
   SELECT d.uri, d.cid, v.key_1, v.key_2, d."indexedAt"
   FROM touched t
   JOIN vacancy v USING (uri)
   JOIN bsky.duplicate_record d ON d."duplicateOf" = v.uri
-  WHERE t.collection = %(collection)s AND t.change = 'demoted'
+  WHERE t.collection = {collection} AND t.change = 'demoted'
 )
 INSERT INTO bsky.duplicate_record AS d (uri, cid, "duplicateOf", "indexedAt")
 SELECT DISTINCT ON (o.uri) o.uri, o.cid, l.uri, o.indexed_at

@@ -6,7 +6,7 @@
 -- reply was valid is judged again in thread.sql, under its lock: another writer may be about to say otherwise.
 
 -- :stage
-CREATE TEMPORARY TABLE new_version (
+CREATE TEMPORARY TABLE new_version ( -- long rows
   uri text NOT NULL,
   rev text COLLATE "C" NOT NULL,
   collection text NOT NULL,
