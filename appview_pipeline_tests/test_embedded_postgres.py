@@ -751,10 +751,12 @@ def test_links_in_a_state_folder_are_not_followed(tmp_path: Path) -> None:
     assert precious.read_text() == "keep"
 
 
-def test_memory_settings_follow_the_machine() -> None:
-    small = postgres_conf.server_settings(1 << 30, ephemeral=False, lz4=False)
-    large = postgres_conf.server_settings(64 << 30, ephemeral=False, lz4=True)
-    assert (small["shared_buffers"], large["shared_buffers"]) == ("256MB", "1024MB")
+def test_settings_follow_the_machine() -> None:
+    small = postgres_conf.server_settings(1 << 30, 10 << 30, ephemeral=False, lz4=False)
+    large = postgres_conf.server_settings(64 << 30, 2 << 40, ephemeral=False, lz4=True)
+    assert (small["shared_buffers"], large["shared_buffers"]) == ("256MB", "8192MB")
+    assert (small["max_wal_size"], large["max_wal_size"]) == ("1024MB", "16384MB")
+    assert (small["wal_buffers"], large["wal_buffers"]) == ("4MB", "64MB")
     assert (small["work_mem"], large["work_mem"]) == ("4MB", "32MB")
     assert (small["wal_compression"], large["wal_compression"]) == ("off", "lz4")
     assert 0 < postgres_conf.usable_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

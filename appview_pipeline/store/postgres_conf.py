@@ -18,14 +18,14 @@ USER_CONF = """\
 """
 
 
-def server_settings(memory: int, *, ephemeral: bool, lz4: bool) -> dict[str, str]:
-    """Server settings for a machine with `memory` bytes. `ephemeral`: nothing has to survive a crash (tests)."""
+def server_settings(memory: int, disk: int, *, ephemeral: bool, lz4: bool) -> dict[str, str]:
+    """Server settings for a machine with `memory` bytes and a file system of `disk` bytes. `ephemeral`: nothing has to survive a crash (tests)."""
     settings = {
         # A Unix socket in a folder of mode 0700 is the only way in; pg_hba.conf trusts it and rejects TCP.
         "listen_addresses": "",
         "unix_socket_permissions": "0700",
         "max_connections": "100",
-        "shared_buffers": _mebibytes(memory // 4, 64, 1024),
+        "shared_buffers": _mebibytes(memory // 4, 64, 8192),
         "effective_cache_size": _mebibytes(memory // 2, 128, 65536),
         "work_mem": _mebibytes(memory // 256, 4, 32),
         "maintenance_work_mem": _mebibytes(memory // 16, 64, 512),
@@ -33,9 +33,13 @@ def server_settings(memory: int, *, ephemeral: bool, lz4: bool) -> dict[str, str
         "temp_buffers": _mebibytes(memory // 64, 8, 64),
         # The first change of a page after a checkpoint logs the whole page: few checkpoints, and pages compressed where
         # that is cheap (pglz takes a tenth of a batch's CPU).
-        "max_wal_size": "4GB",
+        "max_wal_size": _mebibytes(disk // 20, 1024, 16384),
         "min_wal_size": "512MB",
-        "checkpoint_timeout": "15min",
+        "checkpoint_timeout": "30min",
+        # While a batch is applied its WAL is written beside it, not by it: by default that begins too late, and the
+        # buffers are full before.
+        "wal_buffers": _mebibytes(memory // 256, 4, 64),
+        "wal_writer_delay": "20ms",
         "wal_compression": "lz4" if lz4 else "off",
         # No replicas of an embedded server; the log then carries only what crash recovery needs.
         "wal_level": "minimal",

@@ -85,7 +85,10 @@ class PostgresServer:
                 file.write(postgres_conf.USER_CONF)
         text = postgres_conf.conf_text(
             postgres_conf.server_settings(
-                postgres_conf.usable_memory(), ephemeral=self._ephemeral, lz4=self._accepts("wal_compression=lz4")
+                postgres_conf.usable_memory(),
+                shutil.disk_usage(data_dir).total,
+                ephemeral=self._ephemeral,
+                lz4=self._accepts("wal_compression=lz4"),
             )
         )
         # Written by the server's user: root never opens a file in a folder of somebody else's for writing.
