@@ -19,7 +19,10 @@ USER_CONF = """\
 
 
 def server_settings(memory: int, disk: int, *, ephemeral: bool, lz4: bool) -> dict[str, str]:
-    """Server settings for a machine with `memory` bytes and a file system of `disk` bytes. `ephemeral`: nothing has to survive a crash (tests)."""
+    """Server settings for a machine with `memory` bytes and a file system of `disk` bytes.
+
+    `ephemeral`: nothing has to survive a crash (tests).
+    """
     settings = {
         # A Unix socket in a folder of mode 0700 is the only way in; pg_hba.conf trusts it and rejects TCP.
         "listen_addresses": "",

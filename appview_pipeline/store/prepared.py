@@ -19,7 +19,7 @@ MOST_EVENTS = 1_000
 hundred rows, so that what it makes of an almost empty one serves these too."""
 
 MOST_SECONDS = 60.0
-"""How long a plan is kept: tables grow, and one that was made for an empty table would otherwise outlive the emptiness."""
+"""How long a plan is kept: tables grow, and one made for an empty table would otherwise outlive the emptiness."""
 
 _PLANNED = ("INSERT", "UPDATE", "DELETE", "SELECT", "WITH")
 

@@ -21,7 +21,7 @@ _MOST_IN_PAGE = 7_000
 
 
 def make_tables(cursor: Cursor, statements: str) -> None:
-    """Runs CREATE TEMPORARY TABLE `statements`, each column on a line of its own, so that values stay in the tables' own pages.
+    """Runs CREATE TEMPORARY TABLE `statements`, each column on a line of its own; values stay in the tables' own pages.
 
     Every commit empties all staging tables, used or not, and builds the index of each one's TOAST table anew: a fixed
     price of an eighth of a millisecond a table. What has no TOAST table does not pay it. `copy_encoded` makes room for
@@ -45,7 +45,8 @@ def make_tables(cursor: Cursor, statements: str) -> None:
 def _make_room(cursor: Cursor, table: str) -> None:
     """Gives a temporary table that holds its values in its pages a TOAST table, for as long as the session lives."""
     cursor.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attlen = -1 AND attstorage = 'p' AND attnum > 0",
+        "SELECT attname FROM pg_attribute "
+        "WHERE attrelid = %s::regclass AND attlen = -1 AND attstorage = 'p' AND attnum > 0",
         (f"pg_temp.{table}",),
     )
     if columns := [name for (name,) in cursor.fetchall()]:
