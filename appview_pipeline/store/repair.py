@@ -93,8 +93,8 @@ _DERIVED: tuple[_Rows, ...] = (
         "notification",
         (POST, *(effect.collection for effect in EFFECTS if effect.file in TELLING)),
         uri="recordUri",
-        creator="author",
-        order="id DESC",
+        creator=None,
+        key="recordUri",
         condition="l.reason NOT IN "
         "('verified', 'unverified', 'starterpack-joined', 'subscribed-post', 'contact-match')",
     ),
