@@ -46,9 +46,9 @@ class WatchedDatabase(Database):
             is_out = False
 
             def cursor(self, *arguments: Any, **named: Any) -> Any:
-                prepares = named.pop("cursor_factory", None) is PreparingCursor
+                prepares = named.get("cursor_factory") is PreparingCursor
                 factory = WatchedPreparingCursor if prepares else WatchedCursor
-                return super().cursor(*arguments, cursor_factory=factory, **named)
+                return super().cursor(*arguments, **{**named, "cursor_factory": factory})
 
             def commit(self) -> None:
                 with around("commit", self) if self.is_out else nullcontext():

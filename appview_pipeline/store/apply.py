@@ -16,7 +16,7 @@ import orjson
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.prepared import MOST_EVENTS, PreparingCursor
+from appview_pipeline.store.prepared import preparing_cursor
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import Value, copy_encoded, copy_rows, make_tables
 
@@ -314,8 +314,7 @@ def apply(
     """
     started = time.monotonic()
     try:
-        is_small = batch.report.events <= MOST_EVENTS
-        with connection.cursor(cursor_factory=PreparingCursor if is_small else None) as cursor:
+        with preparing_cursor(connection, batch.report.events) as cursor:
             _apply(cursor, batch, dead_letters_per_minute)
             batch.report.apply_ms = (time.monotonic() - started) * 1000
             _note(cursor, batch.report)

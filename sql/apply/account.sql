@@ -14,5 +14,7 @@ WHERE r.account_at IS NULL OR r.account_at < excluded.account_at;
 -- :actors
 UPDATE bsky.actor a SET "upstreamStatus" = CASE WHEN NOT r.active THEN r.status END
 FROM stage_account s
-JOIN pipeline.repo r USING (did)
-WHERE a.did = s.did AND a."upstreamStatus" IS DISTINCT FROM CASE WHEN NOT r.active THEN r.status END;
+CROSS JOIN LATERAL (SELECT r.active, r.status FROM pipeline.repo r WHERE r.did = s.did OFFSET 0) r
+WHERE a.did = s.did
+  AND a.did = ANY (ARRAY(SELECT did FROM stage_account))
+  AND a."upstreamStatus" IS DISTINCT FROM CASE WHEN NOT r.active THEN r.status END;

@@ -43,7 +43,7 @@ WHERE NOT EXISTS (SELECT FROM {stage} s WHERE s.uri = r.uri);
 -- :challenge
 WITH challenged AS (
   SELECT DISTINCT l.uri, r.rev, r."indexedAt"
-  FROM {stage} s
+  FROM (SELECT s.* FROM {stage} s WHERE NOT EXISTS (SELECT FROM added a WHERE a.uri = s.uri) OFFSET 0) s
   JOIN bsky.{table} l ON l.{key_1} = s.{stage_key_1} AND l.{key_2} = s.{stage_key_2} AND l.uri <> s.uri
   JOIN bsky.record r ON r.uri = l.uri
   WHERE (s.rev, s.uri COLLATE "C") < (r.rev, r.uri COLLATE "C")
@@ -59,6 +59,7 @@ SELECT count(*) FROM demoted;
 WITH loser AS (
   SELECT s.uri, s.cid, s.{stage_key_1} AS key_1, s.{stage_key_2} AS key_2, s.indexed_at
   FROM {stage} s
+  WHERE NOT EXISTS (SELECT FROM added a WHERE a.uri = s.uri)
   UNION ALL
   SELECT r.uri, r.cid, v.key_1, v.key_2, r."indexedAt"
   FROM touched t

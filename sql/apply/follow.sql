@@ -33,7 +33,7 @@ WITH row AS (
     uri, cid, creator, subject_did, created_at, indexed_at
   FROM stage_follow
   ORDER BY creator, subject_did, rev, uri COLLATE "C"
-  ON CONFLICT DO NOTHING
+  ON CONFLICT (creator, "subjectDid") DO NOTHING
   RETURNING uri
 )
 INSERT INTO added (uri)

@@ -5,10 +5,11 @@
 -- post.sql (`forget`).
 
 -- :feed_items
-DELETE FROM bsky.feed_item f
-USING (
+WITH gone AS MATERIALIZED (
   SELECT s.uri
   FROM stage_repost s
   CROSS JOIN LATERAL (SELECT FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev OFFSET 0) t
-) g
+)
+DELETE FROM bsky.feed_item f
+USING gone g
 WHERE f.uri = g.uri;

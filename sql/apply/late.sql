@@ -5,10 +5,19 @@
 -- repository's rev proves that nothing newer can have been applied.
 
 -- :mark
-WITH overtaken AS (
+WITH late AS MATERIALIZED (
+  SELECT w.uri, w.rev
+  FROM known_repo k
+  JOIN stage_write w USING (did)
+  WHERE w.rev <= k.rev
+), deleted AS MATERIALIZED (
+  SELECT l.uri
+  FROM late l
+  CROSS JOIN LATERAL (SELECT FROM pipeline.tombstone t WHERE t.uri = l.uri AND t.rev >= l.rev OFFSET 0) t
+), overtaken AS (
   DELETE FROM stage_write w
-  USING known_repo k, pipeline.tombstone t
-  WHERE k.did = w.did AND w.rev <= k.rev AND t.uri = w.uri AND t.rev >= w.rev
+  USING deleted d
+  WHERE w.uri = d.uri
   RETURNING w.*
 ), remembered AS (
   INSERT INTO stage_superseded (uri, did, collection, action, rev, cid, json, indexed_at)

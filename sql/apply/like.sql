@@ -34,7 +34,7 @@ WITH row AS (
     uri, cid, creator, subject, subject_cid, created_at, indexed_at, via, via_cid
   FROM stage_like
   ORDER BY subject, creator, rev, uri COLLATE "C"
-  ON CONFLICT DO NOTHING
+  ON CONFLICT (subject, creator) DO NOTHING
   RETURNING uri
 )
 INSERT INTO added (uri)

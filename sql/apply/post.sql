@@ -201,14 +201,19 @@ SELECT post_uri, embed_uri, embed_cid FROM stage_post_record ORDER BY post_uri
 ON CONFLICT DO NOTHING;
 
 -- :add_quotes
-WITH quoted AS (
-  INSERT INTO bsky.quote (uri, cid, subject, "subjectCid", "createdAt", "indexedAt")
-  SELECT p.uri, p.cid, e.embed_uri, e.embed_cid, p.created_at, p.indexed_at
+WITH quoting AS MATERIALIZED (
+  SELECT p.uri, p.cid, p.rev, p.created_at, p.indexed_at, e.embed_uri, e.embed_cid
   FROM stage_post_record e
   JOIN stage_post p ON p.uri = e.post_uri
   WHERE e.is_quote
-    AND NOT EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = e.embed_uri AND t.rev > p.rev)
-  ORDER BY p.uri
+), quoted AS (
+  INSERT INTO bsky.quote (uri, cid, subject, "subjectCid", "createdAt", "indexedAt")
+  SELECT q.uri, q.cid, q.embed_uri, q.embed_cid, q.created_at, q.indexed_at
+  FROM quoting q
+  LEFT JOIN LATERAL (SELECT true AS deleted FROM pipeline.tombstone t WHERE t.uri = q.embed_uri AND t.rev > q.rev OFFSET 0) d
+    ON true
+  WHERE d.deleted IS NULL
+  ORDER BY q.uri
   ON CONFLICT (uri) DO NOTHING
   RETURNING subject
 )

@@ -91,10 +91,14 @@ WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLAT
 
 -- An account that commits exists. Its handle is resolved elsewhere; until then readers see `handle.invalid`.
 -- :actors
+WITH unknown AS MATERIALIZED (
+  SELECT did, indexed_at
+  FROM stage_repo s
+  WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND k.rev IS NOT NULL)
+)
 INSERT INTO bsky.actor (did, "indexedAt", "upstreamStatus")
-SELECT s.did, s.indexed_at, CASE WHEN NOT r.active THEN r.status END
-FROM stage_repo s
-JOIN pipeline.repo r USING (did)
-WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND k.rev IS NOT NULL)
-ORDER BY s.did
+SELECT u.did, u.indexed_at, CASE WHEN NOT r.active THEN r.status END
+FROM unknown u
+CROSS JOIN LATERAL (SELECT r.active, r.status FROM pipeline.repo r WHERE r.did = u.did OFFSET 0) r
+ORDER BY u.did
 ON CONFLICT (did) DO NOTHING;

@@ -39,7 +39,7 @@ WITH row AS (
     uri, cid, creator, subject, subject_cid, created_at, indexed_at, via, via_cid
   FROM stage_repost
   ORDER BY creator, subject, rev, uri COLLATE "C"
-  ON CONFLICT DO NOTHING
+  ON CONFLICT (creator, subject) DO NOTHING
   RETURNING uri
 )
 INSERT INTO added (uri)
