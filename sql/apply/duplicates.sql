@@ -12,8 +12,8 @@
 -- :vacate
 INSERT INTO vacancy (uri, key_1, key_2, rev)
 SELECT l.uri, l.{key_1}, l.{key_2}, t.rev
-FROM bsky.{table} l
-JOIN touched t USING (uri)
+FROM touched t
+CROSS JOIN LATERAL (SELECT * FROM bsky.{table} l WHERE l.uri = t.uri OFFSET 0) l
 WHERE t.change <> 'stale' AND NOT t.removed;
 
 -- After `remove`.
@@ -86,8 +86,8 @@ ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, "duplicateOf" = excluded."du
 INSERT INTO succession (old_uri, new_uri, new_cid)
 SELECT v.uri, l.uri, l.cid
 FROM vacancy v
-JOIN bsky.{table} l ON l.{key_1} = v.key_1 AND l.{key_2} = v.key_2
-JOIN bsky.record r ON r.uri = l.uri
+CROSS JOIN LATERAL (SELECT * FROM bsky.{table} l WHERE l.{key_1} = v.key_1 AND l.{key_2} = v.key_2 OFFSET 0) l
+CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = l.uri OFFSET 0) r
 WHERE l.uri <> v.uri AND r.rev < v.rev;
 
 -- :forget

@@ -18,7 +18,7 @@ CREATE TEMPORARY TABLE stage_follow (
 WITH gone AS (
   DELETE FROM bsky.follow f
   USING touched t
-  WHERE f.uri = t.uri AND t.change <> 'stale' AND NOT t.removed
+  WHERE f.uri = t.uri AND f.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed
   RETURNING f.creator, f."subjectDid"
 )
 INSERT INTO delta_profile (did, followers, follows)

@@ -16,7 +16,7 @@ CREATE TEMPORARY TABLE stage_listblock (
 -- :remove
 DELETE FROM bsky.list_block b
 USING touched t
-WHERE b.uri = t.uri AND t.change <> 'stale' AND NOT t.removed;
+WHERE b.uri = t.uri AND b.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed;
 
 -- :add
 WITH row AS (

@@ -57,10 +57,11 @@ FROM (
   SELECT uri FROM quote_judgement
   UNION
   SELECT uri FROM concerned WHERE live AND rev >= since
+  EXCEPT
+  SELECT uri FROM stage_post
 ) again
-JOIN bsky.post p USING (uri)
-JOIN bsky.record r USING (uri)
-WHERE NOT EXISTS (SELECT FROM stage_post s WHERE s.uri = p.uri);
+CROSS JOIN LATERAL (SELECT * FROM bsky.post p WHERE p.uri = again.uri OFFSET 0) p
+CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = again.uri OFFSET 0) r;
 
 -- :tell
 WITH RECURSIVE hidden AS MATERIALIZED (

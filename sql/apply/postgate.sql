@@ -16,7 +16,7 @@ CREATE TEMPORARY TABLE stage_postgate (
 -- :remove
 DELETE FROM bsky.post_gate g
 USING touched t
-WHERE g.uri = t.uri AND t.change <> 'stale';
+WHERE g.uri = t.uri AND g.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale';
 
 -- :add
 WITH row AS (
@@ -34,7 +34,7 @@ SELECT uri FROM row;
 UPDATE bsky.post p SET "hasPostGate" = true
 FROM stage_postgate s
 JOIN added USING (uri)
-WHERE p.uri = s.post_uri;
+WHERE p.uri = s.post_uri AND p.uri = ANY (ARRAY(SELECT post_uri FROM stage_postgate));
 
 -- A gate that was deleted has been there, also where nobody saw it.
 -- :unflag

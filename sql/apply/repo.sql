@@ -6,11 +6,11 @@
 
 -- :lock
 INSERT INTO known_repo
-SELECT r.did, r.rev, r.chain_from, r.data_cid
-FROM stage_repo s
-JOIN pipeline.repo r USING (did)
-ORDER BY r.did
-FOR UPDATE OF r;
+SELECT did, rev, chain_from, data_cid
+FROM pipeline.repo
+WHERE did = ANY (ARRAY(SELECT did FROM stage_repo))
+ORDER BY did
+FOR UPDATE;
 
 -- A repository that nobody knew has no row to lock: whoever makes it first has it. Returns how many others have made in the
 -- meantime; those are locked then (`lock_others`).
@@ -27,12 +27,11 @@ SELECT (SELECT count(*) FROM unknown) - (SELECT count(*) FROM made);
 
 -- :lock_others
 INSERT INTO known_repo
-SELECT r.did, r.rev, r.chain_from, r.data_cid
-FROM stage_repo s
-JOIN pipeline.repo r USING (did)
-WHERE r.rev IS NOT NULL AND NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did)
-ORDER BY r.did
-FOR UPDATE OF r;
+SELECT did, rev, chain_from, data_cid
+FROM pipeline.repo
+WHERE did = ANY (ARRAY(SELECT did FROM stage_repo EXCEPT SELECT did FROM known_repo)) AND rev IS NOT NULL
+ORDER BY did
+FOR UPDATE;
 
 -- How many of the batch's writes and deletes may be older than what is applied (late.sql looks at them).
 -- :count_late

@@ -22,7 +22,7 @@ CREATE TEMPORARY TABLE stage_repost (
 WITH gone AS (
   DELETE FROM bsky.repost r
   USING touched t
-  WHERE r.uri = t.uri AND t.change <> 'stale' AND NOT t.removed
+  WHERE r.uri = t.uri AND r.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed
   RETURNING r.uri, r.subject
 ), counted AS (
   INSERT INTO delta_post (uri, reposts)
@@ -51,7 +51,9 @@ INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt"
 SELECT s.uri, s.cid, 'repost', s.subject, s.creator, least(s.created_at, s.indexed_at)
 FROM stage_repost s
 JOIN added USING (uri)
-WHERE NOT EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev)
+LEFT JOIN LATERAL (SELECT true AS deleted FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev OFFSET 0) d
+  ON true
+WHERE d.deleted IS NULL
 ORDER BY s.uri
 ON CONFLICT (uri) DO NOTHING;
 

@@ -4,6 +4,9 @@
 -- store/apply.py lists, and hand each other what really changed through `touched` and the two `delta_*` tables.
 -- Text that is only compared for equality keeps the database's collation, so that indexes serve it; revs order events
 -- and therefore are "C".
+--
+-- The planner thinks of a temporary table as ten pages at least, and rather than look up so much in a small table's index it
+-- reads the table. `= ANY (ARRAY(...))` and `LATERAL (... OFFSET 0)` are look-ups, however little is staged.
 
 -- The newest commit (or #sync) of each repository in the batch, and whether the batch's own commits form a chain.
 CREATE TEMPORARY TABLE stage_repo (

@@ -280,7 +280,7 @@ WITH missed AS (
 )
 DELETE FROM pipeline.pending d
 USING judgement j
-WHERE d.uri = j.uri AND d.kind = 'reply'
+WHERE d.uri = j.uri AND d.uri = ANY (ARRAY(SELECT uri FROM judgement)) AND d.kind = 'reply'
   AND (NOT j.live OR j.parent_rev IS NOT NULL OR d.missing <> j.parent);
 
 -- Quotes of the batch, and those that a post gate of the batch concerns: by what they embed, for bsky.quote forgets a quote

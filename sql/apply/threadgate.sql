@@ -16,7 +16,7 @@ CREATE TEMPORARY TABLE stage_threadgate (
 -- :remove
 DELETE FROM bsky.thread_gate g
 USING touched t
-WHERE g.uri = t.uri AND t.change <> 'stale';
+WHERE g.uri = t.uri AND g.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale';
 
 -- :add
 WITH row AS (
@@ -34,7 +34,7 @@ SELECT uri FROM row;
 UPDATE bsky.post p SET "hasThreadGate" = true
 FROM stage_threadgate s
 JOIN added USING (uri)
-WHERE p.uri = s.post_uri;
+WHERE p.uri = s.post_uri AND p.uri = ANY (ARRAY(SELECT post_uri FROM stage_threadgate));
 
 -- A gate that was deleted has been there, also where nobody saw it.
 -- :unflag

@@ -20,7 +20,7 @@ CREATE TEMPORARY TABLE stage_verification (
 -- :remove
 DELETE FROM bsky.verification v
 USING touched t
-WHERE v.uri = t.uri AND t.change <> 'stale' AND NOT t.removed;
+WHERE v.uri = t.uri AND v.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed;
 
 -- :add
 WITH row AS (
