@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import selectors
 import socket
 import ssl
 import threading
@@ -40,6 +41,11 @@ kernel's own tuning and is capped at about 200 KiB on an ordinary Linux: too lit
 
 MAX_NOTICES = 1_000
 """Notices kept until the consumer collects them; the oldest are dropped beyond it, and counted."""
+
+GATHER_SECONDS = 0.02
+CALM_BYTES = 8_000_000
+"""How long frames may wait in the kernel so that several are received at once; only after a second that brought less
+than so many bytes, which is three times the network's usual pace."""
 
 _FRAME_OVERHEAD = 64  # what a frame costs beside its bytes: a flood of tiny frames must fill the buffer too
 _READ_BUFFER_BYTES = 256 * 1024
@@ -147,6 +153,7 @@ class Subscription:
         # Between the two threads there is no lock. The side that writes stands behind each; whoever waits is woken
         # after the write that it waits for, and looks again after having said what it waits for.
         self._queue: deque[bytes] = deque()  # appended to by the network, taken from by the consumer
+        self._received: _GatheringSelector  # network, made with its loop
         self._weight_in = 0  # network
         self._weight_out = 0  # consumer
         self._wanted = 1  # both: how many frames the consumer waits for; reset by the network before it wakes it
@@ -266,6 +273,7 @@ class Subscription:
 
     def _main(self) -> None:
         loop = _Loop()
+        self._received = loop.gathering
         try:
             loop.set_exception_handler(_log_loop_trouble)
             self._drained = asyncio.Event()
@@ -497,6 +505,7 @@ class _Link(WSListener):
         subscription._frames += 1
         subscription._bytes += size
         subscription._weight_in += size + _FRAME_OVERHEAD
+        subscription._received.bytes += size
         if frame.last_in_buffer:
             # Once a read, not once a frame: in between, the last frame is remembered in case that the connection ends.
             self._newest = payload
@@ -614,6 +623,30 @@ class _Link(WSListener):
             self._outdated = self._outdated or control.name == "OutdatedCursor"
 
 
+class _GatheringSelector(selectors.DefaultSelector):
+    """Lets what arrives gather for a moment before it tells of it, while little arrives.
+
+    Waking up for each frame takes more CPU at the network's usual pace than decoding it. When much arrives nobody may
+    wait: the kernel would take the pause for a long way to the server, and buffer all the more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0  # received in this second
+        self._second = time.monotonic()
+        self._calm = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(timeout)
+        now = time.monotonic()
+        if self.bytes >= CALM_BYTES or now - self._second >= 1:
+            self._calm = self.bytes < CALM_BYTES
+            self.bytes, self._second = 0, now
+        if ready and self._calm:
+            time.sleep(GATHER_SECONDS)
+        return ready
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """An event loop that can end at any moment.
 
@@ -622,7 +655,8 @@ class _Loop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        self.gathering = _GatheringSelector()
+        super().__init__(self.gathering)
         self._last_socket: socket.socket | None = None
 
     def finish(self) -> None:
