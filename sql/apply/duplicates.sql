@@ -6,7 +6,8 @@
 -- and moves along.
 --
 -- In this file {table} is the collection's table, {stage} its staging table, {key_1}, {key_2} the natural key's columns
--- there and {stage_key_1}, {stage_key_2} here; {collection} is the collection's name. None of it runs for a batch of plain creations without duplicates.
+-- there and {stage_key_1}, {stage_key_2} here; {collection} is the collection's name. None of it runs for a batch of plain
+-- creations without duplicates.
 
 -- The keys that are about to lose their record.
 -- :vacate
@@ -44,8 +45,13 @@ WHERE NOT EXISTS (SELECT FROM {stage} s WHERE s.uri = r.uri);
 WITH challenged AS (
   SELECT DISTINCT l.uri, r.rev, r."indexedAt"
   FROM (SELECT s.* FROM {stage} s WHERE NOT EXISTS (SELECT FROM added a WHERE a.uri = s.uri) OFFSET 0) s
-  JOIN bsky.{table} l ON l.{key_1} = s.{stage_key_1} AND l.{key_2} = s.{stage_key_2} AND l.uri <> s.uri
-  JOIN bsky.record r ON r.uri = l.uri
+  CROSS JOIN LATERAL (
+    SELECT l.uri
+    FROM bsky.{table} l
+    WHERE l.{key_1} = s.{stage_key_1} AND l.{key_2} = s.{stage_key_2} AND l.uri <> s.uri
+    OFFSET 0
+  ) l
+  CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = l.uri OFFSET 0) r
   WHERE (s.rev, s.uri COLLATE "C") < (r.rev, r.uri COLLATE "C")
 ), demoted AS (
   INSERT INTO touched (uri, collection, change, rev, at)
@@ -76,7 +82,7 @@ WITH loser AS (
 INSERT INTO bsky.duplicate_record AS d (uri, cid, "duplicateOf", "indexedAt")
 SELECT DISTINCT ON (o.uri) o.uri, o.cid, l.uri, o.indexed_at
 FROM loser o
-JOIN bsky.{table} l ON l.{key_1} = o.key_1 AND l.{key_2} = o.key_2
+CROSS JOIN LATERAL (SELECT l.uri FROM bsky.{table} l WHERE l.{key_1} = o.key_1 AND l.{key_2} = o.key_2 OFFSET 0) l
 WHERE l.uri <> o.uri
 ORDER BY o.uri
 ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, "duplicateOf" = excluded."duplicateOf";

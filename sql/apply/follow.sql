@@ -17,8 +17,7 @@ CREATE TEMPORARY TABLE stage_follow (
 -- :remove
 WITH gone AS (
   DELETE FROM bsky.follow f
-  USING touched t
-  WHERE f.uri = t.uri AND f.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed
+  WHERE f.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed))
   RETURNING f.creator, f."subjectDid"
 )
 INSERT INTO delta_profile (did, followers, follows)

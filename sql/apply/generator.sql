@@ -18,8 +18,7 @@ CREATE TEMPORARY TABLE stage_generator (
 
 -- :remove
 DELETE FROM bsky.feed_generator g
-USING touched t
-WHERE g.uri = t.uri AND g.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale';
+WHERE g.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
 INSERT INTO bsky.feed_generator

@@ -12,4 +12,4 @@ WITH gone AS MATERIALIZED (
 )
 DELETE FROM bsky.feed_item f
 USING gone g
-WHERE f.uri = g.uri;
+WHERE f.uri = g.uri AND f.uri = ANY (ARRAY(SELECT uri FROM gone));

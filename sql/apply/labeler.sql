@@ -13,8 +13,7 @@ CREATE TEMPORARY TABLE stage_labeler (
 
 -- :remove
 DELETE FROM bsky.labeler l
-USING touched t
-WHERE l.uri = t.uri AND l.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale';
+WHERE l.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
 INSERT INTO bsky.labeler (uri, cid, creator, "createdAt", "indexedAt")

@@ -20,8 +20,7 @@ CREATE TEMPORARY TABLE stage_like (
 -- :remove
 WITH gone AS (
   DELETE FROM bsky."like" l
-  USING touched t
-  WHERE l.uri = t.uri AND l.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed
+  WHERE l.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed))
   RETURNING l.subject
 )
 INSERT INTO delta_post (uri, likes)

@@ -18,8 +18,7 @@ CREATE TEMPORARY TABLE stage_list (
 
 -- :remove
 DELETE FROM bsky.list l
-USING touched t
-WHERE l.uri = t.uri AND l.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale';
+WHERE l.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
 INSERT INTO bsky.list

@@ -15,8 +15,7 @@ CREATE TEMPORARY TABLE stage_listblock (
 
 -- :remove
 DELETE FROM bsky.list_block b
-USING touched t
-WHERE b.uri = t.uri AND b.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed;
+WHERE b.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 
 -- :add
 WITH row AS (

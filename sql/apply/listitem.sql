@@ -17,8 +17,7 @@ CREATE TEMPORARY TABLE stage_listitem (
 
 -- :remove
 DELETE FROM bsky.list_item i
-USING touched t
-WHERE i.uri = t.uri AND i.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed;
+WHERE i.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 
 -- :add
 WITH row AS (

@@ -9,6 +9,7 @@
 UPDATE bsky.notification n SET "recordUri" = s.new_uri, "recordCid" = s.new_cid
 FROM succession s
 WHERE n."recordUri" = s.old_uri
+  AND n."recordUri" = ANY (ARRAY(SELECT old_uri FROM succession))
   AND n.reason NOT IN ('verified', 'unverified')
   AND NOT EXISTS (
     SELECT FROM bsky.notification m
@@ -27,9 +28,7 @@ WHERE t.change = 'updated'
 
 -- :withdraw
 DELETE FROM bsky.notification n
-USING touched t
-WHERE n."recordUri" = t.uri
-  AND t.change IN ('deleted', 'recreated')
+WHERE n."recordUri" = ANY (ARRAY(SELECT uri FROM touched WHERE change IN ('deleted', 'recreated')))
   AND n.reason NOT IN ('verified', 'unverified', 'starterpack-joined');
 
 -- What is gone is told of anew should it come back, and so is an edited post. The edit of anything else changes what is said, not
@@ -40,9 +39,9 @@ WITH gone AS (
   FROM touched
   WHERE change IN ('deleted', 'recreated') OR (change = 'updated' AND collection = 'app.bsky.feed.post')
 ), unsilenced AS (
-  DELETE FROM pipeline.silenced s USING gone WHERE s.record_uri = gone.uri
+  DELETE FROM pipeline.silenced s WHERE s.record_uri = ANY (ARRAY(SELECT uri FROM gone))
 ), unmarked AS (
-  DELETE FROM pipeline.told_otherwise o USING gone WHERE o.uri = gone.uri
+  DELETE FROM pipeline.told_otherwise o WHERE o.uri = ANY (ARRAY(SELECT uri FROM gone))
 )
 INSERT INTO pipeline.told_otherwise (uri)
 SELECT uri

@@ -67,8 +67,7 @@ WITH changed AS MATERIALIZED (
   SELECT uri, change, at FROM touched WHERE change <> 'stale' AND collection = 'app.bsky.feed.post'
 ), gone AS (
   DELETE FROM bsky.post p
-  USING changed c
-  WHERE p.uri = c.uri
+  WHERE p.uri = ANY (ARRAY(SELECT uri FROM changed))
   RETURNING p.creator, p."replyParent", p."violatesThreadGate"
 ), posts_counted AS (
   INSERT INTO delta_profile (did, posts)
@@ -80,24 +79,23 @@ WITH changed AS MATERIALIZED (
   WHERE "replyParent" IS NOT NULL AND "violatesThreadGate" IS NOT TRUE
 ), unquoted AS (
   DELETE FROM bsky.quote q
-  USING changed c
-  WHERE q.uri = c.uri
+  WHERE q.uri = ANY (ARRAY(SELECT uri FROM changed))
   RETURNING q.subject
 ), quotes_counted AS (
   INSERT INTO delta_post (uri, quotes)
   SELECT subject, -1 FROM unquoted
 ), images AS (
-  DELETE FROM bsky.post_embed_image e USING changed c WHERE e."postUri" = c.uri
+  DELETE FROM bsky.post_embed_image e WHERE e."postUri" = ANY (ARRAY(SELECT uri FROM changed))
 ), gallery_images AS (
-  DELETE FROM bsky.post_embed_gallery_image e USING changed c WHERE e."postUri" = c.uri
+  DELETE FROM bsky.post_embed_gallery_image e WHERE e."postUri" = ANY (ARRAY(SELECT uri FROM changed))
 ), externals AS (
-  DELETE FROM bsky.post_embed_external e USING changed c WHERE e."postUri" = c.uri
+  DELETE FROM bsky.post_embed_external e WHERE e."postUri" = ANY (ARRAY(SELECT uri FROM changed))
 ), videos AS (
-  DELETE FROM bsky.post_embed_video e USING changed c WHERE e."postUri" = c.uri
+  DELETE FROM bsky.post_embed_video e WHERE e."postUri" = ANY (ARRAY(SELECT uri FROM changed))
 ), embedded_records AS (
-  DELETE FROM bsky.post_embed_record e USING changed c WHERE e."postUri" = c.uri
+  DELETE FROM bsky.post_embed_record e WHERE e."postUri" = ANY (ARRAY(SELECT uri FROM changed))
 ), own_feed_items AS (
-  DELETE FROM bsky.feed_item f USING changed c WHERE f.uri = c.uri
+  DELETE FROM bsky.feed_item f WHERE f.uri = ANY (ARRAY(SELECT uri FROM changed))
 )
 -- A deleted reply keeps its place in its author's thread while something survives below it. (An edited one is put back
 -- by `op_thread`, unless it is in another thread now.)
@@ -134,18 +132,14 @@ WITH row AS (
   SELECT s.uri, s.cid, s.creator, s.text, s.reply_root, s.reply_root_cid, s.reply_parent, s.reply_parent_cid,
     s.created_at, s.indexed_at, s.langs, s.tags,
     -- True: there is a gate, false: there was one, null: there never was.
-    CASE
-      WHEN EXISTS (SELECT FROM bsky.thread_gate g WHERE g."postUri" = s.uri) THEN true
-      WHEN EXISTS (
-        SELECT FROM pipeline.tombstone t
-        WHERE t.uri = replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/')) THEN false
-    END,
-    CASE
-      WHEN EXISTS (SELECT FROM bsky.post_gate g WHERE g."postUri" = s.uri) THEN true
-      WHEN EXISTS (
-        SELECT FROM pipeline.tombstone t
-        WHERE t.uri = replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/')) THEN false
-    END
+    coalesce(
+      (SELECT true FROM bsky.thread_gate g WHERE g."postUri" = s.uri),
+      (SELECT false FROM pipeline.tombstone t
+        WHERE t.uri = replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/'))),
+    coalesce(
+      (SELECT true FROM bsky.post_gate g WHERE g."postUri" = s.uri),
+      (SELECT false FROM pipeline.tombstone t
+        WHERE t.uri = replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/')))
   FROM stage_post s
   ORDER BY s.uri
   ON CONFLICT (uri) DO NOTHING

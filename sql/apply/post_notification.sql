@@ -41,7 +41,7 @@ INSERT INTO telling (uri, cid, creator, rev, root, parent, sort_at, is_new, is_f
 SELECT p.uri, p.cid, p.creator, s.rev, p."replyRoot", p."replyParent", p."sortAt", true, false,
   p."violatesThreadGate" IS TRUE
 FROM stage_post s
-JOIN bsky.post p USING (uri)
+CROSS JOIN LATERAL (SELECT * FROM bsky.post p WHERE p.uri = s.uri OFFSET 0) p
 UNION ALL
 SELECT f.uri, f.cid, s.creator, f.rev, v.root, v.parent, f.sort_at, true, true,
   EXISTS (SELECT FROM judgement j WHERE j.uri = f.uri AND j.rev = f.rev AND j.violating)
@@ -134,8 +134,7 @@ WITH RECURSIVE hidden AS MATERIALIZED (
   ) q
   WHERE NOT t.is_first
     AND NOT EXISTS (SELECT FROM quote_judgement j WHERE j.uri = t.uri AND j.violating)
-    AND (t.is_new OR NOT EXISTS (
-      SELECT FROM bsky.post p WHERE p.uri = t.uri AND p."violatesEmbeddingRules"))
+    AND (t.is_new OR (SELECT p."violatesEmbeddingRules" FROM bsky.post p WHERE p.uri = t.uri) IS NOT TRUE)
   UNION ALL
   SELECT uri, rev, 2, 0, split_part(subject, '/', 3), 'quote', subject
   FROM first_quote
@@ -176,8 +175,8 @@ WITH asked AS MATERIALIZED (
       WHEN t.is_new THEN
         NOT EXISTS (SELECT FROM touched c WHERE c.uri = t.uri AND c.change = 'updated')
         AND NOT EXISTS (SELECT FROM telling f WHERE f.uri = t.uri AND f.is_first)
-      ELSE EXISTS (
-        SELECT FROM pipeline.dependency d WHERE d.fact = s.creator || ' ' || t.creator AND d.uri = t.uri)
+      ELSE (
+        SELECT true FROM pipeline.dependency d WHERE d.fact = s.creator || ' ' || t.creator AND d.uri = t.uri)
     END
     -- Who is told already is not told twice of one post (unless by an edit, which came after).
     AND NOT EXISTS (SELECT FROM first_told n WHERE t.is_first AND n.did = s.creator AND n.uri = t.uri)

@@ -19,8 +19,7 @@ CREATE TEMPORARY TABLE stage_profile (
 
 -- :remove
 DELETE FROM bsky.profile p
-USING touched t
-WHERE p.uri = t.uri AND p.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale';
+WHERE p.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
 INSERT INTO bsky.profile

@@ -21,8 +21,7 @@ CREATE TEMPORARY TABLE stage_repost (
 -- :remove
 WITH gone AS (
   DELETE FROM bsky.repost r
-  USING touched t
-  WHERE r.uri = t.uri AND r.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed
+  WHERE r.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed))
   RETURNING r.uri, r.subject
 ), counted AS (
   INSERT INTO delta_post (uri, reposts)

@@ -14,8 +14,7 @@ CREATE TEMPORARY TABLE stage_starterpack (
 
 -- :remove
 DELETE FROM bsky.starter_pack p
-USING touched t
-WHERE p.uri = t.uri AND p.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale';
+WHERE p.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
 INSERT INTO bsky.starter_pack (uri, cid, creator, name, "createdAt", "indexedAt")

@@ -259,6 +259,7 @@ WITH flagged AS (
   UPDATE pipeline.version v SET invalid = j.invalid
   FROM judgement j
   WHERE NOT j.live AND v.uri = j.uri AND v.rev = j.rev AND v.invalid IS DISTINCT FROM j.invalid
+    AND v.uri = ANY (ARRAY(SELECT uri FROM judgement WHERE NOT live))
 )
 INSERT INTO delta_post (uri, replies)
 SELECT parent,
@@ -273,8 +274,8 @@ WITH missed AS (
   SELECT j.uri, 'reply', j.parent
   FROM judgement j
   WHERE j.live AND j.parent_rev IS NULL
-    AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = j.parent)
-    AND NOT EXISTS (SELECT FROM pipeline.version v WHERE v.uri = j.parent)
+    AND (SELECT true FROM bsky.record r WHERE r.uri = j.parent) IS NULL
+    AND (SELECT true FROM pipeline.version v WHERE v.uri = j.parent LIMIT 1) IS NULL
   ORDER BY j.uri
   ON CONFLICT DO NOTHING
 )

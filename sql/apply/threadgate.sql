@@ -15,8 +15,7 @@ CREATE TEMPORARY TABLE stage_threadgate (
 
 -- :remove
 DELETE FROM bsky.thread_gate g
-USING touched t
-WHERE g.uri = t.uri AND g.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale';
+WHERE g.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
 WITH row AS (

@@ -19,8 +19,7 @@ CREATE TEMPORARY TABLE stage_verification (
 
 -- :remove
 DELETE FROM bsky.verification v
-USING touched t
-WHERE v.uri = t.uri AND v.uri = ANY (ARRAY(SELECT uri FROM touched)) AND t.change <> 'stale' AND NOT t.removed;
+WHERE v.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 
 -- :add
 WITH row AS (

@@ -134,7 +134,7 @@ ON CONFLICT (uri, rev) DO NOTHING;
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri, "deletedAt")
 SELECT v.root, v.parent, v.uri, coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
 FROM new_version n
-JOIN pipeline.version v USING (uri, rev)
+CROSS JOIN LATERAL (SELECT * FROM pipeline.version v WHERE v.uri = n.uri AND v.rev = n.rev OFFSET 0) v
 WHERE n.unseen
   AND v.parent IS NOT NULL
   AND split_part(v.root, '/', 3) = n.did
