@@ -17,7 +17,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.prepared import preparing_cursor
-from appview_pipeline.store.sql import sections
+from appview_pipeline.store.sql import named, sections
 from appview_pipeline.store.staging import Value, copy_encoded, copy_rows, make_tables
 
 SHARED_STAGES: dict[str, tuple[str, ...]] = {
@@ -538,7 +538,10 @@ def duplicates_of(effect: Effect, file: str = "apply/duplicates.sql") -> dict[st
         "{stage_key_2}": effect.natural_key.stage_columns[1],
         "{collection}": f"'{effect.collection}'",
     }
-    return {name: fill_placeholders(text, names) for name, text in sections(file).items()}
+    return {
+        name: named(fill_placeholders(text, names), f"duplicates.{name} of {effect.file}")
+        for name, text in sections(file).items()
+    }
 
 
 def fill_placeholders(statement: str, names: Mapping[str, str]) -> str:

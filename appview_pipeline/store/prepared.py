@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from appview_pipeline.store.sql import name_of
+
 LARGE_BATCH = 1_000
 """Events from which a batch has plans of its own: how to join depends on how much is staged."""
 
@@ -27,9 +29,9 @@ _PLANNED = ("INSERT", "UPDATE", "DELETE", "SELECT", "WITH")
 
 @dataclass
 class _Plans:
-    """The statements that a connection has prepared, by their text."""
+    """The statements that a connection has prepared, and their names as PostgreSQL shows them, by their text."""
 
-    prefix: str
+    size: str
     names: dict[str, str] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
     events: int = 0
@@ -47,7 +49,9 @@ class PreparingCursor(Cursor):
         if vars is None and query.startswith(_PLANNED):
             name = self.plans.names.get(query)
             if name is None:
-                name = f"{self.plans.prefix}_{len(self.plans.names)}"
+                name = f'"{name_of(query) or "statement"}, {self.plans.size} batches"'
+                if name in self.plans.names.values():
+                    name = f'{name[:-1]} {len(self.plans.names)}"'
                 super().execute(f"PREPARE {name} AS {query}")
                 self.plans.names[query] = name
             query = f"EXECUTE {name}"
@@ -68,7 +72,7 @@ def preparing_cursor(connection: Connection, events: int) -> PreparingCursor:
             cursor.execute(f"DEALLOCATE {name}")
         plans = None
     if plans is None:
-        plans = kept[is_large] = _Plans("large_batch" if is_large else "small_batch")
+        plans = kept[is_large] = _Plans("large" if is_large else "small")
     plans.events += events
     cursor.plans = plans
     return cursor

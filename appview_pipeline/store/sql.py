@@ -35,4 +35,21 @@ def sections(name: str) -> dict[str, str]:
             statements[current] = []
         else:
             statements[current].append(line)
-    return {key: "\n".join(lines).strip() for key, lines in statements.items()}
+    found = {key: "\n".join(lines).strip() for key, lines in statements.items()}
+    for key, statement in found.items():
+        named(statement, f"{Path(name).stem}.{key}")
+    return found
+
+
+_names: dict[str, str] = {}
+
+
+def named(statement: str, name: str) -> str:
+    """The statement, which from now on goes by `name` where people see it."""
+    _names.setdefault(statement, name)
+    return statement
+
+
+def name_of(statement: str) -> str | None:
+    """The name of a statement of our files, `file.section`; None for any other."""
+    return _names.get(statement)

@@ -23,6 +23,8 @@ _TELLING = 60
 
 
 def _telling(statement: str) -> str:
+    if statement.startswith('EXECUTE "'):
+        return statement.split('"')[1].partition(",")[0].replace(".", " ")
     text = " ".join(re.sub(r"--[^\n]*", " ", statement).split())
     return text.partition(" (")[0] if text.startswith("COPY ") else text[:_TELLING]
 
