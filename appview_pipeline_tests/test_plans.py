@@ -66,7 +66,7 @@ def test_batches_share_their_plans_by_size(database: Database, monkeypatch: pyte
     index(database, *(ann.commit(post(rkey, "x")) for rkey in "cdef"))
     large = prepared_names(database) - small
     assert len(large) > 30
-    assert all(name.endswith("large batches") for name in large)
+    assert all("large batches" in name for name in large)
     assert one(database.url, "SELECT count(*) FROM bsky.post") == 6
 
 
