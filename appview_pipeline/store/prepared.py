@@ -29,12 +29,14 @@ _PLANNED = ("INSERT", "UPDATE", "DELETE", "SELECT", "WITH")
 
 @dataclass
 class _Plans:
-    """The statements that a connection has prepared, and their names as PostgreSQL shows them, by their text."""
+    """What a connection has prepared for each size of batch: the statements' names as PostgreSQL shows them, by text."""
 
-    size: str
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, dict[str, str]] = field(default_factory=lambda: {"small": {}, "large": {}})
     since: float = field(default_factory=time.monotonic)
-    events: int = 0
+    events: int = 0  # of all batches since
+
+
+_plans: WeakKeyDictionary[Connection, _Plans] = WeakKeyDictionary()
 
 
 class PreparingCursor(Cursor):
@@ -43,36 +45,32 @@ class PreparingCursor(Cursor):
     The texts must be few and always the same: the session keeps each of them for a while.
     """
 
-    plans: _Plans
+    size: str
+    names: dict[str, str]
 
     def execute(self, query: Any, vars: Any = None) -> None:
         if vars is None and query.startswith(_PLANNED):
-            name = self.plans.names.get(query)
+            name = self.names.get(query)
             if name is None:
-                name = f'"{name_of(query) or "statement"}, {self.plans.size} batches"'
-                if name in self.plans.names.values():
-                    name = f'{name[:-1]} {len(self.plans.names)}"'
+                name = f'"{name_of(query) or "statement"}, {self.size} batches"'
+                if name in self.names.values():
+                    name = f'{name[:-1]} {len(self.names)}"'
                 super().execute(f"PREPARE {name} AS {query}")
-                self.plans.names[query] = name
+                self.names[query] = name
             query = f"EXECUTE {name}"
         super().execute(query, vars)
-
-
-_plans: WeakKeyDictionary[Connection, dict[bool, _Plans]] = WeakKeyDictionary()
 
 
 def preparing_cursor(connection: Connection, events: int) -> PreparingCursor:
     """A cursor for a batch of so many events."""
     cursor = connection.cursor(cursor_factory=PreparingCursor)
-    is_large = events >= LARGE_BATCH
-    kept = _plans.setdefault(connection, {})
-    plans = kept.get(is_large)
-    if plans and (plans.events + events > MOST_EVENTS or time.monotonic() - plans.since > MOST_SECONDS):
-        for name in plans.names.values():
-            cursor.execute(f"DEALLOCATE {name}")
-        plans = None
-    if plans is None:
-        plans = kept[is_large] = _Plans("large" if is_large else "small")
+    plans = _plans.setdefault(connection, _Plans())
+    if plans.events + events > MOST_EVENTS or time.monotonic() - plans.since > MOST_SECONDS:
+        for names in plans.names.values():
+            for name in names.values():
+                cursor.execute(f"DEALLOCATE {name}")
+        plans = _plans[connection] = _Plans()
     plans.events += events
-    cursor.plans = plans
+    cursor.size = "large" if events >= LARGE_BATCH else "small"
+    cursor.names = plans.names[cursor.size]
     return cursor

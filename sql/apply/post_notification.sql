@@ -228,6 +228,7 @@ WITH muter AS (
   DELETE FROM bsky.notification n
   USING liked l
   WHERE n."recordUri" = l.record_uri AND n.did = l.creator AND n.reason = l.reason
+    AND n."recordUri" = ANY (ARRAY(SELECT record_uri FROM liked))
     AND EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.root AND t."mutedByDid" = l.creator)
   RETURNING n."recordUri", n.did, n.reason
 ), silenced AS (
@@ -239,6 +240,7 @@ WITH muter AS (
   DELETE FROM pipeline.silenced s
   USING liked l
   WHERE s.record_uri = l.record_uri AND s.did = l.creator AND s.reason = l.reason
+    AND s.record_uri = ANY (ARRAY(SELECT record_uri FROM liked))
     AND l.root <> l.uri
     AND EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.uri AND t."mutedByDid" = l.creator)
     AND NOT EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.root AND t."mutedByDid" = l.creator)

@@ -37,7 +37,7 @@ SELECT count(*), count(*) FILTER (WHERE updated) FROM written;
 WITH gone AS (
   DELETE FROM bsky.record r
   USING stage_delete s
-  WHERE r.uri = s.uri AND (r.rev IS NULL OR r.rev < s.rev)
+  WHERE r.uri = s.uri AND r.uri = ANY (ARRAY(SELECT uri FROM stage_delete)) AND (r.rev IS NULL OR r.rev < s.rev)
   RETURNING r.uri
 )
 INSERT INTO touched (uri, collection, change, rev, at)
