@@ -29,7 +29,7 @@ _PLANNED = ("INSERT", "UPDATE", "DELETE", "SELECT", "WITH")
 
 @dataclass
 class _Plans:
-    """What a connection has prepared for each size of batch: the statements' names as PostgreSQL shows them, by text."""
+    """What a connection has prepared for each size of batch: the names of statements, by their text."""
 
     names: dict[str, dict[str, str]] = field(default_factory=lambda: {"small": {}, "large": {}})
     since: float = field(default_factory=time.monotonic)
