@@ -44,6 +44,8 @@ def test_a_tiny_form_of_it_gives_every_figure(tmp_path: Path) -> None:
         *[
             "--frames",
             "400",
+            "--warm-up",
+            "100",
             "--prefill",
             "2000",
             "--runs",
@@ -59,9 +61,10 @@ def test_a_tiny_form_of_it_gives_every_figure(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     for pattern in (
-        rf"600 frames of {NUMBER} bytes",
+        rf"700 frames of {NUMBER} bytes",
         rf"{NUMBER} commits/s, CPU {NUMBER} client \+ {NUMBER} PostgreSQL = {NUMBER} ms a commit",
         rf"batches: p50 {NUMBER}, p90 .* peak {NUMBER} MB; WAL {NUMBER} bytes a commit",
+        rf"warming up: {NUMBER} commits/s",
         rf"arrival to readable p50 {NUMBER}, .* {NUMBER}% of a core client, {NUMBER}% PostgreSQL",
         rf"again: {NUMBER} commits/s, CPU {NUMBER} ms",
         rf"{NUMBER} table \+ {NUMBER} index bytes a record",

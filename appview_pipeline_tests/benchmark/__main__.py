@@ -30,6 +30,7 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 @click.command(context_settings={"show_default": True})
 @click.option("--quick", is_flag=True, help="About a minute: one run of 20,000 frames into an empty database.")
 @click.option("--frames", default=100_000, help="Frames that are caught up with.")
+@click.option("--warm-up", default=0, help="Frames that are caught up with before those that are measured.")
 @click.option("--prefill", "sizes", default="0,1000000", callback=_sizes, help="Records there before, one series each.")
 @click.option("--runs", default=3, help=f"Runs of a series, each on a copy; beyond {MOST_COPIED:,} records one.")
 @click.option("--rate", default=500.0, help="Frames a second of the live part.")
@@ -49,6 +50,7 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 def main(
     quick: bool,
     frames: int,
+    warm_up: int,
     sizes: tuple[int, ...],
     runs: int,
     rate: float,
@@ -74,9 +76,9 @@ def main(
         frames, sizes, runs, live_seconds, reference_frames = 20_000, (0,), 1, 10.0, 5_000
     if with_reference:
         reference.install()  # what is missing is said before anything else takes its time
-    plan = Plan(frames, again, rate, live_seconds, batch_events, consumers, with_statements)
+    plan = Plan(frames, again, rate, live_seconds, batch_events, consumers, with_statements, warm_up)
     began = time.monotonic()
-    made = corpus(max(plan.frames + plan.live_frames, reference_frames if with_reference else 0), small=small)
+    made = corpus(max(plan.all_frames, reference_frames if with_reference else 0), small=small)
     click.echo(f"{made.frames:,} frames of {made.mean_bytes:,.0f} bytes ({time.monotonic() - began:.0f} s)")
     with sides.scratch() as folder:
         ours = sides.ours(folder / "ours")

@@ -22,9 +22,12 @@ PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run consists of: `frames` as fast as they go, the same once more when `again`, then `live_seconds` at
-    `rate` a second. `batch_events` as APPVIEW_BATCH_EVENTS, None for the default. Several `consumers` have a shard
-    each. `statements`: PostgreSQL's time is told by statement."""
+    """What a run consists of: `warm_up` frames that are not measured, `frames` as fast as they go, then
+    `live_seconds` at `rate` a second; the first `frames` once more when `again`.
+
+    `batch_events` as APPVIEW_BATCH_EVENTS, None for the default. Several `consumers` have a shard each. `statements`:
+    PostgreSQL's time is told by statement.
+    """
 
     frames: int
     again: bool = True
@@ -33,10 +36,15 @@ class Plan:
     batch_events: int | None = None
     consumers: int = 1
     statements: bool = False
+    warm_up: int = 0
 
     @property
     def live_frames(self) -> int:
         return int(self.rate * self.live_seconds)
+
+    @property
+    def all_frames(self) -> int:
+        return self.warm_up + self.frames + self.live_frames
 
     def variables(self) -> list[dict[str, str]]:
         """The settings of each consumer."""
@@ -96,6 +104,7 @@ class Run:
     live: Live | None
     again_per_second: float | None
     again_cpu: float | None
+    warm_up_per_second: float | None = None
 
     @property
     def cpu(self) -> float:
@@ -116,21 +125,27 @@ def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) ->
     """Measures `plan` on `database`, which nothing has been written to but its prefill."""
     libpq = server.libpq(database)
     with ExitStack() as stack:
-        relay = stack.enter_context(RelayProcess(corpus, 0, plan.frames + plan.live_frames))
+        relay = stack.enter_context(RelayProcess(corpus, 0, plan.all_frames))
         arrivals, consumer = _start(stack, server, database, relay, plan, log)
+        warm_up_per_second = None
+        if plan.warm_up:
+            warm_up_per_second, _, _ = _catch_up(server, relay, arrivals, consumer, plan.warm_up)
+        last_batch = query(libpq, "SELECT coalesce(max(id), 0) FROM pipeline.batch")[0][0]
         wal = wal_position(libpq)
         statements: dict[str, float] = {}
         with logged(server, statements) if plan.statements else nullcontext():
             per_second, client, postgres = _catch_up(server, relay, arrivals, consumer, plan.frames)
         wal = wal_position(libpq) - wal
-        apply = Percentiles.of([row[0] for row in query(libpq, "SELECT apply_ms FROM pipeline.batch")])
+        apply = Percentiles.of(
+            [row[0] for row in query(libpq, "SELECT apply_ms FROM pipeline.batch WHERE id > %s", last_batch)]
+        )
         live = _live(server, relay, arrivals, consumer, plan, libpq) if plan.live_frames else None
         peak = consumer.peak_megabytes()
     # Who passes frames over is fast. Of several consumers each counts its own.
     frames, rejected = query(libpq, "SELECT sum(frames), sum(rejected) FROM pipeline.batch")[0]
-    if rejected or frames != plan.frames + plan.live_frames:
+    if rejected or frames != plan.all_frames:
         raise click.ClickException(
-            f"The consumer applied {frames:,} of {plan.frames + plan.live_frames:,} frames and rejected {rejected:,} "
+            f"The consumer applied {frames:,} of {plan.all_frames:,} frames and rejected {rejected:,} "
             "records: nothing of that is wrong with them, so this is no measurement."
         )
     query(libpq, "ANALYZE")
@@ -158,6 +173,7 @@ def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) ->
         live=live,
         again_per_second=again_per_second,
         again_cpu=again_cpu,
+        warm_up_per_second=warm_up_per_second,
     )
 
 
@@ -208,7 +224,7 @@ def _catch_up(
     _wait_for_seq(arrivals, consumer, last_seq)
     client, postgres = consumer.cpu_seconds() - client, server.cpu_seconds(ours) - postgres
     first_seq = last_seq - frames
-    seen = [(seq - first_seq, at - began) for seq, at in arrivals.seen]
+    seen = [(seq - first_seq, at - began) for seq, at in arrivals.seen if seq > first_seq]
     # The last batch waited for more when it is the smaller one.
     if len(seen) > 2 and seen[-1][0] - seen[-2][0] < 0.9 * (seen[-2][0] - seen[-3][0]):
         seen.pop()

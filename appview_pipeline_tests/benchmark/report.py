@@ -46,6 +46,8 @@ def run_in_words(run: Run) -> str:
         f"{run.cpu:.3f} ms a commit",
         f"batches: {run.apply}; peak {run.peak_memory:,.0f} MB; WAL {run.wal_bytes:,.0f} bytes a commit",
     ]
+    if run.warm_up_per_second is not None:
+        lines.append(f"before that, warming up: {run.warm_up_per_second:,.0f} commits/s")
     if run.live:
         live = run.live
         lines += [
