@@ -26,7 +26,6 @@ from appview_pipeline_tests.conftest import CHECKOUT
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads CPU and memory from /proc")
 
 HEAD = "| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS) + "\n"
-TINY = "--frames 400 --prefill 2000 --runs 1 --rate 200 --live-seconds 1 --no-stages --statements"
 NUMBER = r"[\d,]+(?:\.\d+)?"
 
 
