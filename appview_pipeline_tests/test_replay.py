@@ -262,7 +262,7 @@ def killed_while_applying(database: Database, path: Path, batch_size: int, delay
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(fresh: Fresh, tmp_path: Path, kills: int) -> None:
-    frames = list(busy_frames(120 * kills, seed=5))
+    frames = list(busy_frames(360 * kills, seed=5))
     path = tmp_path / "long.frames"
     write_corpus(path, frames)
     rng = random.Random(kills)
@@ -272,7 +272,7 @@ def test_killed_at_random_moments(fresh: Fresh, tmp_path: Path, kills: int) -> N
         hits = 0
         behind = []
         for _ in range(kills):
-            hits += killed_while_applying(database, path, 10, rng.uniform(0, 0.9))
+            hits += killed_while_applying(database, path, 10, rng.uniform(0, 0.4))
             behind.append(one(database.url, "SELECT coalesce(max(seq), 0) FROM pipeline.repo"))
         print(f"{hits} of {kills} kills hit a replay that was applying, after events {behind}")
         assert hits * 2 >= kills
