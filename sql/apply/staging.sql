@@ -55,7 +55,7 @@ CREATE TEMPORARY TABLE stage_delete (
 ) ON COMMIT DELETE ROWS;
 
 -- What the batch itself supersedes: deletions, and states of records of collections in which every event counts.
-CREATE TEMPORARY TABLE stage_superseded (
+CREATE TEMPORARY TABLE stage_superseded ( -- long rows (late.sql adds to them)
   uri text NOT NULL,
   did text NOT NULL,
   collection text NOT NULL,
