@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
 from typing import Any
 
 from psycopg2.extensions import connection as Connection
@@ -13,7 +12,6 @@ from sqlalchemy import event
 
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import sql
-from appview_pipeline.store.apply import EFFECTS, duplicates_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.prepared import PreparingCursor
 
@@ -70,22 +68,9 @@ class WatchedDatabase(Database):
                 watched.is_out = False
 
 
-@cache
-def _names() -> dict[str, str]:
-    names = {}
-    for path in sorted((sql.folder() / "apply").glob("*.sql")):
-        for name, statement in sql.sections(f"apply/{path.name}").items():
-            names[statement] = f"{path.stem}.{name}"
-    for effect in EFFECTS:
-        if effect.natural_key is not None:
-            for name, statement in duplicates_of(effect).items():
-                names[statement] = f"duplicates.{name}"
-    return names
-
-
-@cache
 def name_of(statement: str) -> str:
     """A statement of `sql/apply/` by file and name; another one by its first words."""
     if statement.startswith("COPY"):
         return "copy " + statement.split()[1].removeprefix("pg_temp.")
-    return _names().get(statement) or " ".join(statement.split()[:5])
+    # What duplicates.sql says is said of each collection.
+    return (sql.name_of(statement) or " ".join(statement.split()[:5])).partition(" of ")[0]
