@@ -22,8 +22,8 @@ import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from appview_pipeline.backoff import Backoff
 from appview_pipeline.network import firehose, peek, refusals
-from appview_pipeline.network.backoff import Backoff
 from appview_pipeline.network.firehose import Subscription
 
 Handler = Callable[[ServerConnection, int, "int | None"], Awaitable[None]]
@@ -341,6 +341,48 @@ def test_consumer_too_slow_resumes_where_it_was() -> None:
         assert "ConsumerTooSlow (Stream consumer too slow)" in (subscription.status.last_error or "")
 
 
+@pytest.mark.parametrize("cursor", [0, 100, None])
+@pytest.mark.parametrize("how", ["close", "error frame", "dropped"])
+def test_a_connection_that_brought_events_ends_the_row_of_failures(cursor: int | None, how: str) -> None:
+    """`../shared/cases/reconnect-after-progress`: many short connections, each of which brings the consumer forward."""
+
+    async def handler(connection: ServerConnection, number: int, at: int | None) -> None:
+        for seq in range((at or 0) + 1, (at or 0) + 11):
+            await connection.send(frame(seq))
+        if how == "error frame":
+            await connection.send(error_frame("ConsumerTooSlow"))
+        if how == "dropped":
+            connection.transport.abort()
+        else:
+            await connection.close(1008, "ConsumerTooSlow")
+
+    backoff = Backoff(first=0.02, longest=60)
+    with Relay(handler) as relay, quick(relay.url, cursor, backoff=backoff) as subscription:
+        # Were these failures in a row, the last ten would have waited for up to a minute each.
+        frames = take_until(subscription, 200, 20)
+        first = (cursor or 0) + 1
+        assert seqs(frames)[:200] == list(range(first, first + 200))
+        assert backoff.failures <= 1, "each ends the row of the one before"
+
+
+@pytest.mark.parametrize("brings", ["nothing", "the cursor's event", "what has no number", "what was before"])
+def test_connections_that_bring_nothing_still_back_off(brings: str) -> None:
+    async def handler(connection: ServerConnection, number: int, at: int | None) -> None:
+        assert at is not None
+        if brings == "the cursor's event":
+            await connection.send(frame(at))
+        elif brings == "what has no number":
+            await connection.send(b"damaged")
+        elif brings == "what was before":
+            await connection.send(frame(at - 1))
+        await connection.close(1008, "ConsumerTooSlow")
+
+    backoff = Backoff(first=0.001, longest=60)
+    with Relay(handler) as relay, quick(relay.url, 1_000, backoff=backoff):
+        wait_for(lambda: backoff.failures >= 6)
+        assert len(relay.times) >= 6
+
+
 @pytest.mark.parametrize("how", ["frame and close", "frame only", "close reason only"])
 def test_future_cursor_never_spins_and_never_resets_the_cursor(how: str) -> None:
     async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
@@ -601,6 +643,32 @@ def test_http_refusals(status: str, told: str, hopeless: bool) -> None:
             wait_for(lambda: len(times) >= 3)
 
 
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (f"HTTP/1.1 101 Switching Protocols\r\nX-Trace: {'x' * 20_000}\r\n\r\n", "HTTP 101"),
+        (f"HTTP/1.1 404 Not Found\r\nX-Trace: {'x' * 20_000}\r\n\r\n", "HTTP 404"),
+        (f"HTTP/1.1 503 Busy\r\nX-Trace: {'x' * 40_000}", "HTTP 503"),
+        ("HTTP/1.1 101 Switching Protocols\r\n" + "A: b\r\n" * 200 + "\r\n", "HTTP 101"),
+        ("<html>" * 5_000, "no WebSocket handshake"),
+    ],
+)
+def test_an_over_long_answer_is_not_hopeless(header: str, told: str) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(header.encode())
+        connection.recv(65536)
+
+    backoff = Backoff(first=0.05, longest=10)
+    with (
+        raw_server(answer) as (port, times),
+        quick(f"ws://127.0.0.1:{port}", 5, backoff=backoff) as subscription,
+    ):
+        wait_for(lambda: len(times) >= 3)
+        error = subscription.status.last_error or ""
+        assert told in error and "too long to be read; trying again later" in error
+
+
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_honoured(form: str) -> None:
     at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=31)
@@ -852,6 +920,9 @@ def test_backoff_grows_with_jitter_up_to_its_limit_and_starts_again_after_a_heal
     backoff.connected_for(29)
     assert backoff.failures == 9
     backoff.connected_for(30)
+    assert backoff.failures == 0
+    backoff.next()
+    backoff.connected_for(0.1, progressed=True)
     assert backoff.failures == 0
     assert all(32 <= Backoff().longest_wait() <= 64 for _ in range(50))
 

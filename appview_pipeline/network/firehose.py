@@ -27,7 +27,8 @@ from typing import Any, Literal
 import picows
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSProtocolError, WSTransport
 
-from appview_pipeline.network.backoff import Backoff
+from appview_pipeline import backoff as policies
+from appview_pipeline.backoff import Backoff
 from appview_pipeline.network.peek import COMMIT_HEADER, MAX_FRAME_BYTES, Control, control_of, printable, seq_of
 from appview_pipeline.network.refusals import CONNECT_FAILURES, explain
 
@@ -145,7 +146,7 @@ class Subscription:
         self._connect_seconds = connect_seconds
         self._future_cursor_seconds = future_cursor_seconds
         self._window_bytes = window_bytes
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or policies.relay()
         self._ssl_context = ssl_context
         self._high = buffer_bytes
         self._low = buffer_bytes // 2
@@ -303,8 +304,9 @@ class Subscription:
             # Connecting while nothing can be taken in would only make the server drop us for being slow.
             if self._paused and self._drained is not None:
                 await self._drained.wait()
+            before = self._cursor
             ended = await self._connect_once()
-            self._backoff.connected_for(ended.held)
+            self._backoff.connected_for(ended.held, progressed=_is_beyond(self._cursor, before))
             state: State = "waiting"
             if ended.name == "FutureCursor":
                 state, wait = "future_cursor", self._future_cursor_seconds
@@ -699,6 +701,10 @@ class _Loop(asyncio.SelectorEventLoop):
 
         threading.Thread(target=resolve, name="resolve", daemon=True).start()
         return await answer
+
+
+def _is_beyond(cursor: int | None, before: int | None) -> bool:
+    return cursor is not None and (before is None or cursor > before)
 
 
 def _log_loop_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

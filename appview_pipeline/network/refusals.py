@@ -22,6 +22,10 @@ MAX_RETRY_AFTER = 900.0
 CONNECT_FAILURES = (OSError, asyncio.TimeoutError, WSHandshakeError)
 """What `explain` understands: name resolution, TCP and TLS failures, time-outs, and answers other than a WebSocket."""
 
+MAX_ANSWER_BYTES = 16 * 1024
+MAX_ANSWER_LINES = 128
+"""Limits of the WebSocket client: it reads no further in the header of an answer."""
+
 _HOPELESS = {400, 401, 403, 404, 405, 410, 426, 501}
 
 
@@ -82,6 +86,14 @@ def _errno(error: BaseException) -> int | None:
 
 def _explain_answer(error: WSHandshakeError, host: str, setting: str) -> Refusal:
     status = _status(error)
+    if _is_too_long(error.raw_header or b""):
+        # A proxy in trouble may say anything at length; the address was right before, and may be again.
+        what = f"HTTP {status}" if status is not None else "what is no WebSocket handshake"
+        return Refusal(
+            f"{host} answered {what} with a header that is too long to be read; trying again later.",
+            False,
+            _retry_after(error),
+        )
     if status is None:
         return Refusal(f"{host} does not answer like a WebSocket server: check {setting}.", hopeless=True)
     body = printable((error.raw_body or b"")[:500].decode("utf-8", "replace"))
@@ -101,6 +113,10 @@ def _explain_answer(error: WSHandshakeError, host: str, setting: str) -> Refusal
     if status >= 500:
         return Refusal(f"{answer}: it has trouble of its own; trying again later.", False, retry_after)
     return Refusal(f"{answer} instead of a WebSocket: check {setting}.", hopeless=True)
+
+
+def _is_too_long(header: bytes) -> bool:
+    return len(header) >= MAX_ANSWER_BYTES or header.count(b"\r\n") > MAX_ANSWER_LINES
 
 
 def _status(error: WSHandshakeError) -> int | None:

@@ -1,0 +1,66 @@
+"""How long to wait before trying something again: the one retry policy, and who uses it with which numbers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass
+class Backoff:
+    """Exponential back-off with jitter, so that many clients of one server don't return all at once.
+
+    The n-th wait in a row has a ceiling of `first * 2**n` seconds, at most `longest`. `jitter` is the share of it that
+    is drawn at random: with 1.0 the wait is anything from 0 to the ceiling, but never under a tenth of `first`.
+    A connection that held for `healthy` seconds, or that made progress, ends the row.
+    """
+
+    first: float = 1.0
+    longest: float = 64.0
+    healthy: float = 30.0
+    jitter: float = 1.0
+    failures: int = 0
+
+    def next(self) -> float:
+        """Seconds to wait now; counts one more failure."""
+        ceiling = min(self.longest, self.first * 2 ** min(self.failures, 30))
+        self.failures += 1
+        return max(self.first / 10, random.uniform(ceiling * (1 - self.jitter), ceiling))
+
+    def longest_wait(self) -> float:
+        """Seconds to wait where trying soon can't help; counts one more failure. Half of it is jitter."""
+        self.failures += 1
+        return random.uniform(self.longest / 2, self.longest)
+
+    def connected_for(self, seconds: float, *, progressed: bool = False) -> None:
+        """Notes how long the connection that has just ended had held, and whether it brought anything new.
+
+        A server that drops its consumers again and again, each time after some events, is one to return to at once:
+        a pause that grows would make the consumer fall behind the more, the longer it has to catch up.
+        """
+        if progressed or seconds >= self.healthy:
+            self.failures = 0
+
+
+def relay() -> Backoff:
+    """Connections to an event stream."""
+    return Backoff(first=1.0, longest=64.0, healthy=30.0)
+
+
+def batch() -> Backoff:
+    """A batch that PostgreSQL did not take because it is away or busy."""
+    return Backoff(first=0.05, longest=10.0, jitter=0.5)
+
+
+def consumer() -> Backoff:
+    """Starts of a consumer process that keeps failing. A process that ran for a minute had started well."""
+    return Backoff(first=1.0, longest=30.0, healthy=60.0, jitter=0.0)
+
+
+def rerun() -> Backoff:
+    """A rerun or a recount that gives way to whoever holds the rows."""
+    return Backoff(first=0.2, longest=10.0, jitter=0.5)
+
+
+RERUN_TRIES = 10
+"""Tries before a rerun gives up and says so."""
