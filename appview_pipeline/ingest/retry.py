@@ -105,8 +105,12 @@ def _retry(
     if not again:
         reports = Writer(database, settings, f"retry:{letter.source}").write([change], time.time())
         # What PostgreSQL refuses the writer finds only when it writes; for a single record that is this letter.
-        if letter.form != "frame" and any(report.rejected for report in reports):
-            again = [own._replace(kind="postgres", reason="PostgreSQL refuses it")]
+        rejected = [kind for report in reports for kind in report.rejected_by_kind]
+        if letter.form != "frame" and rejected:
+            kind, reason = "postgres", "PostgreSQL refuses it"
+            if "time-out" in rejected:
+                kind, reason = "time-out", "it takes PostgreSQL too long"
+            again = [own._replace(kind=kind, reason=reason)]
     with database.connect("writer") as connection:
         if again:
             mark_failed(connection, letter.id, again[0].kind, again[0].reason)

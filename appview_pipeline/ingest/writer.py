@@ -1,24 +1,48 @@
-"""Changes into the database, whatever happens: retried when PostgreSQL asks for it, split when it refuses a row."""
+"""Changes into the database, whatever happens: retried when PostgreSQL asks for it, split when it refuses a row or when
+a batch takes too long.
+
+Nothing that one account sends may stop the stream, and nothing that somebody does to the database may turn good data
+into dead letters. So a cancelled batch is handled by its cause:
+
+- It waited for a lock (SQLSTATE 55P03). Somebody else has it, which says nothing about the data. The batch is tried
+  again, as a whole, for as long as that takes; `watchdog.py` names the holder. Lock waits end before the time of the
+  statement is over, so that one is not taken for the other.
+- It was at work until its time was over (57014, `APPVIEW_STATEMENT_TIMEOUT`). After two of these it is halved; each
+  part gets half of the time, at least a tenth, and one try. This usually helps, since the cost of what makes a batch
+  slow grows faster than its size.
+- A single change gets all of the time. When that is not enough either, and PostgreSQL answers quickly otherwise
+  (`_answers_quickly`), the records in it that take too long become dead letters of kind `time-out`, which can be
+  retried, and the stream goes on. While PostgreSQL is slow at everything nothing is given up.
+
+Giving up a change takes at least `APPVIEW_STATEMENT_TIMEOUT`, which bounds how many can be: 30 an hour by default.
+"""
 
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import psycopg2
 from psycopg2 import errors
+from psycopg2.extensions import connection as Connection
 
+from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import Batch, build
 from appview_pipeline.indexing.changes import Change, DeadLetter
+from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import CursorMove, Report, apply, prepare
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.prepared import shown_name
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 # PostgreSQL refuses the data itself: SQLSTATE classes 22, 23 and 54.
 REFUSED = (psycopg2.DataError, psycopg2.IntegrityError, errors.ProgramLimitExceeded, errors.StatementTooComplex)
@@ -31,8 +55,31 @@ TRANSIENT = (
     psycopg2.OperationalError,
     psycopg2.InterfaceError,
 )
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 10.0
+CANCELLED_BATCH = 2
+"""Cancellations after which a batch is halved."""
+CANCELLED_BY_OTHERS = 5
+"""Cancellations of one change, before its time was over, after which it is given up. Somebody else cancels it then: a
+person, once or twice, or a limit on a server or pooler that we don't know of, again and again."""
+SMALLEST_SHARE = 0.1
+"""The least of `APPVIEW_STATEMENT_TIMEOUT` that a part of a cancelled batch gets."""
+QUICK_SHARE = 0.1
+"""PostgreSQL answers quickly when a batch of nothing takes less than this share of `APPVIEW_STATEMENT_TIMEOUT`."""
+MAX_SLOW_RECORDS = 10
+"""Records of one change that are found to be slow by trying; what follows them is given up with them."""
+
+
+class _TookTooLong(Exception):
+    """A batch was cancelled as often as it may be. The sentence says at which statement, last."""
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """A write under way, for whoever watches: since when (`time.monotonic`), how many changes, and the process id of
+    the PostgreSQL backend that is at it (None: between two tries)."""
+
+    since: float
+    changes: int
+    backend: int | None
 
 
 class Stopped(Exception):
@@ -67,7 +114,9 @@ class Writer:
         self._source = source
         self.position = position
         self._stopped = stopped
+        self._limit = database.roles["writer"].statement
         self.retries = 0
+        self.at_work: AtWork | None = None
 
     def fold(self, changes: Sequence[Change]) -> Batch:
         """What `write` would make of `changes`, ready to be copied; may be called while another thread writes."""
@@ -83,36 +132,95 @@ class Writer:
         `folded`: what `fold` made of them.
 
         Waits and tries again as long as the database is away or busy, until told to stop (`Stopped`). A change that
-        PostgreSQL refuses is found by halving and becomes a dead letter. Raises `CursorMoved` when another consumer
-        moved the cursor.
+        PostgreSQL refuses, or that takes longer than it may, is found by halving and becomes a dead letter. Raises
+        `CursorMoved` when another consumer moved the cursor.
         """
         try:
-            return [self._write_once(changes, received_at, decode_ms, folded)]
+            return self._write(changes, received_at, decode_ms, folded)
+        finally:
+            self.at_work = None
+
+    def _write(
+        self,
+        changes: Sequence[Change],
+        received_at: float,
+        decode_ms: float,
+        folded: Batch | None = None,
+        share: float = 1.0,
+        patience: int = CANCELLED_BATCH,
+    ) -> list[Report]:
+        """`share`: how much of `APPVIEW_STATEMENT_TIMEOUT` a statement may take; `patience`: how often it may take
+        longer before the batch is halved."""
+        self.at_work = AtWork(time.monotonic(), len(changes), None)
+        try:
+            return [self._write_once(changes, received_at, decode_ms, folded, share=share, patience=patience)]
         except REFUSED as refusal:
             if len(changes) == 1:
                 return [self._write_without_offenders(changes[0], refusal, received_at, decode_ms)]
+            log.warning("PostgreSQL refuses a row among %s changes; looking for it", f"{len(changes):,}")
+        except _TookTooLong as error:
+            if len(changes) == 1:
+                return [self._write_without_slow_records(changes[0], error, received_at, decode_ms)]
+            log.warning("%s changes take too long together (%s); halving them", f"{len(changes):,}", error)
+            share, patience = max(share / 2, SMALLEST_SHARE), 1
         half = len(changes) // 2
-        log.warning("PostgreSQL refuses a row among %s changes; looking for it", f"{len(changes):,}")
-        first = self.write(changes[:half], received_at, decode_ms * half / len(changes))
-        return first + self.write(changes[half:], received_at, decode_ms * (1 - half / len(changes)))
+        reports = []
+        for part in (changes[:half], changes[half:]):
+            own_share = share if len(part) > 1 else 1.0
+            own_decode_ms = decode_ms * len(part) / len(changes)
+            reports += self._write(part, received_at, own_decode_ms, share=own_share, patience=patience)
+        return reports
 
     def _write_once(
-        self, changes: Sequence[Change], received_at: float, decode_ms: float, folded: Batch | None = None
+        self,
+        changes: Sequence[Change],
+        received_at: float,
+        decode_ms: float,
+        folded: Batch | None = None,
+        *,
+        share: float = 1.0,
+        patience: int | None = None,
     ) -> Report:
-        """One transaction, tried again while the error is a passing one. Raises what is in `REFUSED`."""
-        pause = FIRST_PAUSE
+        """One transaction, tried again while the error is a passing one.
+
+        Raises what is in `REFUSED`, and `_TookTooLong` when cancelled `patience` times (None: never).
+        """
+
+        def attempt(share: float) -> Report:
+            nonlocal folded
+            batch, folded = folded or self._build(changes), None  # its report is written on: it serves one try
+            return self._apply(changes, batch, received_at, decode_ms, share)
+
+        return self._patiently(attempt, share, patience, is_single=len(changes) == 1)
+
+    def _patiently(self, attempt: Callable[[float], _T], share: float, patience: int | None, *, is_single: bool) -> _T:
+        """What `attempt` gives, tried again while its error is a passing one."""
+        pause = backoff.batch()
+        cancelled, by_others = 0, 0
         while True:
+            began = time.monotonic()
             try:
-                return self._apply(changes, folded or self._build(changes), received_at, decode_ms)
+                return attempt(share)
             except REFUSED:
                 raise
             except (*TRANSIENT, OperatorError) as error:
                 self.retries += 1
-                folded = None  # its report has been written on
-                sentence = str(error).strip().partition("\n")[0]
-                log.warning("Batch not written, trying again in %.1f s: %s", pause, sentence)
-                self._wait(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, LONGEST_PAUSE)
+                if self.at_work is not None:
+                    self.at_work = replace(self.at_work, backend=None)
+                sentence = _words(error)
+                if isinstance(error, errors.QueryCanceled):
+                    sentence = f"{_statement(error)}: {sentence}"
+                    if is_single and time.monotonic() - began < 0.9 * share * self._limit:
+                        by_others += 1
+                    else:
+                        cancelled += 1
+                    if patience is not None and (cancelled >= patience or by_others >= CANCELLED_BY_OTHERS):
+                        raise _TookTooLong(sentence) from error
+                elif isinstance(error, errors.LockNotAvailable):
+                    share = 1.0  # the time of a part is for its work, not for others'
+                wait = pause.next()
+                log.warning("Batch not written, trying again in %.1f s: %s", wait, sentence)
+                self._wait(wait)
 
     def _build(self, changes: Sequence[Change]) -> Batch:
         return build(
@@ -122,19 +230,37 @@ class Writer:
             dead_letter_bytes=self._settings.dead_letter_bytes,
         )
 
-    def _apply(self, changes: Sequence[Change], batch: Batch, received_at: float, decode_ms: float) -> Report:
+    def _apply(
+        self, changes: Sequence[Change], batch: Batch, received_at: float, decode_ms: float, share: float
+    ) -> Report:
         position = self.position
         batch.report.received_at = received_at
         batch.report.decode_ms = decode_ms
         move = None
         if position is not None and batch.report.last_seq is not None:
             move = CursorMove(position.relay, position.shard, position.seq, _reached(changes, position.seq))
-        with self._database.connect("writer") as connection:
-            prepare(connection)
+        with self._prepared(share) as connection:
             report = apply(connection, batch, move=move, dead_letters_per_minute=self._settings.dead_letters_per_minute)
         if position is not None and move is not None:
             position.seq = move.to_seq
         return report
+
+    @contextmanager
+    def _prepared(self, share: float) -> Iterator[Connection]:
+        """A connection whose next transaction has `share` of the usual time for each statement."""
+        with self._database.connect("writer") as connection:
+            if self.at_work is not None:
+                self.at_work = replace(self.at_work, backend=connection.info.backend_pid)
+            prepare(connection)
+            role = self._database.roles["writer"]
+            lock = min(role.lock, share * role.statement / 2)
+            if share < 1.0 or lock < role.lock:
+                with connection.cursor() as cursor:
+                    cursor.execute(
+                        "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)",
+                        (f"{share * role.statement * 1000:.0f}ms", f"{lock * 1000:.0f}ms"),
+                    )
+            yield connection
 
     def _write_without_offenders(
         self, change: Change, refusal: Exception, received_at: float, decode_ms: float
@@ -142,46 +268,94 @@ class Writer:
         """Writes a refused change without the records that PostgreSQL refuses; those become dead letters."""
         kept, letters = [], []
         for write in change.writes:
-            if (reason := self._refusal(replace(change, writes=[write], deletes=[], repo=None))) is None:
+            if (objection := self._objection(replace(change, writes=[write], deletes=[], repo=None))) is None:
                 kept.append(write)
             else:
-                path = f"{write.collection}/{write.rkey}"
-                letters.append(
-                    DeadLetter(
-                        "postgres",
-                        reason,
-                        write.seq,
-                        write.did,
-                        path,
-                        write.json.encode(),
-                        "json",
-                        write.rev,
-                        write.cid,
-                        write.action,
-                        write.indexed_at,
-                    )
-                )
-        rest = replace(change, writes=kept, dead_letters=[*change.dead_letters, *letters])
+                letters.append(_letter(write, *objection))
         if letters:
+            rest = replace(change, writes=kept, dead_letters=[*change.dead_letters, *letters])
             try:
-                return self._write_once([rest], received_at, decode_ms)
+                return self._write_once([rest], received_at, decode_ms, patience=1)
+            except _TookTooLong as error:
+                return self._write_letter(change, "time-out", str(error), received_at, decode_ms)
             except REFUSED as error:
                 refusal = error
+        return self._write_letter(change, "postgres", _words(refusal), received_at, decode_ms)
+
+    def _write_without_slow_records(
+        self, change: Change, error: _TookTooLong, received_at: float, decode_ms: float
+    ) -> Report:
+        """Writes a change without the records that take too long; those become dead letters."""
+        pause = backoff.batch()
+        while not self._answers_quickly():
+            log.error("PostgreSQL is slow at everything, so no change is given up; trying again")
+            self._wait(pause.longest_wait())
+            try:
+                return self._write_once([change], received_at, decode_ms, patience=1)
+            except _TookTooLong as again:
+                error = again
+        kept: list[RecordWrite] = []
+        letters: list[DeadLetter] = []
+        for write in change.writes:
+            objection: tuple[str, str] | None = ("time-out", str(error))
+            if len(change.writes) + len(change.deletes) > 1 and len(letters) < MAX_SLOW_RECORDS:
+                objection = self._objection(replace(change, writes=[write], deletes=[], repo=None), SMALLEST_SHARE)
+            if objection is None:
+                kept.append(write)
+            else:
+                letters.append(_letter(write, *objection))
+        what = change.repo.did if change.repo is not None else f"event {change.seq}"
+        if letters:
+            log.error(
+                "%s records of %s exceed the time that a statement may take and are given up as dead letters "
+                "(time-out): %s; at %s",
+                len(letters),
+                what,
+                ", ".join(str(letter.path) for letter in letters[:3]),
+                error,
+            )
+            rest = replace(change, writes=kept, dead_letters=[*change.dead_letters, *letters])
+            try:
+                return self._write_once([rest], received_at, decode_ms, patience=1)
+            except (_TookTooLong, *REFUSED) as rest_error:
+                log.error("The rest of the commit can't be written either: %s", _words(rest_error))
+        log.error(
+            "A change of %s exceeds the time that a statement may take and is given up as a dead letter (time-out): %s",
+            what,
+            error,
+        )
+        return self._write_letter(change, "time-out", str(error), received_at, decode_ms)
+
+    def _write_letter(self, change: Change, kind: str, reason: str, received_at: float, decode_ms: float) -> Report:
+        """Writes a dead letter in place of a whole change."""
         did = change.repo.did if change.repo else None
-        letter = DeadLetter("postgres", _words(refusal), change.seq, did, None, repr(change).encode(), "other")
+        letter = DeadLetter(kind, reason, change.seq, did, None, repr(change).encode(), "other")
         nothing = Change(change.size, change.seq, change.time, change.is_event, dead_letters=[letter])
         return self._write_once([nothing], received_at, decode_ms)
 
-    def _refusal(self, change: Change) -> str | None:
-        """Why PostgreSQL refuses a change, None when it takes it. Nothing is written."""
-        batch = build([change], self._source, dead_letter_bytes=self._settings.dead_letter_bytes)
-        try:
-            with self._database.connect("writer") as connection:
-                prepare(connection)
+    def _objection(self, change: Change, share: float = 1.0) -> tuple[str, str] | None:
+        """Why PostgreSQL refuses a change or takes too long for it, as a dead letter's kind and reason; None when it
+        takes it. Nothing is written."""
+
+        def attempt(share: float) -> None:
+            batch = build([change], self._source, dead_letter_bytes=self._settings.dead_letter_bytes)
+            with self._prepared(share) as connection:
                 apply(connection, batch, dry_run=True)
+
+        try:
+            self._patiently(attempt, share, 1, is_single=True)
         except REFUSED as error:
-            return _words(error)
+            return "postgres", _words(error)
+        except _TookTooLong as error:
+            return "time-out", str(error)
         return None
+
+    def _answers_quickly(self) -> bool:
+        """Whether PostgreSQL takes a batch of nothing in a small part of the time that the usual batch has."""
+        began = time.monotonic()
+        if self._objection(Change(0)) is not None:
+            return False
+        return time.monotonic() - began < QUICK_SHARE * self._limit
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -205,6 +379,28 @@ def _reached(changes: Sequence[Change], seq: int | None) -> int:
         if change.seq is not None and change.seq > reached:
             reached = change.seq
     return reached
+
+
+def _letter(write: RecordWrite, kind: str, reason: str) -> DeadLetter:
+    return DeadLetter(
+        kind=kind,
+        reason=reason,
+        seq=write.seq,
+        did=write.did,
+        path=f"{write.collection}/{write.rkey}",
+        bytes=write.json.encode(),
+        form="json",
+        rev=write.rev,
+        cid=write.cid,
+        action=write.action,
+        time=write.indexed_at,
+    )
+
+
+def _statement(error: psycopg2.Error) -> str:
+    """The name of the statement that an error ended, as `sql/apply/` has it; its first words where it has none."""
+    query = getattr(error.cursor, "query", None) or b""
+    return shown_name(query.decode("utf-8", "replace")) or "a statement"
 
 
 def _words(error: Exception) -> str:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.sql import name_of
+from appview_pipeline.store.sql import name_by_beginning, name_of
 
 LARGE_BATCH = 1_000
 """Events from which a batch has plans of its own: how to join depends on how much is staged."""
@@ -59,6 +59,16 @@ class PreparingCursor(Cursor):
                 self.names[query] = name
             query = f"EXECUTE {name}"
         super().execute(query, vars)
+
+
+def shown_name(query: str) -> str:
+    """The name of a statement that PostgreSQL was given, or shows as being at work: `file.section` where it is one of
+    ours, else its first words."""
+    if query.startswith('EXECUTE "'):
+        return query[len('EXECUTE "') :].partition('"')[0].rpartition(", ")[0]
+    if query.startswith("PREPARE "):
+        return shown_name(query.replace("PREPARE", "EXECUTE", 1))
+    return name_of(query) or name_by_beginning(query) or " ".join(query.split()[:4])
 
 
 def preparing_cursor(connection: Connection, events: int) -> PreparingCursor:

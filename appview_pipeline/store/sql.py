@@ -50,6 +50,16 @@ def named(statement: str, name: str) -> str:
     return statement
 
 
+def name_by_beginning(statement: str) -> str | None:
+    """The name of the statement of our files that begins as `statement` does up to its first parameter; None for any
+    other. For statements with parameters, which PostgreSQL shows filled in and cut off."""
+    for text, name in _names.items():
+        fixed = text.partition("%(")[0][:500]
+        if len(fixed) >= 20 and statement.startswith(fixed):
+            return name
+    return None
+
+
 def name_of(statement: str) -> str | None:
     """The name of a statement of our files, `file.section`; None for any other."""
     return _names.get(statement)
