@@ -50,6 +50,8 @@ INSTALL_REQUIRES = [
 
 DEV_REQUIRES = [
     "pytest>=8.3",
+    # The whole suite runs in two processes.
+    "pytest-xdist>=3.6",
     # Properties: same tables for any batch size, restart, redelivery.
     "hypothesis>=6.130",
     # Its relay, over real sockets.

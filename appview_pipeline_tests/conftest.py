@@ -1,7 +1,11 @@
-"""Fixtures that all tests share: a throw-away PostgreSQL, migrated databases cloned from a template, the corpus."""
+"""What all tests share: a throw-away PostgreSQL, migrated databases cloned from a template, the corpus.
+
+Also which tests run, by how many workers, and for how long random properties are tried (docs/testing.md).
+"""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import shutil
@@ -12,9 +16,18 @@ from typing import Any
 
 import psycopg2
 import pytest
+from hypothesis import settings
 
 from appview_pipeline.store import embedded
 from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline_tests.budget import EXAMPLES, SECONDS, Budget
+
+WORKERS = 2
+"""Processes that run the whole suite, each with a PostgreSQL of its own; `-n` says otherwise."""
+
+# The same examples tomorrow, whatever a developer's machine has stored, and no time limit for an example.
+settings.register_profile("appview", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("appview")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -23,13 +36,77 @@ _database_numbers = itertools.count(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--thorough", action="store_true", help="run the random properties and the tests marked thorough")
+    parser.addoption(
+        "--budget", type=float, default=0.0, metavar="MINUTES", help="time that all random properties share (default 0)"
+    )
+    parser.addoption("--seed", type=int, default=0, help="first seed of the random properties (default 0)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Gives the whole suite to several workers, and chosen files to none, whose start would cost more."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    option = config.option
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if whole and option.numprocesses is None and not option.usepdb and not option.collectonly:
+        option.numprocesses = WORKERS
+        option.dist = "worksteal"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+    if config.getoption("--thorough"):
+        chosen = [item for item in items if _is_property(item) or item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+        return
+    for item in items:
+        if item.get_closest_marker("thorough"):
+            item.add_marker(pytest.mark.skip(reason="thorough: run by appview_pipeline_tests.thorough"))
+        elif item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+def _is_property(item: pytest.Item) -> bool:
+    """Whether a test is random: made by `given`, or by itself with a `budget`."""
+    return isinstance(item, pytest.Function) and (hasattr(item.obj, "hypothesis") or "budget" in item.fixturenames)
+
+
+def _budget(item: pytest.Item) -> Budget:
+    """An equal share of the time that `--budget` gives to all properties of this run."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    seconds = item.config.getoption("--budget") * 60 * workers
+    share = seconds / sum(map(_is_property, item.session.items))
+    return Budget(share, item.config.getoption("--seed"), item.user_properties)
+
+
+@pytest.fixture
+def budget(request: pytest.FixtureRequest) -> Budget:
+    """The time of a property that is made inside of its test; properties that `given` decorates have theirs already."""
+    return _budget(request.node)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs a property for its time."""
+    if not hasattr(pyfuncitem.obj, "hypothesis"):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    _budget(pyfuncitem).spend(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names})
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints how many examples each property reached, in its workers too."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    reached = {it.nodeid: dict(it.user_properties) for it in reports if it.when == "call"}
+    reached = {test: found for test, found in reached.items() if EXAMPLES in found}
+    if reached:
+        total = sum(found[EXAMPLES] for found in reached.values())
+        terminalreporter.section(f"random properties: {total:,} examples")
+        for test, found in sorted(reached.items()):
+            terminalreporter.write_line(f"{found[EXAMPLES]:>8,} examples in {found[SECONDS]:>7.1f} s  {test}")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from itertools import accumulate, chain, cycle, groupby, pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from appview_pipeline.indexing.changes import Change
@@ -23,6 +23,7 @@ from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
 from appview_pipeline_tests import model
+from appview_pipeline_tests.budget import Budget
 from appview_pipeline_tests.fed import Index, fresh_index
 from appview_pipeline_tests.networks import NAMES, Arrival, Network, arrivals, did_of, networks, told
 from appview_pipeline_tests.scenarios import Keep
@@ -45,7 +46,6 @@ from appview_pipeline_tests.test_order_independence import (
     quick,
     quote,
     reply,
-    thorough,
 )
 from appview_pipeline_tests.turns import Meeting, Met, TwoWriters
 from appview_pipeline_tests.writer_process import RELAY, SHARD, End, Job, Moment, WriterProcess
@@ -257,20 +257,13 @@ def check_kills(kills: Kills, examples: int) -> None:
     assert kills.in_transaction.total() > examples / 4
     assert kills.unacknowledged > examples / 10
     assert kills.later > examples / 10
-    assert len(kills.in_transaction) > (30 if examples >= thorough.max_examples else 3)
+    assert len(kills.in_transaction) > (30 if examples >= 1_000 else 3)
 
 
-def test_killed_at_any_moment(index: Index, process: WriterProcess) -> None:
+def test_killed_at_any_moment(index: Index, process: WriterProcess, budget: Budget) -> None:
     kills = Kills()
-    quick(given(data=st.data())(lambda data: killed(index, process, data, kills)))()
-    check_kills(kills, quick.max_examples)
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_thoroughly(index: Index, process: WriterProcess) -> None:
-    kills = Kills()
-    thorough(given(data=st.data())(lambda data: killed(index, process, data, kills)))()
-    check_kills(kills, thorough.max_examples)
+    examples = budget.spend(quick(given(data=st.data())(lambda data: killed(index, process, data, kills))))
+    check_kills(kills, examples)
 
 
 # --- two at once -----------------------------------------------------------------------------------------------------
@@ -471,24 +464,14 @@ def check_met(met: Met, examples: int) -> None:
     )
     assert met.meetings.total() > examples / 2
     assert met.waits.total() > examples / 4
-    assert len(met.meetings) > (30 if examples >= CONCURRENT else 5)
+    assert len(met.meetings) > (30 if examples >= 400 else 5)
 
-
-CONCURRENT = 400
-"""Examples of each way, of which there are three."""
 
 Way = Callable[[Meeters, st.DataObject], None]
 WAYS = pytest.mark.parametrize("way", [split, redelivered, backfilled])
 
 
 @WAYS
-def test_two_writers_at_once(meeters: Meeters, way: Way) -> None:
-    quick(given(data=st.data())(lambda data: way(meeters, data)))()
-    check_met(meeters.met, quick.max_examples)
-
-
-@pytest.mark.slow
-@WAYS
-def test_two_writers_at_once_thoroughly(meeters: Meeters, way: Way) -> None:
-    settings(thorough, max_examples=CONCURRENT)(given(data=st.data())(lambda data: way(meeters, data)))()
-    check_met(meeters.met, CONCURRENT)
+def test_two_writers_at_once(meeters: Meeters, way: Way, budget: Budget) -> None:
+    examples = budget.spend(quick(given(data=st.data())(lambda data: way(meeters, data))))
+    check_met(meeters.met, examples)

@@ -79,7 +79,7 @@ def test_operations_of_any_shape(operation: dict[str, object]) -> None:
         use(data)
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.thorough)])
 def test_mutated_real_frames(conformance: Path, rounds: int) -> None:
     frames = corpus_frames(conformance)
     source = random.Random(20260704)

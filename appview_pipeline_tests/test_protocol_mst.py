@@ -158,7 +158,7 @@ def diff_vectors(conformance: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     return cars, cases
 
 
-@pytest.mark.parametrize("share", [16, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [16, pytest.param(1, marks=pytest.mark.thorough)])
 def test_diff_vectors(conformance: Path, share: int) -> None:
     """One in `share` of the 16,384 pairs of trees: the operations lead from one to the other and, with no more than the
     nodes that the suite calls the inductive proof, back."""

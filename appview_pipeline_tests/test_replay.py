@@ -126,7 +126,7 @@ def test_busy_frames_in_small_batches(fresh: Fresh, busy: Corpus, size: int) -> 
         assert_equal(dump(database.url), busy.tables)
 
 
-@pytest.mark.parametrize("seed", [11, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(20, 30))])
+@pytest.mark.parametrize("seed", [11, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(20, 30))])
 def test_other_worlds_a_frame_at_a_time(fresh: Fresh, tmp_path: Path, seed: int) -> None:
     frames = list(busy_frames(200, seed))
     with fresh() as at_once, fresh() as single, fresh() as some:
@@ -260,7 +260,7 @@ def killed_while_applying(database: Database, path: Path, batch_size: int, delay
         return process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.thorough)])
 def test_killed_at_random_moments(fresh: Fresh, tmp_path: Path, kills: int) -> None:
     frames = list(busy_frames(360 * kills, seed=5))
     path = tmp_path / "long.frames"
