@@ -53,6 +53,19 @@ def log_start(settings: Settings, service: str, **more: object) -> None:
     logging.getLogger(f"appview_pipeline.{service}").info("%s started.", service, extra={**shown, **more})
 
 
+def level_of(line: str) -> int:
+    """The level of a line that a process of ours logged, in either form; INFO for any other line."""
+    if line.startswith("{"):
+        try:
+            name = json.loads(line).get("level")
+        except ValueError:
+            return logging.INFO
+    else:
+        name = next(iter(line.split(maxsplit=2)[1:2]), "")
+    level = logging.getLevelName(str(name))
+    return level if isinstance(level, int) else logging.INFO
+
+
 def _shown(value: object) -> object:
     """A setting for the log: URLs without user and password, paths as text."""
     if isinstance(value, str) and "://" in value:

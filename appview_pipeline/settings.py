@@ -210,6 +210,19 @@ class Settings:
         _seconds(1, 86_400),
         120.0,
     )
+    slow_batch_seconds: float = _setting(
+        "APPVIEW_SLOW_BATCH_SECONDS",
+        "A micro-batch that is at work for longer is a warning in the tick, with the name of its statement.",
+        _seconds(0.1, 86_400),
+        30.0,
+    )
+    lease_seconds: float = _setting(
+        "APPVIEW_LEASE_SECONDS",
+        "How long the consumer goes on when no tick renews its lease: longer than a busy machine pauses between two "
+        "ticks. Switching off, reloading and the death of Dagster's processes end it within 10 s all the same.",
+        _seconds(1, 3_600),
+        90.0,
+    )
     log_level: str = _setting(
         "APPVIEW_LOG_LEVEL LOG_LEVEL",
         "Least severe log line shown.",

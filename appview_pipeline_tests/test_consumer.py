@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from appview_pipeline.ingest.consumer_process import COMMAND
@@ -234,6 +235,48 @@ def test_a_batch_that_hangs_does_not_keep_it_from_ending(database: Database, sta
         assert consumer.end() < 10 and consumer.code() == 0
         assert "rolls back" in consumer.said
         assert keys(database) == set() and cursor(database, relay.url) is None
+
+
+def test_a_batch_that_takes_long_is_a_warning_with_its_statement(database: Database, start: Start) -> None:
+    """At its own work, and while it waits for somebody's lock."""
+    rows(
+        database.url,
+        "CREATE FUNCTION bsky.dawdle() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(1.5); RETURN NEW; END $$; "
+        "CREATE TRIGGER dawdle BEFORE INSERT ON bsky.post FOR EACH ROW EXECUTE FUNCTION bsky.dawdle()",
+    )
+    ann = Person(Stream(), "ann")
+    with Relay([ann.commit(post("a", "x"))]) as relay:
+        consumer = start(database.url, relay.url, APPVIEW_SLOW_BATCH_SECONDS="0.4")
+        until(lambda: keys(database) == {"a"}, consumer)
+        warnings = [line for line in consumer.lines if "WARNING" in line]
+        assert re.search(r"A batch of 1 change has been at work for \d+ s, now at post\.add \(\d+ s\)", warnings[0])
+        assert 1 <= len(warnings) <= 3, "not each time that it looks"
+        with contextlib.closing(psycopg2.connect(database.url.replace("+psycopg2", ""))) as holder:
+            holder.cursor().execute("SET application_name = 'somebody'; LOCK TABLE bsky.record")
+            relay.publish([ann.commit(post("b", "x"))])
+            until(lambda: "waits for a lock of process" in consumer.said, consumer)
+        (line,) = [line for line in consumer.lines if "waits for a lock" in line][:1]
+        assert "(somebody, idle in transaction)" in line
+        until(lambda: keys(database) == {"a", "b"}, consumer)
+        assert consumer.end() < 10 and consumer.code() == 0
+
+
+def test_an_error_of_a_batch_is_acted_upon_at_once_on_a_quiet_stream(database: Database, start: Start) -> None:
+    """No event comes after the batch that fails, and the next batch may take a minute to fill."""
+    rows(
+        database.url,
+        "CREATE FUNCTION pipeline.steal() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(0.5); UPDATE pipeline.cursor SET seq = 77; RETURN NEW; END $$; "
+        "CREATE TRIGGER steal BEFORE INSERT ON pipeline.batch FOR EACH ROW EXECUTE FUNCTION pipeline.steal()",
+    )
+    with Relay([]) as relay:
+        rows(database.url, "INSERT INTO pipeline.cursor (relay, seq) VALUES (%s, 0)", relay.url)
+        consumer = start(database.url, relay.url, APPVIEW_BATCH_SECONDS="60", APPVIEW_BATCH_EVENTS="1")
+        until(lambda: relay.connections == 1, consumer)
+        relay.publish([Person(Stream(), "ann").commit(post("a", "x"))])
+        assert consumer.code(15) == 3
+        assert "another consumer" in consumer.lines[-1] and keys(database) == set()
 
 
 def free_port() -> int:

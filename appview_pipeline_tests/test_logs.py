@@ -123,3 +123,15 @@ def test_the_start_line_shows_what_matters_and_no_secret() -> None:
     logs.log_start(Settings(), "replay")
     line = json.loads(stream.getvalue().splitlines()[1])
     assert (line["database_url"], line["relay_url"]) == ("embedded", "wss://bsky.network")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_level_of_a_line_can_be_read_back(form: str) -> None:
+    stream = io.StringIO()
+    logs.configure(Settings(log_format=form), "consumer", stream)
+    logging.getLogger("appview_pipeline.x").warning("A batch has been at work for 31 s")
+    logging.getLogger("appview_pipeline.x").info("ERROR is only a word here")
+    logging.getLogger("appview_pipeline.x").error("given up")
+    levels = [logs.level_of(line) for line in stream.getvalue().splitlines()]
+    assert levels == [logging.WARNING, logging.INFO, logging.ERROR]
+    assert [logs.level_of(line) for line in ("", "Traceback", "{", "{}", "a b c")] == [logging.INFO] * 5

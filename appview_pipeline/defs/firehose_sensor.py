@@ -12,6 +12,7 @@ batches only.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -28,6 +29,7 @@ from appview_pipeline.defs.partitions import next_hour
 from appview_pipeline.defs.stopping import Stopping
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.consumer_process import EXIT_LOCKED, EXIT_OPERATOR_ERROR, ConsumerProcess
+from appview_pipeline.logs import level_of
 from appview_pipeline.shards import WHOLE, Shard
 from appview_pipeline.store import batches
 from appview_pipeline.store.batches import Applied, StreamState
@@ -94,6 +96,8 @@ class _Tick:
         self.applied: list[Applied] = []
         self.lines = 0
         self.last_line = ""
+        self.warnings = 0
+        self.last_warning = ""
         self.trouble: str | None = None
         saved = Position.parse(context.cursor)
         # A cursor beyond our own is another code server's; one behind is that of a tick whose cursor was not saved.
@@ -162,8 +166,11 @@ class _Tick:
         for line in self.state.consumer.lines():
             self.last_line = line
             self.lines += 1
+            if (level := level_of(line)) >= logging.WARNING:
+                self.warnings += 1
+                self.last_warning = line[:500]
             if self.lines <= LINES_IN_TICK:
-                self.context.log.info(line)
+                self.context.log.log(level, line)
             elif self.lines == LINES_IN_TICK + 1:
                 self.context.log.info("(more lines of the consumer left out of this tick)")
 
@@ -226,6 +233,8 @@ class _Tick:
         line = reports.summary(self.applied, time.monotonic() - self.started, self.relay)
         if self.trouble is not None:
             return self.trouble if not self.applied else f"{line}; {self.trouble}"
+        if self.warnings:
+            return f"{line}; {self.warnings} warnings of the consumer, the last: {self.last_warning}"
         if not self.applied and self.last_line:
             return f"{line}; the consumer says: {self.last_line}"
         return line

@@ -26,6 +26,7 @@ from appview_pipeline.ingest.consumer_process import EXIT_ENDED, EXIT_LOCKED, EX
 from appview_pipeline.ingest.decoding import mostly_applied, read_changes
 from appview_pipeline.ingest.interpreter import favour_throughput
 from appview_pipeline.ingest.lifetime import Lifetime
+from appview_pipeline.ingest.watchdog import Watchdog
 from appview_pipeline.ingest.writer import Position, Stopped, Writer
 from appview_pipeline.network.firehose import Notice, Subscription
 from appview_pipeline.network.peek import did_of, seq_of
@@ -96,7 +97,10 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
                 "the newest event" if start is None else start,
             )
             writer = Writer(database, settings, relay, Position(relay, str(shard), opened.seq), stopped)
-            with Subscription(relay, start, settings.buffer_bytes) as subscription:
+            with (
+                Watchdog(database, writer, settings.slow_batch_seconds),
+                Subscription(relay, start, settings.buffer_bytes) as subscription,
+            ):
                 _consume(settings, database, subscription, writer, lock, validators, stopped)
     finally:
         database.close()
@@ -111,20 +115,28 @@ def _consume(
     validators: Validators,
     stopped: Callable[[], bool],
 ) -> None:
+    applying: Future[list[Report]] | None = None
+
     def look_up(dids: set[str]) -> dict[str, AppliedRevs]:
         with database.connect("reader") as connection:
             return applied_revs(connection, dids)
 
     def settle() -> list[Report]:
-        """Waits for the batch that PostgreSQL is at work on."""
+        """Waits for the batch that PostgreSQL is at work on; raises what it failed with."""
+        nonlocal applying
         reports = applying.result() if applying is not None else []
+        applying = None
         interval.add(reports)
         return reports
+
+    def act_on_failure(batch: Future[list[Report]]) -> None:
+        # The stream may be quiet, and `take` waits for as long as a batch may take to fill.
+        if batch.exception() is not None:
+            subscription.wake()
 
     collections = IndexedCollections(settings.extra_collections)
     shard = settings.shard
     interval = _Interval()
-    applying: Future[list[Report]] | None = None
     look_first = False
     others: Change | None = None  # how far the frames of other shards reach that came since the last batch
     others_due = 0.0
@@ -134,6 +146,8 @@ def _consume(
         while not stopped():
             frames = subscription.take(settings.batch_events * shard.count, settings.batch_seconds)
             received_at = time.time()
+            if applying is not None and applying.done():
+                look_first = mostly_applied(settle())
             notices = subscription.notices()
             restarts |= {it.first_seq for it in notices if it.kind == "went_back" and it.first_seq is not None}
             changes = _noticed(notices, settings.relay_url, shard)
@@ -151,11 +165,12 @@ def _consume(
             if changes:
                 folded = writer.fold(changes)
                 decode_ms = (time.time() - received_at) * 1000
-                reports = settle()
-                look_first = mostly_applied(reports)
+                if applying is not None:
+                    look_first = mostly_applied(settle())
                 lock.ensure()
                 others_due = time.monotonic() + POSITION_SECONDS
                 applying = pool.submit(writer.write, changes, received_at, decode_ms, folded)
+                applying.add_done_callback(act_on_failure)
             if time.monotonic() - interval.began >= SUMMARY_SECONDS:
                 _summarize(interval, subscription, writer)
                 interval = _Interval()

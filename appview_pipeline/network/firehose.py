@@ -159,6 +159,7 @@ class Subscription:
         self._weight_out = 0  # consumer
         self._wanted = 1  # both: how many frames the consumer waits for; reset by the network before it wakes it
         self._ready = threading.Event()
+        self._woken = False  # set by whoever calls `wake`, reset by the consumer
         self._notices: deque[Notice] = deque()
         self._status = Status(cursor=cursor)  # network, but for the counters below
         self._frames = 0
@@ -198,12 +199,13 @@ class Subscription:
             self._ready.clear()
             self._wanted = max_frames
             # Looked at after saying what is wanted: a frame that comes later than this look sets `_ready`.
-            if len(queue) >= max_frames or (self._paused and queue) or self._ended():
+            if len(queue) >= max_frames or (self._paused and queue) or self._woken or self._ended():
                 break
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 break
             self._ready.wait(remaining)
+        self._woken = False
         popleft = queue.popleft
         frames = [popleft() for _ in range(min(max_frames, len(queue)))]
         self._weight_out += sum(map(len, frames)) + _FRAME_OVERHEAD * len(frames)
@@ -212,6 +214,11 @@ class Subscription:
         if not frames and self._failure is not None:
             raise RuntimeError("the subscription's thread failed") from self._failure
         return frames
+
+    def wake(self) -> None:
+        """Makes a `take` that waits, or else the next one, return at once. May be called from any thread."""
+        self._woken = True
+        self._ready.set()
 
     def notices(self) -> list[Notice]:
         """What the stream said about itself since the last call, oldest first."""

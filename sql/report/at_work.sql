@@ -1,0 +1,13 @@
+-- What a backend is at: its statement, for how many seconds, and the sessions that hold what it waits for.
+SELECT
+  a.query,
+  extract(epoch FROM clock_timestamp() - a.query_start)::float8,
+  ARRAY(
+    SELECT 'process ' || b.pid || ' (' || coalesce(nullif(b.application_name, ''), b.backend_type) || ', '
+      || coalesce(b.state, 'state unknown') || ')'
+    FROM pg_stat_activity b
+    WHERE b.pid = ANY (pg_blocking_pids(a.pid))
+    ORDER BY b.pid
+  )
+FROM pg_stat_activity a
+WHERE a.pid = %(backend)s AND a.state <> 'idle';
