@@ -79,7 +79,10 @@ setup(
     # The SQL lives at the top level, where people read it, and is installed inside the package.
     packages=[*find_packages(include=["appview_pipeline", "appview_pipeline.*"]), "appview_pipeline.sql"],
     package_dir={"appview_pipeline.sql": "sql"},
-    package_data={"appview_pipeline": ["py.typed"], "appview_pipeline.sql": ["**/*.sql"]},
+    package_data={
+        "appview_pipeline": ["py.typed", "indexing/lexicon_documents/*.json"],
+        "appview_pipeline.sql": ["**/*.sql"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require={"dev": DEV_REQUIRES},
     entry_points={"console_scripts": ["appview-pipeline=appview_pipeline.cli:main"]},

@@ -29,6 +29,7 @@ BLOCK = "app.bsky.graph.block"
 LIST = "app.bsky.graph.list"
 LISTITEM = "app.bsky.graph.listitem"
 LISTBLOCK = "app.bsky.graph.listblock"
+OPTOUT = "app.bsky.graph.referencelistoptout"
 STARTERPACK = "app.bsky.graph.starterpack"
 VERIFICATION = "app.bsky.graph.verification"
 PROFILE = "app.bsky.actor.profile"
@@ -118,8 +119,8 @@ class Model:
     """Quotes of posts that were deleted afterwards."""
     unfed: set[str] = field(default_factory=set)
     """Reposts of posts that were deleted afterwards."""
-    once_gated: set[str] = field(default_factory=set)
-    """Gates that have existed."""
+    once_gated: set[tuple[str, str]] = field(default_factory=set)
+    """Collections of gates that have existed, and the posts that they named."""
     op_thread: dict[tuple[str, str], Row] = field(default_factory=dict)
 
     def apply(self, commit: Commit) -> None:
@@ -127,6 +128,8 @@ class Model:
         ops = []
         for op in commit.ops:
             uri = f"at://{commit.did}/{op.collection}/{op.rkey}"
+            if is_refused(uri, op.record):
+                continue
             if self.revs.get(uri, "") < commit.rev:
                 ops.append((uri, op))
                 self.revs[uri] = commit.rev
@@ -175,7 +178,7 @@ class Model:
                 if uri == record.uri:
                     row["recordCid"] = record.cid
         if record.collection in (THREADGATE, POSTGATE):
-            self.once_gated.add(record.uri)
+            self.once_gated.add((record.collection, record.value["post"]))
         elif record.collection == REPOST:
             self.unfed.discard(record.uri)
         elif record.collection == POST:
@@ -449,6 +452,9 @@ class Model:
                 yield "actor_block", {**sorted_, "subjectDid": value["subject"]}
             case "app.bsky.graph.listblock":
                 yield "list_block", {**sorted_, "subjectUri": value["subject"]}
+            case "app.bsky.graph.referencelistoptout":
+                if names_list(value["subject"]):
+                    yield "reference_list_opt_out", {**sorted_, "subjectUri": value["subject"]}
             case "app.bsky.graph.listitem":
                 yield "list_item", {**sorted_, "subjectDid": value["subject"], "listUri": value["list"]}
             case "app.bsky.graph.list":
@@ -503,8 +509,10 @@ class Model:
 
     def _has_gate(self, post_uri: str, collection: str) -> bool | None:
         """True: there is a gate. False: there was one. None: there never was."""
-        gate = gate_of(post_uri, collection)
-        return True if gate in self.records else False if gate in self.once_gated else None
+        gate = self.records.get(gate_of(post_uri, collection))
+        if gate is not None and gate.value["post"] == post_uri:
+            return True
+        return False if (collection, post_uri) in self.once_gated else None
 
     @staticmethod
     def _feed_item(record: Record, kind: str, post_uri: str) -> Row:
@@ -562,11 +570,20 @@ def natural_key(record: Record) -> Key | None:
             return record.collection, record.did, value["subject"]["uri"]
         case "app.bsky.graph.follow" | "app.bsky.graph.block" | "app.bsky.graph.listblock":
             return record.collection, record.did, value["subject"]
+        case "app.bsky.graph.referencelistoptout" if names_list(value["subject"]):
+            return record.collection, record.did, value["subject"]
         case "app.bsky.graph.verification":
             return record.collection, record.did, value["subject"]
         case "app.bsky.graph.listitem":
             return record.collection, value["list"], value["subject"]
     return None
+
+
+def is_refused(uri: str, value: dict[str, Any] | None) -> bool:
+    """Gates are those of the account's own posts, under the post's record key; another one never comes to be."""
+    if value is None or collection_of(uri) not in (THREADGATE, POSTGATE):
+        return False
+    return (host_of(value["post"]), value["post"].rpartition("/")[2]) != (host_of(uri), uri.rpartition("/")[2])
 
 
 def host_of(uri: str) -> str:
@@ -575,6 +592,10 @@ def host_of(uri: str) -> str:
 
 def collection_of(uri: str) -> str:
     return [*uri.split("/"), "", ""][3]
+
+
+def names_list(uri: str) -> bool:
+    return host_of(uri).startswith("did:") and uri.split("/")[3:4] == [LIST] and uri.count("/") == 4
 
 
 def gate_of(post_uri: str, collection: str) -> str:

@@ -36,6 +36,7 @@ SHORT = {
     model.LIST: "list",
     model.LISTITEM: "listitem",
     model.LISTBLOCK: "listblock",
+    model.OPTOUT: "optout",
     model.STARTERPACK: "pack",
     model.VERIFICATION: "verify",
 }
@@ -43,7 +44,7 @@ NOWHERE = to_text(cid_for_cbor(b""))
 
 KINDS = (
     *("post", "post", "reply", "reply", "reply", "answer", "answer", "quote"),
-    *("like", "repost", "follow", "follow", "block", "verify", "list", "listitem", "listblock"),
+    *("like", "repost", "follow", "follow", "block", "verify", "list", "listitem", "listblock", "optout"),
     *("threadgate", "threadgate", "postgate", "pack", "profile", "declare"),
     *("edit", "edit post", "delete", "delete", "delete post", "again", "twice"),
 )
@@ -249,7 +250,8 @@ class _Maker:
         return self._write_post(move, record)
 
     def _subject(self, move: Move, collection: str) -> bool:
-        subject = self.some_post(move.pick, move)
+        subject = self.some(model.LIST, move.pick) if move.twist in (2, 14) else None
+        subject = subject or self.some_post(move.pick, move)
         if subject is None:
             return False
         record: dict[str, Any] = {"subject": self.ref(subject)}
@@ -292,6 +294,11 @@ class _Maker:
         self.add(move, model.LISTBLOCK, {"subject": f"at://{did_of(move.other)}/{model.LIST}/list{1 + move.pick % 2}"})
         return True
 
+    def _optout(self, move: Move) -> bool:
+        lists = f"at://{did_of(move.other)}/{model.LIST}/list{1 + move.pick % 2}"
+        self.add(move, model.OPTOUT, {"subject": lists if move.twist % 8 else f"at://{did_of(move.other)}"})
+        return True
+
     def _gated(self, move: Move) -> str:
         """A post of one's own, written, deleted or still to be written."""
         did = did_of(move.who)
@@ -302,9 +309,15 @@ class _Maker:
             posts = self.promised[did] = [self.new_uri(did, model.POST)]
         return posts[move.pick % len(posts)]
 
+    def _named(self, move: Move, post: str) -> str:
+        """What a gate says to be its post; sometimes it is another account's, and the gate refused, or no post."""
+        if move.pick == 17:
+            return post.replace(model.host_of(post), did_of(move.who + 1))
+        return post.replace(model.POST, model.GENERATOR) if move.pick == 18 else post
+
     def _threadgate(self, move: Move) -> bool:
         post = self._gated(move)
-        record: dict[str, Any] = {"post": post}
+        record: dict[str, Any] = {"post": self._named(move, post)}
         members = {"list": f"at://{did_of(move.who)}/{model.LIST}/list{1 + move.other % 2}"}
         allow = (
             *(None, (), (), ("mention",), ("follower",), ("following",), ("list",), ("mention", "list")),
@@ -319,7 +332,7 @@ class _Maker:
 
     def _postgate(self, move: Move) -> bool:
         post = self._gated(move)
-        record: dict[str, Any] = {"post": post}
+        record: dict[str, Any] = {"post": self._named(move, post)}
         if move.twist % 4:
             record["embeddingRules"] = [{"$type": "app.bsky.feed.postgate#disableRule"}]
         self.put(move, model.gate_of(post, model.POSTGATE), record)
@@ -411,6 +424,7 @@ class _Maker:
             in (
                 *(model.LIKE, model.REPOST, model.FOLLOW, model.BLOCK, model.LISTITEM, model.LISTBLOCK),
                 model.VERIFICATION,
+                model.OPTOUT,
             )
         ]
         if not uris:

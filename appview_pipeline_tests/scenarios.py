@@ -246,6 +246,7 @@ ROWS = (
         "list",
         "list_item",
         "list_block",
+        "reference_list_opt_out",
         "feed_generator",
     ),
     *("labeler", "starter_pack", "thread_gate", "post_gate", "verification", "quote", "feed_item", "op_thread_reply"),

@@ -30,7 +30,7 @@ needs_conformance = pytest.mark.skipif(
     not CONFORMANCE.is_dir(), reason="the conformance data (../shared/conformance) is not there"
 )
 
-# The record types that an AppView indexes or keeps (26 with those of the newest lexicons).
+# The record types that an AppView indexes or keeps (27 with those of the newest lexicons).
 MAIN_TYPES = [
     "app.bsky.actor.contentVisibilityDeclaration",
     "app.bsky.actor.profile",
@@ -46,6 +46,7 @@ MAIN_TYPES = [
     "app.bsky.graph.list",
     "app.bsky.graph.listblock",
     "app.bsky.graph.listitem",
+    "app.bsky.graph.referencelistoptout",
     "app.bsky.graph.starterpack",
     "app.bsky.graph.verification",
     "app.bsky.labeler.service",

@@ -120,6 +120,7 @@ KEYED = {
     "list": ("uri", ("name = 'another'", "description = 'new'")),
     "list_item": ("uri", ("\"listUri\" = 'at://did:plc:nobody/app.bsky.graph.list/none'",)),
     "list_block": ("uri", ("cid = 'wrong'",)),
+    "reference_list_opt_out": ("uri", ("cid = 'wrong'", "creator = 'did:plc:nobody'")),
     "profile": ("uri", ("\"displayName\" = 'another'",)),
     "starter_pack": ("uri", ("name = 'another'",)),
     "verification": ("uri", ("handle = 'another'", "subject = 'did:plc:nobody'")),

@@ -119,6 +119,7 @@ SAYINGS = (
     Saying("app.bsky.graph.block", "actor_block", lambda me, it: {"subject": it}),
     Saying("app.bsky.graph.listitem", "list_item", lambda me, it: {"subject": it, "list": list_by(me)}),
     Saying("app.bsky.graph.listblock", "list_block", lambda me, it: {"subject": list_by(it)}),
+    Saying("app.bsky.graph.referencelistoptout", "reference_list_opt_out", lambda me, it: {"subject": list_by(it)}),
     Saying(
         "app.bsky.graph.verification",
         "verification",

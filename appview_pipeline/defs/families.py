@@ -108,10 +108,10 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "lists",
         "collections",
-        ("list", "list_item"),
+        ("list", "list_item", "reference_list_opt_out"),
         ("record",),
-        ("app.bsky.graph.list", "app.bsky.graph.listitem"),
-        "Lists and who is on them.",
+        ("app.bsky.graph.list", "app.bsky.graph.listitem", "app.bsky.graph.referencelistoptout"),
+        "Lists, who is on them, and who asks not to be shown on them.",
     ),
     Family(
         "feed_generators",

@@ -1,7 +1,7 @@
 """Loads Lexicon documents from disk: the published ones, and those of a folder that an operator adds.
 
 The published documents are data files of the `lexrpc` distribution; its code, with all that it imports, is never
-loaded.
+loaded. What it does not have yet is in `lexicon_documents/`, a file for each NSID, and yields to it once it has.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from appview_pipeline.protocol.lexicon_documents import problem
 _log = logging.getLogger(__name__)
 
 _DISTRIBUTION = "lexrpc"
+_OWN = Path(__file__).with_name("lexicon_documents")
 
 
 def load_documents(extra_dir: Path | None = None) -> list[dict[str, Any]]:
@@ -32,7 +33,7 @@ def load_documents(extra_dir: Path | None = None) -> list[dict[str, Any]]:
     that can't be read or is no Lexicon document.
     """
     documents: dict[str, dict[str, Any]] = {}
-    for path in _published():
+    for path in (*sorted(_OWN.glob("*.json")), *_published()):
         document = orjson.loads(path.read_bytes())
         if found := problem(document):
             _log.warning("Lexicon document %s of %s left out: %s", path.name, _DISTRIBUTION, found)

@@ -156,6 +156,13 @@ EFFECTS: tuple[Effect, ...] = (
         ("stage_listblock",),
         natural_key=NaturalKey(("creator", "subjectUri"), ("creator", "subject_uri")),
     ),
+    Effect(
+        "app.bsky.graph.referencelistoptout",
+        "reference_list_opt_out",
+        "reference_list_opt_out",
+        ("stage_reference_list_opt_out",),
+        natural_key=NaturalKey(("creator", "subjectUri"), ("creator", "subject_uri")),
+    ),
     Effect("app.bsky.feed.generator", "generator", "feed_generator", ("stage_generator",)),
     Effect("app.bsky.graph.starterpack", "starterpack", "starter_pack", ("stage_starterpack",)),
     Effect("app.bsky.labeler.service", "labeler", "labeler", ("stage_labeler",)),

@@ -25,12 +25,17 @@ MIGRATE = Path(__file__).with_name("migrate.mjs")
 
 def run_reference_migrator(packages: Path, url: str) -> list[dict[str, str]]:
     """Runs the reference's migrator on the database; the migrations that it had to run."""
-    node = packages / "node" / "bin" / "node"
     result = subprocess.run(
-        [node if node.exists() else "node", MIGRATE, packages, node_url(url), "bsky"],
+        [node_of(packages), MIGRATE, packages, node_url(url), "bsky"],
         check=True, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     return json.loads(result.stdout)
+
+
+def node_of(packages: Path) -> Path:
+    """The program: the one among the packages, or that of the machine."""
+    node = packages / "node" / "bin" / "node"
+    return node if node.exists() else Path("node")
 
 
 def node_url(url: str) -> str:

@@ -8,7 +8,12 @@
 WITH gone AS MATERIALIZED (
   SELECT s.uri
   FROM stage_repost s
-  CROSS JOIN LATERAL (SELECT FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev OFFSET 0) t
+  CROSS JOIN LATERAL (
+    SELECT
+    FROM pipeline.tombstone t
+    WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = 'app.bsky.feed.post'
+    OFFSET 0
+  ) t
 )
 DELETE FROM bsky.feed_item f
 USING gone g

@@ -134,12 +134,10 @@ WITH row AS (
     -- True: there is a gate, false: there was one, null: there never was.
     coalesce(
       (SELECT true FROM bsky.thread_gate g WHERE g."postUri" = s.uri),
-      (SELECT false FROM pipeline.tombstone t
-        WHERE t.uri = replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/'))),
+      pipeline.had_gate(s.uri, replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/'))),
     coalesce(
       (SELECT true FROM bsky.post_gate g WHERE g."postUri" = s.uri),
-      (SELECT false FROM pipeline.tombstone t
-        WHERE t.uri = replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/')))
+      pipeline.had_gate(s.uri, replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/')))
   FROM stage_post s
   ORDER BY s.uri
   ON CONFLICT (uri) DO NOTHING

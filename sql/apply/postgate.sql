@@ -35,17 +35,20 @@ FROM stage_postgate s
 JOIN added USING (uri)
 WHERE p.uri = s.post_uri AND p.uri = ANY (ARRAY(SELECT post_uri FROM stage_postgate));
 
--- A gate that was deleted has been there, also where nobody saw it.
+-- Posts whose gate is gone, be it one that nobody saw. A deletion proves nothing: what it deletes may have been refused.
 -- :unflag
 UPDATE bsky.post p SET "hasPostGate" = false
 FROM (
-  SELECT uri FROM stage_delete WHERE collection = 'app.bsky.feed.postgate'
-  UNION
-  SELECT uri FROM stage_superseded WHERE collection = 'app.bsky.feed.postgate' AND action = 'delete'
-) d
-WHERE p.uri = replace(d.uri, '/app.bsky.feed.postgate/', '/app.bsky.feed.post/')
+  SELECT DISTINCT v.record ->> 'post' AS post_uri
+  FROM new_version n
+  CROSS JOIN LATERAL (
+    SELECT v.record FROM pipeline.version v WHERE v.uri = n.uri AND v.rev = n.rev AND NOT v.deleted OFFSET 0
+  ) v
+  WHERE n.collection = 'app.bsky.feed.postgate'
+) gone
+WHERE p.uri = gone.post_uri
   AND p."hasPostGate" IS DISTINCT FROM false
-  AND NOT EXISTS (SELECT FROM bsky.post_gate g WHERE g.uri = d.uri);
+  AND NOT EXISTS (SELECT FROM bsky.post_gate g WHERE g."postUri" = gone.post_uri);
 
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs

@@ -44,14 +44,18 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
--- A post that was deleted since is in nobody's feed.
+-- A post that was deleted since is in nobody's feed. The deletion of anything else (a list, a feed generator) leaves it there.
 -- :feed
 INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
 SELECT s.uri, s.cid, 'repost', s.subject, s.creator, least(s.created_at, s.indexed_at)
 FROM stage_repost s
 JOIN added USING (uri)
-LEFT JOIN LATERAL (SELECT true AS deleted FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev OFFSET 0) d
-  ON true
+LEFT JOIN LATERAL (
+  SELECT true AS deleted
+  FROM pipeline.tombstone t
+  WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = 'app.bsky.feed.post'
+  OFFSET 0
+) d ON true
 WHERE d.deleted IS NULL
 ORDER BY s.uri
 ON CONFLICT (uri) DO NOTHING;
@@ -94,12 +98,18 @@ WHERE (f.cid, f.type, f."postUri", f."originatorDid", f."sortAt")
     IS DISTINCT FROM (s.cid, 'repost', s.subject, s.creator, least(s.created_at, s.indexed_at))
   AND (
     f.uri IS NOT NULL
-    OR NOT EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev)
+    OR NOT EXISTS (
+      SELECT FROM pipeline.tombstone t
+      WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = 'app.bsky.feed.post'
+    )
   )
 UNION ALL
 -- In the feed although the post was deleted, or although the record is only a duplicate.
 SELECT s.uri, 'feed_item'
 FROM stage_repost s
 JOIN bsky.feed_item f USING (uri)
-WHERE EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = s.subject AND t.rev > s.rev)
+WHERE EXISTS (
+    SELECT FROM pipeline.tombstone t
+    WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = 'app.bsky.feed.post'
+  )
   OR NOT EXISTS (SELECT FROM bsky.repost l WHERE l.uri = s.uri);

@@ -103,7 +103,7 @@ WITH others AS (
 INSERT INTO added (uri)
 SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
 
--- Gate flags: whether the gate's record is there. (A flag that there was one once is left: tombstones don't last.)
+-- Gate flags: whether the gate's record is there, or was.
 -- :gates
 WITH concerned AS (
   SELECT uri FROM stage_post
@@ -117,25 +117,19 @@ WITH concerned AS (
     replace(uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/') AS post_gate_uri
   FROM concerned
 ), expected AS (
-  SELECT g.*,
-    EXISTS (SELECT FROM bsky.record r WHERE r.uri = g.thread_gate_uri) AS thread_gate,
-    EXISTS (SELECT FROM bsky.record r WHERE r.uri = g.post_gate_uri) AS post_gate
+  SELECT g.uri,
+    coalesce(
+      (SELECT true FROM bsky.record r WHERE r.uri = g.thread_gate_uri AND r.json::jsonb ->> 'post' = g.uri),
+      pipeline.had_gate(g.uri, g.thread_gate_uri)) AS thread_gate,
+    coalesce(
+      (SELECT true FROM bsky.record r WHERE r.uri = g.post_gate_uri AND r.json::jsonb ->> 'post' = g.uri),
+      pipeline.had_gate(g.uri, g.post_gate_uri)) AS post_gate
   FROM gate g
 ), flagged AS (
-  UPDATE bsky.post p SET
-    "hasThreadGate" = CASE
-      WHEN e.thread_gate THEN true
-      WHEN p."hasThreadGate" THEN (SELECT false FROM pipeline.tombstone t WHERE t.uri = e.thread_gate_uri)
-      ELSE p."hasThreadGate"
-    END,
-    "hasPostGate" = CASE
-      WHEN e.post_gate THEN true
-      WHEN p."hasPostGate" THEN (SELECT false FROM pipeline.tombstone t WHERE t.uri = e.post_gate_uri)
-      ELSE p."hasPostGate"
-    END
+  UPDATE bsky.post p SET "hasThreadGate" = e.thread_gate, "hasPostGate" = e.post_gate
   FROM expected e
   WHERE p.uri = e.uri
-    AND (p."hasThreadGate" IS TRUE <> e.thread_gate OR p."hasPostGate" IS TRUE <> e.post_gate)
+    AND (p."hasThreadGate", p."hasPostGate") IS DISTINCT FROM (e.thread_gate, e.post_gate)
   RETURNING p.uri
 )
 INSERT INTO changed (table_name, key)
