@@ -12,11 +12,14 @@ import time
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
+from appview_pipeline.addresses import AddressError, database_address
 from appview_pipeline.settings import SETTINGS, Settings
 
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CHATTY = ("alembic", "asyncio", "picows", "sqlalchemy", "urllib3")
 _ALWAYS_SHOWN = ("relay_url", "database_url")
+# Its lines at lower levels show connections with their parameters, of which only the password is hidden.
+_NEVER_BELOW_WARNING = "sqlalchemy.pool"
 
 
 def configure(settings: Settings, service: str, stream: TextIO | None = None) -> None:
@@ -35,21 +38,20 @@ def configure(settings: Settings, service: str, stream: TextIO | None = None) ->
     root.setLevel(settings.log_level)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level) if root.level > logging.DEBUG else "DEBUG")
+    logging.getLogger(_NEVER_BELOW_WARNING).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
 
 
 def log_start(settings: Settings, service: str, **more: object) -> None:
     """One line at the start of a service: its name and the settings that matter, `more` among them.
 
-    Shown are the relay, the database, and what differs from its default; the passwords in URLs are not.
+    Shown are the relay, the database, and what differs from its default; passwords are not.
     """
     shown = {
-        setting.name: _shown(getattr(settings, setting.name))
+        setting.name: _shown(setting.name, getattr(settings, setting.name))
         for setting in SETTINGS
         if setting.name in _ALWAYS_SHOWN or getattr(settings, setting.name) != setting.default
     }
-    if settings.database_url is None:
-        shown["database_url"] = "embedded"
     logging.getLogger(f"appview_pipeline.{service}").info("%s started.", service, extra={**shown, **more})
 
 
@@ -66,14 +68,23 @@ def level_of(line: str) -> int:
     return level if isinstance(level, int) else logging.INFO
 
 
-def _shown(value: object) -> object:
-    """A setting for the log: URLs without user and password, paths as text."""
+def _shown(name: str, value: object) -> object:
+    """A setting for the log: URLs without user, password and query, paths as text."""
+    if name == "database_url":
+        return "embedded" if value is None else _database(str(value))
+    if next(setting for setting in SETTINGS if setting.name == name).metadata["secret"]:
+        return "(hidden)"
     if isinstance(value, str) and "://" in value:
         parts = urlsplit(value)
-        host = parts.netloc.rpartition("@")[2]
-        # What comes after ? may hold a password too (libpq accepts it there).
-        return parts._replace(netloc=host, query="", fragment="").geturl()
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _database(url: str) -> str:
+    try:
+        return database_address(url).named()
+    except AddressError:  # opening it says what is wrong with it
+        return "(unreadable)"
 
 
 class _Handler(logging.StreamHandler[TextIO]):

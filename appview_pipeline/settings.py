@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+from appview_pipeline.addresses import AddressError, database_address, split_relay
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import WHOLE, Shard
 
@@ -23,15 +24,22 @@ def _setting(
     parse: Callable[[str], Any] = str,
     default: Any = None,
     shown_default: str | None = None,
+    *,
+    secret: bool = False,
 ) -> Any:
-    """A dataclass field read from the first of the space-separated `variables` that is set and not empty."""
+    """A dataclass field read from the first of the space-separated `variables` that is set and not empty.
+
+    `secret`: the value may hold a password, and is never shown.
+    """
     return field(
         default=default,
+        repr=not secret,
         metadata={
             "variables": tuple(variables.split()),
             "meaning": meaning,
             "parse": parse,
             "shown_default": shown_default,
+            "secret": secret,
         },
     )
 
@@ -72,10 +80,15 @@ def _url(*schemes: str) -> Callable[[str], str]:
         try:
             parts = urlsplit(text)
             _ = parts.port  # reading it checks it
-        except ValueError as error:
-            raise ValueError(f"{wanted} ({error})") from None
-        if parts.scheme not in schemes or not parts.hostname:
-            raise ValueError(wanted)
+            valid = (
+                parts.scheme in schemes
+                and bool(parts.hostname)
+                and not re.search(r"[/?#].*@", text.partition("://")[2])
+            )
+        except ValueError:  # which repeats a part of the text: of a password, maybe
+            valid = False
+        if not valid:
+            raise AddressError(wanted)
         return text.rstrip("/")
 
     return parse
@@ -91,19 +104,24 @@ def _collections(text: str) -> tuple[str, ...]:
 
 
 def _database_url(text: str) -> str:
-    """A PostgreSQL URL; without a host it means a socket (`postgresql:///database?host=/folder`)."""
-    if text.partition("://")[0] not in ("postgres", "postgresql", "postgresql+psycopg2"):
-        raise ValueError("must be a URL starting with postgresql://")
+    """A PostgreSQL URL as libpq reads it; without a host it means a socket (`postgresql:///database?host=/folder`)."""
+    database_address(text)
     return text
 
 
 def _relay_url(text: str) -> str:
-    """A relay's address; `https://` means `wss://`, and a path (the predecessor's full XRPC URL) is dropped."""
-    if "://" not in text:
-        text = f"wss://{text}"
-    parts = urlsplit(_url("ws", "wss", "http", "https")(text))
-    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    return f"{scheme}://{parts.netloc}"
+    """A relay's address, with its user and password if there are any, which `Settings` takes out of it."""
+    name, credentials = split_relay(text)
+    if credentials is None:
+        return name
+    scheme, _, rest = name.partition("://")
+    return f"{scheme}://{quote(credentials, safe=':')}@{rest}"
+
+
+def _credentials(text: str) -> str:
+    if ":" not in text:
+        raise AddressError("must be user:password")
+    return text
 
 
 @dataclass(frozen=True)
@@ -116,6 +134,7 @@ class Settings:
         "started when first needed.",
         _database_url,
         shown_default="embedded",
+        secret=True,
     )
     db_pool_size: int = _setting(
         "APPVIEW_DB_POOL_SIZE DB_POOL_SIZE",
@@ -137,6 +156,14 @@ class Settings:
     )
     relay_url: str = _setting(
         "APPVIEW_RELAY_URL RELAY_URL", "Relay whose firehose is indexed.", _relay_url, "wss://bsky.network"
+    )
+    relay_credentials: str | None = _setting(
+        "APPVIEW_RELAY_CREDENTIALS",
+        "`user:password` for a relay that asks for them (HTTP Basic). They may stand in the relay's URL instead, "
+        "percent-encoded.",
+        _credentials,
+        shown_default="none",
+        secret=True,
     )
     plc_url: str = _setting(
         "APPVIEW_PLC_URL", "PLC directory that DIDs are resolved at.", _url("http", "https"), "https://plc.directory"
@@ -236,6 +263,16 @@ class Settings:
         "text",
     )
 
+    def __post_init__(self) -> None:
+        """However it was made: the relay's URL is its name, and has no user and password in it."""
+        try:
+            name, credentials = split_relay(self.relay_url)
+        except AddressError as error:
+            raise OperatorError(f"the relay's URL {error}.") from None
+        object.__setattr__(self, "relay_url", name)
+        if credentials is not None and self.relay_credentials is None:
+            object.__setattr__(self, "relay_credentials", credentials)
+
 
 SETTINGS = fields(Settings)
 
@@ -265,8 +302,10 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
                 continue
             try:
                 values[setting.name] = setting.metadata["parse"](text)
+            except AddressError as error:  # the text may hold a password
+                raise OperatorError(f"{variable}=(hidden) {error}: correct it or unset it.") from None
             except ValueError as error:
-                shown = "(hidden)" if "@" in text else repr(text)
+                shown = "(hidden)" if "@" in text or "password" in text.lower() else repr(text)
                 reason = str(error) if str(error).startswith("must") else "is not a number"
                 raise OperatorError(f"{variable}={shown} {reason}: correct it or unset it.") from None
             break

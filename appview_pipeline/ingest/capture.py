@@ -37,7 +37,12 @@ def capture(
     last: bytes | None = None
     gaps: list[str] = []
     interrupted = False
-    with CorpusWriter(path) as writer, Subscription(settings.relay_url, cursor, settings.buffer_bytes) as subscription:
+    with (
+        CorpusWriter(path) as writer,
+        Subscription(
+            settings.relay_url, cursor, settings.buffer_bytes, credentials=settings.relay_credentials
+        ) as subscription,
+    ):
 
         def keep(frames: list[bytes]) -> None:
             nonlocal first, last

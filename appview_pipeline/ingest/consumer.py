@@ -99,7 +99,9 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
             writer = Writer(database, settings, relay, Position(relay, str(shard), opened.seq), stopped)
             with (
                 Watchdog(database, writer, settings.slow_batch_seconds),
-                Subscription(relay, start, settings.buffer_bytes) as subscription,
+                Subscription(
+                    relay, start, settings.buffer_bytes, credentials=settings.relay_credentials
+                ) as subscription,
             ):
                 _consume(settings, database, subscription, writer, lock, validators, stopped)
     finally:

@@ -28,6 +28,7 @@ import picows
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSProtocolError, WSTransport
 
 from appview_pipeline import backoff as policies
+from appview_pipeline.addresses import basic_authorization, split_relay
 from appview_pipeline.backoff import Backoff
 from appview_pipeline.network.peek import COMMIT_HEADER, MAX_FRAME_BYTES, Control, control_of, printable, seq_of
 from appview_pipeline.network.refusals import CONNECT_FAILURES, explain
@@ -118,6 +119,7 @@ class Subscription:
     `pong_seconds` until a ping must be answered (any message counts), `idle_seconds` without any frame until the
     connection is given up (None: never; quiet servers are legal), `future_cursor_seconds` between two attempts with a
     cursor that the server says is in its future. `setting` is what an operator sets `url` with, for sentences.
+    `credentials`: `user:password` for a server that asks for them; no sentence shows them, nor those in `url`.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Subscription:
         buffer_bytes: int = 64_000_000,
         *,
         method: str = SUBSCRIBE_REPOS,
+        credentials: str | None = None,
         setting: str = "APPVIEW_RELAY_URL",
         ping_seconds: float = 30.0,
         pong_seconds: float = 30.0,
@@ -137,7 +140,11 @@ class Subscription:
         backoff: Backoff | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url, in_url = split_relay(url)
+        self._credentials = credentials or in_url
+        self._headers = {"User-Agent": "appview-pipeline"}
+        if self._credentials is not None:
+            self._headers["Authorization"] = basic_authorization(self._credentials)
         self._method = method
         self._setting = setting
         self._ping_seconds = ping_seconds
@@ -349,7 +356,7 @@ class Subscription:
                     websocket_handshake_timeout=self._connect_seconds,
                     logger_name=_picows_log,
                     max_frame_size=MAX_FRAME_BYTES,
-                    extra_headers={"User-Agent": "appview-pipeline"},
+                    extra_headers=self._headers,
                     max_redirects=0,
                     read_buffer_init_size=_READ_BUFFER_BYTES,
                     happy_eyeballs_delay=0.25,
@@ -358,7 +365,11 @@ class Subscription:
             )
         except CONNECT_FAILURES as error:
             refusal = explain(error, self.url, self._setting)
-            return _Ended(refusal.sentence, hopeless=refusal.hopeless, retry_after=refusal.retry_after)
+            sentence = refusal.sentence
+            if self._credentials is not None:  # the answer may repeat the request
+                for secret in (self._headers["Authorization"], self._credentials, self._credentials.partition(":")[2]):
+                    sentence = sentence.replace(secret, "***") if secret else sentence
+            return _Ended(sentence, hopeless=refusal.hopeless, retry_after=refusal.retry_after)
         if listener is None:  # the client's way of saying that the server hung up without an answer
             return _Ended(f"{self.url} closed the connection without an answer: check {self._setting}.")
         self._link = link

@@ -7,6 +7,10 @@ In seconds; a statement beyond its limit is cancelled, a session that leaves a t
 | writer | `APPVIEW_STATEMENT_TIMEOUT` | 30 | 60 | the write path; a cancelled batch is retried |
 | reader | 30 | 5 | 30 | read-only: status, sensor, checks |
 | maintenance | 3,600 | 10 | 300 | sweeps, recounts, reruns; gives way rather than block the write path |
+| start | 60 | 10 | 60 | looking at a database before it is used (`postgres.START`) |
+| migration | 21,600 | 60 | 300 | (`migrate.MIGRATION`); waits 900 for another process that migrates |
+
+They count whatever the server, the database or the PostgreSQL role has for a default (`postgres.begin_session`).
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import psycopg2
@@ -22,6 +25,7 @@ import sqlalchemy
 from psycopg2.extensions import TRANSACTION_STATUS_INERROR
 from psycopg2.extensions import connection as PsycopgConnection
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
@@ -30,26 +34,18 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import embedded, postgres
 from appview_pipeline.store import migrate as migrations
 from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.postgres import Role
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Role:
-    """What a connection may do: seconds that a statement, a wait for a lock and an idle transaction may take."""
-
-    statement: float
-    lock: float
-    idle: float
-    read_only: bool = False
-
-
 def roles(settings: Settings) -> dict[str, Role]:
     """The roles by name; the table above."""
     return {
-        "writer": Role(statement=settings.statement_timeout, lock=30, idle=60),
+        # Compiling takes longer than the short statements of the write path.
+        "writer": Role(statement=settings.statement_timeout, lock=30, idle=60, jit=False),
         "reader": Role(statement=30, lock=5, idle=30, read_only=True),
         "maintenance": Role(statement=3_600, lock=10, idle=300),
     }
@@ -63,18 +59,18 @@ class Database:
         self.roles = roles(settings)
         self._server = server
         self.engine: Engine = sqlalchemy.create_engine(
-            self.url,
+            "postgresql+psycopg2://",
+            creator=lambda: postgres.connect(self.url),
             poolclass=QueuePool,
             pool_size=settings.db_pool_size,
             max_overflow=0,
             pool_timeout=postgres.POOL_TIMEOUT,
             pool_pre_ping=True,
-            connect_args=postgres.connect_arguments(),
         )
         event.listen(self.engine, "connect", self._on_connect)
 
     def _on_connect(self, connection: PsycopgConnection, record: ConnectionPoolEntry) -> None:
-        _take_role(connection, "writer", self.roles["writer"])
+        self._take_role(connection, "writer")
         record.info["role"] = "writer"
 
     @contextmanager
@@ -89,7 +85,7 @@ class Database:
             if pooled.info.get("role") != role:
                 pooled.info.pop("role", None)
                 with postgres.in_words(self.url):
-                    _take_role(connection, role, self.roles[role])
+                    self._take_role(connection, role)
                 pooled.info["role"] = role
             try:
                 yield connection
@@ -113,15 +109,17 @@ class Database:
 
         Closed after the block. Raises `OperatorError` when there is none to be had.
         """
-        connection = self._obtain(
-            lambda: psycopg2.connect(postgres.libpq_url(self.url), **postgres.connect_arguments())
-        )
+        connection = self._obtain(lambda: postgres.connect(self.url))
         try:
-            _take_role(connection, role, self.roles[role])
+            with postgres.in_words(self.url):
+                self._take_role(connection, role)
             connection.autocommit = True
             yield connection
         finally:
             connection.close()
+
+    def _take_role(self, connection: PsycopgConnection, role: str) -> None:
+        postgres.begin_session(connection, f"appview-pipeline {role}", self.roles[role])
 
     def _obtain(self, connection: Callable[[], _T]) -> _T:
         try:
@@ -143,23 +141,6 @@ class Database:
             self._server = None
 
 
-def _take_role(connection: PsycopgConnection, name: str, role: Role) -> None:
-    session = {
-        "application_name": f"appview-pipeline {name}",
-        "timezone": "UTC",
-        "statement_timeout": f"{round(role.statement * 1000)}ms",
-        "lock_timeout": f"{round(role.lock * 1000)}ms",
-        "idle_in_transaction_session_timeout": f"{round(role.idle * 1000)}ms",
-        "default_transaction_read_only": "on" if role.read_only else "off",
-        # Compiling takes longer than the short statements of the write path.
-        "jit": "off" if name == "writer" else "on",
-    }
-    connection.autocommit = True  # outside of a transaction: its rollback would undo the settings
-    with connection.cursor() as cursor:
-        cursor.execute("; ".join(f"set {key} = '{value}'" for key, value in session.items()))
-    connection.autocommit = False
-
-
 def open_database(settings: Settings, *, migrate: bool | None = None) -> Database:
     """Opens the database of the settings, or the embedded one where they name none (starting it if need be).
 
@@ -175,17 +156,26 @@ def open_database(settings: Settings, *, migrate: bool | None = None) -> Databas
     try:
         if migrate or (migrate is None and server is not None):
             migrations.upgrade(url)
-        with postgres.transient(url) as connection:
-            postgres.check_server(connection)
-            migrations.check_version(connection, url)
-            if not postgres.sorts_by_byte(connection):
-                log.warning(
-                    "%s sorts text by the rules of a language, but dates are compared as text: "
-                    "prefer a database made with `createdb --template=template0 --encoding=UTF8 --locale=C`",
-                    postgres.describe(url),
-                )
+        try:
+            _look_at(url)
+        except (psycopg2.Error, SQLAlchemyError) as error:
+            where = postgres.describe(url)
+            raise OperatorError(f"{where} could not be looked at ({postgres.obstacle(error, where)}).") from error
         return Database(url, settings, server)
     except BaseException:
         if server is not None:
             server.close()
         raise
+
+
+def _look_at(url: str) -> None:
+    """Raises `OperatorError` where the server or the schema is not what this code needs."""
+    with postgres.transient(url) as connection:
+        postgres.check_server(connection)
+        migrations.check_version(connection, url)
+        if not postgres.sorts_by_byte(connection):
+            log.warning(
+                "%s sorts text by the rules of a language, but dates are compared as text: "
+                "prefer a database made with `createdb --template=template0 --encoding=UTF8 --locale=C`",
+                postgres.describe(url),
+            )

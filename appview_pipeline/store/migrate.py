@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import psycopg2
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import postgres
@@ -23,9 +24,10 @@ VERSION_TABLE = "schema_version"
 
 # "appview" in ASCII: the advisory lock that a migrating process holds in the database that it migrates.
 _LOCK = 0x61707076696577
-# Longest that one process waits for another's migration, and that a migration waits for a table in use.
+# Longest that one process waits for another's migration.
 _WAIT_FOR_OTHER = "15min"
-_WAIT_FOR_TABLE = "60s"
+MIGRATION = postgres.Role(statement=21_600, lock=60, idle=300)
+"""The role of a migration: an index on a large table takes its time; who uses a table is waited for a minute."""
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +73,20 @@ def upgrade(url: str, to: str = "head") -> str:
 
     Every migration commits by itself, so an interrupted upgrade goes on where it stopped. Raises `OperatorError` when
     the database can't be reached, is too old, not UTF-8, or newer than this code, when the role may not create schemas,
-    or when a schema `bsky` is there that this project did not make.
+    when a schema `bsky` is there that this project did not make, and with the reason for whatever else stops it.
     """
     where = postgres.describe(url)
-    with postgres.transient(url, application_name="appview-pipeline migrate") as connection:
+    try:
+        return _upgrade(url, to, where)
+    except (psycopg2.Error, SQLAlchemyError) as error:
+        raise OperatorError(
+            f"The migration of {where} has stopped ({postgres.obstacle(error, where)}). What was migrated before "
+            "stays: run `appview-pipeline migrate` again."
+        ) from error
+
+
+def _upgrade(url: str, to: str, where: str) -> str:
+    with postgres.transient(url, MIGRATION, application_name="appview-pipeline migrate") as connection:
         postgres.check_server(connection)
         _take_turn(connection, where)
         before = version_of(connection)
@@ -110,7 +122,7 @@ def _take_turn(connection: Connection, where: str) -> None:
         raise OperatorError(
             f"another process has been migrating {where} for more than {_WAIT_FOR_OTHER}: see what holds it up."
         ) from error
-    connection.execute(text(f"set lock_timeout = '{_WAIT_FOR_TABLE}'"))
+    connection.execute(text(f"set lock_timeout = '{round(MIGRATION.lock * 1000)}ms'"))
 
 
 def _check_known(version: str, where: str) -> None:
