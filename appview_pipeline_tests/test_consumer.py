@@ -324,8 +324,9 @@ def test_connections_that_are_cut_lose_nothing(database: Database, start: Start,
         assert one(database.url, terminate.format(locks)) >= 1
         time.sleep(1.2)
         relay.publish(frames[100:])
-        assert consumer.code() == 3
-        assert "lock is gone" in consumer.lines[-1] and "Traceback" not in consumer.said
+        assert consumer.code() == 5
+        assert "lock is gone" in consumer.lines[-1] and "another consumer" not in consumer.said
+        assert "Traceback" not in consumer.said
         consumer = start(database.url, relay.url)
         until(lambda: cursor(database, relay.url) == 150, consumer)
         consumer.end()

@@ -30,7 +30,7 @@ from appview_pipeline.store.apply import CursorMoved, Report
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
-from appview_pipeline.store.lease import LockTaken, stream_lock
+from appview_pipeline.store.lease import LockLost, LockTaken, stream_lock
 from appview_pipeline_tests.frames import START, WHEN, Person, Stream, create, delete, did_of, post, rev, update
 from appview_pipeline_tests.simnet.repository import Write
 from appview_pipeline_tests.tables import assert_equal, dump, fresh_database, one, rows
@@ -784,7 +784,7 @@ def test_the_streams_lock_is_waited_for_and_noticed_when_it_is_gone(fresh: Fresh
                 "WHERE locktype = 'advisory' AND datname = current_database()",
             )
             time.sleep(1.1)
-            with pytest.raises(LockTaken):
+            with pytest.raises(LockLost, match="gone"):
                 lock.ensure()
             with stream_lock(database, RELAY, "0/1", patience=0):
                 pass

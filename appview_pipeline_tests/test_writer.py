@@ -23,7 +23,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import CursorMoved
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.lease import LockTaken, stream_lock
+from appview_pipeline.store.lease import LockLost, LockTaken, stream_lock
 from appview_pipeline.store.staging import copy_rows
 from appview_pipeline_tests.frames import WHEN, Person, Stream, create, delete, post
 from appview_pipeline_tests.tables import fresh_database, one, rows
@@ -285,7 +285,7 @@ def test_the_streams_lock_has_one_holder(database: Database) -> None:
         lock.ensure()
         rows(database.url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
         time.sleep(1.1)
-        with pytest.raises(LockTaken):
+        with pytest.raises(LockLost, match="gone"):
             lock.ensure()
 
 

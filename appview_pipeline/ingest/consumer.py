@@ -22,7 +22,7 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change, DeadLetter, Gap, position
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
-from appview_pipeline.ingest.consumer_process import EXIT_ENDED, EXIT_LOCKED, EXIT_OPERATOR_ERROR
+from appview_pipeline.ingest.consumer_process import EXIT_ENDED, EXIT_LOCK_LOST, EXIT_LOCKED, EXIT_OPERATOR_ERROR
 from appview_pipeline.ingest.decoding import mostly_applied, read_changes
 from appview_pipeline.ingest.interpreter import favour_throughput
 from appview_pipeline.ingest.lifetime import Lifetime
@@ -36,7 +36,7 @@ from appview_pipeline.store.applied import AppliedRevs, applied_revs
 from appview_pipeline.store.apply import CursorMoved, Report
 from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import Database, open_database
-from appview_pipeline.store.lease import LockTaken, StreamLock, stream_lock
+from appview_pipeline.store.lease import LockLost, LockTaken, StreamLock, stream_lock
 
 log = logging.getLogger("appview_pipeline.consumer")
 
@@ -75,7 +75,7 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
     """Consumes the stream of the settings' relay until `stopped`.
 
     Starts after the stream's cursor; where there is none, after `APPVIEW_START_CURSOR` or at the newest event. Raises
-    `OperatorError` (bad setting, no database), `LockTaken` and `CursorMoved` (another consumer).
+    `OperatorError` (bad setting, no database), `LockTaken` and `CursorMoved` (another consumer), `LockLost`.
     """
     validators = record_validators(settings.lexicon_dir)
     relay, shard = settings.relay_url, settings.shard
@@ -252,6 +252,9 @@ def main() -> int:
     except (LockTaken, CursorMoved) as error:
         log.warning("%s", error)
         return EXIT_ENDED if lifetime.stopped() else EXIT_LOCKED
+    except LockLost as error:
+        log.warning("%s", error)
+        return EXIT_ENDED if lifetime.stopped() else EXIT_LOCK_LOST
     except Stopped:
         log.info("Ended before the batch in hand was written; it is read again at the next start")
     finally:

@@ -4,7 +4,7 @@ The child is `python -m appview_pipeline.ingest.consumer`. What passes between t
 - stdin: any byte renews the child's lease; end of file or a lapsed lease ends it after the batch in hand;
 - stdout and stderr: its log lines;
 - exit code: 0 it was told to end, 3 another consumer holds the lock, 4 an operator's mistake (its last line says
-  which), anything else it crashed.
+  which), 5 the connection that held its lock is gone, anything else it crashed.
 
 A process that is gone is started again after a pause that doubles from `FIRST_PAUSE` to `LONGEST_PAUSE` seconds while
 it keeps failing. Nothing here blocks for longer than `stop`'s patience.
@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 EXIT_ENDED = 0
 EXIT_LOCKED = 3
 EXIT_OPERATOR_ERROR = 4
+EXIT_LOCK_LOST = 5
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
@@ -52,6 +53,8 @@ class Ended:
             return "the consumer ended"
         if self.code == EXIT_LOCKED:
             return "another consumer is at work on this relay; waiting for it to end"
+        if self.code == EXIT_LOCK_LOST:
+            return "the database connection that held the stream's lock was lost; the consumer is started again"
         if self.code == EXIT_OPERATOR_ERROR and self.last_line:
             return self.last_line
         how = f"signal {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"

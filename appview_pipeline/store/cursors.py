@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline.addresses import relay_name
 from appview_pipeline.shards import Shard, StoredCursor, start_of
 from appview_pipeline.store.sql import sections
 
@@ -34,8 +35,10 @@ def cursor_of(connection: Connection, relay: str, shard: str) -> int | None:
 def open_cursor(connection: Connection, relay: str, shard: Shard, start_cursor: int | None) -> Opened:
     """Where `shard` starts, taken over from the layouts before it (`shards.start_of`), and commits that.
 
-    To be called by the holder of the shard's lock only. `start_cursor`: where repositories begin that no shard had.
+    What is stored under another spelling of a relay's URL gets the relay's name first (`name_relays`). To be called by
+    the holder of the shard's lock only. `start_cursor`: where repositories begin that no shard had.
     """
+    name_relays(connection)
     statements = sections("apply/cursor.sql")
     place = {"relay": relay, "shard": str(shard), "count": shard.count}
     with connection.cursor() as cursor:
@@ -55,3 +58,21 @@ def open_cursor(connection: Connection, relay: str, shard: Shard, start_cursor: 
     connection.commit()
     before = tuple(str(it.shard) for it in others if it.shard.overlaps(shard))
     return Opened(seq, before if own is None or own.seq != seq else (), closed)
+
+
+def name_relays(connection: Connection) -> int:
+    """Moves all that is stored under other spellings of relays' URLs to the relays' names, and commits that.
+
+    Returns how many spellings there were: 0 but for the first start after a spelling has changed.
+    """
+    statements = sections("apply/relay_names.sql")
+    with connection.cursor() as cursor:
+        cursor.execute(statements["all"])
+        spellings = {text: relay_name(text) for (text,) in cursor.fetchall()}
+        changed = {old: new for old, new in spellings.items() if old != new}
+        if changed:
+            names = {"old": list(changed), "new": list(changed.values())}
+            for statement in ("lock", "limits", "cursors", "batches", "dead_letters", "same_gaps", "gaps"):
+                cursor.execute(statements[statement], names)
+    connection.commit()
+    return len(changed)

@@ -13,6 +13,7 @@ from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import Shard
+from appview_pipeline.store import postgres
 from appview_pipeline.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,10 @@ _CHECK_EVERY = 1.0
 
 class LockTaken(Exception):
     """Another consumer holds the stream's lock."""
+
+
+class LockLost(Exception):
+    """The connection that held the stream's lock has ended; another consumer need not be at work."""
 
 
 def _key(relay: str, shard: str) -> int:
@@ -60,14 +65,17 @@ class StreamLock:
             time.sleep(_POLL)
 
     def ensure(self) -> None:
-        """Raises `LockTaken` when the lock is no longer ours (the server restarted, say). Cheap to call often."""
+        """Raises `LockLost` when the lock is no longer ours (the server restarted, say). Cheap to call often."""
         if time.monotonic() - self._checked < _CHECK_EVERY:
             return
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
         except psycopg2.Error as error:
-            raise LockTaken("the connection that held the stream's lock is gone") from error
+            raise LockLost(
+                f"The database connection that held the stream's lock is gone ({postgres.first_line(error)}); the "
+                "consumer ends, since its place is free for another, and is started again"
+            ) from error
         self._checked = time.monotonic()
 
 
@@ -81,6 +89,7 @@ def stream_lock(
     `OperatorError` when the database can't be reached.
     """
     with database.dedicated("writer") as connection:
+        _refuse_standby(connection, database)
         deadline = time.monotonic() + patience
         waiting = False
         while not _try(connection, relay, shard):
@@ -91,6 +100,16 @@ def stream_lock(
                 waiting = True
             time.sleep(_POLL)
         yield StreamLock(connection)
+
+
+def _refuse_standby(connection: Connection, database: Database) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_is_in_recovery()")
+        if cursor.fetchone() == (True,):
+            raise OperatorError(
+                f"{postgres.describe(database.url)} is a standby, which can't be written to: name the primary in "
+                "APPVIEW_DATABASE_URL, or let libpq find it among several hosts (?target_session_attrs=read-write)."
+            )
 
 
 def _try(connection: Connection, relay: str, shard: str) -> bool:

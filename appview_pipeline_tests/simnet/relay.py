@@ -80,6 +80,7 @@ class Faults:
     - `damage`: seq -> message(s) sent in place of that frame; an empty list loses it.
     - `consumer_too_slow_after`: frames a client may lag behind the newest before it is thrown out; None: for ever.
     - `ignore_cursor_rules`: like the indigo relay: neither OutdatedCursor nor FutureCursor is ever sent.
+    - `authorization`: the header that a client must send; 401 to others, with what they sent.
     """
 
     refuse: deque[int] = field(default_factory=deque)
@@ -90,6 +91,7 @@ class Faults:
     damage: dict[int, list[bytes]] = field(default_factory=dict)
     consumer_too_slow_after: int | None = None
     ignore_cursor_rules: bool = False
+    authorization: str | None = None
 
     refused: int = 0
     dropped: int = 0
@@ -390,6 +392,10 @@ class Relay:
             headers = {} if self.faults.retry_after is None else {"Retry-After": str(self.faults.retry_after)}
             name = "RateLimitExceeded" if status == 429 else "InternalServerError"
             return _answer(status, {"error": name, "message": "simulated"}, headers)
+        if self.faults.authorization is not None:
+            sent = str(request.headers.get("Authorization"))
+            if sent != self.faults.authorization:
+                return _answer(401, {"error": "AuthMissing", "message": sent})
         cursor = parameters.get("cursor")
         if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
             return _answer(400, {"error": "InvalidRequest", "message": "cursor must be an integer"})
