@@ -264,7 +264,7 @@ class Model:
 
     def _is_invalid(self, reply: dict[str, Any]) -> bool:
         root, parent = reply["root"]["uri"], self.records.get(reply["parent"]["uri"])
-        if parent is None or self.verdicts[parent.uri].invalid_root:
+        if parent is None or (parent.collection == POST and self.verdicts[parent.uri].invalid_root):
             return True
         if parent.uri == root:
             return "reply" in parent.value
@@ -272,10 +272,10 @@ class Model:
 
     def _violates_gate(self, replier: str, root_uri: str) -> bool:
         owner = host_of(root_uri)
-        gate = self.records.get(gate_of(root_uri, THREADGATE))
+        gate = self.records.get(thread_gate_of(root_uri))
         if replier == owner or gate is None or "allow" not in gate.value:
             return False
-        root = self.records.get(root_uri)
+        root = self.records.get(root_uri) if collection_of(root_uri) == POST else None
         for rule in gate.value["allow"]:
             kind = rule["$type"].partition("#")[2]
             if kind == "mentionRule" and root is not None and replier in mentioned(root):
@@ -300,7 +300,8 @@ class Model:
     ) -> None:
         if subject is not None:
             post = self.records.get(subject)
-            root = post.value["reply"]["root"]["uri"] if post is not None and "reply" in post.value else subject
+            is_reply = post is not None and post.collection == POST and "reply" in post.value
+            root = post.value["reply"]["root"]["uri"] if post is not None and is_reply else subject
             if (root, recipient) in self.thread_mutes:
                 return
         row = {
@@ -363,12 +364,12 @@ class Model:
     def _ancestors_told(self, post: Record) -> Iterator[str]:
         if "reply" not in post.value:
             return
-        gate = self.records.get(gate_of(post.value["reply"]["root"]["uri"], THREADGATE))
+        gate = self.records.get(thread_gate_of(post.value["reply"]["root"]["uri"]))
         hidden = gate.value.get("hiddenReplies", ()) if gate is not None else ()
         uri = parent_of(post)
         for _ in range(ANCESTORS_TOLD):
             ancestor = self.records.get(uri or "")
-            if ancestor is None:
+            if ancestor is None or ancestor.collection != POST:
                 return
             yield ancestor.uri
             if ancestor.uri in hidden:
@@ -601,6 +602,11 @@ def names_list(uri: str) -> bool:
 def gate_of(post_uri: str, collection: str) -> str:
     """The gate of a post lies under the post's own record key."""
     return f"at://{host_of(post_uri)}/{collection}/{post_uri.rpartition('/')[2]}"
+
+
+def thread_gate_of(root_uri: str) -> str:
+    """Where a thread's gate is looked for: a root that is no post is taken for it."""
+    return gate_of(root_uri, THREADGATE) if collection_of(root_uri) == POST else root_uri
 
 
 def parent_of(post: Record) -> str | None:

@@ -229,8 +229,15 @@ class _Maker:
     def _post(self, move: Move) -> bool:
         return self._write_post(move, self.text(move))
 
+    def some_other(self, move: Move) -> str | None:
+        """Any record that is no post and was ever there, or a list that may come to be."""
+        if move.pick % 8 == 7:
+            return f"at://{did_of(move.other)}/{model.LIST}/list{1 + move.other % 2}"
+        uris = [uri for uri in self.content if model.collection_of(uri) != model.POST]
+        return uris[move.pick % len(uris)] if uris else None
+
     def _reply(self, move: Move) -> bool:
-        parent = self.some_post(move.pick, move)
+        parent = (self.some_other(move) if move.twist in (14, 15) else None) or self.some_post(move.pick, move)
         if parent is None:
             return False
         return self._write_post(move, {**self.text(move), "reply": self.reply_to(parent, move)})

@@ -148,6 +148,9 @@ A, B, C, D = (f"{name}/{POST}/post1" for name in ("alice", "bob", "carol", "dan"
 A2 = f"alice/{POST}/post2"
 LIKE1, LIKE2 = (f"carol/{model.LIKE}/like{number}" for number in (1, 2))
 VERIFY1, VERIFY2 = (f"alice/{model.VERIFICATION}/verify{number}" for number in (1, 2))
+REPOST1 = f"carol/{model.REPOST}/repost1"
+L = f"alice/{model.LIST}/list1"
+LISTED = {"name": "a list", "purpose": "app.bsky.graph.defs#curatelist"}
 LIKES_A = {"subject": {"ref": f"@{A}"}}
 NO_QUOTES = {"post": f"@{A}", "embeddingRules": [{"$type": "app.bsky.feed.postgate#disableRule"}]}
 VERIFIED = {"subject": "@bob", "handle": "bob.test", "displayName": "bob"}
@@ -325,6 +328,54 @@ STORIES: dict[str, tuple[Network, str]] = {
     "an ancestor that came back arrives after a reply below its replies": (
         told((A, post()), (B, reply(A)), (C, reply(A, B)), (B, None), (B, reply(A)), (D, reply(A, C))),
         "0|1|2|3|5|4",
+    ),
+    **{
+        f"a reply to a list, arriving as {arriving}": (told((L, LISTED), (B, reply(L)), (C, reply(L, B))), arriving)
+        for arriving in ("0|1|2", "0 1 2", "1|0|2", "2|1|0", "1 2|0")
+    },
+    **{
+        f"a list is edited, answered and deleted, arriving as {arriving}": (
+            told((L, LISTED), (L, LISTED), (B, reply(L)), (L, None), (C, reply(L))),
+            arriving,
+        )
+        for arriving in ("0|1|2|3|4", "0 1 2 3 4", "0|3|2|4|1", "3|4|2|1|0", "1|2|0|3|4")
+    },
+    **{
+        f"a like is answered and taken back, arriving as {arriving}": (
+            told((A, post()), (LIKE1, LIKES_A), (B, reply(LIKE1)), (LIKE1, None)),
+            arriving,
+        )
+        for arriving in ("0 1 2 3", "0|1|3|2", "3|2|1|0")
+    },
+    **{
+        f"a thread gate is answered that allows nobody, arriving as {arriving}": (
+            told((A, post()), (GATE, {"post": f"@{A}", "allow": []}), (B, reply(GATE)), (GATE, None), (C, reply(GATE))),
+            arriving,
+        )
+        for arriving in ("0|1|2|3|4", "0 1 2 3 4", "2|1|0|4|3", "0|3|2|1|4")
+    },
+    **{
+        f"a thread gate with the key of a list, arriving as {arriving}": (
+            told(
+                (L, LISTED),
+                (f"alice/{model.THREADGATE}/list1", {"post": "@alice/app.bsky.feed.post/list1", "allow": []}),
+                (B, reply(L)),
+            ),
+            arriving,
+        )
+        for arriving in ("0|1|2", "0 1 2", "2|1|0")
+    },
+    "a gate that was refused is deleted": (
+        told((A, post()), (GATE, {"post": f"@{B}", "allow": []}), (GATE, None)),
+        "0|1|2",
+    ),
+    "a gate that named no post is deleted before its post arrives": (
+        told((GATE, {"post": "@alice/app.bsky.feed.generator/post1"}), (A, post()), (GATE, None)),
+        "2|0|1",
+    ),
+    "a repost of a list that goes": (
+        told((L, LISTED), (REPOST1, {"subject": {"ref": f"@{L}"}}), (L, None)),
+        "0 1 2",
     ),
     "a like is taken back and comes back under its key at once": (
         told((A, post()), *((LIKE1, like) for like in (LIKES_A, None, LIKES_A))),

@@ -15,7 +15,7 @@ import orjson
 from appview_pipeline.indexing.changes import AccountState, Change, DeadLetter, RecordDelete, RepoState
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Row, Rows
 from appview_pipeline.indexing.record_fields import created_at
-from appview_pipeline.indexing.registry import COLLECTIONS, EVERY_EVENT_COUNTS, STAGES
+from appview_pipeline.indexing.registry import COLLECTIONS, STAGES
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.store.apply import HeirRecord, Report
 from appview_pipeline.store.staging import copy_text
@@ -127,11 +127,7 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
 
     rows = _empty_rows()
     _stage_records(newest.values(), rows)
-    rows["stage_superseded"] = [
-        _superseded_row(event)
-        for event in superseded
-        if event.collection in EVERY_EVENT_COUNTS or isinstance(event, RecordDelete)
-    ]
+    rows["stage_superseded"] = [_superseded_row(event) for event in superseded]
     rows["stage_repo"] = [_chain_row(chain) for chain in chains.values()]
     rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
     rows["stage_ignored"] = _ignored_rows(ignored)

@@ -68,5 +68,3 @@ class Collection:
     stages: tuple[Stage, ...] = ()
     stage: Callable[[RecordWrite, Rows], None] = _no_rows
     check: Callable[[RecordWrite], str | None] = _accept
-    every_event_counts: bool = False
-    """Whether states that a batch supersedes matter too: others are judged by them, or somebody is told of them."""

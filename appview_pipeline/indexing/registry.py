@@ -25,8 +25,6 @@ COLLECTIONS: dict[str, Collection] = _declared()
 
 STAGES: tuple[Stage, ...] = tuple(stage for collection in COLLECTIONS.values() for stage in collection.stages)
 
-EVERY_EVENT_COUNTS = frozenset(nsid for nsid, collection in COLLECTIONS.items() if collection.every_event_counts)
-
 MOST_EXTRA = 10_000
 
 

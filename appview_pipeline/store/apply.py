@@ -7,7 +7,7 @@ batch (the live stream, a replay, a repository, a re-derivation), its records me
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -91,6 +91,8 @@ class Effect:
 
 
 VERIFICATION = "app.bsky.graph.verification"
+TIMED = frozenset(("app.bsky.feed.like", "app.bsky.feed.repost", "app.bsky.graph.follow", VERIFICATION))
+"""Collections of which past states keep the time that their notifications have."""
 
 EFFECTS: tuple[Effect, ...] = (
     Effect(
@@ -280,7 +282,7 @@ class Batch(Protocol):
         ...
 
     @property
-    def seen(self) -> Collection[str]:
+    def seen(self) -> Set[str]:
         """The collections that the batch has events of."""
         ...
 
@@ -420,29 +422,32 @@ def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
 
 
 def _keep_versions(cursor: Cursor, batch: Batch, touched: Mapping[str, frozenset[str]]) -> bool:
-    """Remembers the events that judgements may ask for later. Says whether there were any."""
+    """Remembers the events that have been superseded. Says whether posts may be judged by any of them."""
     version = sections("apply/version.sql")
     if batch.rows.get("stage_superseded") or any("stale" in changes for changes in touched.values()):
         cursor.execute(version["overtaken"])
     if not count(cursor, "SELECT count(*) FROM new_version"):
         return False
-    if VERIFICATION in batch.seen:
-        _time_verifications(cursor, batch)
+    if batch.seen & TIMED:
+        _time_versions(cursor, batch)
     cursor.execute(version["keep"])
     cursor.execute(version["op_thread"])
-    return True
+    return count(cursor, version["deciding"]) > 0
 
 
-def _time_verifications(cursor: Cursor, batch: Batch) -> None:
-    """Reads the times of verifications that nobody counted off their records."""
+def _time_versions(cursor: Cursor, batch: Batch) -> None:
+    """Reads the times of duplicates, which no table has, off their records."""
     version = sections("apply/version.sql")
     cursor.execute(version["untimed"])
-    if untimed := [HeirRecord(*row) for row in cursor.fetchall()]:
-        columns = batch.columns["stage_verification"]
-        for values in batch.stage_again(VERIFICATION, untimed)["stage_verification"]:
-            row = dict(zip(columns, values, strict=True))
-            sort_at = min(str(row["created_at"]), str(row["indexed_at"]))
-            cursor.execute(version["time"], {"uri": row["uri"], "rev": row["rev"], "sort_at": sort_at})
+    untimed: dict[str, list[HeirRecord]] = {}
+    for collection, *row in cursor.fetchall():
+        untimed.setdefault(collection, []).append(HeirRecord(*row))
+    for collection, records in untimed.items():
+        ((table, staged),) = batch.stage_again(collection, records).items()
+        rows = [dict(zip(batch.columns[table], values, strict=True)) for values in staged]
+        sort_ats = [min(str(row["created_at"]), str(row["indexed_at"])) for row in rows]
+        times = {"uris": [row["uri"] for row in rows], "revs": [row["rev"] for row in rows], "sort_ats": sort_ats}
+        cursor.execute(version["time"], times)
 
 
 def _meet_others(cursor: Cursor, batch: Batch) -> None:
@@ -458,9 +463,13 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
     """Judges replies and quotes, those of the batch and those that it concerns, and says whom they notify."""
     rows, report = batch.rows, batch.report
     deciding = ("stage_post", "stage_follow", "stage_listitem", "stage_threadgate", "stage_postgate")
-    if not versions and not any(rows.get(table) for table in deciding):
-        return False
     thread = sections("apply/thread.sql")
+    named = 0
+    if batch.seen - {"app.bsky.feed.post"}:
+        cursor.execute(thread["events_of_others"])
+        named = cursor.rowcount
+    if not versions and not named and not any(rows.get(table) for table in deciding):
+        return False
     for name in ("events", "collect_new", "concerned_below"):
         cursor.execute(thread[name])
     while cursor.rowcount:

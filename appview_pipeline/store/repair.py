@@ -398,7 +398,7 @@ class _Seen:
     def __init__(self, batch: Batch, collection: str) -> None:
         self.rows = batch.rows
         self.columns = batch.columns
-        self.seen = (collection,)
+        self.seen = frozenset((collection,))
         self.report = batch.report
         self.texts: dict[str, bytes] = {}
         self.stage_again = batch.stage_again

@@ -67,8 +67,7 @@ CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = again.uri OFFS
 WITH RECURSIVE hidden AS MATERIALIZED (
   SELECT t.uri, t.rev, g.record -> 'hiddenReplies' AS replies
   FROM telling t
-  CROSS JOIN LATERAL pipeline.record_as_of(
-    'at://' || split_part(t.root, '/', 3) || '/app.bsky.feed.threadgate/' || split_part(t.root, '/', 5), t.rev) g
+  CROSS JOIN LATERAL pipeline.record_as_of(pipeline.thread_gate_of(t.root), t.rev) g
   WHERE t.parent IS NOT NULL AND NOT t.silent AND jsonb_typeof(g.record -> 'hiddenReplies') = 'array'
 ), above (uri, rev, ancestor, next, height) AS (
   SELECT t.uri, t.rev, t.parent, p.parent, 1

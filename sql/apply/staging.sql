@@ -54,7 +54,7 @@ CREATE TEMPORARY TABLE stage_delete (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- What the batch itself supersedes: deletions, and states of records of collections in which every event counts.
+-- Deletions and states of records that the batch itself supersedes.
 CREATE TEMPORARY TABLE stage_superseded ( -- long rows (late.sql adds to them)
   uri text NOT NULL,
   did text NOT NULL,

@@ -1,7 +1,8 @@
 -- Threads: which replies are valid, whom a thread gate turns away, which quotes a post gate forbids.
 --
 -- A reply is judged by what existed at its own rev:
--- - its root is invalid when the parent was not there, or was invalid itself, or the two disagree on the root;
+-- - its root is invalid when the parent (a record of any collection) was not there, or was invalid itself, or the two
+--   disagree on the root;
 -- - it violates the thread gate when its author is not the root's, the gate lists who may reply, and he is none of them.
 -- A quote violates the post gate of what it quotes when that forbids quoting and the two authors differ.
 --
@@ -55,6 +56,25 @@ INSERT INTO post_event (uri, rev)
 SELECT uri, rev FROM stage_post
 UNION
 SELECT uri, rev FROM new_version WHERE collection = 'app.bsky.feed.post';
+
+-- Events of other records that earlier replies name as their parent or root. Such replies are rare, and a stream in order
+-- has none that is newer than what it brings: then nothing is looked up.
+-- :events_of_others
+INSERT INTO post_event (uri, rev)
+SELECT e.uri, e.rev
+FROM (
+  SELECT uri, rev FROM stage_write WHERE collection <> 'app.bsky.feed.post'
+  UNION
+  SELECT uri, rev FROM new_version WHERE collection <> 'app.bsky.feed.post'
+) e
+CROSS JOIN LATERAL (
+  SELECT FROM pipeline.reply_to_other o WHERE o.subject = e.uri AND o.rev >= e.rev LIMIT 1
+) named
+WHERE EXISTS (
+    SELECT
+    FROM pipeline.reply_to_other o
+    WHERE o.rev >= (SELECT coalesce(min(oldest_rev), '') FROM stage_repo)
+  );
 
 -- :collect_new
 INSERT INTO judgement (uri, rev, creator, root, parent, live, is_new)
@@ -163,7 +183,15 @@ WITH RECURSIVE parented AS MATERIALIZED (
   SELECT j.uri, j.rev, j.root, j.parent, p.rev AS parent_rev, p.root AS parent_root, p.parent AS parent_parent,
     p.invalid AS parent_invalid
   FROM judgement j
-  LEFT JOIN LATERAL pipeline.post_as_of(j.parent, j.rev) p ON true
+  LEFT JOIN LATERAL pipeline.parent_as_of(j.parent, j.rev) p ON true
+), of_others AS (
+  INSERT INTO pipeline.reply_to_other (subject, uri, rev)
+  SELECT DISTINCT s.subject, j.uri, j.rev
+  FROM judgement j
+  CROSS JOIN LATERAL (VALUES (j.parent), (j.root)) s (subject)
+  WHERE split_part(s.subject, '/', 4) <> 'app.bsky.feed.post'
+  ORDER BY s.subject, j.uri, j.rev
+  ON CONFLICT DO NOTHING
 ), judged (uri, rev, invalid) AS (
   SELECT c.uri, c.rev,
     c.parent_rev IS NULL
@@ -193,8 +221,7 @@ WHERE t.uri = c.uri AND t.rev = c.rev;
 WITH gated AS MATERIALIZED (
   SELECT j.uri, j.rev, j.creator, j.root, split_part(j.root, '/', 3) AS owner, g.record -> 'allow' AS allow
   FROM judgement j
-  CROSS JOIN LATERAL pipeline.record_as_of(
-    'at://' || split_part(j.root, '/', 3) || '/app.bsky.feed.threadgate/' || split_part(j.root, '/', 5), j.rev) g
+  CROSS JOIN LATERAL pipeline.record_as_of(pipeline.thread_gate_of(j.root), j.rev) g
   WHERE (j.live OR j.is_new) AND split_part(j.root, '/', 3) <> j.creator AND jsonb_typeof(g.record -> 'allow') = 'array'
 ), depends AS (
   INSERT INTO pipeline.dependency (fact, uri)

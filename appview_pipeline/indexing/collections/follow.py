@@ -22,4 +22,4 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.follow", (STAGE,), stage, every_event_counts=True)
+COLLECTION = Collection("app.bsky.graph.follow", (STAGE,), stage)

@@ -31,4 +31,4 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.listitem", (STAGE,), stage, check, every_event_counts=True)
+COLLECTION = Collection("app.bsky.graph.listitem", (STAGE,), stage, check)

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
 
-COLLECTION = Collection("app.bsky.notification.declaration", every_event_counts=True)
+COLLECTION = Collection("app.bsky.notification.declaration")

@@ -136,5 +136,4 @@ COLLECTION = Collection(
         STAGE_MENTION,
     ),
     stage,
-    every_event_counts=True,
 )

@@ -43,4 +43,4 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.actor.profile", (STAGE,), stage, every_event_counts=True)
+COLLECTION = Collection("app.bsky.actor.profile", (STAGE,), stage)

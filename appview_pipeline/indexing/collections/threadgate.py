@@ -18,4 +18,4 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.feed.threadgate", (STAGE,), stage, check, every_event_counts=True)
+COLLECTION = Collection("app.bsky.feed.threadgate", (STAGE,), stage, check)

@@ -29,4 +29,4 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.verification", (STAGE,), stage, every_event_counts=True)
+COLLECTION = Collection("app.bsky.graph.verification", (STAGE,), stage)
