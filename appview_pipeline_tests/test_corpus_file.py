@@ -92,7 +92,8 @@ def test_a_truncated_compressed_file_is_told_even_at_the_end_of_a_frame(tmp_path
     compressor = zstandard.ZstdCompressor().compressobj()
     block = compressor.compress(plain(FRAMES)) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
     path.write_bytes(block)  # all the frames, but not the end of the zstd data
-    iterator, got = read_frames(path), []
+    iterator = read_frames(path)
+    got: list[bytes] = []
     with pytest.raises(OperatorError, match=r"is truncated after 1,000 whole frames"):
         got.extend(iterator)
     assert got == FRAMES

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def state_module(conformance: Path) -> ModuleType:
     return module
 
 
-def replayed(database_url: str, path: Path, **options: int) -> None:
+def replayed(database_url: str, path: Path, **options: Any) -> None:
     settings = Settings(database_url=database_url)
     database = open_database(settings)
     try:

@@ -160,7 +160,7 @@ def query(url: str, statement: str) -> Any:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)
-            return cursor.fetchone()[0] if cursor.description else None
+            return cursor.fetchall()[0][0] if cursor.description else None
 
 
 @contextmanager
@@ -693,7 +693,7 @@ def check_texts(pg: EmbeddedPostgres) -> None:
         # Of "C" character classes pg_trgm would make no trigrams here, and every search in such texts would miss.
         cursor.execute("CREATE EXTENSION pg_trgm")
         cursor.execute("SELECT similarity('Привет мир', 'привет')")
-        assert cursor.fetchone()[0] > 0.4
+        assert cursor.fetchall()[0][0] > 0.4
 
 
 def test_default_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

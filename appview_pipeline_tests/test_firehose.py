@@ -220,7 +220,7 @@ def test_reconnecting_loses_and_repeats_nothing(repeats_the_cursor: bool) -> Non
             connection.transport.abort()
 
     with Relay(handler) as relay, quick(relay.url, 0) as subscription:
-        frames = []
+        frames: list[bytes] = []
         while len(frames) < 1_000:
             frames += subscription.take(50, 0.02)
             assert subscription.status.attempts < 60
@@ -714,8 +714,11 @@ def test_answers_that_are_no_http() -> None:
         wait_for(lambda: subscription.status.state == "waiting")
         assert "does not answer like a WebSocket server" in (subscription.status.last_error or "")
 
+    def silent(connection: socket.socket) -> None:
+        connection.recv(65536)
+
     with (
-        raw_server(lambda connection: connection.recv(65536) and None) as (port, _),
+        raw_server(silent) as (port, _),
         quick(f"ws://127.0.0.1:{port}", 5) as subscription,
     ):
         wait_for(lambda: subscription.status.state == "waiting")

@@ -216,7 +216,8 @@ def test_formats_agree_with_the_syntax_vectors() -> None:
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_the_quick_pattern_of_a_format_is_narrower_than_the_format(format_: str, data: st.DataObject) -> None:
-    text = data.draw(st.from_regex(USUAL[format_].__self__, fullmatch=True))  # type: ignore[attr-defined]
+    pattern: re.Pattern[str] = USUAL[format_].__self__  # type: ignore[attr-defined]
+    text = data.draw(st.from_regex(pattern, fullmatch=True))
     if USUAL[format_](text) is not None:
         assert FORMATS[format_](text)
 
@@ -425,7 +426,8 @@ def test_the_type_of_the_record_must_be_its_collection() -> None:
     validate = LEXICONS.record_validator("app.bsky.feed.like")
     like = {"$type": "app.bsky.feed.like", "subject": STRONG_REF, "createdAt": NOW}
     assert validate(like) is None
-    for other in ("app.bsky.feed.repost", "app.bsky.feed.like#main", "", None, 5, ["app.bsky.feed.like"], {}):
+    others: list[Any] = ["app.bsky.feed.repost", "app.bsky.feed.like#main", "", None, 5, ["app.bsky.feed.like"], {}]
+    for other in others:
         assert validate({**like, "$type": other}) == "$type is not app.bsky.feed.like"
     del like["$type"]
     assert validate(like) == "$type is not app.bsky.feed.like"
@@ -812,7 +814,7 @@ def values(draw: st.DrawFn, schema: dict[str, Any], inside: str, depth: int = 0)
 
 def texts(schema: dict[str, Any]) -> st.SearchStrategy[str]:
     if "enum" in schema or "knownValues" in schema:
-        return st.sampled_from([*schema.get("enum", schema.get("knownValues")), "other"])
+        return st.sampled_from([*(schema.get("enum") or schema["knownValues"]), "other"])
     if "format" in schema:
         good, *others = TEXTS[schema["format"]]
         return st.sampled_from([good] * (12 * len(others)) + others)

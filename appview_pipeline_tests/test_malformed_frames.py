@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from appview_pipeline.ingest.corpus import read_frames
-from appview_pipeline_tests.tables import Database, fresh_database, one, replayed_frames, rows
+from appview_pipeline.store.database import Database
+from appview_pipeline_tests.tables import fresh_database, one, replayed_frames, rows
 from appview_pipeline_tests.test_corpus_golden import state_module
 
 # What is no dead letter: the stream about itself, removed and unknown types, and commits that nothing is wrong with

@@ -183,7 +183,7 @@ def test_unwanted_collections_are_listed_and_their_blocks_not_touched(conformanc
     assert {op.record is None for op in ops if op.collection == POST and op.action != "delete"} == {False}
     others = [op for op in ops if op.collection != POST]
     assert others
-    assert all(op.problem is op.record is op.block is op.cid is None for op in others)
+    assert all((op.problem, op.record, op.block, op.cid) == (None,) * 4 for op in others)
 
 
 def test_scenario_frames(conformance: Path) -> None:

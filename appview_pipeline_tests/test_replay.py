@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def test_the_busy_corpus_has_everything_in_it(fresh: Fresh, busy: Corpus) -> Non
         assert len(busy.tables["bsky.duplicate_record"]) > 50
         assert one(database.url, "SELECT count(*) FROM pipeline.ignored_collection") > 2
         assert one(database.url, "SELECT count(*) FROM bsky.notification") > 50
-        kinds = defaultdict(int)
+        kinds: Counter[str] = Counter()
         for frame in busy.frames:
             kinds[libipld.decode_dag_cbor_multi(frame)[0]["t"]] += 1
         assert kinds.keys() == {"#commit", "#account", "#identity", "#sync"}, kinds
@@ -224,7 +224,7 @@ class Progress:
         """Grows whenever something new is applied."""
         with self._connection.cursor() as cursor:
             cursor.execute("SELECT coalesce(sum(seq), 0) FROM pipeline.repo")
-            (found,) = cursor.fetchone()
+            ((found,),) = cursor.fetchall()
         return int(found)
 
 

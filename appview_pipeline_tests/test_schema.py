@@ -11,15 +11,19 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import psycopg2.errors
 import pytest
+from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import database, embedded, migrate, postgres, sql
+from appview_pipeline.store.embedded import EmbeddedPostgres
 from appview_pipeline_tests.reference_oracle import check
 from appview_pipeline_tests.reference_oracle.catalog import OUR_ADDITIONS, OUR_OMISSIONS, snapshot
 
@@ -47,11 +51,11 @@ def empty_url(server_url: str) -> Iterator[str]:
         yield url
 
 
-def connect(url: str):
+def connect(url: str) -> closing[Connection]:
     return closing(psycopg2.connect(postgres.libpq_url(url)))
 
 
-def rows(url: str, query: str) -> list[tuple]:
+def rows(url: str, query: str) -> list[tuple[Any, ...]]:
     with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute(query)
         return cursor.fetchall()
@@ -105,6 +109,7 @@ def test_several_processes_migrate_one_database_at_once(empty_url: str) -> None:
         for _ in range(4)
     ]  # fmt: skip
     for process in processes:
+        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
     results = [process.communicate(timeout=120) for process in processes]
@@ -209,7 +214,7 @@ def as_facts(ours: dict[tuple[str, str], str]) -> dict[str, set[str]]:
             continue
         definition = definition.replace("bsky.", "").replace("public.", "")
         if kind == "column":
-            table, column, number = re.fullmatch(r"(\w+)\.(\w+) #(\d+)", name).groups()
+            table, column, number = re.findall(r"^(\w+)\.(\w+) #(\d+)$", name)[0]
             definition = re.sub(r' collate "default"| default $|::character varying|::regclass', "", definition)
             definition = definition.replace("character varying", "varchar").removesuffix(" default ")
             definition = re.sub(r"generated (.*)", r"generated always as \1 stored", definition)
@@ -218,9 +223,9 @@ def as_facts(ours: dict[tuple[str, str], str]) -> dict[str, set[str]]:
             table = name.split(" ")[0].removeprefix("bsky.").strip('"')
             tables.setdefault(table, set()).add(definition)
         elif kind == "index" and name not in keys:
-            unique, table, rest = re.fullmatch(
-                r'CREATE (UNIQUE )?INDEX \w+ ON "?(\w+)"? USING (.*)', definition
-            ).groups()
+            unique, table, rest = re.findall(
+                r'^CREATE (UNIQUE )?INDEX \w+ ON "?(\w+)"? USING (.*)$', definition, re.DOTALL
+            )[0]
             tables.setdefault(table, set()).add(f"{'unique ' if unique else ''}index {rest}")
     for name in ("kysely_migration", "kysely_migration_lock"):
         assert tables.pop(name)
@@ -297,10 +302,10 @@ def opened(database_url: str) -> Iterator[database.Database]:
     opened.close()
 
 
-def show(connection, *names: str) -> list[str]:
+def show(connection: Connection, *names: str) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute("select " + ", ".join(f"current_setting('{name}')" for name in names))
-        return list(cursor.fetchone())
+        return list(cursor.fetchall()[0])
 
 
 def test_a_connection_is_bounded_by_its_role_also_after_another_role_and_a_rollback(opened: database.Database) -> None:
@@ -365,12 +370,15 @@ def test_the_pool_has_a_limit_that_dedicated_connections_do_not_count_against(
             pass
 
 
-class RestartableServer:
+class RestartableServer(EmbeddedPostgres):
     """Stands for the embedded server: counts what is asked of it."""
 
     started = closed = 0
 
-    def ensure_running(self) -> None:
+    def __init__(self) -> None:
+        """Without a server behind it."""
+
+    def ensure_running(self, start_timeout: float = 0.0) -> None:
         self.started += 1
 
     def close(self) -> None:
@@ -424,7 +432,7 @@ def test_a_server_or_database_that_is_not_there_is_named(server_url: str) -> Non
     absent = postgres.parse_url(server_url).set(database="absent").render_as_string(hide_password=False)
     assert "database absent on" in (sentence := told(lambda: migrate.upgrade(absent))) and "createdb" in sentence
     for url in ("postgres://u:secret@127.0.0.1:1/d", "postgresql://u:secret@/d?host=/nowhere"):
-        sentence = told(lambda url=url: database.open_database(Settings(database_url=url)))
+        sentence = told(partial(database.open_database, Settings(database_url=url)))
         assert "can't be reached" in sentence and "database d on " in sentence
 
 

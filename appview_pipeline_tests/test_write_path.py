@@ -27,6 +27,7 @@ from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import CursorMoved, Report
+from appview_pipeline.store.apply import apply as real_apply
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
@@ -729,11 +730,10 @@ def test_a_batch_whose_commit_is_lost_is_not_written_twice(
     database: Database, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks after COMMIT took effect: the same batch again finds the cursor moved, and says so."""
-    real = writer_module.apply
-    broke = []
+    broke: list[bool] = []
 
     def apply(*args: Any, **named: Any) -> Report:
-        report = real(*args, **named)
+        report = real_apply(*args, **named)
         if not broke:
             broke.append(True)
             raise psycopg2.OperationalError("server closed the connection unexpectedly")

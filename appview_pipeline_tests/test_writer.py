@@ -20,7 +20,7 @@ from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.retry import retry
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.apply import CursorMoved
+from appview_pipeline.store.apply import CursorMoved, apply
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.lease import LockLost, LockTaken, stream_lock
@@ -206,7 +206,6 @@ def test_nothing_is_given_up_while_postgresql_is_slow_at_everything(
 def test_cancellations_by_others_are_borne_for_a_while(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person who cancels is not the data's fault; a limit that we don't know of must not stop the stream."""
     ann = Person(Stream(), "ann")
-    apply = writer_module.apply
     left = [writer_module.CANCELLED_BY_OTHERS - 1]
     monkeypatch.setattr(Writer, "_wait", lambda self, seconds: None)
 
@@ -237,7 +236,6 @@ def test_a_passing_error_is_tried_again(
     database: Database, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     failures = [error("once"), error("twice")]
-    apply = writer_module.apply
 
     def failing(*arguments: Any, **options: Any) -> Any:
         if failures:
@@ -292,7 +290,7 @@ def test_the_streams_lock_has_one_holder(database: Database) -> None:
 HOSTILE = st.text(
     st.one_of(
         st.sampled_from("\t\n\r\\\0\x01\x02\x7f'\"N.x0$%{}\u202e\u2066\u200b\ufeff\U0001f600"),
-        st.characters(exclude_categories=("Cs",)),
+        st.characters(exclude_categories=["Cs"]),
     ),
     max_size=20,
 )
