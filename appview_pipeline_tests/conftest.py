@@ -9,6 +9,7 @@ import inspect
 import itertools
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -74,11 +75,15 @@ def _is_property(item: pytest.Item) -> bool:
 
 
 def _budget(item: pytest.Item) -> Budget:
-    """An equal share of the time that `--budget` gives to all properties of this run."""
+    """An equal share of what `--budget` gives to all properties of this run; a property's parameters divide its own."""
+    parameters = Counter(map(_function_of, filter(_is_property, item.session.items)))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    seconds = item.config.getoption("--budget") * 60 * workers
-    share = seconds / sum(map(_is_property, item.session.items))
-    return Budget(share, item.config.getoption("--seed"), item.user_properties)
+    seconds = item.config.getoption("--budget") * 60 * workers / len(parameters) / parameters[_function_of(item)]
+    return Budget(seconds, item.config.getoption("--seed"), item.user_properties)
+
+
+def _function_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
 
 
 @pytest.fixture
