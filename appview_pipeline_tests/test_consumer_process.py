@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from appview_pipeline import backoff
 from appview_pipeline.ingest import consumer_process
 from appview_pipeline.ingest.consumer_process import ConsumerProcess
+from appview_pipeline.settings import Settings
 
 OBEDIENT = """
 import os, sys
@@ -88,11 +91,10 @@ def test_renewing_never_blocks_on_a_child_that_does_not_read(make: Callable[[str
 
 
 def test_a_crash_is_told_and_followed_by_longer_and_longer_pauses(
-    make: Callable[[str], ConsumerProcess], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[str], ConsumerProcess],
 ) -> None:
-    monkeypatch.setattr(consumer_process, "FIRST_PAUSE", 0.2)
     consumer = make("print('all is lost', flush=True); raise SystemExit(7)")
-    consumer._pause = 0.2
+    consumer.backoff = dataclasses.replace(backoff.consumer(), first=0.2)
     pauses = []
     for _ in range(3):
         until(consumer.keep)
@@ -119,6 +121,35 @@ def test_too_much_output_is_cut_not_kept(
     lines = consumer.lines()
     assert len(lines) == consumer_process.KEPT_LINES + 1
     assert "left out" in lines[0] and lines[-1] == "1999"
+
+
+LEASED = """
+from appview_pipeline.ingest.lifetime import Lifetime
+lifetime = Lifetime(lease_seconds=3.0)
+print("up", flush=True)
+while not lifetime.stopped(): lifetime._stop.wait(0.05)
+lifetime.finish()
+print(lifetime.reason, flush=True)
+"""
+
+
+def test_a_pause_between_two_ticks_that_is_shorter_than_the_lease_does_not_end_the_child(
+    make: Callable[[str], ConsumerProcess],
+) -> None:
+    """Scaled: 3 s stand for the 90 s of `APPVIEW_LEASE_SECONDS`, and the pauses for more than 30 s each."""
+    assert Settings.lease_seconds >= 60
+    consumer = make(LEASED)
+    assert consumer.keep()
+    until(lambda: consumer._last_line == "up")
+    pid = consumer.pid
+    for _ in range(3):
+        time.sleep(3.0 * 35 / 90)
+        assert consumer.keep() and consumer.pid == pid
+    began = time.monotonic()
+    until(lambda: consumer.pid is None)
+    assert 2.5 < time.monotonic() - began < 4.5
+    assert not consumer.keep()
+    assert "the lease was not renewed for 3 s" in consumer._last_line and consumer.starts == 1
 
 
 def test_the_child_ends_with_a_parent_that_is_killed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from appview_pipeline import settings
 from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs import firehose_sensor as sensor_module
 from appview_pipeline.defs import history
+from appview_pipeline.defs import stopping as stopping_module
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.families import FAMILIES
 from appview_pipeline.defs.firehose_sensor import Position, firehose_sensor
@@ -450,7 +452,7 @@ def test_a_sensor_switched_off_is_noticed(tmp_path: Path) -> None:
         context = dg.build_sensor_context(instance, sensor_name="firehose_sensor")
         context._repository_name = "__repository__"
         stopping = Stopping(context)
-        assert stopping.switched_off() is None and stopping.shutdown() is None
+        assert stopping.switched_off(instance) is None and stopping.shutdown() is None
         repository = RemoteRepositoryOrigin(InProcessCodeLocationOrigin(LoadableTargetOrigin()), "__repository__")
         for name, status, seen in (
             ("another_sensor", InstigatorStatus.STOPPED, False),
@@ -460,7 +462,85 @@ def test_a_sensor_switched_off_is_noticed(tmp_path: Path) -> None:
             instance.add_instigator_state(
                 InstigatorState(origin, InstigatorType.SENSOR, status, SensorInstigatorData())
             )
-            assert (stopping.switched_off() is not None) == seen
+            assert (stopping.switched_off(instance) is not None) == seen
+
+
+def switch_off(instance: dg.DagsterInstance) -> None:
+    repository = RemoteRepositoryOrigin(InProcessCodeLocationOrigin(LoadableTargetOrigin()), "__repository__")
+    instance.add_instigator_state(
+        InstigatorState(
+            repository.get_instigator_origin("firehose_sensor"),
+            InstigatorType.SENSOR,
+            InstigatorStatus.STOPPED,
+            SensorInstigatorData(),
+        )
+    )
+
+
+def gone_within(seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while sensor_module._state.consumer.pid is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return sensor_module._state.consumer.pid is None
+
+
+def test_between_two_ticks_switching_off_ends_the_consumer(ticks: Callable[..., Any]) -> None:
+    _, instance = ticks(None)
+    assert not gone_within(2.5), "with the sensor on it goes on without a tick"
+    switch_off(instance)
+    assert gone_within(6)
+
+
+def test_between_two_ticks_a_stopping_code_server_ends_the_consumer(ticks: Callable[..., Any]) -> None:
+    stop = threading.Event()
+    service = threading.Thread(target=stop.wait, name="grpc-server-cleanup")
+    service.start()
+    ticks(None)
+    assert sensor_module._state.consumer.pid is not None
+    stop.set()
+    assert gone_within(6)
+
+
+class Call:
+    """A gRPC call as a tick sees it."""
+
+    def __init__(self, active: bool, remaining: float | None) -> None:
+        self.is_active = lambda: active
+        self.time_remaining = lambda: remaining
+
+
+def test_a_daemon_that_dies_is_told_from_one_that_has_waited_long_enough(tmp_path: Path) -> None:
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        context = dg.build_sensor_context(instance, sensor_name="firehose_sensor")
+
+        def ExternalSensorExecution(request: object, _context: Any) -> Stopping:  # as Dagster's method is called
+            return Stopping(context)
+
+        for active, remaining, ends in (
+            (True, 30.0, False),
+            (False, 30.0, True),
+            (False, None, True),
+            (False, 0.0, False),
+        ):
+            stopping = ExternalSensorExecution(None, _context=Call(active, remaining))
+            assert (stopping.tick_abandoned() is not None) == ends
+        assert Stopping(context).tick_abandoned() is None, "no code server, no call"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
+def test_the_death_of_the_daemon_on_this_machine_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "dagster._daemon", "run"])
+    try:
+        monkeypatch.setattr(stopping_module, "_processes", lambda: [os.getpid(), daemon.pid])
+        with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+            stopping = Stopping(dg.build_sensor_context(instance, sensor_name="firehose_sensor"))
+            assert stopping.shutdown() is None
+            daemon.kill()
+            daemon.wait()
+            assert stopping.shutdown() == "the daemon has ended"
+    finally:
+        daemon.kill()
+        daemon.wait()
 
 
 # Housekeeping ---------------------------------------------------------------------------------------------------------

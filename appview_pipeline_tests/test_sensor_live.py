@@ -223,6 +223,86 @@ def test_one_command_indexes_the_network(folder: Path) -> None:
         assert network.failure is None
 
 
+@pytest.mark.slow  # about 40 s
+def test_dagster_dev_killed_ends_the_consumer(folder: Path) -> None:
+    with SimulatedNetwork(accounts=20, rate=20.0) as network:
+        dev = Dev(folder, {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")})
+        try:
+            until(dev.consumers, "a consumer runs", 90)
+            time.sleep(2.0)  # the tick that started it is at work
+            dev.process.kill()
+            until(lambda: not dev.consumers(), "dagster dev killed, the consumer ends", 10)
+        finally:
+            dev.kill()
+
+
+class Deployed(Dev):
+    """Code server and daemon as in production, each by itself; `process` is the code server."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.mark = f"APPVIEW_LIVE_TEST={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        (folder / "home").mkdir()
+        shutil.copy(CHECKOUT / "dagster.yaml", folder / "home")
+        (folder / "deployed.yaml").write_text(
+            f"load_from:\n- grpc_server: {{host: 127.0.0.1, port: {self.port}, location_name: appview_pipeline}}\n"
+        )
+        inherited = {key: text for key, text in os.environ.items() if key != "DATABASE_URL"}
+        self.environment = {**inherited, **environment, name: value, "PYTHONPATH": str(CHECKOUT)}
+        self.environment["DAGSTER_HOME"] = str(folder / "home")
+        self.log = (folder / "deployed.log").open("ab")
+        self.process = self.start("dagster", "api", "grpc", "-m", "appview_pipeline.defs.definitions", "-h",
+                                  "127.0.0.1", "-p", str(self.port))  # fmt: skip
+        self.daemon = self.start_daemon()
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=self.folder, env=self.environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def start_daemon(self) -> subprocess.Popen[bytes]:
+        return self.start("dagster._daemon", "run", "-w", "deployed.yaml")
+
+    def kill(self) -> None:
+        self.daemon.kill()
+        super().kill()
+        self.daemon.wait()
+
+
+@pytest.mark.slow  # about 90 s
+def test_a_daemon_or_code_server_that_dies_ends_the_consumer_and_a_pause_does_not(folder: Path) -> None:
+    with SimulatedNetwork(accounts=20, rate=20.0) as network:
+        deployed = Deployed(folder, {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")})
+        try:
+            first = until(deployed.consumers, "a consumer runs", 90)
+            time.sleep(2.0)  # the tick that started it is at work
+            deployed.daemon.kill()
+            deployed.daemon.wait()
+            until(lambda: not deployed.consumers(), "the daemon killed, the consumer ends", 10)
+
+            deployed.daemon = deployed.start_daemon()
+            second = until(deployed.consumers, "with a new daemon a consumer runs", 90)
+            assert second != first
+            # A machine that is busy elsewhere: the daemon gets no turn, so no tick follows on the one at work.
+            deployed.daemon.send_signal(signal.SIGSTOP)
+            deadline = time.monotonic() + 60  # the rest of the tick, at most 45 s, and a pause
+            while time.monotonic() < deadline:
+                assert deployed.consumers() == second, "it goes on through a pause"
+                time.sleep(0.5)
+            deployed.daemon.send_signal(signal.SIGCONT)
+
+            deployed.process.kill()
+            deployed.process.wait()
+            until(lambda: not deployed.consumers(), "the code server killed, the consumer ends", 10)
+        finally:
+            deployed.kill()
+
+
 def ask_twice(dev: Dev) -> None:
     """Previews the tick, which runs the sensor's function for real, while a tick is at work."""
     answer = dev.ask(

@@ -1,7 +1,8 @@
 """The firehose sensor: keeps the consumer running and reports what it applied.
 
 A tick lasts most of a minute. It never consumes anything itself: the consumer is a child process that lives by the
-lease which ticks renew (`ingest/consumer_process.py`), and leaves a row in `pipeline.batch` with every micro-batch. A
+lease which ticks renew (`ingest/consumer_process.py`); what ends it sooner is watched in the tick and, between two
+ticks, by a thread (`stopping.py`). It leaves a row in `pipeline.batch` with every micro-batch. A
 tick that dies, times out or runs twice loses and doubles nothing but plots. The cursor in Dagster is how far the plots
 got.
 
@@ -21,6 +22,7 @@ from datetime import datetime
 import dagster as dg
 import psycopg2
 import sqlalchemy.exc
+from dagster._core.instance.ref import InstanceRef
 
 from appview_pipeline import settings as settings_module
 from appview_pipeline.defs import reports
@@ -33,6 +35,8 @@ from appview_pipeline.logs import level_of
 from appview_pipeline.shards import WHOLE, Shard
 from appview_pipeline.store import batches
 from appview_pipeline.store.batches import Applied, StreamState
+
+log = logging.getLogger(__name__)
 
 # Dagster gives up on a tick after 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS), and starts the next 5 s after the last.
 TICK_SECONDS = 45.0
@@ -73,9 +77,51 @@ class _State:
 
     consumer: ConsumerProcess = field(default_factory=ConsumerProcess)
     working: threading.Lock = field(default_factory=threading.Lock)
+    watch: _WatchBetweenTicks | None = None
     position: Position = field(default_factory=Position)
     last_applied_at: datetime | None = None
     families_due: float = 0.0
+
+
+class _WatchBetweenTicks:
+    """Ends the consumer while no tick is at work, for the reasons that a tick ends it for.
+
+    The lease is longer than what a busy machine pauses between two ticks, so it can't be what notices these.
+    """
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+        self._stopping: Stopping | None = None
+        self._instance_ref: InstanceRef | None = None
+        threading.Thread(target=self._run, name="consumer-watch", daemon=True).start()
+
+    def follow(self, context: dg.SensorEvaluationContext, stopping: Stopping) -> None:
+        """Goes by what the newest tick knows of Dagster's processes."""
+        # The tick's own instance is closed with it.
+        self._stopping = stopping
+        self._instance_ref = context.instance.get_ref() if context.instance.is_persistent else None
+
+    def _run(self) -> None:
+        instance: dg.DagsterInstance | None = None
+        while True:
+            time.sleep(RENEW_SECONDS)
+            stopping, ref = self._stopping, self._instance_ref
+            if stopping is None or self._state.consumer.pid is None or self._state.working.locked():
+                continue
+            try:
+                if instance is None and ref is not None:
+                    instance = dg.DagsterInstance.from_ref(ref)
+                reason = stopping.shutdown() or (stopping.switched_off(instance) if instance is not None else None)
+            except Exception as error:  # Dagster's storage may be anything, and away for a while
+                log.warning("Dagster's storage can't say whether the sensor is on: %s", str(error).partition("\n")[0])
+                instance = None
+                continue
+            if reason is not None and self._state.working.acquire(blocking=False):
+                try:
+                    log.info("%s: the consumer ends", reason)
+                    self._state.consumer.stop(STOP_PATIENCE)
+                finally:
+                    self._state.working.release()
 
 
 _state = _State()
@@ -91,6 +137,9 @@ class _Tick:
         self.relay = self.settings.relay_url
         self.shard = str(self.settings.shard)
         self.stopping = Stopping(context)
+        if state.watch is None:
+            state.watch = _WatchBetweenTicks(state)
+        state.watch.follow(context, self.stopping)
         self.started = time.monotonic()
         self.report_due = self.started + REPORT_SECONDS / 2
         self.applied: list[Applied] = []
@@ -109,11 +158,11 @@ class _Tick:
         consumer = self.state.consumer
         renew_due = 0.0
         while True:
-            reason = self.stopping.shutdown()
+            reason = self.stopping.shutdown() or self.stopping.tick_abandoned()
             now = time.monotonic()
             if reason is None and now >= renew_due:
                 renew_due = now + RENEW_SECONDS
-                reason = self.stopping.switched_off()
+                reason = self.stopping.switched_off(self.context.instance)
             if reason is not None:
                 consumer.stop(STOP_PATIENCE)
                 self._pass_lines_on()

@@ -242,6 +242,7 @@ def main() -> int:
     lifetime = Lifetime()
     try:
         settings = load()
+        lifetime.set_lease(settings.lease_seconds)
         logs.configure(settings, "consumer", sys.stdout)
         logs.log_start(settings, "consumer")
         favour_throughput()

@@ -1,13 +1,14 @@
 """The consumer as a child process: started, kept on its lease, listened to and stopped.
 
 The child is `python -m appview_pipeline.ingest.consumer`. What passes between the two:
-- stdin: any byte renews the child's lease; end of file or a lapsed lease ends it after the batch in hand;
+- stdin: any byte renews the child's lease; end of file, or a lapsed lease (`APPVIEW_LEASE_SECONDS`), ends it after the
+  batch in hand;
 - stdout and stderr: its log lines;
 - exit code: 0 it was told to end, 3 another consumer holds the lock, 4 an operator's mistake (its last line says
   which), 5 the connection that held its lock is gone, anything else it crashed.
 
-A process that is gone is started again after a pause that doubles from `FIRST_PAUSE` to `LONGEST_PAUSE` seconds while
-it keeps failing. Nothing here blocks for longer than `stop`'s patience.
+A process that is gone is started again after a pause that grows while it keeps failing (`backoff.consumer`). Nothing
+here blocks for longer than `stop`'s patience.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from appview_pipeline import backoff
+from appview_pipeline.backoff import Backoff
+
 EXIT_ENDED = 0
 EXIT_LOCKED = 3
 EXIT_OPERATOR_ERROR = 4
 EXIT_LOCK_LOST = 5
 
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
-# A child that ran for as long as this had started well: its next failure counts as the first.
-PROVEN_SECONDS = 60.0
 KEPT_LINES = 500
 LONGEST_LINE = 2_000
 
@@ -71,7 +71,7 @@ class ConsumerProcess:
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
     _not_before: float = 0.0
-    _pause: float = FIRST_PAUSE
+    backoff: Backoff = field(default_factory=backoff.consumer)
     _lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     _dropped: int = 0
     _last_line: str = ""
@@ -118,7 +118,7 @@ class ConsumerProcess:
                 process.wait()
             self._notice_end()
             # It was told to end, so it may be started again at once.
-            self._not_before, self._pause = 0.0, FIRST_PAUSE
+            self._not_before, self.backoff.failures = 0.0, 0
 
     def lines(self) -> list[str]:
         """What the child said since the last call, oldest first; if it said too much, the newest `KEPT_LINES` of it."""
@@ -182,7 +182,5 @@ class ConsumerProcess:
             self._reader.join(1.0)
         ran = time.monotonic() - self._started_at
         self.ended = Ended(process.returncode, self._last_line, ran)
-        if ran >= PROVEN_SECONDS:
-            self._pause = FIRST_PAUSE
-        self._not_before = time.monotonic() + self._pause
-        self._pause = min(LONGEST_PAUSE, self._pause * 2)
+        self.backoff.connected_for(ran)
+        self._not_before = time.monotonic() + self.backoff.next()

@@ -9,10 +9,10 @@ import sys
 import threading
 import time
 
+from appview_pipeline.settings import Settings
+
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 8.0
-"""A sensor's ticks are 5 s apart; a lease outlives the pause between two of them."""
 GRACE_SECONDS = 4.0
 """What is left for the batch in hand once the end is decided; then the process ends and the batch rolls back."""
 
@@ -21,10 +21,11 @@ class Lifetime:
     """Watches standard input (any byte renews the lease, its end is the end) and the signals SIGTERM and SIGINT.
 
     Must be made in the main thread. `stopped()` says whether to come to an end; `GRACE_SECONDS` after it first did, the
-    process is ended by force.
+    process is ended by force. The lease bridges what a busy machine pauses between two ticks; whatever else should end
+    the consumer closes standard input, or takes the process along that holds its other end.
     """
 
-    def __init__(self, lease_seconds: float = LEASE_SECONDS, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(self, lease_seconds: float = Settings.lease_seconds, grace_seconds: float = GRACE_SECONDS) -> None:
         self.reason = ""
         self._stop = threading.Event()
         self._renewed = time.monotonic()
@@ -35,6 +36,10 @@ class Lifetime:
             signal.signal(signum, lambda number, _: self._end(f"signal {signal.Signals(number).name}"))
         threading.Thread(target=self._listen, name="lease", daemon=True).start()
         threading.Thread(target=self._watch, name="lease-watch", daemon=True).start()
+
+    def set_lease(self, seconds: float) -> None:
+        """How long to go on without a renewal from now on (`APPVIEW_LEASE_SECONDS`)."""
+        self._lease_seconds = seconds
 
     def stopped(self) -> bool:
         """Whether the end is decided."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import TypeVar
 from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import build_again
 from appview_pipeline.store.apply import EFFECTS, Batch, HeirRecord
@@ -36,7 +36,6 @@ CHUNK = 2_000
 """Records compared in one transaction, which holds the locks of their repositories."""
 ORPHANS = 1_000
 """Rows an account and table that are searched for ones without a record when the rerun is one of a span of time."""
-TRIES = 10
 # Somebody else has the locks: the rerun gives way.
 BUSY = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.QueryCanceled)
 
@@ -104,14 +103,14 @@ def patiently(connection: Connection, do: Callable[[], _T]) -> _T:
 
     Raises `OperatorError` when they never let go.
     """
-    for attempt in range(1, TRIES + 1):
+    pause = backoff.rerun()
+    while True:
         try:
             return do()
         except BUSY as error:
             connection.rollback()
-            if attempt == TRIES:
+            if pause.failures + 1 == backoff.RERUN_TRIES:
                 raise OperatorError(
                     "Others held the same rows again and again: run this once more when less is going on."
                 ) from error
-            time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, 10.0))
-    raise AssertionError("unreachable")
+            time.sleep(pause.next())
