@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 DERIVED_COLLECTIONS: tuple[str, ...] = tuple(effect.collection for effect in EFFECTS)
 """The collections whose records have rows in other tables."""
 
-CHUNK = 2_000
-"""Records compared in one transaction, which holds the locks of their repositories."""
+LOCK_SECONDS = 0.25
+"""How long a transaction of a rerun should hold locks that the live writer may wait for. By this the number of records
+that it compares is chosen, from what the ones before it took."""
+FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 200, 20, 5_000
 ORPHANS = 1_000
 """Rows an account and table that are searched for ones without a record when the rerun is one of a span of time."""
 # Somebody else has the locks: the rerun gives way.
@@ -51,6 +53,24 @@ class Rederived(Repairs):
     seconds: float = 0.0
 
 
+@dataclass
+class _Pace:
+    """How many entries the next transaction takes on. It grows slowly and shrinks at once: a chunk that is too large
+    makes the live stream wait, one that is too small only costs the rerun some time. `fixed`: always so many."""
+
+    fixed: int | None = None
+    size: float = FIRST_CHUNK
+
+    @property
+    def next(self) -> int:
+        return self.fixed or round(self.size)
+
+    def took(self, seconds: float) -> None:
+        """What the locks of the last transaction were held for."""
+        wanted = self.size * LOCK_SECONDS / max(seconds, 0.001)
+        self.size = min(max(wanted, SMALLEST_CHUNK), self.size * 1.5, LARGEST_CHUNK)
+
+
 Progress = Callable[[int, int, int], object]
 """Told how much of the list is done, how long the list is, and how many rows were changed so far."""
 
@@ -62,14 +82,15 @@ def rederive(
     until: datetime | None = None,
     *,
     orphans: int | None = ORPHANS,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: Progress = lambda done, total, changed: None,
 ) -> Rederived:
     """Compares what is derived from the records of `collections` that were applied in [since, until) (None: without
     bound) with them, and repairs what differs: rows, duplicates, judgements, notifications, feed items, counters.
 
     Changes nothing where nothing is wrong, and runs beside the live writer, to whose locks it gives way. `orphans`: how
-    many rows an account and table are searched for ones whose record is gone, newest first; None: all. Raises
+    many rows an account and table are searched for ones whose record is gone, newest first; None: all.
+    `chunk`: records compared in one transaction; None: as many as keep its locks to about `LOCK_SECONDS`. Raises
     `OperatorError` when the database stays too busy.
     """
     started = time.monotonic()
@@ -84,10 +105,18 @@ def rederive(
     with database.connect("maintenance") as connection:
         prepare_repair(connection)
         total = list_work(connection, since, until, wanted, orphans)
-        for after in range(0, total, chunk):
-            rederived.merge(patiently(connection, partial(repair_chunk, connection, after, after + chunk, stage)))
-            progress(min(after + chunk, total), total, sum(rederived.changed.values()))
-        while repairs := patiently(connection, partial(recount_subjects, connection, chunk)):
+        pace, done = _Pace(chunk), 0
+        while done < total:
+            until_entry = min(done + pace.next, total)
+            repairs = patiently(connection, partial(repair_chunk, connection, done, until_entry, stage))
+            pace.took(repairs.locked_seconds)
+            done = until_entry
+            rederived.merge(repairs)
+            progress(done, total, sum(rederived.changed.values()))
+        pace = _Pace(chunk)
+        while recounted := patiently(connection, partial(recount_subjects, connection, pace.next)):
+            repairs = recounted
+            pace.took(repairs.locked_seconds)
             rederived.recounted += repairs.records
             repairs.records = 0
             rederived.merge(repairs)

@@ -1,14 +1,15 @@
 """Reruns: derived rows compared with their records, and what differs repaired (docs/architecture.md).
 
 A rerun lists what it will look at (`list_work`) and goes through the list chunk by chunk (`repair_chunk`), a
-transaction each. A chunk locks its repositories as the live writer does, stages their records as a batch is staged, and
-compares the derived rows with what the write path's statements would write. What differs is taken out and added again
-by the very same statements of sql/apply/; what is right is not touched. Counters are recounted (store/counters.py),
-never moved.
+transaction each. A chunk stages its records as a batch is staged, locks its repositories as the live writer does,
+stages its records anew if they have changed before it had the locks, and compares the derived rows with what the write
+path's statements would write. What differs is taken out and added again by the very same statements of sql/apply/; what
+is right is not touched. Counters are recounted (store/counters.py), never moved.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -106,9 +107,13 @@ Stage = Callable[[Sequence[HeirRecord]], Batch]
 
 @dataclass
 class Repairs:
-    """What was read and what was changed: rows by table of schema bsky, and some of their URIs or DIDs."""
+    """What was read and what was changed: rows by table of schema bsky, and some of their URIs or DIDs.
+
+    `locked_seconds`: the longest that a transaction held locks which the live writer may wait for.
+    """
 
     records: int = 0
+    locked_seconds: float = 0.0
     changed: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -122,6 +127,7 @@ class Repairs:
     def merge(self, other: Repairs) -> None:
         """Adds what another chunk did."""
         self.records += other.records
+        self.locked_seconds = max(self.locked_seconds, other.locked_seconds)
         for table, rows in other.changed.items():
             self.add(table, rows, other.examples[table])
 
@@ -192,8 +198,10 @@ def repair_chunk(connection: Connection, after: int, until: int, stage: Stage) -
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL jit = off")
             cursor.execute(sections("repair/worklist.sql")["chunk"], {"after": after, "until": until})
-            repairs = _Chunk(cursor, stage).repair(dict(cursor.fetchall()))
+            chunk = _Chunk(cursor, stage)
+            repairs = chunk.repair(dict(cursor.fetchall()))
         connection.commit()
+        repairs.locked_seconds = time.monotonic() - chunk.locked_at
     except BaseException:
         if not connection.closed:
             connection.rollback()
@@ -205,8 +213,10 @@ def recount_subjects(connection: Connection, most: int) -> Repairs | None:
     """Recounts the counters of the next `most` subjects of the rerun's records and commits. None when all are done."""
     repairs = Repairs()
     for counted in counters.TABLES:
+        began = time.monotonic()
         recounted = counters.recount_subjects(connection, counted, most)
         repairs.records += recounted.compared
+        repairs.locked_seconds = max(repairs.locked_seconds, time.monotonic() - began)
         repairs.add(counted, len(recounted.changes), (change.key for change in recounted.changes))
     return repairs if repairs.records else None
 
@@ -218,15 +228,20 @@ class _Chunk:
         self._cursor = cursor
         self._stage = stage
         self._report = Report("rerun")
+        self.locked_at = 0.0
 
     def repair(self, listed: dict[str, str]) -> Repairs:
         """`listed`: DIDs by URI."""
         cursor, chunk = self._cursor, sections("repair/chunk.sql")
-        cursor.execute(chunk["lock"], {"dids": sorted(set(listed.values()))})
-        cursor.execute(chunk["read"], {"uris": list(listed)})
-        records = {row[0]: HeirRecord(*row) for row in cursor.fetchall()}
+        records = self._read(listed)
         batch = self._stage(list(records.values()))
         self._copy(batch)
+        cursor.execute(chunk["lock"], {"dids": sorted(set(listed.values()))})
+        self.locked_at = time.monotonic()
+        if (now := self._read(listed)) != records:
+            records = now
+            batch = self._stage(list(records.values()))
+            self._copy(batch)
         gone = sorted(listed.keys() - records.keys())
         if gone:
             cursor.execute(chunk["gone"], {"uris": gone})
@@ -245,6 +260,10 @@ class _Chunk:
         for table, rows, examples in cursor.fetchall():
             repairs.add(table, rows, examples)
         return repairs
+
+    def _read(self, listed: dict[str, str]) -> dict[str, HeirRecord]:
+        self._cursor.execute(sections("repair/chunk.sql")["read"], {"uris": list(listed)})
+        return {row[0]: HeirRecord(*row) for row in self._cursor.fetchall()}
 
     def _copy(self, batch: Batch) -> None:
         """Makes the staging tables hold the rows of `batch`, and nothing else."""

@@ -35,6 +35,7 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 @click.option("--runs", default=3, help=f"Runs of a series, each on a copy; beyond {MOST_COPIED:,} records one.")
 @click.option("--rate", default=500.0, help="Frames a second of the live part.")
 @click.option("--live-seconds", default=30.0, help="Length of the live part of the last run; 0: none.")
+@click.option("--rerun", is_flag=True, help="Live beside a rerun of everything; tells its records a second, too.")
 @click.option("--again/--no-again", default=True, help="Also replay what is applied already.")
 @click.option("--stages/--no-stages", "with_stages", default=True, help="Also time the client's stages one by one.")
 @click.option("--statements", "with_statements", is_flag=True, help="Also tell PostgreSQL's time by statement.")
@@ -55,6 +56,7 @@ def main(
     runs: int,
     rate: float,
     live_seconds: float,
+    rerun: bool,
     again: bool,
     with_stages: bool,
     with_statements: bool,
@@ -76,7 +78,7 @@ def main(
         frames, sizes, runs, live_seconds, reference_frames = 20_000, (0,), 1, 10.0, 5_000
     if with_reference:
         reference.install()  # what is missing is said before anything else takes its time
-    plan = Plan(frames, again, rate, live_seconds, batch_events, consumers, with_statements, warm_up)
+    plan = Plan(frames, again, rate, live_seconds, batch_events, consumers, with_statements, warm_up, rerun)
     began = time.monotonic()
     made = corpus(max(plan.all_frames, reference_frames if with_reference else 0), small=small)
     click.echo(f"{made.frames:,} frames of {made.mean_bytes:,.0f} bytes ({time.monotonic() - began:.0f} s)")

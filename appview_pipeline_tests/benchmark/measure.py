@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import click
 from appview_pipeline_tests.benchmark.corpus import Corpus
 from appview_pipeline_tests.benchmark.databases import Arrivals, TableSize, query, table_sizes, wal_position
 from appview_pipeline_tests.benchmark.relay import RelayProcess
+from appview_pipeline_tests.benchmark.rerun import Rerun, RerunProcess
 from appview_pipeline_tests.benchmark.sides import Consumer, Consumers, Server
 from appview_pipeline_tests.benchmark.statements import logged
 
@@ -24,6 +27,8 @@ PATIENCE = 120.0
 class Plan:
     """What a run consists of: `warm_up` frames that are not measured, `frames` as fast as they go, then
     `live_seconds` at `rate` a second; the first `frames` once more when `again`.
+
+    `rerun`: everything is compared and repaired meanwhile, beginning before the live part.
 
     `batch_events` as APPVIEW_BATCH_EVENTS, None for the default. Several `consumers` have a shard each. `statements`:
     PostgreSQL's time is told by statement.
@@ -37,6 +42,7 @@ class Plan:
     consumers: int = 1
     statements: bool = False
     warm_up: int = 0
+    rerun: bool = False
 
     @property
     def live_frames(self) -> int:
@@ -76,13 +82,17 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Live:
-    """At a fixed rate: events from their arrival to where they can be read, cores in use (1.0: all of one)."""
+    """At a fixed rate: events from their arrival to where they can be read, cores in use (1.0: all of one).
+
+    With a `rerun` beside it only the events that arrived while that was at work count for the former.
+    """
 
     seconds: float
     arrival_to_readable: Percentiles
     apply: Percentiles
     client_cores: float
     postgres_cores: float
+    rerun: Rerun | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) ->
         apply = Percentiles.of(
             [row[0] for row in query(libpq, "SELECT apply_ms FROM pipeline.batch WHERE id > %s", last_batch)]
         )
-        live = _live(server, relay, arrivals, consumer, plan, libpq) if plan.live_frames else None
+        live = _live(server, database, relay, arrivals, consumer, plan) if plan.live_frames else None
         peak = consumer.peak_megabytes()
     # Who passes frames over is fast. Of several consumers each counts its own.
     frames, rejected = query(libpq, "SELECT sum(frames), sum(rejected) FROM pipeline.batch")[0]
@@ -231,20 +241,44 @@ def _catch_up(
     return seen[-1][0] / seen[-1][1], client / frames * 1000, postgres / frames * 1000
 
 
-def _live(server: Server, relay: RelayProcess, arrivals: Arrivals, consumer: Consumers, plan: Plan, libpq: str) -> Live:
-    last_batch = query(libpq, "SELECT max(id) FROM pipeline.batch")[0][0]
+def _live(
+    server: Server, database: str, relay: RelayProcess, arrivals: Arrivals, consumer: Consumers, plan: Plan
+) -> Live:
+    libpq = server.libpq(database)
     time.sleep(2)  # the end of catching up
+    rerun = None
+    if plan.rerun:
+        rerun = RerunProcess(server.side, server.url(database))
+        rerun.wait_for_its_beginning(10 * PATIENCE)
+    last_batch = query(libpq, "SELECT max(id) FROM pipeline.batch")[0][0]
     ours = (arrivals.backend,)
     client, postgres, began = consumer.cpu_seconds(), server.cpu_seconds(ours), time.monotonic()
+    rerun_ended = _watch_rerun(rerun)
     marks = relay.pace(plan.live_frames, plan.rate)
     _wait_for_seq(arrivals, consumer, marks[-1][0])
     seconds = time.monotonic() - began
     client, postgres = consumer.cpu_seconds() - client, server.cpu_seconds(ours) - postgres
     batches = query(libpq, "SELECT apply_ms FROM pipeline.batch WHERE id > %s", last_batch)
+    counted = [(seq, at) for seq, at in marks if at < rerun_ended()] if rerun is not None else marks
     return Live(
         seconds=seconds,
-        arrival_to_readable=Percentiles.of([(arrivals.readable_at(seq) - at) * 1000 for seq, at in marks]),
+        arrival_to_readable=Percentiles.of([(arrivals.readable_at(seq) - at) * 1000 for seq, at in counted]),
         apply=Percentiles.of([row[0] for row in batches]),
         client_cores=client / seconds,
         postgres_cores=postgres / seconds,
+        rerun=rerun.end() if rerun is not None else None,
     )
+
+
+def _watch_rerun(rerun: RerunProcess | None) -> Callable[[], float]:
+    """When (monotonic clock) the rerun had ended; for ever in the future while it runs."""
+    ended = [math.inf]
+
+    def watch() -> None:
+        while rerun is not None and rerun.is_running:
+            time.sleep(0.1)
+        ended[0] = time.monotonic()
+
+    if rerun is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    return lambda: ended[0]

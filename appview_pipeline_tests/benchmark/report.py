@@ -54,6 +54,8 @@ def run_in_words(run: Run) -> str:
             f"live: arrival to readable {live.arrival_to_readable}; batches {live.apply}; "
             f"{live.client_cores:.1%} of a core client, {live.postgres_cores:.1%} PostgreSQL",
         ]
+        if live.rerun is not None:
+            lines.append(str(live.rerun))
     if run.again_per_second is not None:
         lines.append(f"again: {run.again_per_second:,.0f} commits/s, CPU {run.again_cpu:.3f} ms a commit")
     return "\n".join("    " + line for line in lines)

@@ -2,7 +2,7 @@
 --
 -- `rerun` and the two `subject_*` tables live as long as the rerun; the others belong to one chunk of it, a transaction.
 
--- What the rerun looks at, numbered in order of repository: records, and rows of derived tables that have no record.
+-- What the rerun looks at, numbered repository by repository: records, and rows of derived tables that have no record.
 CREATE TEMPORARY TABLE IF NOT EXISTS rerun (
   n bigint PRIMARY KEY,
   uri text NOT NULL,

@@ -1,7 +1,8 @@
 -- What a rerun looks at: the records of %(collections)s that were applied from %(since)s up to, not including, %(until)s
 -- (null: without bound), and what the same accounts have in derived tables without a record.
 --
--- Guarantees: every record of the span is in the list once, in order of repository. Of rows without a record, the newest
+-- Guarantees: every record of the span is in the list once, repository by repository, those first whose records were
+-- applied last: the live stream is most likely to come to these again, and meets the rerun there only once. Of rows without a record, the newest
 -- %(orphans)s an account and table are looked for (null: all), so that one busy account can't hold up the rerun.
 
 -- :clear
@@ -9,11 +10,14 @@ TRUNCATE rerun, subject_post, subject_profile;
 
 -- :records
 INSERT INTO rerun (n, uri, did)
-SELECT row_number() OVER (ORDER BY did, uri), uri, did
-FROM bsky.record
-WHERE (%(since)s::timestamptz IS NULL OR "appliedAt" >= %(since)s)
-  AND (%(until)s::timestamptz IS NULL OR "appliedAt" < %(until)s)
-  AND split_part(uri, '/', 4) = ANY (%(collections)s);
+SELECT row_number() OVER (ORDER BY newest DESC, did, uri), uri, did
+FROM (
+  SELECT uri, did, max("appliedAt") OVER (PARTITION BY did) AS newest
+  FROM bsky.record
+  WHERE (%(since)s::timestamptz IS NULL OR "appliedAt" >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR "appliedAt" < %(until)s)
+    AND split_part(uri, '/', 4) = ANY (%(collections)s)
+) listed;
 
 -- For a table whose rows can be found by account: {table}, its columns {uri} and {creator}, {order}, {condition}.
 -- :orphans_by_creator
@@ -49,11 +53,16 @@ WHERE split_part(x.uri, '/', 3) = d.did
 
 -- :merge
 WITH known AS (
-  DELETE FROM rerun RETURNING uri, did
+  DELETE FROM rerun RETURNING n, uri, did
+), listed AS (
+  SELECT uri, did, min(n) AS n
+  FROM (SELECT n, uri, did FROM known UNION ALL SELECT NULL, uri, did FROM orphan) found
+  GROUP BY uri, did
+), placed AS (
+  SELECT uri, did, min(n) OVER (PARTITION BY did) AS place FROM listed
 )
 INSERT INTO rerun (n, uri, did)
-SELECT row_number() OVER (ORDER BY did, uri), uri, did
-FROM (SELECT uri, did FROM known UNION SELECT uri, did FROM orphan) listed;
+SELECT row_number() OVER (ORDER BY place, did, uri), uri, did FROM placed;
 
 -- :chunk
 SELECT uri, did FROM rerun WHERE n > %(after)s AND n <= %(until)s ORDER BY n;
