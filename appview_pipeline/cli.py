@@ -104,7 +104,7 @@ def status(as_json: bool) -> None:
     database = open_database(settings)
     try:
         with database.connect("reader") as connection:
-            found: Status = read_status(connection, database.url)
+            found: Status = read_status(connection, database.url, settings.dead_letter_day_bytes)
     finally:
         database.close()
     if as_json:

@@ -225,6 +225,13 @@ class Settings:
         _whole_number(1, 1_000_000),
         1_000,
     )
+    dead_letter_day_bytes: int = _setting(
+        "APPVIEW_DEAD_LETTER_DAY_BYTES",
+        "Bytes of dead letters stored per kind and day (UTC), 500 a letter added for its row; what exceeds it is only "
+        "counted.",
+        _whole_number(0, 10**15),
+        50_000_000,
+    )
     dead_letter_days: int = _setting(
         "APPVIEW_DEAD_LETTER_DAYS",
         "Days that dead letters are kept; until then they can be retried.",

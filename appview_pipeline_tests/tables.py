@@ -2,7 +2,7 @@
 
 Left out is what says when or in which order something was written rather than what is known: surrogate keys, the times
 of our own clock, the batches, the name of the source, which records were seen to take another's place. Aggregates that
-count nothing equal absent ones, and so do tombstones of records that are there again.
+count nothing equal absent ones, and so do tombstones of records that are there again and gaps that were closed.
 """
 
 from __future__ import annotations
@@ -34,19 +34,23 @@ LEFT_OUT = {
     "pipeline.repo": {"updated_at"},
     "pipeline.tombstone": {"deleted_at"},
     "pipeline.dead_letter": {"id", "first_seen", "source"},
-    "pipeline.gap": {"id", "detected_at"},
+    "pipeline.gap": {"id", "detected_at", "resolved_at", "links"},
     "pipeline.pending": {"since", "expires_at"},
     "pipeline.ignored_collection": {"first_seen", "last_seen"},
     "pipeline.cursor": {"updated_at"},
 }
 NOT_DUMPED = {
     "pipeline.batch",
+    "pipeline.dead_letter_day",
     "pipeline.told_otherwise",
     "pipeline.schema_version",
     "bsky.kysely_migration",
     "bsky.kysely_migration_lock",
 }
-_OVERTAKEN = "WHERE NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = tombstone.uri AND r.rev > tombstone.rev)"
+_ONLY = {
+    "tombstone": "WHERE NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = tombstone.uri AND r.rev > tombstone.rev)",
+    "gap": "WHERE resolved_at IS NULL",
+}
 _AGGREGATES = {"bsky.post_agg": "uri", "bsky.profile_agg": "did"}
 
 _numbers = itertools.count(1)
@@ -70,7 +74,7 @@ def dump(url: str) -> Dump:
             schema, name = table.split(".")
             cursor.execute(
                 f'SELECT {", ".join(f"{chr(34)}{column}{chr(34)}" for column in wanted)} FROM {schema}."{name}" '
-                + (_OVERTAKEN if name == "tombstone" else "")
+                + _ONLY.get(name, "")
             )
             rows = [dict(zip(wanted, row, strict=True)) for row in cursor.fetchall()]
             if key := _AGGREGATES.get(table):

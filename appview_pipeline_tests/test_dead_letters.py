@@ -197,6 +197,32 @@ def test_counts_by_kind_and_the_sweep(database: Database, alice: Person) -> None
         assert {kind.only_counted for kind in kinds_of_letters(connection)} == {0}
 
 
+def test_a_day_has_a_budget_for_each_kind(database: Database, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of a kind; the rest is counted. Delivered again nothing is counted twice that was stored."""
+    frames = [alice.commit(post(f"a{number}", "x" * 400)) for number in range(6)]
+    index(database, *frames[:2], validators=Strict(), dead_letter_day_bytes=3_000)
+    assert len(letters(database)) == 2
+    stored = "SELECT kind, letters, bytes FROM pipeline.dead_letter_day"
+    size = one(database.url, "SELECT sum(length(bytes) + 500) FROM pipeline.dead_letter")
+    assert rows(database.url, stored) == [("lexicon", 2, size)] and 1_900 < size < 2_100
+    index(database, *frames, b"no frame", validators=Strict(), dead_letter_day_bytes=3_000)
+    index(database, *frames[:2], validators=Strict(), dead_letter_day_bytes=3_000)
+    assert len(letters(database)) == 4
+    assert rows(database.url, "SELECT kind, count FROM pipeline.dead_letter_overflow") == [("lexicon", 3)]
+    monkeypatch.setenv("APPVIEW_DATABASE_URL", database.url)
+    monkeypatch.setenv("APPVIEW_DEAD_LETTER_DAY_BYTES", "3000")
+    told = json.loads(CliRunner().invoke(cli, ["status", "--json"]).stdout)
+    assert told["dead_letters_left_out"] == {"lexicon": 3} and told["dead_letter_day_bytes"] == 3_000
+    assert told["dead_letter_bytes_today"].keys() == {"lexicon", "frame-cbor"}
+    assert "lexicon 3" in CliRunner().invoke(cli, ["status"]).stdout
+    rows(database.url, "UPDATE pipeline.dead_letter_day SET day = day - 1")
+    index(database, *frames, validators=Strict(), dead_letter_day_bytes=3_000)
+    assert len(letters(database)) == 7
+    with database.connect("maintenance") as connection:
+        sweep_letters(connection, datetime.now(timezone.utc))
+    assert one(database.url, "SELECT count(*) FROM pipeline.dead_letter_day") == 1
+
+
 def test_on_the_command_line(database: Database, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     index(database, alice.commit(post("a", "one"), post("b", "two")), validators=Strict())
     monkeypatch.setenv("APPVIEW_DATABASE_URL", database.url)

@@ -12,6 +12,7 @@ from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.retry import Retried, retry
 from appview_pipeline.store import dead_letters as letters
+from appview_pipeline.store import gaps
 
 SHOWN = 50
 
@@ -126,3 +127,15 @@ def sweep_dead_letters(context: dg.OpExecutionContext, index: IndexDatabase) -> 
         swept = letters.sweep_letters(connection, before)
     context.log.info(f"Deleted {swept:,} dead letters")
     context.add_output_metadata({"rows": swept})
+
+
+@dg.op(
+    description="Closes gaps that what came since proves to be none; deletes those closed APPVIEW_DEAD_LETTER_DAYS ago."
+)
+def sweep_gaps(context: dg.OpExecutionContext, index: IndexDatabase) -> None:
+    """Sweeps `pipeline.gap`."""
+    before = datetime.now(timezone.utc) - timedelta(days=settings.load().dead_letter_days)
+    with index.open().connect("maintenance") as connection:
+        closed, deleted = gaps.sweep_gaps(connection, before)
+    context.log.info(f"Closed {closed:,} gaps, deleted {deleted:,} closed ones")
+    context.add_output_metadata({"closed": closed, "rows": deleted})

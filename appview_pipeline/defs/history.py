@@ -17,7 +17,7 @@ from pydantic import Field
 from sqlalchemy import Connection, and_, delete, func, select
 
 from appview_pipeline.defs.database import IndexDatabase
-from appview_pipeline.defs.dead_letters import sweep_dead_letters
+from appview_pipeline.defs.dead_letters import sweep_dead_letters, sweep_gaps
 from appview_pipeline.store import batches
 
 JOB = "housekeeping"
@@ -141,7 +141,7 @@ def sweep_batches(context: dg.OpExecutionContext, config: BatchRetention, index:
 
 @dg.job(
     name=JOB,
-    description="Keeps histories bounded: Dagster's asset events, our rows of micro-batches, dead letters.",
+    description="Keeps histories bounded: Dagster's asset events, our rows of micro-batches, dead letters, gaps.",
     tags={"dagster/max_runtime": "1800"},
 )
 def housekeeping() -> None:
@@ -149,6 +149,7 @@ def housekeeping() -> None:
     prune_history()
     sweep_batches()
     sweep_dead_letters()
+    sweep_gaps()
 
 
 housekeeping_schedule = dg.ScheduleDefinition(

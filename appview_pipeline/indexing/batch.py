@@ -6,13 +6,21 @@ Per record only the last state by rev is kept, per repository its newest commit 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 import orjson
 
-from appview_pipeline.indexing.changes import AccountState, Change, DeadLetter, RecordDelete, RepoState
+from appview_pipeline.indexing.changes import (
+    AccountState,
+    Change,
+    DeadLetter,
+    Gap,
+    RecordDelete,
+    RepoState,
+    gap_of,
+)
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Row, Rows
 from appview_pipeline.indexing.record_fields import created_at
 from appview_pipeline.indexing.registry import COLLECTIONS, STAGES
@@ -32,6 +40,11 @@ class _Chain:
     seq: int | None
     time: str
     """Of its first event in the batch: when the account was first seen, if it was not known."""
+    chain_since: str | None = None
+    chain_prev_data: str | None = None
+    gaps: list[Gap] | None = None
+    disordered: bool = False
+    """An older commit came after a newer one."""
 
 
 @dataclass
@@ -46,10 +59,16 @@ class Batch:
     )
     collections: Mapping[str, Collection] = field(default_factory=lambda: COLLECTIONS)
     texts: dict[str, bytes] = field(default_factory=dict)
+    changes: Sequence[Change] = ()
 
     def encode(self) -> None:
         """Encodes the rows for COPY now, in the calling thread, and not when they are copied."""
         self.texts = {table: copy_text(rows) for table, rows in self.rows.items() if rows}
+
+    def links_of(self, dids: Set[str]) -> list[Row]:
+        """The rows of `stage_link` of the batch's commits of these repositories."""
+        states = [change.repo for change in self.changes if change.repo is not None and change.repo.did in dids]
+        return [(it.did, it.rev, it.since, it.prev_data, it.data) for it in states if not it.is_sync]
 
     def stage_again(self, collection: str, heirs: Sequence[HeirRecord]) -> Rows:
         """The staging rows of records that are stored already."""
@@ -78,14 +97,14 @@ def _empty_rows() -> Rows:
     return {stage.table: [] for stage in STAGES}
 
 
-def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_letter_bytes: int = 65_536) -> Batch:
+def build(changes: Sequence[Change], source: str, *, shard: str = "0/1", dead_letter_bytes: int = 65_536) -> Batch:
     """Folds changes, in the order in which they arrived, into a batch from `source` (a relay's URL, a file)."""
     report = Report(source, shard)
     newest: dict[str, RecordWrite | RecordDelete] = {}
     superseded: list[RecordWrite | RecordDelete] = []
     chains: dict[str, _Chain] = {}
     accounts: dict[str, AccountState] = {}
-    gaps: list[Row] = []
+    gaps: list[Gap] = []
     letters: list[DeadLetter] = []
     ops: Counter[tuple[str, str]] = Counter()
     ignored: dict[tuple[str, str], list[tuple[str, str]]] = {}
@@ -104,7 +123,7 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
             report.stale += 1
             continue
         if change.repo is not None:
-            _chain(chains, change.repo, change, gaps)
+            _chain(chains, change.repo, change)
         events: list[RecordWrite | RecordDelete] = [*change.writes, *change.deletes]
         for event in events:
             seen = newest.get(event.uri)
@@ -123,8 +142,11 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
         if change.repo is not None and change.ignored:
             ignored[change.repo.did, change.repo.rev] = change.ignored  # delivered twice, it counts once
         letters.extend(change.dead_letters)
-        gaps.extend((gap.kind, None, gap.relay, gap.after, gap.until) for gap in change.gaps)
+        gaps.extend(change.gaps)
 
+    gaps.extend(gap for gap in map(gap_of, letters) if gap is not None)
+    for chain in _in_order(chains, changes):
+        gaps.extend(chain.gaps or ())
     rows = _empty_rows()
     _stage_records(newest.values(), rows)
     rows["stage_superseded"] = [_superseded_row(event) for event in superseded]
@@ -132,12 +154,12 @@ def build(changes: Iterable[Change], source: str, *, shard: str = "0/1", dead_le
     rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
     rows["stage_ignored"] = _ignored_rows(ignored)
     rows["stage_dead_letter"] = _letter_rows(letters, source, dead_letter_bytes)
-    rows["stage_gap"] = gaps
+    rows["stage_gap"] = list(gaps)
     for (collection, action), count in ops.items():
         report.ops.setdefault(collection, {})[action] = count
     report.ignored = dict(Counter(collection for commit in ignored.values() for collection, _ in commit))
     report.rejected_by_kind = dict(Counter(letter.kind for letter in letters))
-    return Batch(report, rows, frozenset(event.collection for event in newest.values()))
+    return Batch(report, rows, frozenset(event.collection for event in newest.values()), changes=changes)
 
 
 def build_again(records: Iterable[HeirRecord]) -> tuple[Batch, list[str]]:
@@ -212,7 +234,7 @@ def _superseded_row(event: RecordWrite | RecordDelete) -> Row:
     )
 
 
-def _chain(chains: dict[str, _Chain], state: RepoState, change: Change, gaps: list[Row]) -> None:
+def _chain(chains: dict[str, _Chain], state: RepoState, change: Change) -> None:
     """Takes a repository's next commit into account; a commit that does not follow the one before it leaves a gap."""
     assert change.time is not None
     chain = chains.get(state.did)
@@ -220,8 +242,12 @@ def _chain(chains: dict[str, _Chain], state: RepoState, change: Change, gaps: li
         chains[state.did] = _Chain(state, state, state.rev, state.rev, change.seq, change.time)
         return
     if state.rev <= chain.newest.rev:
-        chain.oldest_rev = min(chain.oldest_rev, state.rev)
-        return  # delivered again, or late: it does not lengthen the chain, and its records are compared by rev
+        chain.disordered = chain.disordered or state.rev < chain.newest.rev
+        return
+    _lengthen(chain, state, change.seq)
+
+
+def _lengthen(chain: _Chain, state: RepoState, seq: int | None) -> None:
     if state.is_sync:
         missing = state.data != chain.newest.data
     else:
@@ -230,10 +256,38 @@ def _chain(chains: dict[str, _Chain], state: RepoState, change: Change, gaps: li
             chain.newest.data,
         )  # what an old commit does not say contradicts nothing
     if missing:
-        gaps.append(("sync" if state.is_sync else "chain", state.did, None, chain.newest.rev, state.rev))
+        before = chain.newest
+        links = {before.rev: (None, None, before.data), state.rev: (state.since, state.prev_data, state.data)}
+        gap = Gap(
+            "sync" if state.is_sync else "chain",
+            state.did,
+            after=before.rev,
+            until=state.rev,
+            links=orjson.dumps(links).decode(),
+        )
+        chain.gaps = [*(chain.gaps or ()), gap]
     if missing or state.since != chain.newest.rev:
-        chain.chain_from = state.rev
-    chain.newest, chain.seq = state, change.seq
+        chain.chain_from, chain.chain_since, chain.chain_prev_data = state.rev, state.since, state.prev_data
+    chain.newest, chain.seq = state, seq
+
+
+def _in_order(chains: dict[str, _Chain], changes: Sequence[Change]) -> Iterable[_Chain]:
+    """The chains; those whose commits arrived out of order are linked anew, in order of rev."""
+    disordered = {did for did, chain in chains.items() if chain.disordered}
+    if disordered:
+        first_seen = {did: chains.pop(did).time for did in disordered}
+        states = [
+            (change.repo, change.seq)
+            for change in changes
+            if change.repo is not None and not change.already_applied and change.repo.did in disordered
+        ]
+        for state, seq in sorted(states, key=lambda it: it[0].rev):
+            chain = chains.get(state.did)
+            if chain is None:
+                chains[state.did] = _Chain(state, state, state.rev, state.rev, seq, first_seen[state.did])
+            elif state.rev > chain.newest.rev:
+                _lengthen(chain, state, seq)
+    return chains.values()
 
 
 def _chain_row(chain: _Chain) -> Row:
@@ -247,6 +301,8 @@ def _chain_row(chain: _Chain) -> Row:
         first.data,
         first.is_sync,
         chain.chain_from,
+        chain.chain_since,
+        chain.chain_prev_data,
         newest.rev,
         newest.commit,
         newest.data,

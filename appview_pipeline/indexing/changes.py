@@ -37,6 +37,8 @@ class DeadLetter(NamedTuple):
     cid: str | None = None
     action: str | None = None
     time: str | None = None
+    since: str | None = None
+    """The rev that a refused commit says it follows."""
 
 
 class RecordDelete(NamedTuple):
@@ -51,12 +53,47 @@ class RecordDelete(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Something is missing from a relay's stream, between two sequence numbers (text)."""
+    """Something is missing (`pipeline.gap` says what the kinds are): of a repository `did` between two revs, or of a
+    shard's stream from `relay` between two sequence numbers (text).
+
+    `links`: for `chain` and `sync` the commits at both ends, JSON as in `pipeline.gap`. `resolved`: it turned out that
+    nothing is missing there.
+    """
 
     kind: str
-    relay: str
-    after: str
-    until: str
+    did: str | None = None
+    relay: str | None = None
+    shard: str | None = None
+    after: str | None = None
+    until: str | None = None
+    links: str | None = None
+    resolved: bool = False
+
+
+NOT_MISSING = frozenset(("record-invalid", "lexicon", "collection-rule"))
+"""Kinds of dead letters whose record we have whole and must not index: the network holds nothing else."""
+
+MAX_GAP_TEXT = 2_000
+"""Bytes of DID and path together that a gap names: they are in a B-tree index."""
+
+
+def gap_of(letter: DeadLetter) -> Gap | None:
+    """What is missing because of a dead letter; None where nothing is, or where it is not known of which repository.
+
+    Of a refused commit (or another event of the repository) the gap names the rev and the one before it, of a refused
+    operation the record's path and the commit's rev.
+    """
+    if letter.did is None or letter.kind in NOT_MISSING:
+        return None
+    if letter.path is None and not letter.kind.startswith(("op-", "record-")):
+        since = letter.since
+        if since is not None and (letter.rev is None or since >= letter.rev):
+            since = None
+        return Gap("commit", letter.did, after=since, until=letter.rev)
+    path = letter.path
+    if path is not None and len(letter.did) + len(path.encode()) > MAX_GAP_TEXT:
+        path = None
+    return Gap("record", letter.did, after=path, until=letter.rev)
 
 
 class RepoState(NamedTuple):
@@ -111,7 +148,9 @@ def read_envelope(frame: bytes) -> Event | Change:
     try:
         return decode_frame(frame)
     except FrameError as error:
-        letter = DeadLetter(error.kind, error.reason, error.seq, error.did, None, frame)
+        letter = DeadLetter(
+            error.kind, error.reason, error.seq, error.did, None, frame, rev=error.rev, since=error.since
+        )
         return Change(len(frame), error.seq, dead_letters=[letter])
 
 
@@ -171,7 +210,9 @@ def _commit(
     try:
         content = read_commit(event, now_micros, collections)
     except InvalidCommit as error:
-        change.dead_letters.append(DeadLetter(error.kind, error.reason, seq, did, None, frame))
+        change.dead_letters.append(
+            DeadLetter(error.kind, error.reason, seq, did, None, frame, rev=rev, since=event.since)
+        )
         return change
     change.repo = RepoState(
         did,
@@ -251,7 +292,9 @@ def _sync(event: Sync, frame: bytes, now_micros: int, change: Change) -> None:
     try:
         content = read_sync(event, now_micros)
     except InvalidCommit as error:
-        change.dead_letters.append(DeadLetter(error.kind, error.reason, event.seq, event.did, None, frame))
+        change.dead_letters.append(
+            DeadLetter(error.kind, error.reason, event.seq, event.did, None, frame, rev=event.rev)
+        )
         return
     change.repo = RepoState(
         event.did, content.rev, None, None, to_text(content.commit), to_text(content.data), is_sync=True

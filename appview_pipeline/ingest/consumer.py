@@ -209,7 +209,9 @@ def _noticed(notices: list[Notice], relay: str, shard: Shard) -> list[Change]:
         if notice.kind in ("gap", "went_back"):
             # Each shard has its own place in the stream, so also its own gaps; the same one twice is one row.
             kind = "outdated_cursor" if notice.name == "OutdatedCursor" else "sequence"
-            change.gaps.append(Gap(kind, relay, str(notice.cursor), str(notice.first_seq)))
+            change.gaps.append(
+                Gap(kind, relay=relay, shard=str(shard), after=str(notice.cursor), until=str(notice.first_seq))
+            )
         elif notice.kind == "oversized" and shard.is_first:
             change.dead_letters.append(DeadLetter("frame-size", notice.message, None, None, None, notice.frame))
         else:

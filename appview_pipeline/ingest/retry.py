@@ -115,7 +115,7 @@ def _retry(
         if again:
             mark_failed(connection, letter.id, again[0].kind, again[0].reason)
         else:
-            mark_resolved(connection, letter.id)
+            mark_resolved(connection, letter)
     if again:
         retried.failed[again[0].kind] += 1
         retried.still_dead(letter, again[0].reason)

@@ -36,7 +36,7 @@ from appview_pipeline.indexing.batch import Batch, build
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.apply import CursorMove, Report, apply, prepare
+from appview_pipeline.store.apply import CursorMove, LetterLimits, Report, apply, prepare
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.prepared import shown_name
 
@@ -112,6 +112,7 @@ class Writer:
         self._database = database
         self._settings = settings
         self._source = source
+        self._letters = LetterLimits(settings.dead_letters_per_minute, settings.dead_letter_day_bytes)
         self.position = position
         self._stopped = stopped
         self._limit = database.roles["writer"].statement
@@ -240,7 +241,7 @@ class Writer:
         if position is not None and batch.report.last_seq is not None:
             move = CursorMove(position.relay, position.shard, position.seq, _reached(changes, position.seq))
         with self._prepared(share) as connection:
-            report = apply(connection, batch, move=move, dead_letters_per_minute=self._settings.dead_letters_per_minute)
+            report = apply(connection, batch, move=move, letters=self._letters)
         if position is not None and move is not None:
             position.seq = move.to_seq
         return report
@@ -328,8 +329,9 @@ class Writer:
 
     def _write_letter(self, change: Change, kind: str, reason: str, received_at: float, decode_ms: float) -> Report:
         """Writes a dead letter in place of a whole change."""
-        did = change.repo.did if change.repo else None
-        letter = DeadLetter(kind, reason, change.seq, did, None, repr(change).encode(), "other")
+        did, rev, since = (change.repo.did, change.repo.rev, change.repo.since) if change.repo else (None, None, None)
+        content = repr(change).encode()
+        letter = DeadLetter(kind, reason, change.seq, did, None, content, "other", rev=rev, since=since)
         nothing = Change(change.size, change.seq, change.time, change.is_event, dead_letters=[letter])
         return self._write_once([nothing], received_at, decode_ms)
 

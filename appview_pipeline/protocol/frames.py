@@ -25,15 +25,26 @@ MAX_TEXT = 1024
 
 
 class FrameError(ValueError):
-    """A frame that is no event. `kind` is a short constant to count by, `reason` says it in words; `seq` and `did` are
-    given as far as the frame could be read."""
+    """A frame that is no event. `kind` is a short constant to count by, `reason` says it in words; `seq`, `did`, `rev`
+    and `since` are given as far as the frame could be read."""
 
-    def __init__(self, kind: str, reason: str, seq: int | None = None, did: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        reason: str,
+        seq: int | None = None,
+        did: str | None = None,
+        *,
+        rev: str | None = None,
+        since: str | None = None,
+    ) -> None:
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
         self.seq = seq
         self.did = did
+        self.rev = rev
+        self.since = since
 
 
 @dataclass(slots=True)
@@ -160,7 +171,10 @@ def _text(value: object) -> str | None:
 
 def _refuse(body: dict[str, Any], reason: str) -> NoReturn:
     did = body.get("repo") or body.get("did")
-    raise FrameError("frame-body", reason, _seq(body), did if isinstance(did, str) and is_did(did) else None)
+    rev, since = (it if isinstance(it, str) and is_tid(it) else None for it in (body.get("rev"), body.get("since")))
+    raise FrameError(
+        "frame-body", reason, _seq(body), did if isinstance(did, str) and is_did(did) else None, rev=rev, since=since
+    )
 
 
 def _envelope(body: dict[str, Any], key: str) -> tuple[int, str, str]:

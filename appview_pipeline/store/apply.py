@@ -30,6 +30,8 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
         "first_data",
         "first_is_sync",
         "chain_from",
+        "chain_since",
+        "chain_prev_data",
         "rev",
         "commit_cid",
         "data_cid",
@@ -57,9 +59,12 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
         "action",
         "event_time",
     ),
-    "stage_gap": ("kind", "did", "relay", "from_text", "to_text"),
+    "stage_gap": ("kind", "did", "relay", "shard", "from_text", "to_text", "links", "resolved"),
 }
 """Staging tables of sql/apply/staging.sql that Python fills, and their columns in the order of a row's values."""
+
+LINK_COLUMNS = ("did", "rev", "since", "prev_data", "data")
+"""Columns of `stage_link`, which few batches need."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +226,17 @@ class CursorMove:
 
 
 @dataclass(frozen=True)
+class LetterLimits:
+    """Dead letters of a kind stored in a minute, and bytes of them in a day; what exceeds either is only counted."""
+
+    per_minute: int
+    bytes_per_day: int
+
+
+LETTER_LIMITS = LetterLimits(1_000, 50_000_000)
+
+
+@dataclass(frozen=True)
 class HeirRecord:
     """A stored record that takes part again in who holds its natural key."""
 
@@ -247,6 +263,8 @@ class Report:
     rejected_by_kind: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
     stale: int = 0
+    skipped: int = 0
+    doubtful: int = 0
     bytes: int = 0
     relay_time: str | None = None
     received_at: float | None = None
@@ -289,6 +307,10 @@ class Batch(Protocol):
     @property
     def report(self) -> Report: ...
 
+    def links_of(self, dids: Set[str]) -> Sequence[Sequence[Value]]:
+        """The commits of these repositories, for `stage_link`."""
+        ...
+
     def stage_again(self, collection: str, heirs: Sequence[HeirRecord]) -> Mapping[str, Sequence[Sequence[Value]]]:
         """The staging rows of records that are stored already."""
         ...
@@ -311,7 +333,7 @@ def apply(
     batch: Batch,
     *,
     move: CursorMove | None = None,
-    dead_letters_per_minute: int = 1_000,
+    letters: LetterLimits = LETTER_LIMITS,
     dry_run: bool = False,
 ) -> Report:
     """Writes a batch and its cursor in one transaction and commits it; on any error nothing of it is written
@@ -324,7 +346,7 @@ def apply(
     started = time.monotonic()
     try:
         with preparing_cursor(connection, batch.report.events) as cursor:
-            _apply(cursor, batch, dead_letters_per_minute)
+            _apply(cursor, batch, letters)
             batch.report.apply_ms = (time.monotonic() - started) * 1000
             _note(cursor, batch.report)
             if move is not None:
@@ -340,7 +362,7 @@ def apply(
     return batch.report
 
 
-def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
+def _apply(cursor: Cursor, batch: Batch, letters: LetterLimits) -> None:
     # The planner knows of the staging tables only their size, and would rather read a whole table than follow its
     # index for what it takes for many rows. A batch is never that large.
     cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_mergejoin = off")
@@ -352,14 +374,18 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
             copy_rows(cursor, table, columns, rows.get(table, ()))
 
     report = batch.report
+    gaps = bool(rows.get("stage_gap"))
+    late = 0
     if rows.get("stage_repo"):
         repo = sections("apply/repo.sql")
         cursor.execute(repo["lock"])
         if count(cursor, repo["make"]):
             cursor.execute(repo["lock_others"])
-        if count(cursor, repo["count_late"]):
+        if late := count(cursor, repo["count_late"]):
             cursor.execute(sections("apply/late.sql")["mark"])
-        run(cursor, report, "repo", "gaps", "advance", "last_seen", "actors")
+        cursor.execute(repo["gaps"])
+        gaps = gaps or cursor.rowcount > 0
+        run(cursor, report, "repo", "advance", "last_seen", "actors")
     if rows.get("stage_account"):
         run(cursor, report, "account", "apply", "actors")
 
@@ -387,11 +413,35 @@ def _apply(cursor: Cursor, batch: Batch, dead_letters_per_minute: int) -> None:
     report.add_written("notification", count(cursor, sections("apply/notification.sql")["insert"]))
 
     if rows.get("stage_dead_letter"):
-        cursor.execute(sections("apply/dead_letter.sql")["insert"], {"per_minute": dead_letters_per_minute})
-    if rows.get("stage_gap"):
-        run(cursor, report, "bookkeeping", "gaps")
+        limits = {"per_minute": letters.per_minute, "bytes_per_day": letters.bytes_per_day}
+        cursor.execute(sections("apply/dead_letter.sql")["insert"], limits)
+    if gaps:
+        _note_gaps(cursor)
+    if late:
+        _close_gaps(cursor, batch)
     if rows.get("stage_ignored"):
         run(cursor, report, "bookkeeping", "ignored")
+
+
+def _note_gaps(cursor: Cursor) -> None:
+    """Writes down what is missing. Refused commits first: they may explain why a chain is broken."""
+    gap = sections("apply/gap.sql")
+    for name in ("begin", "known"):
+        cursor.execute(gap[name])
+    cursor.execute(gap["note"], {"chains": False})
+    cursor.execute(gap["explained"])
+    cursor.execute(gap["note"], {"chains": True})
+    cursor.execute(gap["again"])
+
+
+def _close_gaps(cursor: Cursor, batch: Batch) -> None:
+    """Closes what commits that arrived late prove to be complete."""
+    gap = sections("apply/gap.sql")
+    cursor.execute(gap["late"])
+    if dids := {did for (did,) in cursor.fetchall()}:
+        copy_rows(cursor, "stage_link", LINK_COLUMNS, batch.links_of(dids))
+        for name in ("link", "close_chains", "close_commits", "close_records"):
+            cursor.execute(gap[name])
 
 
 def _write_records(cursor: Cursor, batch: Batch) -> dict[str, frozenset[str]]:
@@ -599,6 +649,8 @@ def _note(cursor: Cursor, report: Report) -> None:
             "rejected_by_kind": orjson.dumps(report.rejected_by_kind).decode(),
             "ignored": orjson.dumps(report.ignored).decode(),
             "stale": report.stale,
+            "skipped": report.skipped,
+            "doubtful": report.doubtful,
             "bytes": report.bytes,
             "relay_time": report.relay_time,
             "received_at": report.received_at,

@@ -110,10 +110,13 @@ def known_repo(connection: Connection, did: str) -> KnownRepo | None:
         return None if row is None else KnownRepo(*row)
 
 
-def mark_resolved(connection: Connection, letter: int) -> None:
-    """Notes that a retry succeeded."""
+def mark_resolved(connection: Connection, letter: StoredLetter) -> None:
+    """Notes that a retry succeeded, and closes the gap that the letter had left."""
+    statements = sections("repair/dead_letter.sql")
     with connection.cursor() as cursor:
-        cursor.execute(sections("repair/dead_letter.sql")["resolved"], {"id": letter})
+        cursor.execute(statements["resolved"], {"id": letter.id})
+        if letter.did is not None:
+            cursor.execute(statements["close_gap"], {"did": letter.did, "path": letter.path, "rev": letter.rev})
 
 
 def mark_failed(connection: Connection, letter: int, kind: str, reason: str) -> None:
@@ -126,7 +129,7 @@ def sweep_letters(connection: Connection, before: datetime) -> int:
     """Deletes the letters first seen before `before`, and counts of overflow, committing as it goes. Returns how many
     letters."""
     swept = 0
-    for name in ("letters", "overflow"):
+    for name in ("letters", "overflow", "days"):
         while True:
             with connection.cursor() as cursor:
                 cursor.execute(sections("sweep/dead_letter.sql")[name], {"before": before, "most": SWEPT_AT_ONCE})

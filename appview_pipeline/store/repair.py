@@ -421,6 +421,7 @@ class _Seen:
         self.report = batch.report
         self.texts: dict[str, bytes] = {}
         self.stage_again = batch.stage_again
+        self.links_of = batch.links_of
 
 
 def _staged(batch: Batch) -> list[Effect]:

@@ -15,7 +15,8 @@ from appview_pipeline.store.sql import sections
 class Stream:
     """A stream's cursor; `lag_seconds` between its newest event and its application, `idle_seconds` since then.
 
-    `in_use`: False for a cursor that a former layout of shards left.
+    `in_use`: False for a cursor that a former layout of shards left. `skipped_last_hour`: sequence numbers that the
+    relay left out; `doubtful_last_hour`: frames whose number does not fit its neighbours.
     """
 
     relay: str
@@ -27,18 +28,28 @@ class Stream:
     events_last_hour: int
     events_per_second: float
     rejected_last_hour: int
+    skipped_last_hour: int
+    doubtful_last_hour: int
 
 
 @dataclass(frozen=True)
 class Status:
-    """What `status` shows. Row counts are PostgreSQL's estimates (from its statistics)."""
+    """What `status` shows. Row counts are PostgreSQL's estimates (from its statistics).
+
+    By kind: `dead_letters` not resolved, `dead_letter_bytes_today` (UTC) of the `dead_letter_day_bytes` allowed, and
+    `dead_letters_left_out`, which were only counted in the last 24 hours. `incomplete_repositories` have open gaps.
+    """
 
     database: str
     schema_version: str | None
     bytes: int
     streams: list[Stream]
     dead_letters: dict[str, int]
+    dead_letter_day_bytes: int
+    dead_letter_bytes_today: dict[str, int]
+    dead_letters_left_out: dict[str, int]
     gaps: dict[str, int]
+    incomplete_repositories: int
     pending: int
     repositories: int
     ignored_collections: dict[str, int]
@@ -64,11 +75,21 @@ class Status:
             lines.append(
                 f"Stream        {stream.relay} ({stream.shard}) at {stream.seq:,}: {lag}, last batch "
                 f"{stream.idle_seconds:,.0f} s ago, {stream.events_last_hour:,} events in the last hour "
-                f"({stream.events_per_second:,.1f}/s), {stream.rejected_last_hour:,} rejected"
+                f"({stream.events_per_second:,.1f}/s), {stream.rejected_last_hour:,} rejected, "
+                f"{stream.skipped_last_hour:,} numbers skipped, {stream.doubtful_last_hour:,} doubtful"
             )
         lines.append(f"Repositories  {self.repositories:,}")
         lines.append(f"Dead letters  {_counts(self.dead_letters)}")
-        lines.append(f"Gaps          {_counts(self.gaps)}")
+        if self.dead_letter_bytes_today or self.dead_letters_left_out:
+            today = ", ".join(
+                f"{kind} {size / 1e6:,.1f}" for kind, size in self.dead_letter_bytes_today.items() if size
+            )
+            lines.append(
+                f"  stored      today, in MB of {self.dead_letter_day_bytes / 1e6:,.1f} a kind: {today or 'none'}; "
+                f"only counted in 24 h: {_counts(self.dead_letters_left_out)}"
+            )
+        of = f" (of {self.incomplete_repositories:,} repositories)" if self.incomplete_repositories else ""
+        lines.append(f"Gaps          {_counts(self.gaps)}{of}")
         lines.append(f"Pending       {self.pending:,}")
         lines.append(f"Not indexed   {_counts(self.ignored_collections)}")
         lines.append(f"Rows (about)  {_counts(self.rows)}")
@@ -79,7 +100,7 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
-def read_status(connection: Connection, url: str) -> Status:
+def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0) -> Status:
     """Reads the status; `url` is only named in it, without its password."""
     statements = sections("report/status.sql")
 
@@ -89,13 +110,18 @@ def read_status(connection: Connection, url: str) -> Status:
             return cursor.fetchall()
 
     (size, pending, repositories) = rows("totals")[0]
+    of_day = rows("dead_letters_of_day")
     return Status(
         database=postgres.describe(url),
         schema_version=migrate.current(url),
         bytes=size,
         streams=[Stream(*row) for row in rows("streams")],
         dead_letters=dict(rows("dead_letters")),
+        dead_letter_day_bytes=dead_letter_day_bytes,
+        dead_letter_bytes_today={kind: size for kind, size, _ in of_day if size},
+        dead_letters_left_out={kind: count for kind, _, count in of_day if count},
         gaps=dict(rows("gaps")),
+        incomplete_repositories=rows("incomplete")[0][0],
         pending=pending,
         repositories=repositories,
         ignored_collections=dict(rows("ignored")),

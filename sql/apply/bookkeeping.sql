@@ -1,19 +1,8 @@
--- What the pipeline notes of a batch, in the batch's own transaction: gaps, collections passed over, the report that the
--- UI plots, and last of all the cursor.
+-- What the pipeline notes of a batch, in the batch's own transaction: collections passed over, the report that the UI
+-- plots, and last of all the cursor. (Gaps: gap.sql.)
 --
 -- Guarantees: the cursor moves only from where this batch began (compare and set), so of two consumers one fails, and
 -- what it points past is applied.
-
--- Between commits that are known to be applied nothing is missing, even if they were delivered again with others left out.
--- :gaps
-INSERT INTO pipeline.gap (kind, did, relay, from_text, to_text)
-SELECT kind, did, relay, from_text, to_text
-FROM stage_gap g
-WHERE NOT EXISTS (
-  SELECT FROM known_repo k WHERE k.did = g.did AND g.from_text >= k.chain_from AND g.to_text <= k.rev
-)
-ORDER BY kind, did, from_text
-ON CONFLICT DO NOTHING;
 
 -- Names are anybody's to invent: past the first 10,000 they are counted together. A commit that is known to be applied
 -- (repo.sql) has been counted.
@@ -40,12 +29,12 @@ ON CONFLICT (collection) DO UPDATE SET
 
 -- :report
 INSERT INTO pipeline.batch
-  (source, shard, first_seq, last_seq, frames, events, ops, written, rejected, rejected_by_kind, ignored, stale, bytes,
-   relay_time, received_at, decode_ms, apply_ms)
+  (source, shard, first_seq, last_seq, frames, events, ops, written, rejected, rejected_by_kind, ignored, stale, skipped,
+   doubtful, bytes, relay_time, received_at, decode_ms, apply_ms)
 VALUES
   (%(source)s, %(shard)s, %(first_seq)s, %(last_seq)s, %(frames)s, %(events)s, %(ops)s, %(written)s, %(rejected)s,
-   %(rejected_by_kind)s, %(ignored)s, %(stale)s, %(bytes)s, %(relay_time)s, to_timestamp(%(received_at)s), %(decode_ms)s,
-   %(apply_ms)s);
+   %(rejected_by_kind)s, %(ignored)s, %(stale)s, %(skipped)s, %(doubtful)s, %(bytes)s, %(relay_time)s,
+   to_timestamp(%(received_at)s), %(decode_ms)s, %(apply_ms)s);
 
 -- :open_cursor
 INSERT INTO pipeline.cursor (relay, shard, seq)

@@ -1,8 +1,9 @@
 -- pipeline.dead_letter: what upstream sent and we could not use, with its bytes and the reason in words.
 --
--- Guarantees: delivered again, it is not written again. Of one kind no more than a limit is stored per minute; what
--- exceeds it is counted in dead_letter_overflow.
+-- Guarantees: delivered again, it is not written again. Of one kind no more than a number is stored per minute and no more
+-- than a number of bytes per day (UTC); what exceeds either is counted in dead_letter_overflow.
 
+-- A letter takes its bytes, and 500 for its row and indexes (dead_letter_day counts the same).
 -- :insert
 WITH recent AS (
   SELECT kind, count(*) AS stored
@@ -10,23 +11,40 @@ WITH recent AS (
   WHERE first_seen >= date_trunc('minute', now())
   GROUP BY kind
 ), ranked AS (
-  SELECT s.*, row_number() OVER (PARTITION BY s.kind ORDER BY s.seq, s.path) + coalesce(r.stored, 0) AS rank
+  SELECT s.*,
+    row_number() OVER w + coalesce(r.stored, 0) AS rank,
+    sum(octet_length(s.bytes) + 500) OVER w + coalesce(d.bytes, 0) AS total
   FROM stage_dead_letter s
   LEFT JOIN recent r USING (kind)
+  LEFT JOIN LATERAL (
+    SELECT t.bytes
+    FROM pipeline.dead_letter_day t
+    WHERE t.kind = s.kind AND t.day = (now() AT TIME ZONE 'UTC')::date
+    OFFSET 0
+  ) d ON true
   WHERE NOT EXISTS (SELECT FROM pipeline.dead_letter d WHERE d.fingerprint = s.fingerprint)
+  WINDOW w AS (PARTITION BY s.kind ORDER BY s.seq, s.path ROWS UNBOUNDED PRECEDING)
 ), stored AS (
   INSERT INTO pipeline.dead_letter
     (fingerprint, source, seq, did, path, kind, reason, bytes, byte_length, form, rev, cid, action, event_time)
   SELECT fingerprint, source, seq, did, path, kind, reason, bytes, byte_length, form, rev, cid, action, event_time
   FROM ranked
-  WHERE rank <= %(per_minute)s
+  WHERE rank <= %(per_minute)s AND total <= %(bytes_per_day)s
   ORDER BY fingerprint
   ON CONFLICT (fingerprint) DO NOTHING
+  RETURNING kind, octet_length(bytes) + 500 AS size
+), counted AS (
+  INSERT INTO pipeline.dead_letter_day AS d (kind, day, letters, bytes)
+  SELECT kind, (now() AT TIME ZONE 'UTC')::date, count(*), sum(size)
+  FROM stored
+  GROUP BY kind
+  ORDER BY kind
+  ON CONFLICT (kind, day) DO UPDATE SET letters = d.letters + excluded.letters, bytes = d.bytes + excluded.bytes
 )
 INSERT INTO pipeline.dead_letter_overflow AS o (kind, minute, count)
 SELECT kind, date_trunc('minute', now()), count(*)
 FROM ranked
-WHERE rank > %(per_minute)s
+WHERE rank > %(per_minute)s OR total > %(bytes_per_day)s
 GROUP BY kind
 ORDER BY kind
 ON CONFLICT (kind, minute) DO UPDATE SET count = o.count + excluded.count;

@@ -44,7 +44,10 @@ WITH chained AS (
       -- The batch goes on where the known chain ends, or overlaps it.
       WHEN s.chain_from = s.first_rev AND k.rev = s.first_since
         AND (s.first_prev_data IS NULL OR k.data_cid IS NULL OR s.first_prev_data = k.data_cid) THEN k.chain_from
-      WHEN s.chain_from = s.first_rev AND s.first_rev BETWEEN k.chain_from AND k.rev THEN k.chain_from
+      WHEN s.chain_from BETWEEN k.chain_from AND k.rev THEN k.chain_from
+      -- The batch repeats known commits, with others left out, before it goes on.
+      WHEN s.chain_from > s.first_rev AND k.rev = s.chain_since
+        AND (s.chain_prev_data IS NULL OR k.data_cid IS NULL OR s.chain_prev_data = k.data_cid) THEN k.chain_from
       ELSE s.chain_from
     END AS new_chain_from
   FROM stage_repo s
@@ -64,10 +67,14 @@ ON CONFLICT (did) DO UPDATE SET
 WHERE r.rev IS NULL OR r.rev < excluded.rev;
 
 -- A commit that does not follow the newest one we know, or a #sync to a tree that is not ours: what lies between is
--- missing until the repository is fetched.
+-- missing until the repository is fetched (gap.sql).
 -- :gaps
-INSERT INTO pipeline.gap (kind, did, from_text, to_text)
-SELECT CASE WHEN s.first_is_sync THEN 'sync' ELSE 'chain' END, s.did, k.rev, s.first_rev
+INSERT INTO stage_gap (kind, did, from_text, to_text, links)
+SELECT CASE WHEN s.first_is_sync THEN 'sync' ELSE 'chain' END, s.did, k.rev, s.first_rev,
+  jsonb_build_object(
+    k.rev, jsonb_build_array(NULL, NULL, k.data_cid),
+    s.first_rev, jsonb_build_array(s.first_since, s.first_prev_data, s.first_data)
+  )
 FROM stage_repo s
 JOIN known_repo k USING (did)
 WHERE s.first_rev > k.rev
@@ -75,9 +82,7 @@ WHERE s.first_rev > k.rev
     (s.first_since IS NOT NULL AND s.first_since <> k.rev)
     OR (s.first_prev_data IS NOT NULL AND s.first_prev_data <> k.data_cid)
     OR (s.first_is_sync AND s.first_data IS DISTINCT FROM k.data_cid)
-  )
-ORDER BY s.did
-ON CONFLICT DO NOTHING;
+  );
 
 -- The reference's own note of the newest commit, which it serves as Atproto-Repo-Rev.
 -- :last_seen

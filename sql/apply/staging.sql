@@ -18,6 +18,8 @@ CREATE TEMPORARY TABLE stage_repo (
   first_data text NOT NULL,              -- its tree
   first_is_sync boolean NOT NULL,        -- it is a #sync: its tree, without the way there
   chain_from text COLLATE "C" NOT NULL,  -- oldest rev from which the batch's commits follow one another
+  chain_since text COLLATE "C",          -- where that is not first_rev: the rev that this commit says it follows
+  chain_prev_data text,                  -- and the tree that it says it changes
   rev text COLLATE "C" NOT NULL,         -- newest rev of the batch
   commit_cid text NOT NULL,
   data_cid text NOT NULL,
@@ -167,6 +169,18 @@ CREATE TEMPORARY TABLE stage_gap (
   kind text NOT NULL,
   did text,
   relay text,
-  from_text text,
-  to_text text
+  shard text,
+  from_text text COLLATE "C",
+  to_text text COLLATE "C",
+  links jsonb,
+  resolved boolean NOT NULL DEFAULT false -- it turned out that nothing is missing there
+) ON COMMIT DELETE ROWS;
+
+-- Commits of repositories with open gaps, where some of them arrived late.
+CREATE TEMPORARY TABLE stage_link (
+  did text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  since text COLLATE "C",
+  prev_data text,
+  data text NOT NULL
 ) ON COMMIT DELETE ROWS;

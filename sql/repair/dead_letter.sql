@@ -20,6 +20,22 @@ WHERE did = %(did)s AND rev IS NOT NULL AND commit_cid IS NOT NULL AND data_cid 
 -- :resolved
 UPDATE pipeline.dead_letter SET retried_at = now(), resolved_at = now() WHERE id = %(id)s;
 
+-- What the letter left missing is there now: a commit (path null) or a record. A gap without bounds stands for whatever was
+-- refused of the repository, and waits for the last of it.
+-- :close_gap
+UPDATE pipeline.gap g SET resolved_at = now()
+WHERE g.did = %(did)s AND g.resolved_at IS NULL AND (
+  (g.kind = 'record' AND g.from_text = %(path)s AND g.to_text = %(rev)s)
+  OR (g.kind = 'commit' AND %(path)s::text IS NULL AND g.to_text = %(rev)s)
+  OR (
+    g.kind = 'commit' AND g.to_text IS NULL AND %(rev)s::text IS NULL
+    AND NOT EXISTS (
+      SELECT FROM pipeline.dead_letter d
+      WHERE d.did = g.did AND d.resolved_at IS NULL AND d.path IS NULL AND d.rev IS NULL
+    )
+  )
+);
+
 -- What was wrong this time replaces what was wrong before.
 -- :failed
 UPDATE pipeline.dead_letter SET retried_at = now(), kind = %(kind)s, reason = %(reason)s WHERE id = %(id)s;

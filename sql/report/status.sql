@@ -19,10 +19,12 @@ SELECT
   ),
   coalesce(h.events, 0)::bigint,
   coalesce(h.events / nullif(h.seconds, 0), 0)::float8,
-  coalesce(h.rejected, 0)::bigint
+  coalesce(h.rejected, 0)::bigint,
+  coalesce(h.skipped, 0)::bigint,
+  coalesce(h.doubtful, 0)::bigint
 FROM pipeline.cursor c
 LEFT JOIN LATERAL (
-  SELECT sum(b.events) AS events, sum(b.rejected) AS rejected,
+  SELECT sum(b.events) AS events, sum(b.rejected) AS rejected, sum(b.skipped) AS skipped, sum(b.doubtful) AS doubtful,
     extract(epoch FROM now() - min(b.applied_at)) AS seconds
   FROM pipeline.batch b
   WHERE b.source = c.relay AND b.shard = c.shard AND b.applied_at > now() - interval '1 hour'
@@ -36,12 +38,26 @@ WHERE resolved_at IS NULL
 GROUP BY kind
 ORDER BY kind;
 
+-- Bytes stored today (UTC) of what is allowed, and letters of the last 24 hours that were only counted.
+-- :dead_letters_of_day
+SELECT kind, sum(bytes)::bigint, sum(left_out)::bigint
+FROM (
+  SELECT kind, bytes, 0 AS left_out FROM pipeline.dead_letter_day WHERE day = (now() AT TIME ZONE 'UTC')::date
+  UNION ALL
+  SELECT kind, 0, count FROM pipeline.dead_letter_overflow WHERE minute > now() - interval '24 hours'
+) counted
+GROUP BY kind
+ORDER BY kind;
+
 -- :gaps
 SELECT kind, count(*)
 FROM pipeline.gap
 WHERE resolved_at IS NULL
 GROUP BY kind
 ORDER BY kind;
+
+-- :incomplete
+SELECT count(DISTINCT did) FROM pipeline.gap WHERE resolved_at IS NULL AND did IS NOT NULL;
 
 -- :totals
 SELECT

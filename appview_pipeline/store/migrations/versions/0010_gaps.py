@@ -1,0 +1,10 @@
+"""Refused commits and records as gaps, gaps that close by themselves, and a day's budget of dead letters."""
+
+from appview_pipeline.store.migrations import run
+
+revision = "0010"
+down_revision = "0009"
+
+
+def upgrade() -> None:
+    run("schema/0010_gaps.sql")
