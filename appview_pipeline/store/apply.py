@@ -99,6 +99,9 @@ VERIFICATION = "app.bsky.graph.verification"
 TIMED = frozenset(("app.bsky.feed.like", "app.bsky.feed.repost", "app.bsky.graph.follow", VERIFICATION))
 """Collections of which past states keep the time that their notifications have."""
 
+AFFECTED = ("affected_below", "affected_in_thread", "affected_by_facts")
+"""Statements of thread.sql that find the posts that events affect."""
+
 EFFECTS: tuple[Effect, ...] = (
     Effect(
         "app.bsky.feed.post",
@@ -520,17 +523,33 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
         named = cursor.rowcount
     if not versions and not named and not any(rows.get(table) for table in deciding):
         return False
-    for name in ("events", "collect_new", "concerned_below"):
-        cursor.execute(thread[name])
-    while cursor.rowcount:
-        cursor.execute(thread["concerned_next"])
-    run(cursor, report, "thread", "concerned_in_thread", "concerned_by_facts", "collect_concerned")
+    run(cursor, report, "thread", "events", "collect_new", *AFFECTED, "collect_affected")
     if count(cursor, "SELECT count(*) FROM judgement"):
-        run(cursor, report, "thread", "judge_roots", "judge_gates", "flag", "pend")
+        judge_replies(cursor, report)
+        run(cursor, report, "thread", "flag", "pend")
     if versions or rows.get("stage_post_record") or rows.get("stage_postgate"):
         run(cursor, report, "thread", "judge_quotes")
-    run(cursor, report, "post_notification", "collect", "tell", "subscribers", "muted_threads")
+    run(cursor, report, "post_notification", "collect", "tell", "subscriptions")
+    if cursor.rowcount:
+        cursor.execute(thread["facts"])
+        run(cursor, report, "post_notification", "subscribers")
+    run(cursor, report, "post_notification", "muted_threads")
     return True
+
+
+def judge_replies(cursor: Cursor, report: Report) -> None:
+    """Judges the replies in `judgement`: their roots, and what the gates of their threads say as of their revs."""
+    thread = sections("apply/thread.sql")
+    run(cursor, report, "thread", "judge_roots", "gates")
+    if not cursor.rowcount:
+        return
+    cursor.execute(thread["rules"])
+    if not cursor.rowcount:
+        return
+    cursor.execute(thread["ask_facts"])
+    if cursor.rowcount:
+        cursor.execute(thread["facts"])
+    cursor.execute(thread["judge_gates"])
 
 
 def _drop_stale(cursor: Cursor, batch: Batch) -> None:

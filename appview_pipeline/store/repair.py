@@ -20,6 +20,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store import counters
 from appview_pipeline.store.apply import (
+    AFFECTED,
     EFFECTS,
     SHARED_STAGES,
     Batch,
@@ -29,6 +30,7 @@ from appview_pipeline.store.apply import (
     count,
     duplicates_of,
     fill_placeholders,
+    judge_replies,
     prepare,
     run,
     run_effect,
@@ -335,10 +337,8 @@ class _Chunk:
         cursor.execute(chunk["note"])
         # Whom the restored records concern: replies below posts, and those that a gate, follow or list item decides on.
         thread = sections("apply/thread.sql")
-        cursor.execute(thread["events"])
-        self._concerned()
-        cursor.execute(thread["concerned_in_thread"])
-        cursor.execute(thread["concerned_by_facts"])
+        for name in ("events", *AFFECTED):
+            cursor.execute(thread[name])
 
     def _restore_posts(self) -> None:
         posts, done = sections("repair/post.sql"), set()
@@ -353,35 +353,29 @@ class _Chunk:
             if table == "post":
                 run(self._cursor, self._report, "post", "count")
 
-    def _concerned(self) -> None:
-        thread = sections("apply/thread.sql")
-        self._cursor.execute(thread["concerned_below"])
-        while self._cursor.rowcount:
-            self._cursor.execute(thread["concerned_next"])
-
     def _judge(self, batch: Batch) -> bool:
         """Sets the flags of posts right, and says whom posts notify. False: there are no posts to be judged."""
         cursor, posts = self._cursor, sections("repair/post.sql")
         rows = batch.rows
         if any(rows.get(table) for table in ("stage_post", "stage_threadgate", "stage_postgate")):
             cursor.execute(posts["gates"])
-        if not rows.get("stage_post") and not count(cursor, "SELECT count(*) FROM concerned"):
+        if not rows.get("stage_post") and not count(cursor, "SELECT count(*) FROM affected"):
             return False
         thread = sections("apply/thread.sql")
         cursor.execute(thread["lock"])
         cursor.execute(posts["unjudged"])
         if cursor.rowcount:
-            self._concerned()
+            cursor.execute(thread["affected_below"])
         cursor.execute(posts["judge"])
-        cursor.execute(thread["collect_concerned"])
+        cursor.execute(thread["collect_affected"])
         if count(cursor, "SELECT count(*) FROM judgement"):
-            run(cursor, self._report, "thread", "judge_roots", "judge_gates")
+            judge_replies(cursor, self._report)
             cursor.execute(posts["misjudged"])
             if cursor.rowcount:
                 cursor.execute(posts["rejudged"])
-                self._concerned()
-                cursor.execute(thread["collect_concerned"])
-                run(cursor, self._report, "thread", "judge_roots", "judge_gates")
+                cursor.execute(thread["affected_below"])
+                cursor.execute(thread["collect_affected"])
+                judge_replies(cursor, self._report)
                 cursor.execute(posts["misjudged_again"])
                 cursor.execute(posts["misjudged"])
             run(cursor, self._report, "thread", "flag", "pend")

@@ -108,9 +108,13 @@ WHERE o."rootUri" = p."replyRoot" AND o.uri = c.uri AND o."deletedAt" IS NULL;
 -- count also where the post is there again, or was never seen. (Under the lock of thread.sql, as all of this file.)
 -- :forget
 WITH deleted AS MATERIALIZED (
-  SELECT uri, rev FROM stage_delete WHERE collection = 'app.bsky.feed.post'
-  UNION ALL
-  SELECT uri, rev FROM stage_superseded WHERE collection = 'app.bsky.feed.post' AND action = 'delete'
+  SELECT uri, max(rev) AS rev
+  FROM (
+    SELECT uri, rev FROM stage_delete WHERE collection = 'app.bsky.feed.post'
+    UNION ALL
+    SELECT uri, rev FROM stage_superseded WHERE collection = 'app.bsky.feed.post' AND action = 'delete'
+  ) d
+  GROUP BY uri
 ), unfed AS (
   DELETE FROM bsky.feed_item f
   USING deleted d, bsky.record r
@@ -128,9 +132,9 @@ SELECT subject, -1 FROM unquoted;
 WITH row AS (
   INSERT INTO bsky.post
     (uri, cid, creator, text, "replyRoot", "replyRootCid", "replyParent", "replyParentCid", "createdAt", "indexedAt",
-     langs, tags, "hasThreadGate", "hasPostGate")
+     langs, tags, rev, "hasThreadGate", "hasPostGate")
   SELECT s.uri, s.cid, s.creator, s.text, s.reply_root, s.reply_root_cid, s.reply_parent, s.reply_parent_cid,
-    s.created_at, s.indexed_at, s.langs, s.tags,
+    s.created_at, s.indexed_at, s.langs, s.tags, s.rev,
     -- True: there is a gate, false: there was one, null: there never was.
     coalesce(
       (SELECT true FROM bsky.thread_gate g WHERE g."postUri" = s.uri),
@@ -220,9 +224,9 @@ SELECT s.uri, 'post'
 FROM stage_post s
 LEFT JOIN bsky.post p USING (uri)
 WHERE (p.cid, p.creator, p.text, p."replyRoot", p."replyRootCid", p."replyParent", p."replyParentCid", p."createdAt",
-    p."indexedAt", p.langs, p.tags)
+    p."indexedAt", p.langs, p.tags, p.rev)
   IS DISTINCT FROM (s.cid, s.creator, s.text, s.reply_root, s.reply_root_cid, s.reply_parent, s.reply_parent_cid,
-    s.created_at, s.indexed_at, s.langs, s.tags)
+    s.created_at, s.indexed_at, s.langs, s.tags, s.rev)
 UNION ALL
 SELECT s.uri, 'feed_item'
 FROM stage_post s

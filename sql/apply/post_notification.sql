@@ -22,6 +22,19 @@ CREATE TEMPORARY TABLE telling (
   silent boolean NOT NULL                -- turned away by the thread gate: nobody above is told
 ) ON COMMIT DELETE ROWS;
 
+-- Who subscribed to the author of a post, and which follows decide on whether to tell.
+CREATE TEMPORARY TABLE subscription (
+  uri text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  cid text NOT NULL,
+  creator text NOT NULL,
+  sort_at text NOT NULL,
+  is_new boolean NOT NULL,
+  did text NOT NULL,
+  follow text NOT NULL,
+  follow_back text                       -- null: it is enough that the subscriber follows
+) ON COMMIT DELETE ROWS;
+
 -- Whom a post told as it first appeared. Only its subscribers ask: what else it told has been superseded.
 CREATE TEMPORARY TABLE first_told (
   uri text NOT NULL,
@@ -29,11 +42,14 @@ CREATE TEMPORARY TABLE first_told (
 ) ON COMMIT DELETE ROWS;
 
 -- :collect
-WITH first AS MATERIALIZED (
+WITH gone AS MATERIALIZED (
+  SELECT uri, max(rev) AS rev FROM stage_superseded WHERE action = 'delete' GROUP BY uri
+), first AS MATERIALIZED (
   SELECT DISTINCT ON (x.uri) x.uri, x.rev, x.cid, least(x.created_at, x.indexed_at) AS sort_at
   FROM stage_superseded x
+  LEFT JOIN gone d USING (uri)
   WHERE x.collection = 'app.bsky.feed.post' AND x.action <> 'delete'
-    AND NOT EXISTS (SELECT FROM stage_superseded d WHERE d.uri = x.uri AND d.action = 'delete' AND d.rev > x.rev)
+    AND (d.rev IS NULL OR d.rev <= x.rev)
     AND NOT EXISTS (SELECT FROM touched c WHERE c.uri = x.uri AND c.change = 'updated')
   ORDER BY x.uri, x.rev
 )
@@ -49,27 +65,21 @@ FROM first f
 JOIN stage_post s USING (uri)
 CROSS JOIN LATERAL (SELECT root, parent FROM pipeline.version WHERE uri = f.uri AND rev = f.rev OFFSET 0) v
 UNION ALL
-SELECT p.uri, p.cid, p.creator, r.rev, p."replyRoot", p."replyParent", p."sortAt", false, false,
+SELECT p.uri, p.cid, p.creator, p.rev, p."replyRoot", p."replyParent", p."sortAt", false, false,
   p."violatesThreadGate" IS TRUE
 FROM (
   SELECT uri FROM judgement WHERE live
   UNION
   SELECT uri FROM quote_judgement
   UNION
-  SELECT uri FROM concerned WHERE live AND rev >= since
+  SELECT uri FROM affected WHERE live
   EXCEPT
   SELECT uri FROM stage_post
 ) again
-CROSS JOIN LATERAL (SELECT * FROM bsky.post p WHERE p.uri = again.uri OFFSET 0) p
-CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = again.uri OFFSET 0) r;
+CROSS JOIN LATERAL (SELECT * FROM bsky.post p WHERE p.uri = again.uri OFFSET 0) p;
 
 -- :tell
-WITH RECURSIVE hidden AS MATERIALIZED (
-  SELECT t.uri, t.rev, g.record -> 'hiddenReplies' AS replies
-  FROM telling t
-  CROSS JOIN LATERAL pipeline.record_as_of(pipeline.thread_gate_of(t.root), t.rev) g
-  WHERE t.parent IS NOT NULL AND NOT t.silent AND jsonb_typeof(g.record -> 'hiddenReplies') = 'array'
-), above (uri, rev, ancestor, next, height) AS (
+WITH RECURSIVE above (uri, rev, ancestor, next, height) AS (
   SELECT t.uri, t.rev, t.parent, p.parent, 1
   FROM telling t
   CROSS JOIN LATERAL pipeline.post_as_of(t.parent, t.rev) p
@@ -78,9 +88,29 @@ WITH RECURSIVE hidden AS MATERIALIZED (
   SELECT a.uri, a.rev, a.next, p.parent, a.height + 1
   FROM above a
   CROSS JOIN LATERAL pipeline.post_as_of(a.next, a.rev) p
-  WHERE a.height < 4
-    AND a.next IS NOT NULL
-    AND NOT EXISTS (SELECT FROM hidden h WHERE h.uri = a.uri AND h.rev = a.rev AND h.replies ? a.ancestor)
+  WHERE a.height < 4 AND a.next IS NOT NULL
+), gate AS MATERIALIZED (
+  SELECT t.uri, t.rev, u.gate_uri, g.rev AS gate_rev, g.is_current
+  FROM telling t
+  CROSS JOIN LATERAL (
+    SELECT pipeline.thread_gate_of(t.root) AS gate_uri
+  ) u
+  CROSS JOIN LATERAL pipeline.state_as_of(u.gate_uri, t.rev) g
+  WHERE t.parent IS NOT NULL AND NOT t.silent
+), hidden AS MATERIALIZED (
+  SELECT DISTINCT g.gate_uri, g.gate_rev, h.reply
+  FROM (SELECT DISTINCT gate_uri, gate_rev, is_current FROM gate) g
+  CROSS JOIN LATERAL (
+    SELECT r.record -> 'hiddenReplies' AS replies FROM pipeline.record_at(g.gate_uri, g.gate_rev, g.is_current) r OFFSET 0
+  ) r
+  CROSS JOIN LATERAL jsonb_array_elements_text(
+    CASE WHEN jsonb_typeof(r.replies) = 'array' THEN r.replies ELSE '[]' END) h (reply)
+), highest AS MATERIALIZED (
+  SELECT a.uri, a.rev, min(a.height) AS height
+  FROM above a
+  JOIN gate g USING (uri, rev)
+  JOIN hidden h ON h.gate_uri = g.gate_uri AND h.gate_rev = g.gate_rev AND h.reply = a.ancestor
+  GROUP BY a.uri, a.rev
 ), first_quote AS (
   SELECT t.uri, t.rev, q.subject
   FROM telling t
@@ -97,10 +127,12 @@ WITH RECURSIVE hidden AS MATERIALIZED (
       split_part(q.subject, '/', 3) = t.creator
       OR NOT EXISTS (
         SELECT
-        FROM pipeline.record_as_of(
-          'at://' || split_part(q.subject, '/', 3) || '/app.bsky.feed.postgate/' || split_part(q.subject, '/', 5),
-          t.rev) g
-        WHERE g.record -> 'embeddingRules' @> '[{"$type": "app.bsky.feed.postgate#disableRule"}]'))
+        FROM (
+          SELECT 'at://' || split_part(q.subject, '/', 3) || '/app.bsky.feed.postgate/' || split_part(q.subject, '/', 5) AS uri
+        ) u
+        CROSS JOIN LATERAL pipeline.state_as_of(u.uri, t.rev) g
+        CROSS JOIN LATERAL pipeline.record_at(u.uri, g.rev, g.is_current) r
+        WHERE r.record -> 'embeddingRules' @> '[{"$type": "app.bsky.feed.postgate#disableRule"}]'))
 ), told (uri, rev, rank, height, did, reason, subject) AS (
   SELECT t.uri, t.rev, 1, 0, m.did, 'mention', NULL
   FROM stage_post_mention m
@@ -140,6 +172,8 @@ WITH RECURSIVE hidden AS MATERIALIZED (
   UNION ALL
   SELECT a.uri, a.rev, 3, a.height, split_part(a.ancestor, '/', 3), 'reply', a.ancestor
   FROM above a
+  LEFT JOIN highest h USING (uri, rev)
+  WHERE h.height IS NULL OR a.height <= h.height
 ), superseded AS (
   INSERT INTO first_told (uri, did)
   SELECT n.uri, n.did
@@ -155,20 +189,15 @@ WHERE n.did <> t.creator AND NOT t.is_first
 ORDER BY t.uri, n.did, n.rank, n.height;
 
 -- Whose subscription waits for a follow to arrive is noted with the post.
--- :subscribers
-WITH asked AS MATERIALIZED (
-  SELECT t.uri, t.cid, t.creator, t.rev, t.sort_at, t.is_new,
-    s.creator AS did, allowed.to_whom, s.creator || ' ' || t.creator AS fact
+-- :subscriptions
+WITH subscribed AS MATERIALIZED (
+  SELECT t.uri, t.rev, t.cid, t.creator, t.sort_at, t.is_new, s.creator AS did
   FROM telling t
   CROSS JOIN LATERAL (
     SELECT a.creator, a.post, a.reply FROM bsky.activity_subscription a WHERE a."subjectDid" = t.creator OFFSET 0
   ) s
-  LEFT JOIN LATERAL pipeline.record_as_of(
-    'at://' || t.creator || '/app.bsky.notification.declaration/self', t.rev) d ON true
-  CROSS JOIN LATERAL (SELECT coalesce(d.record ->> 'allowSubscriptions', 'followers') AS to_whom) allowed
   WHERE CASE WHEN t.parent IS NULL THEN s.post ELSE s.reply END
     AND s.creator <> t.creator
-    AND allowed.to_whom IN ('followers', 'mutuals')
     AND CASE
       WHEN t.is_first THEN true
       WHEN t.is_new THEN
@@ -181,22 +210,48 @@ WITH asked AS MATERIALIZED (
     AND NOT EXISTS (SELECT FROM first_told n WHERE t.is_first AND n.did = s.creator AND n.uri = t.uri)
     AND NOT EXISTS (
       SELECT FROM new_notification n WHERE NOT t.is_first AND n.did = s.creator AND n.record_uri = t.uri)
+), declaration AS MATERIALIZED (
+  SELECT s.creator, s.rev, d.rev AS declared, d.is_current
+  FROM (SELECT DISTINCT creator, rev FROM subscribed) s
+  CROSS JOIN LATERAL pipeline.state_as_of('at://' || s.creator || '/app.bsky.notification.declaration/self', s.rev) d
+), allowed AS MATERIALIZED (
+  SELECT d.creator, d.declared, r.record ->> 'allowSubscriptions' AS to_whom
+  FROM (SELECT DISTINCT creator, declared, is_current FROM declaration) d
+  CROSS JOIN LATERAL pipeline.record_at(
+    'at://' || d.creator || '/app.bsky.notification.declaration/self', d.declared, d.is_current) r
+), asked AS MATERIALIZED (
+  SELECT s.*, s.did || ' ' || s.creator AS follow,
+    CASE WHEN a.to_whom = 'mutuals' THEN s.creator || ' ' || s.did END AS follow_back
+  FROM subscribed s
+  LEFT JOIN declaration d ON d.creator = s.creator AND d.rev = s.rev
+  LEFT JOIN allowed a ON a.creator = d.creator AND a.declared = d.declared
+  WHERE coalesce(a.to_whom, 'followers') IN ('followers', 'mutuals')
 ), waiting AS (
   INSERT INTO pipeline.dependency (fact, uri)
   SELECT f.fact, a.uri
   FROM asked a
-  CROSS JOIN LATERAL (
-    VALUES (a.fact), (CASE WHEN a.to_whom = 'mutuals' THEN a.creator || ' ' || a.did END)
-  ) f (fact)
+  CROSS JOIN LATERAL (VALUES (a.follow), (a.follow_back)) f (fact)
   WHERE a.is_new AND f.fact IS NOT NULL
   ORDER BY f.fact, a.uri
   ON CONFLICT DO NOTHING
+), facts AS (
+  INSERT INTO fact_asked (fact, rev)
+  SELECT DISTINCT f.fact, a.rev
+  FROM asked a
+  CROSS JOIN LATERAL (VALUES (a.follow), (a.follow_back)) f (fact)
+  WHERE f.fact IS NOT NULL AND NOT EXISTS (SELECT FROM fact_asked k WHERE k.fact = f.fact AND k.rev = a.rev)
 )
+INSERT INTO subscription (uri, rev, cid, creator, sort_at, is_new, did, follow, follow_back)
+SELECT uri, rev, cid, creator, sort_at, is_new, did, follow, follow_back FROM asked;
+
+-- Run after `facts` of thread.sql, where there are subscriptions.
+-- :subscribers
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT did, uri, cid, creator, 'subscribed-post', NULL, sort_at
-FROM asked
-WHERE pipeline.follows_as_of(did, creator, rev)
-  AND (to_whom = 'followers' OR pipeline.follows_as_of(creator, did, rev));
+SELECT s.did, s.uri, s.cid, s.creator, 'subscribed-post', NULL, s.sort_at
+FROM subscription s
+JOIN fact_asked f ON f.fact = s.follow AND f.rev = s.rev AND f.holds
+LEFT JOIN fact_asked b ON b.fact = s.follow_back AND b.rev = s.rev
+WHERE s.follow_back IS NULL OR b.holds;
 
 -- A like or repost that came before the post it names could not know the thread. Who muted that is told no longer; who
 -- muted the post itself, which turns out to be no root, is told now. A like that is older than the post says nothing of
@@ -205,7 +260,7 @@ WHERE pipeline.follows_as_of(did, creator, rev)
 WITH muter AS (
   SELECT e.uri, split_part(e.uri, '/', 3) AS creator, min(e.rev) AS rev
   FROM post_event e
-  WHERE split_part(e.uri, '/', 3) IN (SELECT "mutedByDid" FROM bsky.thread_mute)
+  WHERE e.moves AND split_part(e.uri, '/', 3) IN (SELECT "mutedByDid" FROM bsky.thread_mute)
   GROUP BY e.uri
 ), liked AS (
   SELECT m.uri, m.creator, coalesce(p.root, m.uri) AS root, l.uri AS record_uri, l.cid, l.creator AS author, l.reason,

@@ -12,17 +12,19 @@
 -- so that neither can miss what the other brings.
 
 -- :stage
+-- Every event of a post in this batch. `moves`: it is there where it was not, or the other way round, or it hangs elsewhere
+-- in a thread than its state before; what an edit leaves where it is changes nothing further down.
 CREATE TEMPORARY TABLE post_event (
   uri text NOT NULL,
-  rev text COLLATE "C" NOT NULL
+  rev text COLLATE "C" NOT NULL,
+  moves boolean NOT NULL DEFAULT true
 ) ON COMMIT DELETE ROWS;
 
-CREATE TEMPORARY TABLE concerned (
+-- Posts that were there before the events that affect them.
+CREATE TEMPORARY TABLE affected (
   uri text NOT NULL,
   rev text COLLATE "C" NOT NULL,
-  live boolean NOT NULL,
-  level int NOT NULL,
-  since text COLLATE "C" NOT NULL        -- rev of the event; who is older only leads to others
+  live boolean NOT NULL                  -- a row of bsky.post; else one of pipeline.version
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE judgement (
@@ -40,6 +42,31 @@ CREATE TEMPORARY TABLE judgement (
   violating boolean NOT NULL DEFAULT false
 ) ON COMMIT DELETE ROWS;
 
+-- Which state of its thread gate a reply is judged by, and the rules of each of those states, read once for all replies.
+CREATE TEMPORARY TABLE gated (
+  uri text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  creator text NOT NULL,
+  root text NOT NULL,
+  gate_uri text NOT NULL,
+  gate_rev text COLLATE "C" NOT NULL,
+  is_current boolean NOT NULL
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE gate_rule (
+  gate_uri text NOT NULL,
+  gate_rev text COLLATE "C" NOT NULL,
+  kind text,                             -- null: the gate admits nobody
+  list text
+) ON COMMIT DELETE ROWS;
+
+-- Follows and list items (as version.fact) that are asked about, and as of which rev.
+CREATE TEMPORARY TABLE fact_asked (
+  fact text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  holds boolean
+) ON COMMIT DELETE ROWS;
+
 CREATE TEMPORARY TABLE quote_judgement (
   uri text NOT NULL,
   violating boolean NOT NULL
@@ -50,12 +77,35 @@ CREATE TEMPORARY TABLE quote_judgement (
 -- :lock
 SELECT pg_advisory_xact_lock(hashtext('appview-pipeline: judging'));
 
--- Every event of a post in this batch.
+-- A state that an update replaces was there before and is no event; one that nobody has seen, and a deletion, is.
 -- :events
-INSERT INTO post_event (uri, rev)
-SELECT uri, rev FROM stage_post
-UNION
-SELECT uri, rev FROM new_version WHERE collection = 'app.bsky.feed.post';
+INSERT INTO post_event (uri, rev, moves)
+SELECT e.uri, e.rev,
+  e.is_creation
+  OR (before.deleted IS FALSE) = e.deleted
+  OR (NOT e.deleted AND (before.root, before.parent) IS DISTINCT FROM (e.root, e.parent))
+FROM (
+  SELECT s.uri, s.rev, false AS deleted, s.reply_root AS root, s.reply_parent AS parent, t.uri IS NULL AS is_creation
+  FROM stage_post s
+  LEFT JOIN touched t ON t.uri = s.uri AND t.change = 'updated'
+  UNION ALL
+  SELECT v.uri, v.rev, v.deleted, v.root, v.parent, false
+  FROM new_version n
+  CROSS JOIN LATERAL (
+    SELECT v.uri, v.rev, v.deleted, v.root, v.parent
+    FROM pipeline.version v
+    WHERE v.uri = n.uri AND v.rev = n.rev
+    OFFSET 0
+  ) v
+  WHERE n.collection = 'app.bsky.feed.post' AND (n.unseen OR n.deleted)
+) e
+LEFT JOIN LATERAL (
+  SELECT v.deleted, v.root, v.parent
+  FROM pipeline.version v
+  WHERE NOT e.is_creation AND v.uri = e.uri AND v.rev < e.rev
+  ORDER BY v.rev DESC
+  LIMIT 1
+) before ON true;
 
 -- Events of other records that earlier replies name as their parent or root. Such replies are rare, and a stream in order
 -- has none that is newer than what it brings: then nothing is looked up.
@@ -89,82 +139,114 @@ CROSS JOIN LATERAL (
 ) v
 WHERE v.parent IS NOT NULL AND v.invalid IS NULL;
 
--- Replies that came before what this batch brings. Only posts whose rev is not older than an event's can be concerned by it.
+-- Replies that came before what this batch brings. Only posts whose rev is not older than an event's can be affected by it.
+-- An event is looked at once a post, from the oldest of its revs on: several edits of a post don't multiply its replies.
 -- (`OFFSET 0` keeps the planner from turning a look-up into a scan of a large table: it can't guess how few rows ask.)
 
--- Below the batch's posts, to any depth: `concerned_next` is repeated until it finds nothing. Four levels down also past
--- replies that are older than the event: they are not concerned, but whoever answers them later tells those above.
--- :concerned_below
-INSERT INTO concerned (uri, rev, live, level, since)
-SELECT DISTINCT c.uri, c.rev, c.live, 1, e.rev
-FROM post_event e
-CROSS JOIN LATERAL pipeline.replies_to(e.uri) c;
-
--- :concerned_next
-INSERT INTO concerned (uri, rev, live, level, since)
-SELECT DISTINCT c.uri, c.rev, c.live, b.level + 1, b.since
-FROM concerned b
-CROSS JOIN LATERAL pipeline.replies_to(b.uri) c
-WHERE b.level = (SELECT max(level) FROM concerned)
-  AND (b.rev >= b.since OR b.level < 4)
-  AND NOT EXISTS (SELECT FROM concerned k WHERE k.uri = c.uri AND k.rev = c.rev AND k.since <= b.since);
+-- A reply depends on the state of its parent as of its own rev, that one on its own parent's, and so on to any depth
+-- (`below`): of every state found, the replies between its rev and the next state's. UNION keeps each once.
+-- Whom a reply notifies depends on where the four posts above it were as of its own rev. So where a post moves, replies
+-- as new as that are looked for four levels down also past older ones (`second` to `fourth`): those are unaffected, but
+-- later replies below them notify these ancestors.
+-- :affected_below
+WITH RECURSIVE event AS MATERIALIZED (
+  SELECT uri, min(rev) AS since, min(rev) FILTER (WHERE moves) AS moved
+  FROM post_event
+  GROUP BY uri
+), first AS MATERIALIZED (
+  SELECT c.uri, c.rev, c.live, e.since, e.moved
+  FROM event e
+  CROSS JOIN LATERAL pipeline.replies_between(
+    e.uri, CASE WHEN e.moved IS NULL THEN e.since ELSE '' END, E'\x7f') c
+), below (uri, rev, live) AS (
+  SELECT uri, rev, live FROM first WHERE rev >= since
+  UNION
+  SELECT c.uri, c.rev, c.live
+  FROM below b
+  CROSS JOIN LATERAL pipeline.next_rev(b.uri, b.rev) next
+  CROSS JOIN LATERAL pipeline.replies_between(b.uri, b.rev, next.rev) c
+), second AS MATERIALIZED (
+  SELECT c.uri, c.rev, c.live, b.moved
+  FROM (SELECT uri, min(moved) AS moved FROM first WHERE moved IS NOT NULL GROUP BY uri) b
+  CROSS JOIN LATERAL pipeline.replies_between(b.uri, '', E'\x7f') c
+), third AS MATERIALIZED (
+  SELECT c.uri, c.rev, c.live, b.moved
+  FROM (SELECT uri, min(moved) AS moved FROM second GROUP BY uri) b
+  CROSS JOIN LATERAL pipeline.replies_between(b.uri, '', E'\x7f') c
+), fourth AS MATERIALIZED (
+  SELECT c.uri, c.rev, c.live
+  FROM (SELECT uri, min(moved) AS moved FROM third GROUP BY uri) b
+  CROSS JOIN LATERAL pipeline.replies_between(b.uri, b.moved, E'\x7f') c
+)
+INSERT INTO affected (uri, rev, live)
+SELECT uri, rev, live FROM below
+UNION
+SELECT uri, rev, live FROM second WHERE rev >= moved
+UNION
+SELECT uri, rev, live FROM third WHERE rev >= moved
+UNION
+SELECT uri, rev, live FROM fourth;
 
 -- In the threads of the batch's gates, and of its posts, whose mentions a gate may ask for.
--- :concerned_in_thread
+-- :affected_in_thread
 WITH event (post_uri, rev) AS (
-  SELECT g.post_uri, w.rev
-  FROM stage_threadgate g
-  JOIN stage_write w USING (uri)
-  UNION
-  SELECT 'at://' || did || '/app.bsky.feed.post/' || split_part(uri, '/', 5), rev
-  FROM new_version
-  WHERE collection = 'app.bsky.feed.threadgate'
-  UNION
-  SELECT uri, rev FROM post_event
+  SELECT post_uri, min(rev)
+  FROM (
+    SELECT g.post_uri, w.rev
+    FROM stage_threadgate g
+    JOIN stage_write w USING (uri)
+    UNION ALL
+    SELECT 'at://' || did || '/app.bsky.feed.post/' || split_part(uri, '/', 5), rev
+    FROM new_version
+    WHERE collection = 'app.bsky.feed.threadgate'
+    UNION ALL
+    SELECT uri, rev FROM post_event
+  ) g
+  GROUP BY post_uri
 )
-INSERT INTO concerned (uri, rev, live, level, since)
-SELECT DISTINCT c.uri, c.rev, true, 0, e.rev
+INSERT INTO affected (uri, rev, live)
+SELECT c.uri, c.rev, true
 FROM event e
 CROSS JOIN LATERAL (
-  SELECT p.uri, r.rev
-  FROM bsky.post p
-  JOIN bsky.record r USING (uri)
-  WHERE p."replyRoot" = e.post_uri AND r.rev >= e.rev
-  OFFSET 0
+  SELECT p.uri, p.rev FROM bsky.post p WHERE p."replyRoot" = e.post_uri AND p.rev >= e.rev OFFSET 0
 ) c;
 
 -- By its follows and list items, its own and those that end with it.
--- :concerned_by_facts
+-- :affected_by_facts
 WITH event (fact, rev) AS (
-  SELECT creator || ' ' || subject_did, rev FROM stage_follow
-  UNION
-  SELECT list_uri || ' ' || subject_did, rev FROM stage_listitem
-  UNION
-  SELECT v.fact, v.rev
-  FROM new_version n
-  CROSS JOIN LATERAL (
-    SELECT v.fact, v.rev FROM pipeline.version v WHERE v.uri = n.uri AND v.rev = n.rev OFFSET 0
-  ) v
-  WHERE v.fact IS NOT NULL
+  SELECT fact, min(rev)
+  FROM (
+    SELECT creator || ' ' || subject_did AS fact, rev FROM stage_follow
+    UNION ALL
+    SELECT list_uri || ' ' || subject_did, rev FROM stage_listitem
+    UNION ALL
+    SELECT v.fact, v.rev
+    FROM new_version n
+    CROSS JOIN LATERAL (
+      SELECT v.fact, v.rev FROM pipeline.version v WHERE v.uri = n.uri AND v.rev = n.rev OFFSET 0
+    ) v
+    WHERE v.fact IS NOT NULL
+  ) f
+  GROUP BY fact
 )
-INSERT INTO concerned (uri, rev, live, level, since)
-SELECT DISTINCT c.uri, c.rev, true, 0, e.rev
+INSERT INTO affected (uri, rev, live)
+SELECT c.uri, c.rev, true
 FROM event e
 CROSS JOIN LATERAL (
-  SELECT r.uri, r.rev
+  SELECT p.uri, p.rev
   FROM pipeline.dependency d
-  JOIN bsky.record r USING (uri)
-  WHERE d.fact = e.fact AND r.rev >= e.rev
+  JOIN bsky.post p USING (uri)
+  WHERE d.fact = e.fact AND p.rev >= e.rev
   OFFSET 0
 ) c;
 
--- :collect_concerned
+-- :collect_affected
 INSERT INTO judgement (uri, rev, creator, root, parent, live, is_new, was_invalid, was_violating)
 SELECT c.uri, c.rev, split_part(c.uri, '/', 3), p.root, p.parent, c.live, false, p.invalid, p.violating
 FROM (
   SELECT DISTINCT uri, rev, live
-  FROM concerned c
-  WHERE rev >= since AND NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.uri AND j.rev = c.rev)
+  FROM affected c
+  WHERE NOT EXISTS (SELECT FROM judgement j WHERE j.uri = c.uri AND j.rev = c.rev)
 ) c
 CROSS JOIN LATERAL (
   SELECT "replyRoot" AS root, "replyParent" AS parent, "invalidReplyRoot" AS invalid, "violatesThreadGate" AS violating
@@ -179,11 +261,28 @@ CROSS JOIN LATERAL (
 
 -- Parents first, level by level. What no level reaches (posts of one commit that answer each other) stays invalid.
 -- :judge_roots
-WITH RECURSIVE parented AS MATERIALIZED (
+WITH RECURSIVE other AS MATERIALIZED (
+  SELECT j.uri, j.rev, j.parent, p.rev AS parent_rev, p.is_current
+  FROM judgement j
+  CROSS JOIN LATERAL pipeline.state_as_of(j.parent, j.rev) p
+  WHERE split_part(j.parent, '/', 4) <> 'app.bsky.feed.post'
+), state_of_other AS MATERIALIZED (
+  SELECT o.parent, o.parent_rev, r.record #>> '{reply,root,uri}' AS root,
+    CASE WHEN r.record -> 'reply' NOT IN ('null', 'false', '0', '""') THEN r.record ->> 'reply' END AS reply
+  FROM (SELECT DISTINCT parent, parent_rev, is_current FROM other) o
+  CROSS JOIN LATERAL pipeline.record_at(o.parent, o.parent_rev, o.is_current) r
+), parented AS MATERIALIZED (
   SELECT j.uri, j.rev, j.root, j.parent, p.rev AS parent_rev, p.root AS parent_root, p.parent AS parent_parent,
     p.invalid AS parent_invalid
   FROM judgement j
-  LEFT JOIN LATERAL pipeline.parent_as_of(j.parent, j.rev) p ON true
+  LEFT JOIN LATERAL pipeline.post_as_of(j.parent, j.rev) p ON true
+  WHERE split_part(j.parent, '/', 4) = 'app.bsky.feed.post'
+  UNION ALL
+  SELECT j.uri, j.rev, j.root, j.parent, o.parent_rev, s.root, s.reply, NULL
+  FROM judgement j
+  LEFT JOIN other o USING (uri, rev)
+  LEFT JOIN state_of_other s ON s.parent = o.parent AND s.parent_rev = o.parent_rev
+  WHERE split_part(j.parent, '/', 4) <> 'app.bsky.feed.post'
 ), of_others AS (
   INSERT INTO pipeline.reply_to_other (subject, uri, rev)
   SELECT DISTINCT s.subject, j.uri, j.rev
@@ -217,54 +316,117 @@ FROM parented c
 LEFT JOIN judged j USING (uri, rev)
 WHERE t.uri = c.uri AND t.rev = c.rev;
 
--- :judge_gates
-WITH gated AS MATERIALIZED (
-  SELECT j.uri, j.rev, j.creator, j.root, split_part(j.root, '/', 3) AS owner, g.record -> 'allow' AS allow
-  FROM judgement j
-  CROSS JOIN LATERAL pipeline.record_as_of(pipeline.thread_gate_of(j.root), j.rev) g
-  WHERE (j.live OR j.is_new) AND split_part(j.root, '/', 3) <> j.creator AND jsonb_typeof(g.record -> 'allow') = 'array'
+-- :gates
+INSERT INTO gated (uri, rev, creator, root, gate_uri, gate_rev, is_current)
+SELECT j.uri, j.rev, j.creator, j.root, u.gate_uri, g.rev, g.is_current
+FROM judgement j
+CROSS JOIN LATERAL (
+  SELECT pipeline.thread_gate_of(j.root) AS gate_uri
+) u
+CROSS JOIN LATERAL pipeline.state_as_of(u.gate_uri, j.rev) g
+WHERE (j.live OR j.is_new) AND split_part(j.root, '/', 3) <> j.creator;
+
+-- A gate that does not list who may reply turns nobody away, and has no rows here.
+-- :rules
+INSERT INTO gate_rule (gate_uri, gate_rev, kind, list)
+SELECT g.gate_uri, g.gate_rev, r.rule ->> '$type', r.rule ->> 'list'
+FROM (SELECT DISTINCT gate_uri, gate_rev, is_current FROM gated) g
+CROSS JOIN LATERAL (
+  SELECT a.record -> 'allow' AS allow FROM pipeline.record_at(g.gate_uri, g.gate_rev, g.is_current) a OFFSET 0
+) a
+LEFT JOIN LATERAL jsonb_array_elements(CASE WHEN jsonb_typeof(a.allow) = 'array' THEN a.allow END) r (rule) ON true
+WHERE jsonb_typeof(a.allow) = 'array';
+
+-- Replies that a follow or list item decides on are found again by it, should it come late.
+-- :ask_facts
+WITH asked AS MATERIALIZED (
+  SELECT DISTINCT f.fact, g.uri, g.rev
+  FROM gated g
+  JOIN gate_rule r USING (gate_uri, gate_rev)
+  CROSS JOIN LATERAL pipeline.fact_of_rule(r.kind, r.list, split_part(g.root, '/', 3), g.creator) f (fact)
+  WHERE f.fact IS NOT NULL
 ), depends AS (
   INSERT INTO pipeline.dependency (fact, uri)
-  SELECT DISTINCT f.fact, g.uri
-  FROM gated g
-  CROSS JOIN LATERAL jsonb_array_elements(g.allow) a (rule)
-  CROSS JOIN LATERAL (
-    SELECT CASE rule ->> '$type'
-      WHEN 'app.bsky.feed.threadgate#followerRule' THEN g.creator || ' ' || g.owner
-      WHEN 'app.bsky.feed.threadgate#followingRule' THEN g.owner || ' ' || g.creator
-      WHEN 'app.bsky.feed.threadgate#listRule' THEN (rule ->> 'list') || ' ' || g.creator
-    END AS fact
-  ) f
-  WHERE f.fact IS NOT NULL
-  ORDER BY f.fact, g.uri
+  SELECT DISTINCT fact, uri FROM asked ORDER BY fact, uri
   ON CONFLICT DO NOTHING
 )
+INSERT INTO fact_asked (fact, rev)
+SELECT DISTINCT fact, rev FROM asked;
+
+-- Whether each fact held: more records began to say it up to that rev, it included, than ceased to. A record ceases with its
+-- next event. (One pass over a fact's history, however many revs are asked about.)
+-- :facts
+WITH fact AS MATERIALIZED (
+  SELECT DISTINCT fact FROM fact_asked WHERE holds IS NULL
+), said AS MATERIALIZED (
+  SELECT f.fact, r.rev, NULL AS until
+  FROM fact f
+  CROSS JOIN LATERAL (
+    SELECT w.uri
+    FROM bsky.follow w
+    WHERE f.fact LIKE 'did:%' AND w.creator = split_part(f.fact, ' ', 1) AND w."subjectDid" = split_part(f.fact, ' ', 2)
+    UNION ALL
+    SELECT i.uri
+    FROM bsky.list_item i
+    WHERE f.fact LIKE 'at:%' AND i."listUri" = split_part(f.fact, ' ', 1) AND i."subjectDid" = split_part(f.fact, ' ', 2)
+    OFFSET 0
+  ) w
+  CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = w.uri AND r.rev IS NOT NULL OFFSET 0) r
+  UNION ALL
+  SELECT f.fact, v.rev, least(
+    (SELECT n.rev FROM pipeline.version n WHERE n.uri = v.uri AND n.rev > v.rev ORDER BY n.rev LIMIT 1),
+    (SELECT r.rev FROM bsky.record r WHERE r.uri = v.uri AND r.rev > v.rev))
+  FROM fact f
+  CROSS JOIN LATERAL (SELECT v.uri, v.rev FROM pipeline.version v WHERE v.fact = f.fact OFFSET 0) v
+), moment (fact, rev, change) AS (
+  SELECT fact, rev, 1 FROM said
+  UNION ALL
+  SELECT fact, until, -1 FROM said WHERE until IS NOT NULL
+  UNION ALL
+  SELECT fact, rev, 0 FROM fact_asked WHERE holds IS NULL
+), counted AS (
+  SELECT DISTINCT fact, rev, sum(change) OVER (PARTITION BY fact ORDER BY rev RANGE UNBOUNDED PRECEDING) > 0 AS holds
+  FROM moment
+)
+UPDATE fact_asked a SET holds = c.holds
+FROM counted c
+WHERE a.fact = c.fact AND a.rev = c.rev AND a.holds IS NULL;
+
+-- :judge_gates
+WITH rooted AS MATERIALIZED (
+  SELECT g.uri, g.rev, g.creator, g.root, p.rev AS root_rev, p.mentions
+  FROM gated g
+  CROSS JOIN LATERAL pipeline.post_as_of(g.root, g.rev) p
+  WHERE (g.gate_uri, g.gate_rev) IN (
+    SELECT gate_uri, gate_rev FROM gate_rule WHERE kind = 'app.bsky.feed.threadgate#mentionRule')
+), mentioned AS MATERIALIZED (
+  SELECT DISTINCT r.root, r.root_rev, m.did
+  FROM (SELECT DISTINCT root, root_rev, mentions FROM rooted) r
+  CROSS JOIN LATERAL jsonb_array_elements_text(
+    coalesce(r.mentions, (
+      SELECT jsonb_path_query_array(
+        o.json::jsonb, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
+      FROM bsky.record o
+      WHERE o.uri = r.root
+    ))) m (did)
+), admitted AS (
+  SELECT r.uri, r.rev
+  FROM rooted r
+  JOIN mentioned m ON m.root = r.root AND m.root_rev = r.root_rev AND m.did = r.creator
+  UNION
+  SELECT g.uri, g.rev
+  FROM gated g
+  JOIN gate_rule r USING (gate_uri, gate_rev)
+  JOIN fact_asked a
+    ON a.fact = pipeline.fact_of_rule(r.kind, r.list, split_part(g.root, '/', 3), g.creator) AND a.rev = g.rev AND a.holds
+), refused AS (
+  SELECT g.uri, g.rev FROM gated g JOIN gate_rule r USING (gate_uri, gate_rev)
+  EXCEPT
+  SELECT uri, rev FROM admitted
+)
 UPDATE judgement t SET violating = true
-FROM gated g
-WHERE t.uri = g.uri AND t.rev = g.rev
-  AND NOT EXISTS (
-    SELECT
-    FROM jsonb_array_elements(g.allow) a (rule)
-    WHERE CASE rule ->> '$type'
-      WHEN 'app.bsky.feed.threadgate#mentionRule' THEN
-        EXISTS (
-          SELECT
-          FROM pipeline.post_as_of(g.root, g.rev) root
-          CROSS JOIN LATERAL jsonb_array_elements_text(
-            coalesce(root.mentions, (
-              SELECT jsonb_path_query_array(
-                r.json::jsonb, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
-              FROM bsky.record r
-              WHERE r.uri = g.root
-            ))) mention
-          WHERE mention = g.creator
-        )
-      WHEN 'app.bsky.feed.threadgate#followerRule' THEN pipeline.follows_as_of(g.creator, g.owner, g.rev)
-      WHEN 'app.bsky.feed.threadgate#followingRule' THEN pipeline.follows_as_of(g.owner, g.creator, g.rev)
-      WHEN 'app.bsky.feed.threadgate#listRule' THEN pipeline.listed_as_of(rule ->> 'list', g.creator, g.rev)
-      ELSE false
-    END
-  );
+FROM refused r
+WHERE t.uri = r.uri AND t.rev = r.rev;
 
 -- As the reference has it: both flags are set, or neither. Counts the reply with its parent, or no longer.
 -- :flag
@@ -315,33 +477,46 @@ WHERE d.uri = j.uri AND d.uri = ANY (ARRAY(SELECT uri FROM judgement)) AND d.kin
 -- when the quoted post goes, which changes nothing of whether it was allowed.
 -- :judge_quotes
 WITH gate_event (post_uri, rev) AS (
-  SELECT g.post_uri, s.rev
-  FROM stage_postgate g
-  JOIN stage_write s USING (uri)
-  UNION
-  SELECT 'at://' || did || '/app.bsky.feed.post/' || split_part(uri, '/', 5), rev
-  FROM new_version
-  WHERE collection = 'app.bsky.feed.postgate'
-), quoting (uri, rev, creator, subject) AS (
+  SELECT post_uri, min(rev)
+  FROM (
+    SELECT g.post_uri, s.rev
+    FROM stage_postgate g
+    JOIN stage_write s USING (uri)
+    UNION ALL
+    SELECT 'at://' || did || '/app.bsky.feed.post/' || split_part(uri, '/', 5), rev
+    FROM new_version
+    WHERE collection = 'app.bsky.feed.postgate'
+  ) g
+  GROUP BY post_uri
+), quoting (uri, rev, creator, subject) AS MATERIALIZED (
   SELECT p.uri, p.rev, p.creator, e.embed_uri
   FROM stage_post_record e
   JOIN stage_post p ON p.uri = e.post_uri
   WHERE e.is_quote
   UNION
-  SELECT r.uri, r.rev, r.did, g.post_uri
+  SELECT p.uri, p.rev, p.creator, g.post_uri
   FROM gate_event g
   CROSS JOIN LATERAL (
     SELECT e."postUri" AS uri FROM bsky.post_embed_record e WHERE e."embedUri" = g.post_uri OFFSET 0
   ) e
-  CROSS JOIN LATERAL (SELECT r.uri, r.rev, r.did FROM bsky.record r WHERE r.uri = e.uri AND r.rev >= g.rev OFFSET 0) r
-), judged AS (
-  SELECT q.uri, coalesce(
-    q.creator <> split_part(q.subject, '/', 3)
-    AND g.record -> 'embeddingRules' @> '[{"$type": "app.bsky.feed.postgate#disableRule"}]', false) AS violating
+  CROSS JOIN LATERAL (SELECT p.uri, p.rev, p.creator FROM bsky.post p WHERE p.uri = e.uri AND p.rev >= g.rev OFFSET 0) p
+), gate AS MATERIALIZED (
+  SELECT q.uri, u.gate_uri, g.rev AS gate_rev, g.is_current
   FROM quoting q
-  LEFT JOIN LATERAL pipeline.record_as_of(
-    'at://' || split_part(q.subject, '/', 3) || '/app.bsky.feed.postgate/' || split_part(q.subject, '/', 5), q.rev
-  ) g ON true
+  CROSS JOIN LATERAL (
+    SELECT 'at://' || split_part(q.subject, '/', 3) || '/app.bsky.feed.postgate/' || split_part(q.subject, '/', 5) AS gate_uri
+  ) u
+  CROSS JOIN LATERAL pipeline.state_as_of(u.gate_uri, q.rev) g
+  WHERE q.creator <> split_part(q.subject, '/', 3)
+), forbidding AS MATERIALIZED (
+  SELECT g.gate_uri, g.gate_rev
+  FROM (SELECT DISTINCT gate_uri, gate_rev, is_current FROM gate) g
+  CROSS JOIN LATERAL pipeline.record_at(g.gate_uri, g.gate_rev, g.is_current) r
+  WHERE r.record -> 'embeddingRules' @> '[{"$type": "app.bsky.feed.postgate#disableRule"}]'
+), judged AS MATERIALIZED (
+  SELECT q.uri, f.gate_uri IS NOT NULL AS violating
+  FROM quoting q
+  LEFT JOIN (SELECT g.uri, g.gate_uri FROM gate g JOIN forbidding USING (gate_uri, gate_rev)) f ON f.uri = q.uri
 ), noted AS (
   INSERT INTO quote_judgement (uri, violating)
   SELECT uri, violating FROM judged

@@ -98,28 +98,22 @@ WITH key AS MATERIALIZED (
   LEFT JOIN LATERAL (
     SELECT v.deleted FROM pipeline.version v WHERE v.uri = s.uri AND v.rev < s.rev ORDER BY v.rev DESC LIMIT 1
   ) before ON true
+), ranked AS (
+  -- Until when the states that precede this one, by rev and then record key, say the same.
+  SELECT s.*, max(coalesce(until, E'\x7f') COLLATE "C") OVER (
+      PARTITION BY creator, subject ORDER BY rev COLLATE "C", uri COLLATE "C"
+      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS preceded_until
+  FROM span s
 ), told AS MATERIALIZED (
   SELECT DISTINCT ON (o.uri, o.subject, o.reason) o.*
   FROM (
-    SELECT s.uri, s.subject, 'verified' AS reason, s.cid, s.creator, s.sort_at, s.rev
-    FROM span s
-    WHERE s.is_creation AND NOT EXISTS (
-      SELECT
-      FROM span x
-      WHERE x.creator = s.creator AND x.subject = s.subject
-        AND (x.rev, x.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
-        AND (x.until IS NULL OR x.until > s.rev)
-    )
+    SELECT uri, subject, 'verified' AS reason, cid, creator, sort_at, rev
+    FROM ranked
+    WHERE is_creation AND (preceded_until IS NULL OR preceded_until <= rev)
     UNION ALL
-    SELECT s.uri, s.subject, 'unverified', s.cid, s.creator, s.deleted_at, s.rev
-    FROM span s
-    WHERE s.deleted_at IS NOT NULL AND NOT EXISTS (
-      SELECT
-      FROM span x
-      WHERE x.creator = s.creator AND x.subject = s.subject
-        AND (x.rev, x.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
-        AND (x.until IS NULL OR x.until >= s.until)
-    )
+    SELECT uri, subject, 'unverified', cid, creator, deleted_at, rev
+    FROM ranked
+    WHERE deleted_at IS NOT NULL AND (preceded_until IS NULL OR preceded_until < until)
   ) o
   ORDER BY o.uri, o.subject, o.reason, o.rev
 ), withdrawn AS (

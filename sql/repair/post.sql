@@ -105,7 +105,7 @@ SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
 
 -- Gate flags: whether the gate's record is there, or was.
 -- :gates
-WITH concerned AS (
+WITH gated AS (
   SELECT uri FROM stage_post
   UNION
   SELECT post_uri FROM stage_threadgate
@@ -115,7 +115,7 @@ WITH concerned AS (
   SELECT uri,
     replace(uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/') AS thread_gate_uri,
     replace(uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/') AS post_gate_uri
-  FROM concerned
+  FROM gated
 ), expected AS (
   SELECT g.uri,
     coalesce(
@@ -182,7 +182,7 @@ WHERE j.live
 -- Below a post that was judged otherwise, or is gone, everything is judged again.
 -- :rejudged
 WITH found AS (
-  DELETE FROM concerned
+  DELETE FROM affected
 )
 INSERT INTO post_event (uri, rev)
 SELECT DISTINCT j.uri, j.rev

@@ -1,0 +1,10 @@
+"""Posts know their rev; what depends on posts and gates as of a rev is found by one look-up."""
+
+from appview_pipeline.store.migrations import run
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    run("schema/0009_revs_of_posts.sql")
