@@ -117,7 +117,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
     """A private PostgreSQL server without durability, on the binaries that the product would choose."""
-    with embedded.ephemeral(parent=_memory_folder()) as postgres:
+    with embedded.ephemeral(parent=memory_folder()) as postgres:
         yield postgres
 
 
@@ -153,7 +153,7 @@ def conformance() -> Path:
     return folder
 
 
-def _memory_folder() -> Path | None:
+def memory_folder() -> Path | None:
     """A file system in memory with room for the tests, where cloning a database takes 20 ms instead of 400 ms."""
     folder = Path("/dev/shm")
     try:

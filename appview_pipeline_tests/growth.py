@@ -23,16 +23,25 @@ from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.frames import did_of
-from appview_pipeline_tests.model import FOLLOW, GENERATOR, LIKE, LIST, LISTITEM, POST, POSTGATE, REPOST, THREADGATE
-from appview_pipeline_tests.model import VERIFICATION, Commit, Op
+from appview_pipeline_tests.model import (
+    FOLLOW,
+    GENERATOR,
+    LIKE,
+    LIST,
+    LISTITEM,
+    POST,
+    POSTGATE,
+    REPOST,
+    THREADGATE,
+    VERIFICATION,
+    Commit,
+    Op,
+)
 from appview_pipeline_tests.scenarios import change_of, encode
 
 START = 1_750_000_000_000_000
 WHEN = "2025-06-15T15:06:40.000Z"
 PROFILE_PATH = "app.bsky.actor.profile/self"
-
-Writes = Sequence[tuple[str, str, str, dict[str, Any] | None]]
-"""(account's name, action, path, record) of commits of one operation each."""
 
 
 @dataclass
@@ -60,8 +69,16 @@ class Story:
             made.append(Op(action, collection, rkey, named, record))
         return Commit(did_of(name), self.tid(), WHEN, tuple(made))
 
-    def post(self, name: str, rkey: str, parent: str | None = None, root: str | None = None, *, action: str = "create",
-             **more: Any) -> Commit:
+    def post(
+        self,
+        name: str,
+        rkey: str,
+        parent: str | None = None,
+        root: str | None = None,
+        *,
+        action: str = "create",
+        **more: Any,
+    ) -> Commit:
         """A post, or a reply to `parent` in the thread of `root` (default: the parent)."""
         value: dict[str, Any] = {"text": f"{name} {rkey} {self.moment}", "createdAt": WHEN, **more}
         if parent is not None:
@@ -364,7 +381,9 @@ def quotes_of_a_post_that_comes_and_goes(n: int) -> Story:
     story.batch = [story.post("a", "p")]
     story.before = [_quote(story, number) for number in range(n)]
     for number in range(n):
-        story.batch.append(story.commit("a", ("delete", f"{POST}/p", None)) if number % 2 == 0 else story.post("a", "p"))
+        story.batch.append(
+            story.commit("a", ("delete", f"{POST}/p", None)) if number % 2 == 0 else story.post("a", "p")
+        )
     return story
 
 
@@ -440,7 +459,9 @@ def reposts_of_a_post_that_comes_and_goes(n: int) -> Story:
     story.batch = [story.post("a", "p")]
     story.before = [story.commit(f"b{i}", ("create", f"{REPOST}/l", _subject(REPOST))) for i in range(n)]
     for number in range(n):
-        story.batch.append(story.commit("a", ("delete", f"{POST}/p", None)) if number % 2 == 0 else story.post("a", "p"))
+        story.batch.append(
+            story.commit("a", ("delete", f"{POST}/p", None)) if number % 2 == 0 else story.post("a", "p")
+        )
     return story
 
 
@@ -475,7 +496,9 @@ def profile_edits(n: int) -> Story:
     for number in range(n):
         value = {"displayName": str(number), "joinedViaStarterPack": pack}
         gone = number % 3 == 2
-        story.batch.append(story.commit("b", ("delete", PROFILE_PATH, None) if gone else ("update", PROFILE_PATH, value)))
+        story.batch.append(
+            story.commit("b", ("delete", PROFILE_PATH, None) if gone else ("update", PROFILE_PATH, value))
+        )
     return story
 
 
@@ -531,10 +554,6 @@ SHAPES: dict[str, Callable[[int], Story]] = {
 # ---- measuring
 
 
-def _changes(commits: Sequence[Commit], seq: int) -> list[Change]:
-    return [change_of(commit, seq + number) for number, commit in enumerate(commits)]
-
-
 class Measured:
     """A database that measures batches. All batches get the same connection: the pool has no other in use."""
 
@@ -543,11 +562,20 @@ class Measured:
         self.writer = Writer(database, Settings(database_url=database.url), "test")
         self.seq = 0
 
+    def changes(self, commits: Sequence[Commit]) -> list[Change]:
+        """The commits as the next events of the stream."""
+        changes = [change_of(commit, self.seq + number) for number, commit in enumerate(commits, 1)]
+        self.seq += len(commits)
+        return changes
+
+    def write_changes(self, changes: Sequence[Change]) -> None:
+        """Writes changes as one batch."""
+        if changes:
+            self.writer.write(changes, time.time())
+
     def write(self, commits: Sequence[Commit]) -> None:
         """Writes the commits as one batch."""
-        if commits:
-            self.writer.write(_changes(commits, self.seq + 1), time.time())
-            self.seq += len(commits)
+        self.write_changes(self.changes(commits))
 
     def prepare(self, story: Story) -> None:
         """Brings the database to where the measured batch begins."""
@@ -560,6 +588,8 @@ class Measured:
                     "VALUES (%s, %s, 'k', %s, true, true)",
                     (creator, subject, WHEN),
                 )
+        # The plans are those that a usual batch had made: they don't know what comes.
+        self.write([story.post("z", f"z{number}") for number in range(10)])
         self.write(story.before)
 
     @contextmanager

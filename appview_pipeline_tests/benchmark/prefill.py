@@ -34,8 +34,12 @@ _HURRY = {
 }
 
 
-def _sections() -> dict[str, str]:
-    _, *parts = Path(__file__).with_suffix(".sql").read_text().split("\n-- :")
+def _sections(posts_have_revs: bool) -> dict[str, str]:
+    """The statements by name. An older revision, which this one is compared with, has no `rev` in bsky.post."""
+    text = Path(__file__).with_suffix(".sql").read_text()
+    text = text.replace("{rev_column}", ", rev" if posts_have_revs else "")
+    text = text.replace("{rev_of_post}", ", split_part(uri, '/', 5)" if posts_have_revs else "")
+    _, *parts = text.split("\n-- :")
     return {name.strip(): text for name, _, text in (part.partition("\n") for part in parts)}
 
 
@@ -46,9 +50,15 @@ def prefill(libpq: str, corpus: Corpus, records: int) -> None:
     VACUUM ANALYZE and a checkpoint: what comes next starts from a server that has nothing left to do.
     """
     if records:
-        sections, parameters = _sections(), _parameters(corpus, records)
+        parameters = _parameters(corpus, records)
         with _in_a_hurry(libpq):
             with closing(psycopg2.connect(libpq)) as connection:
+                with connection.cursor() as cursor:
+                    cursor.execute(
+                        "SELECT EXISTS (SELECT FROM information_schema.columns "
+                        "WHERE (table_schema, table_name, column_name) = ('bsky', 'post', 'rev'))"
+                    )
+                    sections = _sections(cursor.fetchone() == (True,))
                 _run(connection, sections["functions"], parameters)
                 _copy_known(connection, corpus)
                 for name in ("accounts", "posts", "known", "profiles"):

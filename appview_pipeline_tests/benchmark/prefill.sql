@@ -173,9 +173,9 @@ ORDER BY did, subject
 ON CONFLICT DO NOTHING;
 INSERT INTO bsky.post
   (uri, cid, creator, text, "replyRoot", "replyRootCid", "replyParent", "replyParentCid", "createdAt", "indexedAt", langs,
-   "invalidReplyRoot", "violatesThreadGate")
+   "invalidReplyRoot", "violatesThreadGate"{rev_column})
 SELECT uri, cid, did, text, parent, parent_cid, parent, parent_cid, at, at, '["en"]',
-  CASE WHEN parent IS NOT NULL THEN false END, CASE WHEN parent IS NOT NULL THEN false END
+  CASE WHEN parent IS NOT NULL THEN false END, CASE WHEN parent IS NOT NULL THEN false END{rev_of_post}
 FROM wrote
 ORDER BY uri
 ON CONFLICT DO NOTHING;
@@ -220,9 +220,9 @@ FROM bench.known_post
 ON CONFLICT DO NOTHING;
 INSERT INTO bsky.post
   (uri, cid, creator, text, "replyRoot", "replyRootCid", "replyParent", "replyParentCid", "createdAt", "indexedAt",
-   "invalidReplyRoot", "violatesThreadGate")
+   "invalidReplyRoot", "violatesThreadGate"{rev_column})
 SELECT uri, cid, creator, 'known', NULLIF(root, uri), NULLIF(root_cid, cid), NULLIF(root, uri), NULLIF(root_cid, cid),
-  bench.iso(%(begin)s), bench.iso(%(begin)s), CASE WHEN root <> uri THEN false END, CASE WHEN root <> uri THEN false END
+  bench.iso(%(begin)s), bench.iso(%(begin)s), CASE WHEN root <> uri THEN false END, CASE WHEN root <> uri THEN false END{rev_of_post}
 FROM bench.known_post
 ON CONFLICT DO NOTHING;
 INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
