@@ -79,6 +79,8 @@ OUR_ADDITIONS = {
     ("index", "record_applied_at_idx"),
     ("index", "notification_record_did_reason_idx"),
     ("index", "post_reply_root_idx"),
+    ("index", "post_reply_parent_idx"),
+    ("column", "post.rev #19"),
     ("index", "post_embed_record_embed_uri_idx"),
     ("index", "activity_subscription_subject_idx"),
 }
@@ -88,4 +90,5 @@ OUR_OMISSIONS = {
     "notification_record_idx": ("notification", 'btree ("recordUri")'),
     "notification_author_idx": ("notification", "btree (author)"),
     "record_did_idx": ("record", "btree (did)"),
+    "post_replyparent_idx": ("post", 'btree ("replyParent") INCLUDE (uri)'),
 }

@@ -12,7 +12,7 @@ update bsky.post p set rev = r.rev from bsky.record r where r.uri = p.uri;
 
 -- Posts that are no replies need no entry here; the reference asks by equality, which never finds them.
 drop index bsky.post_replyparent_idx;
-create index post_replyparent_idx on bsky.post ("replyParent", rev) include (uri) where "replyParent" is not null;
+create index post_reply_parent_idx on bsky.post ("replyParent", rev) include (uri) where "replyParent" is not null;
 drop index bsky.post_reply_root_idx;
 create index post_reply_root_idx on bsky.post ("replyRoot", rev) where "replyRoot" is not null;
 drop index pipeline.version_parent_idx;
@@ -33,7 +33,7 @@ begin atomic
         (
             select v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
             from pipeline.version v
-            where v.uri = of_uri and v.rev <= of_rev collate "C"
+            where v.uri = of_uri and v.rev <= of_rev collate "C" and v.collection = 'app.bsky.feed.post'
             order by v.rev desc
             limit 1
         )
@@ -78,7 +78,7 @@ begin atomic
     ), E'\x7f');
 end;
 
--- Which state of another record there was as of a rev: its rev, and whether it is the current one; no row for none.
+-- Which state of a record there was as of a rev: its rev, and whether it is the current one; no row for none.
 create function pipeline.state_as_of(of_uri text, of_rev text)
 returns table (rev text, is_current boolean)
 language sql stable
@@ -102,7 +102,7 @@ begin atomic
     where not e.deleted;
 end;
 comment on function pipeline.state_as_of is
-    'The state of a gate or declaration as of a rev. Its record is read by record_at, once for all who ask for it.';
+    'The state of a gate, declaration or other record as of a rev. Its record is read by record_at, once for all who ask for it.';
 
 create function pipeline.record_at(of_uri text, of_rev text, is_current boolean)
 returns table (record jsonb)
@@ -128,6 +128,7 @@ comment on function pipeline.fact_of_rule is 'The fact (as version.fact) that le
 
 drop function pipeline.replies_to;
 drop function pipeline.record_as_of;
+drop function pipeline.parent_as_of;
 drop function pipeline.follows_as_of;
 drop function pipeline.listed_as_of;
 drop function pipeline.fact_in_history;
