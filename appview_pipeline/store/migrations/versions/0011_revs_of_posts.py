@@ -2,9 +2,9 @@
 
 from appview_pipeline.store.migrations import run
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 
 
 def upgrade() -> None:
-    run("schema/0010_revs_of_posts.sql")
+    run("schema/0011_revs_of_posts.sql")
