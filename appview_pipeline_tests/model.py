@@ -104,6 +104,19 @@ class Verdict:
 
 
 @dataclass
+class Opening:
+    """What the like, repost or follow that began a run notified; `deleted`: the rev at which it was.
+
+    The notifications are its own while it exists; then they are those of the record that counts, if the run lasts.
+    """
+
+    key: Key
+    uri: str
+    rows: list[Row]
+    deleted: str | None = None
+
+
+@dataclass
 class Model:
     """The index. `thread_mutes`: (root URI, DID of who muted it)."""
 
@@ -122,6 +135,9 @@ class Model:
     once_gated: set[tuple[str, str]] = field(default_factory=set)
     """Collections of gates that have existed, and the posts that they named."""
     op_thread: dict[tuple[str, str], Row] = field(default_factory=dict)
+    openings: list[Opening] = field(default_factory=list)
+    run_since: dict[Key, str] = field(default_factory=dict)
+    """By natural key the rev since which one record or another has said it without interruption."""
 
     def apply(self, commit: Commit) -> None:
         """Takes a commit in. What is not newer than what is known of its record is passed over."""
@@ -141,11 +157,15 @@ class Model:
         }
         keys = {natural_key(record) for record in (*before.values(), *after.values()) if record is not None}
         counted = {key: self.live(key) for key in keys if key is not None}
+        sayers = {key: set(self.claims.get(key, ())) for key in counted}
         for uri in before.keys() - after.keys():
             self._delete(uri)
         for record in after.values():
             self._write(record)
-        self._settle_keys(counted, before, commit.time)
+        self._settle_verifications(counted, before, commit.time)
+        self._settle_pairs(sayers, before, commit.rev)
+        for uri in before.keys() - self.records.keys():
+            self._withdraw(uri)
         posts = [uri for uri, op in ops if op.collection == POST and op.action != "delete"]
         self._judge(posts)
         for uri in posts:
@@ -173,10 +193,6 @@ class Model:
         self.records[record.uri] = record
         if key := natural_key(record):
             self.claims.setdefault(key, set()).add(record.uri)
-        if record.collection in (LIKE, REPOST, FOLLOW):
-            for (_, uri, _), row in self.notifications.items():
-                if uri == record.uri:
-                    row["recordCid"] = record.cid
         if record.collection in (THREADGATE, POSTGATE):
             self.once_gated.add((record.collection, record.value["post"]))
         elif record.collection == REPOST:
@@ -211,32 +227,54 @@ class Model:
 
     # --- records that say the same ---------------------------------------------------------------------------------
 
-    def _settle_keys(self, counted: dict[Key, str | None], before: dict[str, Record | None], time: str) -> None:
-        """Tells of what counts now, and passes on or withdraws what was told of what counted before the commit.
+    def _settle_verifications(
+        self, counted: dict[Key, str | None], before: dict[str, Record | None], time: str
+    ) -> None:
+        """Tells of verifications that have come to count, and of those that counted and are gone.
 
         `counted`: by natural key what counted. `before`: the records that the commit touched, as they were.
         """
         for key, old in sorted(counted.items()):
+            if key[0] != VERIFICATION:
+                continue
             new = self.live(key)
-            if old is not None and old not in self.records and key[0] == VERIFICATION:
+            if old is not None and old not in self.records:
                 verification = before[old]
                 assert verification is not None
                 self._tell(verification.value["subject"], verification, "unverified", None, time)
-            if new is not None and new != old:
-                if before.get(new, self.records[new]) is None:
-                    self._tell_of(self.records[new])
-                elif old is not None:
-                    self._pass_on(old, self.records[new])
-        for uri in before:
-            if uri not in self.records:
-                self._withdraw(uri)
+            if new is not None and new != old and before.get(new, self.records[new]) is None:
+                self._tell(self.records[new].value["subject"], self.records[new], "verified", None)
 
-    def _pass_on(self, uri: str, heir: Record) -> None:
-        for recipient, record_uri, reason in list(self.notifications):
-            if record_uri == uri and reason not in STICKY:
-                row = self.notifications.pop((recipient, record_uri, reason))
-                row = {**row, "recordUri": heir.uri, "recordCid": heir.cid}
-                self.notifications.setdefault((recipient, heir.uri, reason), row)
+    def _settle_pairs(self, sayers: dict[Key, set[str]], before: dict[str, Record | None], rev: str) -> None:
+        """Tells of likes, reposts and follows that begin a run: of an account's records that say the same.
+
+        `sayers`: by natural key the records that said it before the commit, which had the rev `rev`.
+        """
+        for opening in self.openings:
+            if opening.deleted is None and opening.uri in before and opening.uri not in self.records:
+                opening.deleted = rev
+        for key, old in sayers.items():
+            new = self.claims.get(key, set())
+            if new & old or key[0] not in (LIKE, REPOST, FOLLOW):
+                continue
+            self.run_since[key] = rev
+            if new and before[first := min(new)] is None:
+                self.openings.append(Opening(key, first, self._told_of(self.records[first])))
+
+    def _held(self) -> list[Row]:
+        """The notifications of likes, reposts and follows, each with the record that has it now."""
+        held: dict[tuple[str, str, str], Row] = {}
+        own_first = sorted(self.openings, key=lambda it: it.deleted is not None)
+        for opening in own_first:
+            holder: str | None = opening.uri
+            if opening.deleted is not None:
+                lasts = self.run_since[opening.key] <= opening.deleted
+                holder = self.live(opening.key) if lasts else None
+            if holder is not None:
+                for row in opening.rows:
+                    passed = {**row, "recordUri": holder, "recordCid": self.records[holder].cid}
+                    held.setdefault((row["recipient"], holder, row["reason"]), passed)
+        return list(held.values())
 
     # --- judging ---------------------------------------------------------------------------------------------------
 
@@ -298,12 +336,19 @@ class Model:
     def _tell(
         self, recipient: str, record: Record, reason: str, subject: str | None, sort_at: str | None = None
     ) -> None:
+        for row in self._rows_telling(recipient, record, reason, subject, sort_at):
+            self.notifications.setdefault((recipient, record.uri, reason), row)
+
+    def _rows_telling(
+        self, recipient: str, record: Record, reason: str, subject: str | None, sort_at: str | None = None
+    ) -> list[Row]:
+        """The notification, unless its recipient has muted the thread."""
         if subject is not None:
             post = self.records.get(subject)
             is_reply = post is not None and post.collection == POST and "reply" in post.value
             root = post.value["reply"]["root"]["uri"] if post is not None and is_reply else subject
             if (root, recipient) in self.thread_mutes:
-                return
+                return []
         row = {
             "recipient": recipient,
             "author": record.did,
@@ -313,27 +358,26 @@ class Model:
             "reasonSubject": subject,
             "sortAt": sort_at or record.sort_at,
         }
-        self.notifications.setdefault((recipient, record.uri, reason), row)
+        return [row]
 
     def _withdraw(self, uri: str, reasons: frozenset[str] | None = None) -> None:
         for key in list(self.notifications):
             if key[1] == uri and key[2] not in STICKY and (reasons is None or key[2] in reasons):
                 del self.notifications[key]
 
-    def _tell_of(self, record: Record) -> None:
-        """Tells of a like, repost, follow or verification that has come to count."""
+    def _told_of(self, record: Record) -> list[Row]:
+        """Whom a like, repost or follow notifies."""
         value = record.value
         if record.collection == FOLLOW:
-            self._tell(value["subject"], record, "follow", None)
-        elif record.collection == VERIFICATION:
-            self._tell(value["subject"], record, "verified", None)
-        elif record.collection in (LIKE, REPOST):
-            reason = "like" if record.collection == LIKE else "repost"
-            subject, via = value["subject"]["uri"], value.get("via", {}).get("uri")
-            if host_of(subject) != record.did:
-                self._tell(host_of(subject), record, reason, subject)
-                if via is not None and host_of(via) != record.did:
-                    self._tell(host_of(via), record, f"{reason}-via-repost", via)
+            return self._rows_telling(value["subject"], record, "follow", None)
+        reason = "like" if record.collection == LIKE else "repost"
+        subject, via = value["subject"]["uri"], value.get("via", {}).get("uri")
+        if host_of(subject) == record.did:
+            return []
+        rows = self._rows_telling(host_of(subject), record, reason, subject)
+        if via is not None and host_of(via) != record.did:
+            rows += self._rows_telling(host_of(via), record, f"{reason}-via-repost", via)
+        return rows
 
     def _tell_of_joining(self, profile: Record) -> None:
         pack = profile.value.get("joinedViaStarterPack", {}).get("uri")
@@ -392,7 +436,7 @@ class Model:
         """The tables, in the shape of conformance/golden/README.md; actors are not the model's business."""
         rows = self._rows()
         return {
-            "notifications": [dict(row) for row in self.notifications.values()],
+            "notifications": [*(dict(row) for row in self.notifications.values()), *self._held()],
             "postAgg": self._post_agg(rows),
             "profileAgg": self._profile_agg(rows),
             "records": [

@@ -46,7 +46,7 @@ KINDS = (
     *("post", "post", "reply", "reply", "reply", "answer", "answer", "quote"),
     *("like", "repost", "follow", "follow", "block", "verify", "list", "listitem", "listblock", "optout"),
     *("threadgate", "threadgate", "postgate", "pack", "profile", "declare"),
-    *("edit", "edit post", "delete", "delete", "delete post", "again", "twice"),
+    *("edit", "edit pair", "edit post", "delete", "delete", "delete post", "again", "twice"),
 )
 
 
@@ -364,7 +364,7 @@ class _Maker:
         return True
 
     def _edit(self, move: Move) -> bool:
-        """Changes anything of one's own; of a like and the like not what it is about."""
+        """Changes anything of one's own; of a like, repost or follow sometimes what it is about."""
         uri = self.own(move)
         if uri is None:
             return False
@@ -380,8 +380,23 @@ class _Maker:
             case model.DECLARATION:
                 return self._declare(move)
         record = {name: value for name, value in self.alive[uri][1].items() if name != "createdAt"}
+        collection = model.collection_of(uri)
+        if collection == model.FOLLOW and move.twist % 2:
+            record["subject"] = did_of(move.other)
+        elif collection in (model.LIKE, model.REPOST) and move.twist % 2 and self.posts:
+            record["subject"] = self.ref(self.posts[move.other % len(self.posts)])
         self.put(move, uri, record)
         return True
+
+    def _edit_pair(self, move: Move) -> bool:
+        """Changes a like, repost or follow."""
+        collection = (model.LIKE, model.REPOST, model.FOLLOW)[move.other % 3]
+        uris = [uri for uri in self.alive if model.collection_of(uri) == collection]
+        uris = [uri for uri in uris if model.host_of(uri) == did_of(move.who)]
+        if not uris:
+            return False
+        own = [uri for uri in self.alive if model.host_of(uri) == did_of(move.who)]
+        return self._edit(move._replace(pick=own.index(uris[move.pick % len(uris)])))
 
     def _edit_post(self, move: Move) -> bool:
         uri = self.own(move, model.POST)

@@ -37,9 +37,9 @@ from appview_pipeline_tests.test_order_independence import (
     A,
     B,
     C,
-    all_seen,
     but_for_private_state,
     check,
+    everything,
     in_any_order,
     muted,
     post,
@@ -236,7 +236,7 @@ def killed(index: Index, process: WriterProcess, data: st.DataObject, kills: Kil
     by = Killed(process, arrival, data.draw(_lives))
 
     def bound() -> Keep:
-        keep = all_seen(network, Arrival(tuple(by.committed)))
+        keep: Keep = everything
         return keep if order == "stream" else but_for_private_state(network, keep)
 
     check(index, network, arrival, told_later(bound), by.deliver)
@@ -397,7 +397,7 @@ def test_story(meeters: Meeters, name: str) -> None:
         network,
         (batches_of(here), batches_of(there)),
         meetings,
-        lambda committed: all_seen(network, committed),
+        lambda committed: everything,
     )
 
 
@@ -422,7 +422,7 @@ def split(index: Meeters, data: st.DataObject) -> None:
         network,
         (halves[0], halves[1]),
         data.draw(_meetings),
-        lambda committed: but_for_private_state(network, all_seen(network, committed)),
+        lambda committed: but_for_private_state(network, everything),
     )
 
 
@@ -435,7 +435,7 @@ def redelivered(index: Meeters, data: st.DataObject) -> None:
         network,
         (batches[0], batches[1]),
         data.draw(_meetings),
-        lambda committed: but_for_private_state(network, all_seen(network, committed)),
+        lambda committed: but_for_private_state(network, everything),
     )
 
 

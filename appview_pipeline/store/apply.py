@@ -96,7 +96,9 @@ class Effect:
 
 
 VERIFICATION = "app.bsky.graph.verification"
-TIMED = frozenset(("app.bsky.feed.like", "app.bsky.feed.repost", "app.bsky.graph.follow", VERIFICATION))
+PAIRS = frozenset(("app.bsky.feed.like", "app.bsky.feed.repost", "app.bsky.graph.follow"))
+"""Collections whose notifications a history of several records decides (sql/apply/told_pair.sql)."""
+TIMED = PAIRS | {VERIFICATION}
 """Collections of which past states keep the time that their notifications have."""
 
 AFFECTED = ("affected_below", "affected_in_thread", "affected_by_facts")
@@ -324,7 +326,7 @@ def prepare(connection: Connection) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('pg_temp.stage_repo')")
         if cursor.fetchone() == (None,):
-            files = [effect.file for effect in EFFECTS] + ["version", "thread", "post_notification"]
+            files = [effect.file for effect in EFFECTS] + ["version", "thread", "post_notification", "told_pair"]
             statements = [sections("apply/staging.sql")[""]]
             statements += [sections(f"apply/{file}.sql")["stage"] for file in files]
             make_tables(cursor, "\n".join(statements))
@@ -408,8 +410,18 @@ def _apply(cursor: Cursor, batch: Batch, letters: LetterLimits) -> None:
     judged = _judge(cursor, batch, versions)
     run(cursor, report, "counters", "posts", "profiles")
     # A record that comes late may take the place of another though the batch itself changes none.
-    if touched or count(cursor, "SELECT count(*) FROM succession"):
-        run(cursor, report, "notification", "move", "renew", "withdraw", "remember")
+    moved = bool(touched or late) or count(cursor, "SELECT count(*) FROM succession") > 0
+    retold = False
+    if touched:
+        run(cursor, report, "notification", "told_already")
+    if batch.seen & PAIRS and (moved or rows.get("stage_superseded")):
+        retold = count(cursor, sections("apply/told_pair.sql")["near"]) > 0
+        if retold:
+            run(cursor, report, "told_pair", "records", "further", "wanted", "instead", "pass_on")
+    if moved:
+        run(cursor, report, "notification", "renew", "withdraw", "remember")
+    if retold:
+        run(cursor, report, "told_pair", "remember")
     run(cursor, report, "notification", "silence")
     if judged:
         run(cursor, report, "notification", "withdraw_superfluous")

@@ -395,7 +395,9 @@ class _Chunk:
             cursor.execute(fill_placeholders(statements["live"], names))
             run(cursor, self._report, effect.file, "notify")
         if moved or count(cursor, "SELECT count(*) FROM touched"):
-            run(cursor, self._report, "notification", "move", "withdraw", "remember")
+            if count(cursor, sections("apply/told_pair.sql")["near"]):
+                run(cursor, self._report, "told_pair", "records", "further", "wanted", "pass_on")
+            run(cursor, self._report, "notification", "withdraw", "remember")
         if not told and not judged:
             return
         for name in ("examine", "leave_alone", "wanted_once", "superfluous", "amended", "not_missing"):

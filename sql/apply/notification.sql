@@ -1,22 +1,17 @@
 -- bsky.notification.
 --
 -- Guarantees: one row per (recipient, record, reason), however often its reason arrives. It goes when its record goes,
--- unless a duplicate takes the record's place: then it keeps `id` and `sortAt` and names the successor. `verified`,
+-- unless a duplicate takes the record's place (told_pair.sql). `verified`,
 -- `unverified` and `starterpack-joined` stay. A recipient who muted the thread is not told; everything else of the
 -- event is indexed all the same.
 
--- :move
-UPDATE bsky.notification n SET "recordUri" = s.new_uri, "recordCid" = s.new_cid
-FROM succession s
-WHERE n."recordUri" = s.old_uri
-  AND n."recordUri" = ANY (ARRAY(SELECT old_uri FROM succession))
-  AND n.reason NOT IN ('verified', 'unverified')
-  AND NOT EXISTS (
-    SELECT FROM bsky.notification m
-    WHERE m."recordUri" = s.new_uri AND m.did = n.did AND m.reason = n.reason
-  );
-
 -- An edited like, repost or follow has told already; what was told of is the record as it is now.
+-- :told_already
+DELETE FROM new_notification w
+USING touched t
+WHERE t.uri = w.record_uri AND t.change = 'updated'
+  AND t.collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow');
+
 -- :renew
 UPDATE bsky.notification n SET "recordCid" = r.cid
 FROM touched t
@@ -110,19 +105,13 @@ WITH told AS (
       SELECT FROM pipeline.silenced s
       WHERE s.record_uri = w.record_uri AND s.did = w.did AND s.reason = w.reason
     )
-    -- An edited like, repost or follow has told its recipient already.
-    AND NOT EXISTS (
-      SELECT FROM touched t
-      WHERE t.uri = w.record_uri AND t.change = 'updated'
-        AND t.collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
-    )
   ORDER BY w.record_uri, w.did, w.reason, w.sort_at
   ON CONFLICT ("recordUri", did, reason) DO UPDATE SET
     "recordCid" = excluded."recordCid",
     "reasonSubject" = excluded."reasonSubject",
     "sortAt" = excluded."sortAt"
-  -- The post was edited, a nearer ancestor has arrived, or the first state of a verification.
-  WHERE n.reason IN ('mention', 'quote', 'reply', 'verified', 'unverified')
+  -- The post was edited, a nearer ancestor has arrived, or the first state of a verification, like, repost or follow.
+  WHERE n.reason NOT IN ('starterpack-joined', 'subscribed-post', 'contact-match')
     AND (n."recordCid", n."reasonSubject", n."sortAt")
       IS DISTINCT FROM (excluded."recordCid", excluded."reasonSubject", excluded."sortAt")
   RETURNING 1

@@ -1,10 +1,8 @@
 -- pipeline.version: events of records that are not, or no longer, the record's current state.
 --
 -- Guarantees: whatever the order of arrival and the grouping into batches, `record` and `version` together hold every
--- event of every record once. (Of what has come again under its own key without its deletion having been seen, only
--- collections by which others are judged are looked up: not likes, reposts and blocks.) `new_version` collects the batch's;
--- bodies are read off the record's JSON. Whether a past reply was valid is judged again in thread.sql, under its lock:
--- another writer may be about to say otherwise.
+-- event of every record once. `new_version` collects the batch's; bodies are read off the record's JSON. Whether a past
+-- reply was valid is judged again in thread.sql, under its lock: another writer may be about to say otherwise.
 
 -- :stage
 CREATE TEMPORARY TABLE new_version ( -- long rows
@@ -33,10 +31,8 @@ WITH unchained AS MATERIALIZED (
   FROM stage_write s
   WHERE s.action = 'update'
     OR s.uri IN (SELECT uri FROM stage_superseded)
-    OR (
-      s.collection NOT IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.block')
-      AND (s.did IN (SELECT did FROM unchained) OR NOT EXISTS (SELECT FROM stage_repo))
-    )
+    OR s.did IN (SELECT did FROM unchained)
+    OR NOT EXISTS (SELECT FROM stage_repo)
 )
 INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
 SELECT s.uri, r.rev, s.collection, r.did, false, r.json, r.cid,
@@ -120,11 +116,9 @@ SELECT DISTINCT ON (n.uri, n.rev)
         b.body, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
   END,
   CASE n.collection
-    WHEN 'app.bsky.feed.like' THEN 'like ' || n.did || ' ' || (b.body #>> '{subject,uri}')
-    WHEN 'app.bsky.feed.repost' THEN 'repost ' || n.did || ' ' || (b.body #>> '{subject,uri}')
-    WHEN 'app.bsky.graph.follow' THEN n.did || ' ' || (b.body ->> 'subject')
     WHEN 'app.bsky.graph.listitem' THEN (b.body ->> 'list') || ' ' || (b.body ->> 'subject')
     WHEN 'app.bsky.graph.verification' THEN 'verified ' || n.did || ' ' || (b.body ->> 'subject')
+    ELSE pipeline.fact_of(n.uri, b.body)
   END,
   CASE
     WHEN n.collection IN ('app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.notification.declaration')
