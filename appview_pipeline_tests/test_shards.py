@@ -49,9 +49,9 @@ from appview_pipeline_tests.simnet.relay import Relay, info_frame
 from appview_pipeline_tests.tables import assert_equal, dump, fresh_database, one, replayed_frames, rows
 from appview_pipeline_tests.test_consumer import Consumer, Start, cursor, start, until, without_cursor
 from appview_pipeline_tests.test_order_independence import (
-    all_seen,
     but_for_private_state,
     check,
+    everything,
     in_order,
     quote,
     reply,
@@ -380,7 +380,7 @@ def side_by_side(index: Index, together: Together, data: st.DataObject) -> None:
     arrival = data.draw(arrivals(network, "repository"))
     count = data.draw(st.sampled_from((2, 4)))
     deliver = together.in_rounds(count) if data.draw(st.booleans()) else freely(count)
-    check(index, network, arrival, but_for_private_state(network, all_seen(network, arrival)), deliver)
+    check(index, network, arrival, but_for_private_state(network, everything), deliver)
 
 
 @quick
@@ -561,7 +561,7 @@ def changing(index: Index, data: st.DataObject, layouts: Sequence[int]) -> None:
 
     got = index.after(network, Arrival(()), deliver)
     arrival = Arrival(tuple(batches_read))
-    keep = but_for_private_state(network, all_seen(network, arrival))
+    keep = but_for_private_state(network, everything)
     if found := differences(got, in_order(network), keep):
         raise AssertionError("\n".join([repr(network), f"by {plan} without {skipped}: {arrival}", *found[:12]]))
     count = layouts[-1]
