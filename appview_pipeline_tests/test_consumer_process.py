@@ -44,7 +44,7 @@ def make() -> Iterator[Callable[[str], ConsumerProcess]]:
         process.stop(0.1)
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

@@ -126,7 +126,7 @@ def postmaster_pid(state: Path) -> int:
     return pid
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+def eventually(condition: Callable[[], Any], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

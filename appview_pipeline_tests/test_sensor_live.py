@@ -125,14 +125,14 @@ class Dev:
         """Interrupts `dagster dev` alone (as systemd and Docker do); returns the seconds until it ended."""
         started = time.monotonic()
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(60)
+        self.process.wait(300)
         return time.monotonic() - started
 
     def interrupt_all(self) -> float:
         """Interrupts the whole group, as Ctrl-C in a terminal does; returns the seconds until `dagster dev` ended."""
         started = time.monotonic()
         os.killpg(self.process.pid, signal.SIGINT)
-        self.process.wait(60)
+        self.process.wait(300)
         return time.monotonic() - started
 
     def survivors(self) -> list[str]:
@@ -153,7 +153,7 @@ class Dev:
         self.log.close()
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"

@@ -33,8 +33,10 @@ from appview_pipeline.protocol import mst
 from appview_pipeline.protocol.car import read_car
 from appview_pipeline.protocol.commit import decode_commit, read_commit, read_sync
 from appview_pipeline.protocol.frames import Account, Commit, Identity, Sync, decode_frame
+from appview_pipeline.protocol.signing import parse_did_key, verify
 from appview_pipeline_tests.simnet import Relay, SimulatedNetwork, World, generate, read_corpus, write_corpus
 from appview_pipeline_tests.simnet.relay import SUBSCRIBE_REPOS
+from appview_pipeline_tests.waiting import wait_for
 
 START = 1_790_000_000.0
 FRAMES = 6_000
@@ -82,15 +84,17 @@ def test_same_seed_same_bytes() -> None:
 
 
 def test_every_commit_verifies(world: World, frames: list[bytes]) -> None:
-    """Structure, signature by the SDK's own cryptography, MST inversion, and the chain of each repository."""
+    """Structure, signature (every tenth by the SDK's own cryptography, too), MST inversion, each repository's chain."""
     head: dict[str, tuple[str, bytes]] = {}
-    for event in commits_of(frames):
+    for number, event in enumerate(commits_of(frames)):
         content = read_commit(event, world.clock.micros, ())
         assert not [op.problem for op in content.ops if op.problem]
         commit = decode_commit(content.block)
-        key = world.by_did[event.repo].account.public_key
+        key = f"did:key:{world.by_did[event.repo].account.public_key}"
         unsigned = libipld.encode_dag_cbor({name: value for name, value in commit.items() if name != "sig"})
-        assert verify_signature(f"did:key:{key}", unsigned, commit["sig"])
+        assert verify(parse_did_key(key), unsigned, commit["sig"])
+        if number % 10 == 0:  # it takes 20 ms
+            assert verify_signature(key, unsigned, commit["sig"])
         if event.prev_data is not None:
             changes = [mst.Change(op["path"], op["cid"], op.get("prev")) for op in event.ops]
             tree = mst.invert(content.data, changes, read_car(event.blocks)[1].get)
@@ -226,8 +230,9 @@ def test_cursor_rules(frames: list[bytes]) -> None:
             assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "FutureCursor")
         with subscribe(relay) as client, pytest.raises(TimeoutError):
             client.recv(0.2)  # live: nothing of the past
+        before = relay.live
         with subscribe(relay) as live, subscribe(relay, 100) as caught_up:
-            time.sleep(0.1)
+            wait_for(lambda: relay.live == before + 2)
             relay.publish(frames[100:103])
             assert seqs(live, 3) == seqs(caught_up, 3) == [101, 102, 103]
         with pytest.raises(ValueError, match="only rise"):
@@ -277,11 +282,12 @@ def test_faults_happen_and_are_counted(frames: list[bytes]) -> None:
                 client.recv(0.2)
             assert seqs(client, 385) == list(range(16, 401))
             assert client.ping().wait(5)
-            time.sleep(0.3)
+            wait_for(lambda: relay.pongs_received)
 
         faults.consumer_too_slow_after = 20
+        before = relay.live
         with subscribe(relay) as client:
-            time.sleep(0.1)
+            wait_for(lambda: relay.live > before)
             relay.publish(frames[400:450])
             header, body = libipld.decode_dag_cbor_multi(client.recv(5, decode=False))
             assert (header, body["error"]) == ({"op": -1}, "ConsumerTooSlow")

@@ -243,7 +243,9 @@ class _Subscription(WSListener):
                 burst = window.burst(position)
                 behind = window.end - position
                 woken = relay.published
-            live = live or not burst
+            if not burst and not live:
+                live = True
+                relay.live += 1
             limit = faults.consumer_too_slow_after
             if live and limit is not None and behind > limit:
                 faults.too_slow += 1
@@ -307,8 +309,8 @@ class Relay:
     """A relay on 127.0.0.1. Use as a context manager, or `start` and `stop`.
 
     `frames` are there from the beginning (the window); `publish` adds. `query` answers plain XRPC queries on the same
-    port (`com.atproto.sync.listRepos`). Counters `connections`, `frames_sent`, `cursors`, `pings_received` and
-    `pongs_received` are for tests to read.
+    port (`com.atproto.sync.listRepos`). Counters `connections`, `live` (those that have caught up since),
+    `frames_sent`, `cursors`, `pings_received` and `pongs_received` are for tests to read.
     """
 
     def __init__(
@@ -329,6 +331,7 @@ class Relay:
         self.lock = threading.Lock()
         self.window = _Window(window_bytes)
         self.connections = 0
+        self.live = 0
         self.frames_sent = 0
         self.cursors: list[int | None] = []
         self.pings_received = 0

@@ -1,0 +1,14 @@
+"""Waiting for what happens elsewhere, in another thread or process, without guessing how long that takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Returns as soon as `condition` holds. Raises AssertionError after `seconds`, which only a failure costs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen in {seconds:g} s"
+        time.sleep(0.005)
