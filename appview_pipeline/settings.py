@@ -213,6 +213,13 @@ class Settings:
         _whole_number(6_000_000, 4_000_000_000),
         64_000_000,
     )
+    sequence_gap: int = _setting(
+        "APPVIEW_SEQUENCE_GAP",
+        "Sequence numbers that the relay may leave out between two events; more at once are a row in `pipeline.gap`. "
+        "Relays leave out single numbers; a hundred are a fifth of a second of the network.",
+        _whole_number(0, 10**12),
+        100,
+    )
     dead_letter_bytes: int = _setting(
         "APPVIEW_DEAD_LETTER_BYTES",
         "Bytes of the offending frame or record kept with a dead letter.",

@@ -35,6 +35,8 @@ def firehose_event(applied: Applied, seconds: float, shard: str = "0/1") -> dg.A
         "bytes": applied.bytes,
         "rejected": applied.rejected,
         "stale": applied.stale,
+        "skipped_numbers": applied.skipped,
+        "doubtful_numbers": applied.doubtful,
         "ignored_ops": applied.ignored,
         "batches": applied.batches,
         "decode_ms_per_batch": round(applied.decode_ms / applied.batches, 2),

@@ -112,7 +112,10 @@ def build(changes: Sequence[Change], source: str, *, shard: str = "0/1", dead_le
     for change in changes:
         report.frames += not change.is_position
         report.bytes += change.size
-        if change.seq is not None:
+        if change.is_position:
+            report.skipped += change.skipped
+            report.doubtful += change.doubtful
+        if change.seq is not None and not change.is_doubtful:
             report.first_seq = change.seq if report.first_seq is None else min(report.first_seq, change.seq)
             report.last_seq = change.seq if report.last_seq is None else max(report.last_seq, change.seq)
         report.events += change.is_event

@@ -139,6 +139,11 @@ class Change:
     """From the event with this sequence number on the stream is numbered anew (the relay was reset)."""
     is_position: bool = False
     """No frame of ours: says only how far the stream has got, for the cursor."""
+    is_doubtful: bool = False
+    """Its sequence number fits nothing before it: it does not move the cursor."""
+    skipped: int = 0
+    doubtful: int = 0
+    """With `is_position`: numbers that the relay left out, and frames whose numbers fit nothing before them."""
     already_applied: bool = False
     """The commit was passed over because its rev is known to be applied."""
 

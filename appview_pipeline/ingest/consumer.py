@@ -12,30 +12,33 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from appview_pipeline import logs
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.indexing.changes import Change, DeadLetter, Gap, position
+from appview_pipeline.indexing.changes import Change, DeadLetter, position
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
 from appview_pipeline.ingest.consumer_process import EXIT_ENDED, EXIT_LOCK_LOST, EXIT_LOCKED, EXIT_OPERATOR_ERROR
 from appview_pipeline.ingest.decoding import mostly_applied, read_changes
 from appview_pipeline.ingest.interpreter import favour_throughput
 from appview_pipeline.ingest.lifetime import Lifetime
+from appview_pipeline.ingest.numbers import Numbers, Seen
 from appview_pipeline.ingest.watchdog import Watchdog
 from appview_pipeline.ingest.writer import Position, Stopped, Writer
 from appview_pipeline.network.firehose import Notice, Subscription
-from appview_pipeline.network.peek import did_of, seq_of
+from appview_pipeline.network.peek import did_of, seq_among_many
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.shards import Shard
 from appview_pipeline.store.applied import AppliedRevs, applied_revs
 from appview_pipeline.store.apply import CursorMoved, Report
 from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import Database, open_database
+from appview_pipeline.store.gaps import open_stream_gaps
 from appview_pipeline.store.lease import LockLost, LockTaken, StreamLock, stream_lock
 
 log = logging.getLogger("appview_pipeline.consumer")
@@ -100,10 +103,14 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
             with (
                 Watchdog(database, writer, settings.slow_batch_seconds),
                 Subscription(
-                    relay, start, settings.buffer_bytes, credentials=settings.relay_credentials
+                    relay,
+                    start,
+                    settings.buffer_bytes,
+                    credentials=settings.relay_credentials,
+                    sequence_gap=settings.sequence_gap,
                 ) as subscription,
             ):
-                _consume(settings, database, subscription, writer, lock, validators, stopped)
+                _consume(settings, database, subscription, writer, lock, validators, stopped, start)
     finally:
         database.close()
 
@@ -116,6 +123,7 @@ def _consume(
     lock: StreamLock,
     validators: Validators,
     stopped: Callable[[], bool],
+    start: int | None,
 ) -> None:
     applying: Future[list[Report]] | None = None
 
@@ -142,7 +150,9 @@ def _consume(
     look_first = False
     others: Change | None = None  # how far the frames of other shards reach that came since the last batch
     others_due = 0.0
-    restarts: set[int] = set()
+    with database.connect("reader") as connection:
+        noted = open_stream_gaps(connection, settings.relay_url, str(shard))
+    numbers = Numbers(settings.relay_url, str(shard), start, settings.sequence_gap, noted)
     # While PostgreSQL applies one batch the next one is received and decoded; there are never more than these two.
     with ThreadPoolExecutor(1, "apply") as pool:
         while not stopped():
@@ -151,17 +161,15 @@ def _consume(
             if applying is not None and applying.done():
                 look_first = mostly_applied(settle())
             notices = subscription.notices()
-            restarts |= {it.first_seq for it in notices if it.kind == "went_back" and it.first_seq is not None}
-            changes = _noticed(notices, settings.relay_url, shard)
-            for restart, part in _parted(frames, restarts):
-                if restart is not None:
-                    changes.append(Change(0, restarts_at=restart, is_position=True))
-                    others = None
-                own = own_frames(part, shard)
-                changes += read_changes(own, validators, collections, look_up if look_first else None)
-                if len(own) < len(part):
-                    others = _position(part) or others
-            if others is not None and (changes or time.monotonic() >= others_due):
+            changes = _noticed(notices, settings.relay_url, shard, numbers)
+            own = own_frames(frames, shard)
+            decoded = read_changes(own, validators, collections, look_up if look_first else None)
+            seen = numbers.see(_numbers_of(frames, decoded, shard), time.monotonic())
+            changes += numbers.changes_of(seen)
+            changes += _judged(frames, decoded, shard, seen)
+            if len(own) < len(frames):
+                others = _position(frames, numbers.reached, seen) or others
+            if others is not None and (changes or others.restarts_at or time.monotonic() >= others_due):
                 changes.append(others)
                 others = None
             if changes:
@@ -184,35 +192,51 @@ def own_frames(frames: list[bytes], shard: Shard) -> list[bytes]:
     return frames if shard.count == 1 else [frame for frame in frames if shard.takes(did_of(frame))]
 
 
-def _parted(frames: list[bytes], restarts: set[int]) -> Iterator[tuple[int | None, list[bytes]]]:
-    """`frames` before and from each frame at which the relay numbers anew, with that number; it leaves `restarts`."""
-    restart, begin = None, 0
-    for index, frame in enumerate(frames) if restarts else ():
-        if (seq := seq_of(frame)) in restarts:
-            yield restart, frames[begin:index]
-            restart, begin = seq, index
-            restarts.discard(seq)
-    yield restart, frames[begin:]
+def _numbers_of(frames: list[bytes], decoded: list[Change], shard: Shard) -> list[int | None]:
+    """The sequence numbers of all frames, of whatever shard; None for one that can't be read, and may stand for any."""
+    if shard.count == 1:
+        return [
+            None if change.dead_letters and change.dead_letters[0].did is None else change.seq for change in decoded
+        ]
+    return [seq_among_many(frame) for frame in frames]
 
 
-def _position(frames: list[bytes]) -> Change | None:
-    """How far the stream has got after `frames`: the last that says so, of whatever shard."""
-    return next((change for change in map(position, reversed(frames)) if change is not None), None)
+def _judged(frames: list[bytes], decoded: list[Change], shard: Shard, seen: Seen) -> list[Change]:
+    """The changes of the shard's own frames, with what their numbers say for the cursor."""
+    if not seen.doubtful and seen.restart is None:
+        return decoded
+    own = [index for index, frame in enumerate(frames) if shard.count == 1 or shard.takes(did_of(frame))]
+    for change, index in zip(decoded, own, strict=True):
+        change.is_doubtful = index in seen.doubtful
+    if seen.restart is None:
+        return decoded
+    at = bisect_left(own, seen.restart)
+    first = next((change.seq for change in decoded[at:] if change.seq is not None), None)
+    return [*decoded[:at], Change(0, restarts_at=first, is_position=True), *decoded[at:]]
 
 
-def _noticed(notices: list[Notice], relay: str, shard: Shard) -> list[Change]:
-    """What the stream says about itself, as changes: gaps and dead letters are written down with the next batch."""
+def _position(frames: list[bytes], reached: int | None, seen: Seen) -> Change | None:
+    """How far the stream has got after `frames`: the time of the last that has one, and the number that counts."""
+    change = next((change for change in map(position, reversed(frames)) if change is not None), None)
+    if change is not None:
+        change.seq = reached
+        change.restarts_at = None if seen.restart is None else reached
+    return change
+
+
+def _noticed(notices: list[Notice], relay: str, shard: Shard, numbers: Numbers) -> list[Change]:
+    """What the stream says about itself, as changes: gaps and dead letters are written down with the next batch.
+
+    Whether a connection that does not go on where it should leaves a gap, its numbers tell.
+    """
     changes = []
     for notice in notices:
         log.log(logging.INFO if notice.kind == "info" else logging.WARNING, "%s", notice.message)
         change = Change(len(notice.frame))
-        if notice.kind in ("gap", "went_back"):
-            # Each shard has its own place in the stream, so also its own gaps; the same one twice is one row.
-            kind = "outdated_cursor" if notice.name == "OutdatedCursor" else "sequence"
-            change.gaps.append(
-                Gap(kind, relay=relay, shard=str(shard), after=str(notice.cursor), until=str(notice.first_seq))
-            )
-        elif notice.kind == "oversized" and shard.is_first:
+        if notice.kind in ("gap", "went_back") and notice.first_seq is not None:
+            numbers.connected(notice.first_seq, "outdated_cursor" if notice.name == "OutdatedCursor" else "sequence")
+            continue
+        if notice.kind == "oversized" and shard.is_first:
             change.dead_letters.append(DeadLetter("frame-size", notice.message, None, None, None, notice.frame))
         else:
             continue

@@ -372,13 +372,13 @@ class Writer:
 def _reached(changes: Sequence[Change], seq: int | None) -> int:
     """The sequence number that the stream has reached after `changes`.
 
-    Events that a relay sends twice don't move it back; a relay that numbers anew does.
+    Events that a relay sends twice don't move it back; a relay that numbers anew does. Doubtful numbers don't count.
     """
     reached = seq or 0
     for change in changes:
         if change.restarts_at is not None:
             reached = change.restarts_at - 1
-        if change.seq is not None and change.seq > reached:
+        if change.seq is not None and change.seq > reached and not change.is_doubtful:
             reached = change.seq
     return reached
 

@@ -32,6 +32,7 @@ from appview_pipeline.addresses import basic_authorization, split_relay
 from appview_pipeline.backoff import Backoff
 from appview_pipeline.network.peek import COMMIT_HEADER, MAX_FRAME_BYTES, Control, control_of, printable, seq_of
 from appview_pipeline.network.refusals import CONNECT_FAILURES, explain
+from appview_pipeline.network.sequence import CONFIRMING, Line
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,9 @@ class Subscription:
     only, 0: all that the server has). `method` is the XRPC method. Seconds: `ping_seconds` between two pings,
     `pong_seconds` until a ping must be answered (any message counts), `idle_seconds` without any frame until the
     connection is given up (None: never; quiet servers are legal), `future_cursor_seconds` between two attempts with a
-    cursor that the server says is in its future. `setting` is what an operator sets `url` with, for sentences.
+    cursor that the server says is in its future. `sequence_gap`: numbers that may be left out between two events; one
+    that is farther off moves the cursor only with those that follow it. `setting` is what an operator sets `url` with,
+    for sentences.
     `credentials`: `user:password` for a server that asks for them; no sentence shows them, nor those in `url`.
     """
 
@@ -137,6 +140,7 @@ class Subscription:
         connect_seconds: float = 20.0,
         future_cursor_seconds: float = 300.0,
         window_bytes: int = WINDOW_BYTES,
+        sequence_gap: int = 100,
         backoff: Backoff | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
@@ -173,6 +177,7 @@ class Subscription:
         self._bytes = 0
         self._last_frame_at: float | None = None
         self._cursor = cursor
+        self._line = Line(cursor, sequence_gap)
         self._paused = False
         self._notices_dropped = 0
 
@@ -442,7 +447,23 @@ class Subscription:
             return f"{what}; resuming from the event before it."
         self._notice(Notice("oversized", "", f"{what}; the event after {self._cursor} is passed over.", self._cursor))
         self._cursor += 1
+        if self._line.main is not None:
+            self._line.advance(self._cursor, 1)
         return f"{what} again; the event after {self._cursor - 1} is passed over."
+
+    def _reach(self, seq: int, events: int) -> None:
+        """Takes the number of the last of `events` frames into account; where it is doubtful, a few before it, too."""
+        line, now = self._line, time.monotonic()
+        if line.see(seq, now, events) == "doubtful":
+            for back in range(2, min(events, CONFIRMING) + 1):
+                try:
+                    before = seq_of(self._queue[-back])
+                except IndexError:  # the consumer has taken it
+                    break
+                if before is not None and line.follows(before, events):
+                    line.see(before, now, events)
+                    break
+        self._cursor = line.reached
 
     def _resume_reading(self) -> None:
         if self._weight_in - self._weight_out > self._low:
@@ -475,6 +496,7 @@ class _Link(WSListener):
         self.reason = ""
         self._subscription = subscription
         self._closing = False
+        self._settled = 0  # frames of which the newest's sequence number has been looked at
         self._newest: bytes | None = None  # the last frame received, while its sequence number has not been looked at
         self._first = True  # no frame with a sequence number has come yet
         self._outdated = False
@@ -540,11 +562,12 @@ class _Link(WSListener):
             subscription._pause_reading(transport)
 
     def settle(self) -> None:
-        """Makes the newest frame received the point to resume from."""
+        """Makes the newest frame received the point to resume from, unless its number is doubtful."""
         if self._newest is not None:
             seq = seq_of(self._newest)
             if seq is not None:
-                self._subscription._cursor = seq
+                self._subscription._reach(seq, self.frames - self._settled)
+                self._settled = self.frames
             self._newest = None
 
     def ping(self) -> None:
@@ -624,6 +647,7 @@ class _Link(WSListener):
             self._note("gap", f"Events between {self.cursor} and {seq} are missing", seq)
         elif seq < self.cursor:
             self._note("went_back", f"The stream continues at {seq}, before cursor {self.cursor}", seq)
+            self._subscription._line.go_back(seq)
         return seq != self.cursor
 
     def _note(self, kind: NoticeKind, text: str, seq: int) -> None:

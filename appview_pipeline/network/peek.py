@@ -21,6 +21,9 @@ COMMIT_HEADER = b"\xa2atg#commitbop\x01"
 _REPO = b"\x64repo\x78"
 _REPO_SIZE = len(_REPO) + 1
 _TIME = b"\x64time"
+_SEQ = b"\x63seq"
+_SEQ_SIZE = len(_SEQ)
+_INTEGER_SIZES = {0x18: 1, 0x19: 2, 0x1A: 4, 0x1B: 8}
 
 _MAX_SEQ = 2**53 - 1
 _MAX_TEXT = 200
@@ -42,6 +45,20 @@ def seq_of(frame: bytes) -> int | None:
         return None
     seq = decoded[1].get("seq")
     return seq if isinstance(seq, int) and not isinstance(seq, bool) and 0 < seq <= _MAX_SEQ else None
+
+
+def seq_among_many(frame: bytes) -> int | None:
+    """`seq_of`, without decoding a commit: in canonical order `seq` is the key right before the first `repo`."""
+    if frame.startswith(COMMIT_HEADER) and (end := frame.find(_REPO)) > 0:
+        at = frame.rfind(_SEQ, max(0, end - _SEQ_SIZE - 9), end) + _SEQ_SIZE
+        if at >= _SEQ_SIZE:
+            head = frame[at]
+            size = _INTEGER_SIZES.get(head)
+            if size is not None and at + 1 + size == end and (seq := int.from_bytes(frame[at + 1 : end], "big")) > 0:
+                return seq if seq <= _MAX_SEQ else None
+            if 0 < head < 24 and at + 1 == end:
+                return head
+    return seq_of(frame)
 
 
 def did_of(frame: bytes) -> bytes | None:

@@ -20,6 +20,7 @@ class Applied:
     """What the batches of one hour (UTC) after a certain batch did. Sequence numbers and lag are the relay's alone.
 
     `ops` counts by `"<collection> <action>"`, `written` rows by table, `rejected_by_kind` dead letters by kind.
+    `skipped` are numbers that the relay left out, `doubtful` frames whose number fits nothing before it.
     `lag_seconds` is how far behind the relay the newest batch was applied. `*_ms` are sums over the batches.
     """
 
@@ -35,6 +36,8 @@ class Applied:
     events: int
     rejected: int
     stale: int
+    skipped: int
+    doubtful: int
     bytes: int
     decode_ms: float
     apply_ms: float

@@ -1,0 +1,101 @@
+"""Where a stream has got, by the sequence numbers of its events.
+
+Numbers rise, and some may be left out (https://atproto.com/specs/event-stream). A number far ahead of the others, or
+behind them, is either one odd event or a relay that goes on elsewhere; only what follows can tell. Until then it moves
+nothing: a stream resumed from a made-up number would lose all that lies before it, or stand still for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CONFIRMING = 10
+"""Numbers in a row that show that the stream goes on elsewhere."""
+FEW_CONFIRMING = 3
+QUIET_SECONDS = 2.0
+"""On a quiet stream so few numbers in a row are enough, once nothing else has come for so long; and where a connection
+began by going back, or by saying that the cursor is outdated, its first number is."""
+
+Verdict = Literal["follows", "repeated", "doubtful", "confirmed"]
+"""`follows`: the stream is one on. `repeated`: it is where it was. `doubtful`: the number fits nothing before it, or a
+run that is not confirmed yet. `confirmed`: with this number the run is; the stream goes on from it."""
+
+
+@dataclass
+class Run:
+    """Numbers that follow one another. `events`: how many, up to `CONFIRMING`. `leap`: how far a number may be from the
+    one before it, beyond what is usual: numbers of some streams have large steps. `at`: when the last one came."""
+
+    first: int
+    last: int
+    events: int = 1
+    leap: int = 0
+    at: float = 0.0
+    begins: str | None = None
+    """The kind of gap with which a connection began at `first`."""
+
+
+class Line:
+    """The numbers of one stream, in order of arrival.
+
+    `reached`: the last number that counts (None or 0: any may come first). `allowed`: numbers that may be left out
+    between two events without doubt.
+    """
+
+    def __init__(self, reached: int | None, allowed: int) -> None:
+        self._allowed = allowed
+        self.main = Run(reached, reached, CONFIRMING) if reached else None
+        self.other: Run | None = None
+
+    @property
+    def reached(self) -> int | None:
+        """The number to resume after."""
+        return None if self.main is None else self.main.last
+
+    def follows(self, number: int, events: int = 1) -> bool:
+        """Whether a number goes on from where the stream is, `events` later."""
+        return self.main is None or self.main.last < number <= self.main.last + self._allowed + events
+
+    def see(self, number: int, now: float, events: int = 1, begins: str | None = None) -> Verdict:
+        """Takes the next number into account: the last of `events` that were not looked at. `now`: seconds."""
+        main, other = self.main, self.other
+        if main is None:
+            self.main = Run(number, number)
+            return "follows"
+        if self.follows(number, events):
+            self.advance(number, events)
+            self.other = None
+            return "follows"
+        if other is not None and other.last < number <= other.last + max(self._allowed + events, other.leap):
+            other.last, other.at = number, now
+            other.events = min(CONFIRMING, other.events + events)
+            if other.events >= min(CONFIRMING, main.events + 1):
+                self.main, self.other = other, None
+                return "confirmed"
+            return "doubtful"
+        if number == main.last:
+            return "repeated"
+        self.other = Run(number, number, leap=max(0, number - main.last), at=now, begins=begins)
+        return "doubtful"
+
+    def advance(self, number: int, events: int) -> None:
+        """Goes on to a number that follows."""
+        assert self.main is not None
+        self.main.last = number
+        self.main.events = min(CONFIRMING, self.main.events + events)
+
+    def go_back(self, number: int) -> None:
+        """Believes that the stream goes on at `number`, unless the next one says otherwise: nothing is lost by that."""
+        self.main, self.other = Run(number, number), self.main
+
+    def rest(self, now: float) -> bool:
+        """Whether the stream goes on elsewhere because nothing contradicted that for a while; it does from then on."""
+        main, other = self.main, self.other
+        if main is None or other is None or now - other.at < QUIET_SECONDS:
+            return False
+        began = other.begins is not None and (other.first < main.last or other.begins == "outdated_cursor")
+        if not began and other.events < FEW_CONFIRMING:
+            return False
+        self.main, self.other = other, None
+        return True
