@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import libipld
 import psycopg2
 import pytest
 
@@ -379,6 +380,62 @@ def test_a_relay_that_numbers_anew_is_followed(database: Database, start: Start)
         assert "b" in keys(database)
         assert one(database.url, "SELECT kind FROM pipeline.gap WHERE relay IS NOT NULL") == "sequence"
         consumer.end()
+
+
+def numbered(frame: bytes, seq: int) -> bytes:
+    """The frame with another sequence number."""
+    header, body = libipld.decode_dag_cbor_multi(frame)
+    return bytes(libipld.encode_dag_cbor(header) + libipld.encode_dag_cbor({**body, "seq": seq}))
+
+
+@pytest.mark.parametrize("shard", ["0/1", "1/2"])
+def test_an_absurd_number_costs_nothing(database: Database, start: Start, shard: str) -> None:
+    """Alone, two in a row, and as the last before the connection ends: the stream is resumed where it was."""
+    frames = list(busy_frames(60))
+    with Relay(frames[:30]) as relay:
+        relay.faults.damage = {
+            10: [numbered(frames[9], 2**53 - 1)],
+            20: [numbered(frames[19], 2**52)],
+            21: [numbered(frames[20], 2**52 + 1)],
+            30: [numbered(frames[29], 2**53 - 1)],
+        }
+        consumer = start(database.url, relay.url, APPVIEW_SHARD=shard)
+        find = "SELECT max(seq) FROM pipeline.cursor"
+        until(lambda: one(database.url, find) == 29, consumer)
+        relay.disconnect_all()
+        until(lambda: relay.connections == 2, consumer)
+        assert relay.cursors == [0, 29]
+        consumer.end(signal.SIGKILL)
+        relay.faults.damage = {}
+        relay.publish(frames[30:])
+        consumer = start(database.url, relay.url, APPVIEW_SHARD=shard)
+        until(lambda: one(database.url, find) == 60, consumer)
+        assert relay.cursors[2] == 29
+        consumer.end()
+    assert one(database.url, "SELECT count(*) FROM pipeline.gap WHERE relay IS NOT NULL AND resolved_at IS NULL") == 0
+    assert one(database.url, "SELECT sum(doubtful) FROM pipeline.batch") >= 4
+    assert one(database.url, "SELECT max(last_seq) FROM pipeline.batch") == 60
+
+
+def test_numbers_that_the_relay_leaves_out_are_counted_and_many_are_a_gap(database: Database, start: Start) -> None:
+    frames = list(busy_frames(300))
+    with Relay(frames) as relay:
+        relay.faults.damage = {seq: [] for seq in (3, 5, *range(11, 211))}
+        consumer = start(database.url, relay.url)
+        until(lambda: cursor(database, relay.url) == 300, consumer)
+        consumer.end()
+        found = rows(
+            database.url, "SELECT kind, shard, from_text, to_text FROM pipeline.gap WHERE relay = %s", relay.url
+        )
+        assert found == [("sequence", "0/1", "10", "211")]
+        assert one(database.url, "SELECT sum(skipped) FROM pipeline.batch") == 202
+        # Sent after all, they close it.
+        relay.faults.damage = {}
+        rows(database.url, "UPDATE pipeline.cursor SET seq = 2")
+        consumer = start(database.url, relay.url)
+        until(lambda: cursor(database, relay.url) == 300, consumer)
+        consumer.end()
+        assert rows(database.url, "SELECT * FROM pipeline.gap WHERE resolved_at IS NULL") == []
 
 
 @pytest.mark.parametrize(

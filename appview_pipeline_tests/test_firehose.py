@@ -447,6 +447,47 @@ def test_a_jump_that_the_relay_does_not_announce_is_noticed(cursor: int | None, 
         assert subscription.status.cursor == first
 
 
+HUGE = 2**53 - 1
+
+
+@pytest.mark.parametrize("odd", [[HUGE], [1], [HUGE, HUGE - 5], [10_000, 10_001]])
+@pytest.mark.parametrize("together", [True, False])
+def test_the_stream_is_not_resumed_from_an_odd_number(odd: list[int], together: bool) -> None:
+    """Though it is the last before the connection ends, and in the middle."""
+
+    async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
+        if number == 0:
+            for seq in (*range(101, 111), *odd, *range(111, 116), *odd):
+                await connection.send(frame(seq))
+                if not together:
+                    await asyncio.sleep(0.03)
+            return
+        await connection.send(frame(116))
+        await forever(connection)
+
+    with Relay(handler) as relay, quick(relay.url, 100) as subscription:
+        frames = take_until(subscription, 16 + 2 * len(odd))
+        assert seqs(frames) == [*range(101, 111), *odd, *range(111, 116), *odd, 116]
+        assert relay.cursors == [100, 115]
+        assert subscription.status.cursor == 116
+
+
+@pytest.mark.parametrize("first", [1, 5_000_000])
+def test_the_stream_is_resumed_where_a_relay_goes_on_elsewhere(first: int) -> None:
+    async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
+        if number == 0:
+            for seq in (101, 102, *range(first, first + 40)):
+                await connection.send(frame(seq))
+                await asyncio.sleep(0.005)
+            return
+        await connection.send(frame(first + 40))
+        await forever(connection)
+
+    with Relay(handler) as relay, quick(relay.url, 100) as subscription:
+        take_until(subscription, 43)
+        assert relay.cursors == [100, first + 39]
+
+
 def test_notices_are_bounded() -> None:
     async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
         for _ in range(firehose.MAX_NOTICES + 100):

@@ -642,6 +642,7 @@ class _Link(WSListener):
             return True
         self._first = False
         if not self.cursor:  # none, or 0: whatever comes first is right
+            self._subscription._line.see(seq, time.monotonic())
             return True
         if seq > self.cursor + 1:
             self._note("gap", f"Events between {self.cursor} and {seq} are missing", seq)
