@@ -1,7 +1,9 @@
 -- #account events: whether an account is active, and if not, why.
 --
 -- Guarantees: the newest event by its own time wins. An active account has no "upstreamStatus", whatever status came
--- with it. The status of an account that is not indexed yet is kept until it is (repo.sql).
+-- with it. That of another account is one that readers know: a status that they don't know, or none, counts as
+-- `deactivated`, which hides the account until it is active again (`pipeline.upstream_status`, schema). `pipeline.repo` keeps
+-- the status as sent, also of an account that is not indexed yet (repo.sql).
 
 -- :apply
 INSERT INTO pipeline.repo AS r (did, active, status, account_at)
@@ -12,9 +14,9 @@ ON CONFLICT (did) DO UPDATE SET active = excluded.active, status = excluded.stat
 WHERE r.account_at IS NULL OR r.account_at < excluded.account_at;
 
 -- :actors
-UPDATE bsky.actor a SET "upstreamStatus" = CASE WHEN NOT r.active THEN r.status END
+UPDATE bsky.actor a SET "upstreamStatus" = pipeline.upstream_status(r.active, r.status)
 FROM stage_account s
 CROSS JOIN LATERAL (SELECT r.active, r.status FROM pipeline.repo r WHERE r.did = s.did OFFSET 0) r
 WHERE a.did = s.did
   AND a.did = ANY (ARRAY(SELECT did FROM stage_account))
-  AND a."upstreamStatus" IS DISTINCT FROM CASE WHEN NOT r.active THEN r.status END;
+  AND a."upstreamStatus" IS DISTINCT FROM pipeline.upstream_status(r.active, r.status);

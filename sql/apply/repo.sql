@@ -101,7 +101,7 @@ WITH unknown AS MATERIALIZED (
   WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND k.rev IS NOT NULL)
 )
 INSERT INTO bsky.actor (did, "indexedAt", "upstreamStatus")
-SELECT u.did, u.indexed_at, CASE WHEN NOT r.active THEN r.status END
+SELECT u.did, u.indexed_at, pipeline.upstream_status(r.active, r.status)
 FROM unknown u
 CROSS JOIN LATERAL (SELECT r.active, r.status FROM pipeline.repo r WHERE r.did = u.did OFFSET 0) r
 ORDER BY u.did
