@@ -15,6 +15,7 @@ from libipld import encode_dag_cbor
 
 from appview_pipeline.protocol import car, cbor, cid
 from appview_pipeline.protocol.cbor import InvalidRecord, Link
+from appview_pipeline.protocol.record_json import record_from_json
 
 LINK = cid.cid_for_cbor(b"a record")
 BLOB = cid.cid_for_raw(b"a blob")
@@ -102,11 +103,93 @@ def test_blobs_deep_in_a_record() -> None:
     assert text.count(f'{{"$link":"{cid.to_text(BLOB)}"}}') == 2
 
 
-def test_nul_is_dropped_from_keys_and_values_and_nothing_else_is() -> None:
+def test_nul_is_dropped_from_text_and_nothing_else_is() -> None:
     odd = 'tab\t line\n back\\slash \\u0000 \\N quote" \u202e bidi \U0001f600 \x01'
-    record, text = cbor.decode_record_json(encode_dag_cbor({"a\0b": ["x\0y\0", {"c": "\0"}], "d": odd}))
-    assert record == {"ab": ["xy", {"c": ""}], "d": odd}
+    sent = {"a": ["x\0y\0", {"c": "\0"}], "d": odd}
+    record, text, as_sent = cbor.decode_as_sent(encode_dag_cbor(sent))
+    assert record == {"a": ["xy", {"c": ""}], "d": odd}
     assert json.loads(text) == record
+    assert as_sent == sent
+
+
+ODD_KEYS = ["te\0xt", "text\0", "\0text", "\0", "$ty\0pe", "__proto__", "__proto__\0", "other\0"]
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+@pytest.mark.parametrize("value", [1, "x", "\0", None, {"x": 1}, [], {"text": {"__proto__": "a\0"}}])
+def test_a_key_that_cannot_be_kept_goes_with_its_value(key: str, value: Any) -> None:
+    """Whichever of two keys comes first, and at any depth: the other keeps its own value."""
+    for known in ({"text": "kept", "$type": "a"}, {}):
+        for entries in ({key: value, **known}, {**known, key: value}):
+            block = encode_dag_cbor({"text": "top", "deep": [{"a": entries}], **entries})
+            record, text = cbor.decode_record_json(block)
+            assert record == {"text": "top", "deep": [{"a": known}], **known}
+            assert json.loads(text) == record
+            assert record_from_json(text) == record
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"$link": cid.to_text(LINK), "\0": 1},
+        {"$link": cid.to_text(LINK), "__proto__": 1},
+        {"$bytes": "YQ", "$li\0nk": 1},
+        {"$link": cid.to_text(LINK) + "\0"},
+        {"$bytes": "YQ\0"},
+    ],
+)
+def test_a_map_never_becomes_a_link_or_bytes(value: dict[str, Any]) -> None:
+    for record in (value, {"a": value}, {"a": [{"b": value}]}):
+        with pytest.raises(InvalidRecord):
+            cbor.decode_record_json(encode_dag_cbor(record))
+
+
+def test_the_key_proto_is_told_from_text_and_from_longer_keys() -> None:
+    sent = {"text": "__proto__", "__proto__x": 1, "x__proto__": {"_proto_": 1}, '"__proto__"': 2}
+    record, text = cbor.decode_record_json(encode_dag_cbor(sent))
+    assert record == sent == json.loads(text)
+
+
+LOOKALIKES: list[Any] = [
+    *({"$link": text} for text in ("x", "", "b", "bafy", cid.to_text(LINK).upper(), "Qm" + "a" * 44, "zabc", "\u20ac")),
+    *({"$bytes": text} for text in ("!", "YQ==", "Y", "YR", "a b", "\u20ac", "_-")),
+    *({"$link": 5}, {"$bytes": None}, {"$link": {}}, {"$link": cid.to_text(LINK), "a": 1}, {"$bytes": "YQ", "a": 1}),
+    {"$link": [{"$link": "x"}]},
+]
+
+
+@pytest.mark.parametrize("value", LOOKALIKES)
+def test_a_map_that_looks_like_a_link_comes_back_from_json(value: Any) -> None:
+    """Stored records are read again when a duplicate takes its place: whatever they hold."""
+    for sent in ({"a": value}, {"a": [value, {"b": [value]}]}, value):
+        record, text = cbor.decode_record_json(encode_dag_cbor(sent))
+        assert record == sent == record_from_json(text)
+
+
+def test_links_of_other_kinds_come_back_from_json() -> None:
+    for codec in range(128):
+        link = bytes((1, codec)) + LINK[2:]
+        record, text = cbor.decode_record_json(encode_dag_cbor({"a": [link]}))
+        again = record_from_json(text)
+        assert again == record and type(again["a"][0]) is Link
+
+
+@given(
+    st.recursive(
+        st.text(max_size=6) | st.integers(0, 9),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["$link", "$bytes", "$type", "__proto__", "a", "a\0", "\0"]), inner, max_size=3
+            )
+        ),
+    )
+)
+def test_stored_json_gives_the_record_back(value: Any) -> None:
+    with suppress(InvalidRecord):
+        _, text = cbor.decode_record_json(encode_dag_cbor({"a": value}))
+        assert "\\u0000" not in text and '"__proto__":' not in text
+        assert cbor.record_json(record_from_json(text)) == text
 
 
 MAX = 2**53 - 1
@@ -164,7 +247,7 @@ REFUSED = {
     "cut in a map": b"\xa2\x61a\x01",
     "array longer than the block": b"\xa1\x61a\x9b\x00\x00\x0f\xff\xff\xff\xff\xff",
     "text longer than the block": b"\xa1\x61a\x7b\x7f\xff\xff\xff\xff\xff\xff\xff",
-    "33 levels": nested(33),
+    "513 levels": nested(513),
     "100,000 levels": nested(100_000),
     "too big": encode_dag_cbor({"a": "x" * 1_000_000}),
 }
@@ -179,8 +262,16 @@ def test_what_is_no_record(name: str) -> None:
             cbor.decode_exact(REFUSED[name])
 
 
-def test_32_levels_and_one_million_bytes_are_a_record() -> None:
-    cbor.decode_record_json(nested(32))
+@pytest.mark.parametrize("levels", [32, 33, 127, 253, 254, 255, 256, 511, 512])
+def test_up_to_512_levels_are_a_record(levels: int) -> None:
+    """Also where they are maps, and hold links: below and above what the JSON encoder goes down by itself."""
+    for inner in (b"\x81" * (levels - 2) + b"\x80", b"\xa1\x61a" * (levels - 1) + b"\xd8\x2a\x58\x25\x00" + LINK):
+        _, text = cbor.decode_record_json(b"\xa1\x61a" + inner)
+        assert text.count("{") + text.count("[") in (levels, levels + 1)
+        assert cbor.record_json(record_from_json(text)) == text
+
+
+def test_one_million_bytes_are_a_record() -> None:
     cbor.decode_record_json(encode_dag_cbor({"a": "{" * 100}))
     cbor.decode_record_json(encode_dag_cbor({"a": "x" * 999_992}))
 

@@ -12,11 +12,12 @@ from typing import NamedTuple
 from appview_pipeline.indexing.collection import Collection, RecordWrite
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
+from appview_pipeline.protocol.cbor import Record
 from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.protocol.commit import InvalidCommit, RecordOp, read_commit, read_sync
-from appview_pipeline.protocol.frames import Account, Commit, Event, FrameError, Sync, decode_frame
+from appview_pipeline.protocol.frames import Account, Commit, Event, FrameError, Identity, Sync, decode_frame
 from appview_pipeline.protocol.lexicon import RecordValidator
-from appview_pipeline.protocol.syntax import normalize_datetime
+from appview_pipeline.protocol.syntax import is_readable_did, normalize_datetime, tid_before
 
 
 class DeadLetter(NamedTuple):
@@ -70,7 +71,7 @@ class Gap(NamedTuple):
     resolved: bool = False
 
 
-NOT_MISSING = frozenset(("record-invalid", "lexicon", "collection-rule"))
+NOT_MISSING = frozenset(("record-invalid", "lexicon", "collection-rule", "did"))
 """Kinds of dead letters whose record we have whole and must not index: the network holds nothing else."""
 
 MAX_GAP_TEXT = 2_000
@@ -172,7 +173,11 @@ def read_change(
     without a validator pass.
     """
     if isinstance(event, Commit):
+        if not (event.repo.startswith("did:plc:") or is_readable_did(event.repo)):
+            return _unreadable(event.repo, event.seq, frame)
         return _commit(event, frame, now_micros, collections, validators)
+    if isinstance(event, Sync | Account | Identity) and not is_readable_did(event.did):
+        return _unreadable(event.did, event.seq, frame)
     change = Change(len(frame), getattr(event, "seq", None))
     if isinstance(event, Sync):
         _sync(event, frame, now_micros, change)
@@ -185,6 +190,12 @@ def read_change(
         change.is_event = True
         change.time = normalize_datetime(event.time)
     return change
+
+
+def _unreadable(did: str, seq: int, frame: bytes) -> Change:
+    """The dead letter of an account that no reader could show: one record of it would break the pages of others."""
+    reason = f"the account's DID {did[:200]} can't be part of an AT URI"
+    return Change(len(frame), seq, dead_letters=[DeadLetter("did", reason, seq, did, None, frame)])
 
 
 def position(frame: bytes) -> Change | None:
@@ -229,6 +240,8 @@ def _commit(
         is_sync=False,
     )
     for op in content.ops:
+        # Each of several operations on a path has a rev of its own, the last one that of the commit.
+        op_rev = tid_before(rev, op.followed_by) if op.followed_by else rev
         collection = collections.get(op.collection)
         if op.problem is not None:
             kind, reason = op.problem
@@ -242,10 +255,10 @@ def _commit(
         elif collection is None:
             change.ignored.append((op.collection, op.action))
         elif op.action == "delete":
-            change.deletes.append(RecordDelete(f"at://{did}/{op.path}", did, op.collection, rev, time, seq))
+            change.deletes.append(RecordDelete(f"at://{did}/{op.path}", did, op.collection, op_rev, time, seq))
             change.ops.append((op.collection, "delete"))
         else:
-            _write(change, op, collection, validators.get(op.collection), did, rev, time)
+            _write(change, op, collection, validators.get(op.collection), did, op_rev, time)
     return change
 
 
@@ -273,21 +286,29 @@ def _write(
         change.seq,
         op.action,
     )
-    kind, reason = refusal(write, collection, validate)
+    kind, reason = refusal(write, collection, validate, op.as_sent)
     if reason is None:
         change.writes.append(write)
         change.ops.append((op.collection, op.action))
-    else:
+    elif not op.followed_by:
         change.dead_letters.append(
             DeadLetter(kind, reason, change.seq, did, op.path, op.block, "block", rev, op.cid, op.action, time)
         )
 
 
-def refusal(write: RecordWrite, collection: Collection, validate: RecordValidator | None) -> tuple[str, str | None]:
-    """Why a record may not be indexed: the kind of dead letter and the reason in words, None when it may."""
-    reason = validate(write.record) if validate is not None else None
-    if reason is not None:
-        return "lexicon", reason
+def refusal(
+    write: RecordWrite, collection: Collection, validate: RecordValidator | None, as_sent: Record | None = None
+) -> tuple[str, str | None]:
+    """Why a record may not be indexed: the kind of dead letter and the reason in words, None when it may.
+
+    `as_sent`: the record with the U+0000 that its text had. It must be valid, too: an identifier is none with U+0000.
+    """
+    if validate is not None:
+        reason = validate(write.record)
+        if reason is None and as_sent is not None:
+            reason = validate(as_sent)
+        if reason is not None:
+            return "lexicon", reason
     return "collection-rule", collection.check(write)
 
 

@@ -45,6 +45,17 @@ def at_uri_collection(uri: str) -> str:
     return parts[3] if len(parts) > 3 else ""
 
 
+def without_did(collection: str, *uris: str) -> str | None:
+    """Why readers could not show a record with these (valid) AT URIs: one of them names a handle in place of a DID.
+
+    Readers take the DID of the account out of the URI, and fail on every page with the record where there is none.
+    """
+    for uri in uris:
+        if not uri.startswith("at://did:"):
+            return f"{collection}: {uri[:200]} names no DID"
+    return None
+
+
 def gates_its_own_post(collection: str, post_uri: str, did: str, rkey: str) -> str | None:
     """Why a gate record may not gate `post_uri`: only the post's author may, under the post's record key."""
     if at_uri_host(post_uri) != did:

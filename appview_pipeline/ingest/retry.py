@@ -13,7 +13,7 @@ from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
 from appview_pipeline.ingest.writer import Writer
-from appview_pipeline.protocol.cbor import InvalidRecord, decode_record_json
+from appview_pipeline.protocol.cbor import InvalidRecord, decode_as_sent
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
@@ -156,9 +156,10 @@ def _change_of_record(
     if repo is None or repo.rev < rev:
         raise NotRetriable("nothing as new is known of its repository, which has to be fetched")
     change = Change(len(content), letter.seq, moment, repo=_already_applied(did, rev, repo))
+    as_sent = None
     try:
         if letter.form == "block":
-            record, text = decode_record_json(content)
+            record, text, as_sent = decode_as_sent(content)
         else:
             text = content.decode()
             record = record_from_json(text)
@@ -167,7 +168,7 @@ def _change_of_record(
         return change
     action = letter.action or "create"
     write = RecordWrite(f"at://{did}/{path}", cid, did, nsid, rkey, rev, record, text, moment, letter.seq, action)
-    kind, reason = refusal(write, collection, validators.get(nsid))
+    kind, reason = refusal(write, collection, validators.get(nsid), as_sent)
     if reason is None:
         change.writes.append(write)
         change.ops.append((nsid, action))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import libipld
 
+from appview_pipeline.protocol.cbor import InvalidRecord, decode_unordered
+
 MAX_FRAME_BYTES = 5_000_000
 """Largest frame that the specification allows (https://atproto.com/specs/sync)."""
 
@@ -104,7 +106,10 @@ def _decode(frame: bytes) -> tuple[dict[str, object], dict[str, object]] | None:
     try:
         objects = libipld.decode_dag_cbor_multi(frame)
     except (ValueError, RecursionError, OverflowError):
-        return None
+        try:
+            objects = decode_unordered(frame, most=2)
+        except InvalidRecord:
+            return None
     if len(objects) != 2 or not isinstance(objects[0], dict) or not isinstance(objects[1], dict):
         return None
     return objects[0], objects[1]

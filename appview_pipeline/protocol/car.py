@@ -12,6 +12,7 @@ from hashlib import sha256
 
 from libipld import decode_dag_cbor
 
+from appview_pipeline.protocol.cbor import decode_unordered
 from appview_pipeline.protocol.cid import DAG_CBOR, LENGTH, RAW
 
 # Every commit's CAR starts and goes on with these bytes, around the 36 of its only root.
@@ -54,8 +55,11 @@ def _header(car: bytes) -> tuple[list[bytes], int]:
         raise InvalidCar("header longer than the CAR or than 4,096 bytes")
     try:
         header = decode_dag_cbor(car[start:end])
-    except (ValueError, RecursionError) as error:
-        raise InvalidCar(f"header is not DAG-CBOR: {error}") from None
+    except (ValueError, RecursionError):
+        try:
+            (header,) = decode_unordered(car[start:end])
+        except ValueError as error:
+            raise InvalidCar(f"header is not DAG-CBOR: {error}") from None
     if not isinstance(header, dict) or header.get("version") != 1:
         raise InvalidCar("header is not of a CAR version 1")
     roots = header.get("roots")

@@ -10,7 +10,8 @@ its neighbours.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections import Counter
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from libipld import decode_dag_cbor
 
 from appview_pipeline.protocol.car import Blocks, InvalidCar
-from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_record_json
+from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_as_sent, decode_unordered
 from appview_pipeline.protocol.cid import is_dag_cbor, to_text
 from appview_pipeline.protocol.frames import Commit, Sync
 from appview_pipeline.protocol.mst import Change, InvalidTree, invert, root_cid
@@ -63,11 +64,11 @@ class InvalidCommit(ValueError):
 class RecordOp:
     """One operation of a commit.
 
-    With `problem` set (kinds `op-path`, `op-action`, `op-duplicate`, `op-cid`, `record-block`,
-    `record-invalid`) nothing may be indexed from it; the other fields are then as good as they could
-    be read: `block` the bytes that were found, text free of U+0000. Without a problem, `create` and `update` of a
-    wanted collection have `cid` (text), `record` (free of U+0000), `json` and `block`; `delete`, and every operation of
-    other collections, has none of them.
+    With `problem` set (kinds `op-path`, `op-action`, `op-cid`, `record-block`, `record-invalid`) nothing may be indexed
+    from it; the other fields are then as good as they could be read: `block` the bytes that were found, text free of
+    U+0000. Without a problem, `create` and `update` of a wanted collection have `cid` (text), `record` (cleaned, as
+    `cbor` says), `json` and `block`, and `as_sent` where text of the record had U+0000; `delete`, and every operation
+    of other collections, has none of them.
     """
 
     action: str
@@ -79,6 +80,9 @@ class RecordOp:
     block: bytes | None = None
     problem: Problem | None = None
     json: str | None = None
+    as_sent: Record | None = None
+    followed_by: int = 0
+    """How many later operations of the commit are on the same path."""
 
 
 @dataclass(slots=True)
@@ -123,18 +127,29 @@ def read_commit(event: Commit, now_micros: int, wanted: Container[str]) -> Commi
     if not blocks.roots or blocks.roots[0] != event.commit:
         raise InvalidCommit("commit-car", "the CAR's root is not the commit")
     block, data = _signed_commit(blocks, event.commit, event.repo, event.rev)
-    ops: list[RecordOp] = []
     if len(operations) == 1:
         return CommitContent(data, block, [_operation(operations[0], blocks, wanted)])
-    paths: set[str] = set()
-    for operation in operations:
-        op = _operation(operation, blocks, wanted)
-        if op.path in paths and op.problem is None:
-            op.record = op.json = None
-            op.problem = ("op-duplicate", "an earlier operation of this commit has the same path")
-        paths.add(op.path)
-        ops.append(op)
+    ops = [_operation(operation, blocks, wanted) for operation in operations]
+    if len({op.path for op in ops}) < len(ops):
+        ops = _in_turn(ops)
     return CommitContent(data, block, ops)
+
+
+def _in_turn(ops: list[RecordOp]) -> list[RecordOp]:
+    """The operations of a commit some of which are on the same path, where the last one is the outcome.
+
+    The ones before it say how many follow. Those of them that can't be used are left out: a commit need not bring along
+    records that it replaces.
+    """
+    following: Counter[str] = Counter()
+    kept = []
+    for op in reversed(ops):
+        if op.collection:  # else its path can't be trusted
+            op.followed_by = following[op.path]
+            following[op.path] += 1
+        if not (op.followed_by and op.problem):
+            kept.append(op)
+    return kept[::-1]
 
 
 def read_sync(event: Sync, now_micros: int) -> SyncContent:
@@ -159,18 +174,33 @@ def _latest_rev(moment: int) -> str:
 def prove(event: Commit, content: CommitContent) -> bool:
     """Proves the operations of a commit against its tree: every one undone, the tree must be `prevData` again.
 
+    Of several operations on one path their sum is undone.
     About 150 us for one operation. False where the event has no `prevData` to compare with (commits from before Sync
     1.1). Raises InvalidCommit (kind `commit-proof`): something was left out of `ops`, made up or altered.
     """
     if event.prev_data is None:
         return False
     try:
-        before = invert(content.data, map(_change, event.ops), Blocks(event.blocks).get)
+        before = invert(content.data, _sums(map(_change, event.ops)), Blocks(event.blocks).get)
     except InvalidTree as error:
         raise InvalidCommit("commit-proof", f"the operations can't be undone: {error}") from None
     if root_cid(before) != event.prev_data:
         raise InvalidCommit("commit-proof", "with the operations undone, the tree is not prevData")
     return True
+
+
+def _sums(changes: Iterable[Change]) -> list[Change]:
+    """One change for each path, from what was there before the first to what is there after the last."""
+    sums: dict[str, Change] = {}
+    for change in changes:
+        first = sums.get(change.path)
+        if first is None:
+            sums[change.path] = change
+            continue
+        if first.cid != change.prev:
+            raise InvalidTree(f"two operations on {change.path} that don't follow one another")
+        sums[change.path] = Change(change.path, change.cid, first.prev)
+    return [change for change in sums.values() if change.cid != change.prev]
 
 
 def _change(operation: object) -> Change:
@@ -230,9 +260,11 @@ def _commit_object(block: bytes) -> dict[str, Any]:
     """A commit object of which all but `did` and `rev`, which callers compare or check, has the right type."""
     try:
         commit = decode_dag_cbor(block)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).removeprefix("Failed to decode DAG-CBOR. ")
-        raise InvalidCommit("commit-block", f"the commit object is not DAG-CBOR: {reason}") from None
+    except (ValueError, RecursionError):
+        try:
+            (commit,) = decode_unordered(block)
+        except ValueError as error:
+            raise InvalidCommit("commit-block", f"the commit object is not DAG-CBOR: {error}") from None
     if type(commit) is not dict:
         raise InvalidCommit("commit-block", "the commit object is not a map")
     get = commit.get
@@ -287,7 +319,7 @@ def _operation(operation: object, blocks: Blocks, wanted: Container[str]) -> Rec
         op.problem = ("record-block", f"the record's {reason}")
         return op
     try:
-        op.record, op.json = decode_record_json(block)
+        op.record, op.json, op.as_sent = decode_as_sent(block)
     except InvalidRecord as error:
         op.problem = ("record-invalid", str(error))
     return op

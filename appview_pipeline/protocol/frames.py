@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from libipld import decode_dag_cbor_multi
 
+from appview_pipeline.protocol.cbor import InvalidRecord, decode_unordered
 from appview_pipeline.protocol.cid import is_dag_cbor
 from appview_pipeline.protocol.syntax import is_datetime, is_did, is_handle, is_tid
 
@@ -128,17 +129,18 @@ def decode_frame(data: bytes) -> Event:
     """One WebSocket message as an event. Raises FrameError, nothing else, whatever the bytes.
 
     Checked: size, framing, and of the fields that are used their presence, types and syntax: `seq` 1 to 2^53-1, DIDs,
-    revs (TIDs), datetimes, CIDs. Memory is bounded by the frame's size (about 65 bytes a byte in the worst case), depth
-    by libipld's recursion limit.
+    revs (TIDs), datetimes, CIDs. Map keys may be in any order. Memory is bounded by the frame's size (about 65 bytes a
+    byte in the worst case), depth by the decoders' limits.
     """
     if len(data) > MAX_FRAME:
         raise FrameError("frame-size", f"frame of {len(data):,} bytes; the limit is {MAX_FRAME:,}")
     try:
         items = decode_dag_cbor_multi(data)
-    except ValueError as error:
-        raise FrameError("frame-cbor", str(error).removeprefix("Failed to decode DAG-CBOR. ")) from None
-    except RecursionError:
-        raise FrameError("frame-cbor", "nested too deep") from None
+    except (ValueError, RecursionError):
+        try:
+            items = decode_unordered(data, most=2)
+        except InvalidRecord as error:
+            raise FrameError("frame-cbor", str(error)) from None
     if len(items) != 2:
         raise FrameError("frame-cbor", f"{len(items)} CBOR objects instead of header and body")
     header, body = items
@@ -214,6 +216,8 @@ def _commit(body: dict[str, Any], size: int) -> Commit:
         seq, repo, time = _envelope(body, "repo")
         if type(rev) is not str or not is_tid(rev):
             _refuse(body, "rev is not a TID")
+        if since == "":  # some servers' word for "none"
+            since = None
         if since is not None and (type(since) is not str or not is_tid(since)):
             _refuse(body, "since is neither null nor a TID")
     commit = get("commit")

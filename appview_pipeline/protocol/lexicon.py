@@ -321,6 +321,9 @@ class _Writer:
             if format_ in USUAL:
                 condition = f"{_function_name('usual', format_)}({value}) is None and {condition}"
             self._fail_if(condition, path, f"is not of the format {format_}", indent)
+        if "knownValues" in schema:
+            # Dropped from what is stored, it would make a known value of another one.
+            self._fail_if(f"'\\0' in {value}", path, "holds U+0000", indent)
 
     def _length(self, schema: Node, value: str, unit: str, path: _Path, indent: int) -> None:
         if (low := schema.get("minLength")) is not None:
@@ -406,6 +409,9 @@ class _Writer:
         if schema.get("closed", False):
             self._line(indent, "else:")
             self._line(indent + 1, f"return {path.key('$type').before('is none of the types allowed here')}")
+        else:
+            self._line(indent, f"elif '\\0' in {kind}:")
+            self._line(indent + 1, f"return {path.key('$type').before('holds U+0000')}")
 
     def _call(self, function: str, value: str) -> str:
         return f"{function}({value}, depth + 1)" if self._is_recursive else f"{function}({value})"
@@ -426,7 +432,7 @@ def _blob_reason(value: Any) -> str | None:
     if value.keys() != _BLOB_FIELDS:
         return " is a blob with fields missing or too many"
     mime_type, size, ref = value["mimeType"], value["size"], value["ref"]
-    if type(mime_type) is not str or "/" not in mime_type:
+    if type(mime_type) is not str or "/" not in mime_type or "\0" in mime_type:
         return ".mimeType is not a MIME type"
     if type(size) is not int or not 0 <= size <= _SAFE_INTEGER:
         return ".size is not a size"

@@ -6,7 +6,7 @@ depend on which of the two indexes it:
 
 - `uri` has a scheme of word characters (`1:2` is one, `content-type:x` is none), and no third slash after `://`;
 - `cid` is Base58 of version 0 or Base32 of version 1, of any codec and hash, nothing else;
-- `at-uri` may end in a fragment that is a JSON pointer.
+- `at-uri` may end in a fragment that is a JSON pointer, and its DID is one that the readers can parse.
 """
 
 from __future__ import annotations
@@ -69,17 +69,18 @@ def _is_exact_cid(digits: str) -> bool:
 
 
 def is_at_uri(text: str) -> bool:
-    """An AT URI without query or trailing slash, its record key valid."""
+    """An AT URI without query or trailing slash, its record key valid and its DID readable."""
     if "#" not in text:
-        return syntax.is_at_uri(text)
-    uri, _, fragment = text.partition("#")
+        uri = syntax.parse_at_uri(text)
+        return uri is not None and syntax.is_readable_did(uri.authority)
+    without, _, fragment = text.partition("#")
     if len(text) > syntax.MAX_AT_URI or _match_json_pointer(fragment) is None:
         return False
     try:
         unquote_to_bytes(fragment).decode()
     except UnicodeDecodeError:
         return False
-    return syntax.is_at_uri(uri)
+    return is_at_uri(without)
 
 
 FORMATS: dict[str, Callable[[str], bool]] = {

@@ -43,6 +43,15 @@ def is_did(text: str) -> bool:
     return _match_did_plc(text) is not None or (len(text) <= MAX_DID and _match_did(text) is not None)
 
 
+def is_readable_did(did: str) -> bool:
+    """Whether the AT URI parser of the reference AppView takes the authority of an AT URI that is this DID.
+
+    It takes none with an underscore, nor one with both a dot and a percent sign: where it meets one the page fails, or
+    the whole process.
+    """
+    return "_" not in did and not ("%" in did and "." in did)
+
+
 def is_handle(text: str) -> bool:
     """A handle (a DNS name with at least two labels), in any case, at most 253 characters."""
     return len(text) <= MAX_HANDLE and _match_handle(text) is not None
@@ -250,9 +259,19 @@ def tid_to_micros(tid: str) -> int:
     return int(tid.translate(_TO_DIGITS), 32) >> 10
 
 
+def tid_before(tid: str, steps: int) -> str:
+    """The TID `steps` places before another, at least the first of all. ValueError if it is not one."""
+    if _match_tid(tid) is None:
+        raise ValueError(f"not a TID: {tid!r}")
+    return _tid(max(0, int(tid.translate(_TO_DIGITS), 32) - steps))
+
+
 def tid_from_micros(micros: int, clock_id: int = 0) -> str:
     """The TID of a moment, given in microseconds since the Unix epoch (0 to 2^53-1), and a clock id (0 to 1023)."""
     if not (0 <= micros < 1 << 53 and 0 <= clock_id < 1024):
         raise ValueError("a TID holds 53 bits of microseconds and 10 bits of clock id")
-    value = micros << 10 | clock_id
+    return _tid(micros << 10 | clock_id)
+
+
+def _tid(value: int) -> str:
     return "".join([_TID_ALPHABET[value >> shift & 31] for shift in range(60, -1, -5)])

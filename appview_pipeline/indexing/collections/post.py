@@ -15,6 +15,7 @@ from appview_pipeline.indexing.record_fields import (
     created_at,
     json_or_none,
     strong_ref,
+    without_did,
 )
 
 STAGE_POST = Stage(
@@ -43,6 +44,32 @@ STAGE_EMBED_RECORD = Stage("stage_post_record", ("post_uri", "embed_uri", "embed
 STAGE_MENTION = Stage("stage_post_mention", ("post_uri", "did"))
 
 _IMAGE = "app.bsky.embed.gallery#image"
+
+
+def check(write: RecordWrite) -> str | None:
+    """Where a post's thread and embeds belong to must be a DID."""
+    reply, embed = write.record.get("reply"), write.record.get("embed")
+    if reply is None and embed is None:
+        return None
+    uris = [] if reply is None else [reply["root"]["uri"], reply["parent"]["uri"]]
+    if embed is not None:
+        uris += _uris_of(embed)
+    return without_did(write.collection, *uris)
+
+
+def _uris_of(embed: dict[str, Any]) -> list[str]:
+    """The records that an embed shows."""
+    kind = embed.get("$type")
+    uris = []
+    if kind == "app.bsky.embed.recordWithMedia":
+        uris.append(embed["record"]["record"]["uri"])
+        embed = embed["media"]
+        kind = embed.get("$type")
+    elif kind == "app.bsky.embed.record":
+        uris.append(embed["record"]["uri"])
+    if kind == "app.bsky.embed.external":
+        uris += [ref["uri"] for ref in embed["external"].get("associatedRefs") or ()]
+    return uris
 
 
 def stage(write: RecordWrite, rows: Rows) -> None:
@@ -136,4 +163,5 @@ COLLECTION = Collection(
         STAGE_MENTION,
     ),
     stage,
+    check,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
-from appview_pipeline.indexing.record_fields import blob_cid, strong_ref
+from appview_pipeline.indexing.record_fields import blob_cid, strong_ref, without_did
 
 STAGE = Stage(
     "stage_profile",
@@ -20,6 +20,12 @@ STAGE = Stage(
         "indexed_at",
     ),
 )
+
+
+def check(write: RecordWrite) -> str | None:
+    """Pages with the profile need the DIDs of what it refers to."""
+    refs = (write.record.get("pinnedPost"), write.record.get("joinedViaStarterPack"))
+    return without_did(write.collection, *(ref["uri"] for ref in refs if ref is not None))
 
 
 def stage(write: RecordWrite, rows: Rows) -> None:
@@ -43,4 +49,4 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.actor.profile", (STAGE,), stage)
+COLLECTION = Collection("app.bsky.actor.profile", (STAGE,), stage, check)

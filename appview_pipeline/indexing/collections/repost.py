@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
-from appview_pipeline.indexing.record_fields import created_at, strong_ref
+from appview_pipeline.indexing.record_fields import created_at, strong_ref, without_did
 
 STAGE = Stage(
     "stage_repost",
     ("uri", "cid", "creator", "rev", "subject", "subject_cid", "created_at", "indexed_at", "via", "via_cid"),
 )
+
+
+def check(write: RecordWrite) -> str | None:
+    """What appears in feeds needs the DID of its author."""
+    return without_did(write.collection, write.record["subject"]["uri"])
 
 
 def stage(write: RecordWrite, rows: Rows) -> None:
@@ -30,4 +35,4 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.feed.repost", (STAGE,), stage)
+COLLECTION = Collection("app.bsky.feed.repost", (STAGE,), stage, check)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
-from appview_pipeline.indexing.record_fields import created_at
+from appview_pipeline.indexing.record_fields import created_at, without_did
 
 STAGE = Stage("stage_starterpack", ("uri", "cid", "creator", "name", "created_at", "indexed_at"))
+
+
+def check(write: RecordWrite) -> str | None:
+    """The pack's page needs the DIDs of its list and feeds."""
+    feeds = write.record.get("feeds") or ()
+    return without_did(write.collection, write.record["list"], *(feed["uri"] for feed in feeds))
 
 
 def stage(write: RecordWrite, rows: Rows) -> None:
@@ -14,4 +20,4 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.starterpack", (STAGE,), stage)
+COLLECTION = Collection("app.bsky.graph.starterpack", (STAGE,), stage, check)

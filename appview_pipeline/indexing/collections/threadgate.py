@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
-from appview_pipeline.indexing.record_fields import created_at, gates_its_own_post
+from appview_pipeline.indexing.record_fields import created_at, gates_its_own_post, without_did
 
 STAGE = Stage("stage_threadgate", ("uri", "cid", "creator", "post_uri", "created_at", "indexed_at"))
 
 
 def check(write: RecordWrite) -> str | None:
-    return gates_its_own_post(write.collection, write.record["post"], write.did, write.rkey)
+    """An author gates only posts of their own, and pages with the post need the DIDs of the lists that may reply."""
+    rules = write.record.get("allow") or ()
+    lists = [rule["list"] for rule in rules if rule["$type"] == "app.bsky.feed.threadgate#listRule"]
+    refusal = gates_its_own_post(write.collection, write.record["post"], write.did, write.rkey)
+    return refusal or without_did(write.collection, *lists)
 
 
 def stage(write: RecordWrite, rows: Rows) -> None:
