@@ -339,7 +339,8 @@ def test_removing_the_state_folder_under_a_running_server(state: Path) -> None:
     with attach(state) as pg:
         query(pg.url(), "CREATE TABLE gone ()")
         old = supervisor_pid(state)
-        shutil.rmtree(state)
+        while state.exists():  # what the server removes itself meanwhile is no error
+            shutil.rmtree(state, ignore_errors=True)
         with attach(state) as new:
             assert query(new.url(), "SELECT to_regclass('gone')") is None
             eventually(lambda: old not in processes(state))
@@ -775,3 +776,80 @@ def test_ephemeral_server_leaves_nothing_and_deletes_what_killed_ones_left() -> 
             assert query(pg.url(), "SHOW fsync") == "off"
             assert list(parent.iterdir()) == [pg.state_dir]
         assert list(parent.iterdir()) == []
+
+
+# What others on this machine may see
+
+
+def modes(state: Path) -> dict[str, str]:
+    files = {path.name: path for path in state.iterdir() if path.name != "pgdata"}
+    return {name: oct(path.stat().st_mode & 0o777) for name, path in files.items()}
+
+
+@needs_root
+def test_nobody_else_may_lock_or_read_the_folder_also_one_made_before(
+    state: Path, nobodys_python: dict[str, Any]
+) -> None:
+    with attach(state):
+        pass
+    eventually(lambda: not processes(state))
+    for path in (state, *(state / name for name in modes(state) if name != "run")):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # as versions before left them
+    for others in ("", "notes of the operator"):
+        if others:
+            (state / others).write_text("")
+            state.chmod(0o755)  # a folder that is not ours alone is not closed, but its locks are
+        with attach(state) as pg:
+            found = modes(state)
+            assert found.pop("postgresql.user.conf") == "0o640" and found.pop("run") == "0o700"
+            assert {found.pop(name) for name in [*found] if name != others} == {"0o600"}
+            assert oct(state.stat().st_mode & 0o777) == ("0o755" if others else "0o710")
+            code = (
+                "import fcntl, sys\n"
+                "for name in ('users.lock', 'owner.lock'):\n"
+                "    try:\n"
+                "        fcntl.flock(open(sys.argv[1] + '/' + name), fcntl.LOCK_SH)\n"
+                "    except OSError as error:\n"
+                "        print(error.strerror)"
+            )
+            argv = [nobodys_python["python"], "-c", code, str(state)]
+            done = subprocess.run(argv, cwd="/", capture_output=True, text=True, **NOBODY)
+            assert done.stdout.split("\n") == ["Permission denied"] * 2 + [""], done
+            assert query(pg.url(), "SELECT 1") == 1
+        eventually(lambda: not processes(state))
+
+
+def test_an_ordinary_users_folder_is_closed(tmp_path: Path) -> None:
+    folder = state_folder.create(tmp_path / "state")
+    user = server_user.ServerUser(os.geteuid(), os.getegid(), "me", switch=False)
+    for name in ("users.lock", "postgresql.user.conf"):
+        (folder.path / name).touch(mode=0o644)
+    folder.path.chmod(0o755)
+    state_folder.restrict(folder, user)
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    assert set(modes(folder.path).values()) == {"0o600"}
+    shared = StateFolder(tmp_path)
+    tmp_path.chmod(0o1777)
+    (tmp_path / "other").touch(mode=0o644)
+    state_folder.restrict(shared, user)
+    assert tmp_path.stat().st_mode & 0o7777 == 0o1777 and modes(tmp_path)["other"] == "0o644"
+
+
+def test_the_server_inherits_no_secret(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the supervisor nor the server nor a session has more of its starter's environment than it needs."""
+    for name in ("DATABASE_URL", "APPVIEW_RELAY_URL", "PGPASSWORD", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY", "MY_TOKEN"):
+        monkeypatch.setenv(name, "https://user:hush@example.com")
+    monkeypatch.setenv("PGOPTIONS", "-c hush.here=1")
+    environment = {**os.environ}
+    user = User(state, env=environment)
+    with closing(psycopg2.connect(user.answer()["url"].replace("+psycopg2", ""), options="")) as connection:
+        connection.cursor().execute("SELECT 1")
+        found = processes(state)
+        assert len(found) > 3 and any("store.supervisor" in command for command in found.values())
+        for pid, command in found.items():
+            inherited = Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"hush" not in inherited and b"hush" not in command.encode(), command
+            names = {pair.partition(b"=")[0].decode() for pair in inherited.split(b"\0") if b"=" in pair}
+            allowed = {*server_user._NEEDED, *embedded._PYTHON_NEEDS, "PYTHONPATH", "LANG", "LC_ALL"}
+            assert names - allowed <= {"PG_OOM_ADJUST_FILE"}, (command, names)
+    user.end()

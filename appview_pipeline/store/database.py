@@ -60,18 +60,25 @@ class Database:
         self._server = server
         self.engine: Engine = sqlalchemy.create_engine(
             "postgresql+psycopg2://",
-            creator=lambda: postgres.connect(self.url),
+            creator=self._open,
+            use_native_hstore=False,  # it would be looked for at every connection
             poolclass=QueuePool,
             pool_size=settings.db_pool_size,
             max_overflow=0,
             pool_timeout=postgres.POOL_TIMEOUT,
             pool_pre_ping=True,
         )
-        event.listen(self.engine, "connect", self._on_connect)
+        event.listen(self.engine, "connect", _note_role)
 
-    def _on_connect(self, connection: PsycopgConnection, record: ConnectionPoolEntry) -> None:
-        self._take_role(connection, "writer")
-        record.info["role"] = "writer"
+    def _open(self) -> PsycopgConnection:
+        # In a role before SQLAlchemy has its first statement: the limits of the server's role may be very short.
+        connection = postgres.connect(self.url)
+        try:
+            self._take_role(connection, "writer")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @contextmanager
     def connect(self, role: str) -> Iterator[PsycopgConnection]:
@@ -139,6 +146,10 @@ class Database:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+
+def _note_role(connection: PsycopgConnection, record: ConnectionPoolEntry) -> None:
+    record.info["role"] = "writer"
 
 
 def open_database(settings: Settings, *, migrate: bool | None = None) -> Database:

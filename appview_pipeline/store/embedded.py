@@ -35,6 +35,9 @@ START_SECONDS = 300.0
 # A supervisor that ends without a word (killed, broken installation) this often in a row is given up.
 _MOST_SILENT_STARTS = 3
 
+# Beside what the server needs, for the supervisor: where Python finds its modules, and how it reads file names.
+_PYTHON_NEEDS = ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONUTF8", "VIRTUAL_ENV", "LANG", "LC_ALL", "LC_CTYPE")
+
 _EPHEMERAL = "appview-ephemeral-"
 
 _log = logging.getLogger(__name__)
@@ -97,7 +100,8 @@ def attach(
     Raises `OperatorError` with the reason when there is no usable server within `start_timeout` seconds.
     """
     state = state_folder.create(settings.state_dir or default_state_dir())
-    server_user.choose(state.data_dir)  # somebody else's database: said at once
+    # Somebody else's database: said at once.
+    state_folder.restrict(state, server_user.choose(state.data_dir))
     deadline = time.monotonic() + start_timeout
     users_lock = _hold_users_lock(state, deadline, start_timeout)
 
@@ -122,8 +126,6 @@ def ephemeral(*, parent: Path | None = None, postgres_bin: Path | None = None) -
     parent = Path(tempfile.gettempdir()) if parent is None else parent
     _delete_left_ephemerals(parent)
     folder = Path(tempfile.mkdtemp(prefix=_EPHEMERAL, dir=parent)).resolve()
-    if os.geteuid() == 0:
-        folder.chmod(0o755)
     state = StateFolder(folder)
     owner_lock = state.open("owner.lock", os.O_RDWR)
     state_folder.lock(owner_lock, "exclusive")
@@ -268,7 +270,7 @@ def _start_supervisor(state: StateFolder, owner_lock: int, postgres_bin: Path | 
     if postgres_bin is not None:
         argv += ["--postgres-bin", str(postgres_bin.expanduser().absolute())]
     package_parent = str(Path(__file__).resolve().parents[2])
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    environment = server_user.environment(*_PYTHON_NEEDS)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_parent, os.environ.get("PYTHONPATH"))))
     state_folder.rotate_log(state)
     log = state.open("postgres.log", os.O_WRONLY | os.O_APPEND)

@@ -223,7 +223,7 @@ START = Role(statement=60, lock=10, idle=60)
 
 @contextmanager
 def transient(url: str, role: Role = START, application_name: str = "appview-pipeline") -> Iterator[Connection]:
-    """One SQLAlchemy connection in `role`, opened for the block and closed after it.
+    """One SQLAlchemy connection in `role` (default: `START`), opened for the block and closed after it.
 
     Raises mendable errors as `OperatorError`, among them a pooler that shares sessions.
     """
@@ -232,13 +232,15 @@ def transient(url: str, role: Role = START, application_name: str = "appview-pip
         connection = connect(url, application_name)
         try:
             refuse_shared_sessions(connection, url)
-            begin_session(connection, application_name, role)
+            begin_session(connection, application_name, role or START)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    engine = sqlalchemy.create_engine("postgresql+psycopg2://", poolclass=NullPool, creator=open_session)
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg2://", poolclass=NullPool, creator=open_session, use_native_hstore=False
+    )
     with in_words(url), engine.connect() as connection:
         yield connection
 
@@ -307,6 +309,8 @@ def refuse_shared_sessions(connection: PsycopgConnection, url: str) -> None:
                 if not _answered(other):
                     return  # one session at a time: whoever needs a second one says so
                 shared = cursor.fetchone() == (before,) or _backend_pid(connection) != before
+                cursor.execute("rollback")  # a pooler would end the server's session with the transaction
+                _answered(other)
             except psycopg2.Error:
                 shared = True  # pgbouncer pools statements: it has no transactions
         if shared:

@@ -89,7 +89,15 @@ def version_in(folder: Path) -> str | None:
         return None
     try:
         argv = [str(folder / "postgres"), "--version"]
-        done = subprocess.run(argv, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            argv,
+            cwd="/",
+            env=server_user.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", done.stdout)

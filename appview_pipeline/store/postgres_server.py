@@ -23,7 +23,7 @@ from pathlib import Path
 import psycopg2
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store import postgres_binaries, postgres_conf, server_user
+from appview_pipeline.store import postgres_binaries, postgres_conf, server_user, state_folder
 from appview_pipeline.store.state_folder import SOCKET_PORT, StateFolder, rotate_log, socket_dir
 
 # A fast shutdown ends with a checkpoint; on a slow disk that takes its time. Then the hard ways.
@@ -69,6 +69,7 @@ class PostgresServer:
         """
         data_dir = self.state.data_dir
         self._user = server_user.choose(data_dir)
+        state_folder.restrict(self.state, self._user)
         barrier = server_user.first_barrier(self.state.path, self._user)
         if barrier and not server_user.runs(self._user, ["/bin/sh", "-c", 'cd -- "$1"', "sh", str(self.state.path)]):
             raise OperatorError(
@@ -83,6 +84,7 @@ class PostgresServer:
         if not self.state.user_conf.exists():
             with os.fdopen(self.state.open("postgresql.user.conf", os.O_WRONLY), "w", encoding="utf-8") as file:
                 file.write(postgres_conf.USER_CONF)
+        state_folder.restrict(self.state, self._user)
         text = postgres_conf.conf_text(
             postgres_conf.server_settings(
                 postgres_conf.usable_memory(),
@@ -388,9 +390,8 @@ def _locale(major: int) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without libpq's and the server's variables (PGPORT, PGDATA, ...) and with messages in English."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
-    return {**kept, "LANG": "C", "LC_ALL": "C"}
+    """What the server needs of our environment, and messages in English."""
+    return {**server_user.environment(), "LANG": "C", "LC_ALL": "C"}
 
 
 def _end_with_us(number: int) -> Callable[[], None] | None:

@@ -36,6 +36,20 @@ class ServerUser:
         if self.switch:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
+    def owns(self, status: os.stat_result) -> bool:
+        """Whether the file or folder with that status is this user's."""
+        return status.st_uid == self.uid
+
+
+# What a process needs to be found and to run; a password (DATABASE_URL, PGPASSWORD, a proxy's) never is among it. The
+# environment of a process can be read for as long as it lives, and may be written down when it crashes.
+_NEEDED = ("PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
+
+
+def environment(*more: str) -> dict[str, str]:
+    """The environment of the embedded server's processes: of ours what they need, and `more`."""
+    return {name: os.environ[name] for name in (*_NEEDED, *more) if name in os.environ}
+
 
 def choose(data_dir: Path) -> ServerUser:
     """The user to run the server on `data_dir` (which need not exist yet) as.
@@ -102,7 +116,15 @@ def runs(user: ServerUser, argv: list[str]) -> bool:
     Raises `OperatorError` when this system does not let root become that user.
     """
     try:
-        done = subprocess.run(argv, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=30, **user.popen())
+        done = subprocess.run(
+            argv,
+            cwd="/",
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=30,
+            **user.popen(),
+        )
     except (FileNotFoundError, NotADirectoryError, subprocess.TimeoutExpired):
         return False
     except (OSError, subprocess.SubprocessError) as error:
@@ -117,7 +139,8 @@ def runs(user: ServerUser, argv: list[str]) -> bool:
 
 def _can_become(user: ServerUser) -> bool:
     try:
-        return subprocess.run(["/bin/sh", "-c", ":"], cwd="/", check=False, **user.popen()).returncode == 0
+        argv = ["/bin/sh", "-c", ":"]
+        return subprocess.run(argv, cwd="/", env=environment(), check=False, **user.popen()).returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False
 

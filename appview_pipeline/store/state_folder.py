@@ -8,6 +8,9 @@
     postgres.log          output of the supervisor and of the server
     postgresql.user.conf  server settings of the operator
 
+The folder and its files are their owner's alone (and the server's user may pass): another local user could otherwise
+hold a lock, and with it keep the server up, or keep it from being started.
+
 Only flocks say who is alive: the kernel frees them at any death, so that no process id is ever believed.
 """
 
@@ -17,6 +20,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import stat
 import uuid
@@ -36,6 +40,11 @@ _SOCKET_NAME = f"/.s.PGSQL.{SOCKET_PORT}"
 _SOCKET_PATH_BYTES = 103
 # PostgreSQL joins names of up to about 100 bytes to the data directory's path, within 1,023 bytes.
 _STATE_PATH_BYTES = 800
+
+_PRIVATE = ("owner.lock", "users.lock", "embedded.json", "postgres.log", "postgres.log.1")
+_OURS = frozenset((*_PRIVATE, "pgdata", "run", "postgresql.user.conf", "dagster"))
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,17 @@ class StateFolder:
     def open(self, name: str, flags: int) -> int:
         """Opens (creating it if need be) the file `name`; a descriptor that programs we start do not inherit.
 
-        A symbolic link is refused: root may be working in the folder of somebody else, whose file it then becomes.
+        Nobody but its owner may open it: whoever can read a file can lock it. A symbolic link is refused: root may be
+        working in the folder of somebody else, whose file it then becomes.
         """
         flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(self.path / name, flags, 0o644)
-            owner = self.path.stat()
-            if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
+            descriptor = os.open(self.path / name, flags, 0o600)
+            owner, found = self.path.stat(), os.fstat(descriptor)
+            if os.geteuid() == 0 and found.st_uid != owner.st_uid:
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            if found.st_mode & 0o077 and os.geteuid() in (0, found.st_uid):  # as versions before made it
+                os.fchmod(descriptor, 0o600)
         except OSError as error:
             raise OperatorError(
                 f"Cannot open {self.path / name} ({error.strerror}): start as the user that owns this folder or set "
@@ -116,6 +128,38 @@ def _make_folders(path: Path) -> None:
         path.mkdir()
         if os.geteuid() == 0:  # whatever root's umask: the server's user has to pass through what we create
             path.chmod(0o755)
+
+
+def restrict(state: StateFolder, user: ServerUser) -> None:
+    """Closes the folder and its files to all but their owner and the server's `user`; older versions left them open.
+
+    The folder itself is left alone where it holds something else than ours: it may be one that others use too.
+    """
+    try:
+        for name in _PRIVATE:
+            if (state.path / name).is_file() and not (state.path / name).is_symlink():
+                os.close(state.open(name, os.O_RDONLY))
+        if state.user_conf.is_file() and not state.user_conf.is_symlink():
+            _only_for(state.user_conf, user, owns=0o600, group=0o640)
+        if all(_is_ours(entry.name) for entry in state.path.iterdir()):
+            _only_for(state.path, user, owns=0o700, group=0o710)
+    except OSError as error:
+        _log.warning("%s can't be closed to this machine's other users (%s)", state.path, error.strerror)
+
+
+def _only_for(path: Path, user: ServerUser, *, owns: int, group: int) -> None:
+    """Mode `owns` where `path` is `user`'s, else `group`, and the group of `user`. Its owner and root can do it."""
+    found = path.stat()
+    if os.geteuid() not in (0, found.st_uid):
+        return
+    if not user.owns(found) and found.st_gid != user.gid:
+        os.chown(path, -1, user.gid)
+    if stat.S_IMODE(found.st_mode) != (mode := owns if user.owns(found) else group):
+        path.chmod(mode)
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OURS or name.startswith(("initdb-", "binaries-", "embedded.json."))
 
 
 def socket_dir(state: StateFolder, user: ServerUser) -> Path:
