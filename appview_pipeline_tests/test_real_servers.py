@@ -122,9 +122,8 @@ def holding(url: str, statement: str) -> Iterator[None]:
         yield
 
 
-def limited(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
-    usual = {"statement": 20.0, "lock": 20.0, "idle": 20.0}
-    monkeypatch.setattr(migrate, "MIGRATION", postgres.Role(**{**usual, **limits}))
+def limited(monkeypatch: pytest.MonkeyPatch, *, statement: float = 20, lock: float = 20) -> None:
+    monkeypatch.setattr(migrate, "MIGRATION", postgres.Role(statement=statement, lock=lock, idle=20))
 
 
 def test_a_table_in_use_ends_a_migration_with_a_sentence(

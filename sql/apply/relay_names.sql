@@ -29,8 +29,8 @@ WITH names AS (
   FROM spelled
   ORDER BY name, shard, updated_at DESC, seq
 ), left_behind AS (
-  INSERT INTO pipeline.gap (kind, relay, from_text, to_text)
-  SELECT 'sequence', k.name, s.seq::text, k.seq::text
+  INSERT INTO pipeline.gap (kind, relay, shard, from_text, to_text)
+  SELECT 'sequence', k.name, k.shard, s.seq::text, k.seq::text
   FROM spelled s
   JOIN kept k USING (name, shard)
   WHERE s.seq < k.seq
@@ -61,7 +61,7 @@ WHERE d.source = n.old;
 -- :same_gaps
 WITH named AS (
   SELECT g.id, row_number() OVER (
-    PARTITION BY g.kind, g.did, coalesce(n.new, g.relay), g.from_text, g.to_text
+    PARTITION BY g.kind, g.did, coalesce(n.new, g.relay), g.shard, g.from_text, g.to_text
     ORDER BY g.resolved_at NULLS FIRST, g.id
   ) AS number
   FROM pipeline.gap g
