@@ -20,7 +20,7 @@ from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.retry import retry
 from appview_pipeline.ingest.writer import Writer
-from appview_pipeline.protocol.car import write_car
+from appview_pipeline.protocol.car import read_car, write_car
 from appview_pipeline.protocol.cid import cid_for_cbor
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.applied import applied_revs
@@ -244,6 +244,77 @@ def test_one_repository_fills_no_table(database: Database, stream: Stream) -> No
     index(database, *frames)
     counted = rows(database.url, "SELECT kind, did, count(*) FROM pipeline.gap GROUP BY 1, 2 ORDER BY 1, 3")
     assert counted == [("commit", ben.did, 1), ("commit", ann.did, 100), ("repository", ann.did, 1)]
+
+
+# ---- record blocks that were sent before
+
+
+def without_block(frame: bytes, path: str) -> bytes:
+    """The commit without the block of the record at `path`."""
+    body = libipld.decode_dag_cbor_multi(frame)[1]
+    (left_out,) = (op["cid"] for op in body["ops"] if op["path"] == path)
+    roots, blocks = read_car(body["blocks"])
+    return altered(frame, blocks=write_car(roots[0], {cid: block for cid, block in blocks.items() if cid != left_out}))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_record_that_was_sent_before_is_taken_from_there(database: Database, stream: Stream, together: bool) -> None:
+    """The same record under another key, or back under its own: what the server left out is known by its CID."""
+    ann, ben = Person(stream, "ann"), Person(stream, "ben")
+    same, other = post("first", "the same"), post("other", "of another account")
+    frames = [
+        ann.commit(same),
+        ben.commit(other),
+        without_block(ann.commit(post("second", "the same"), post("beside", "x")), "app.bsky.feed.post/second"),
+        without_block(ann.commit(post("third", "of another account")), "app.bsky.feed.post/third"),
+    ]
+    for batch in [frames] if together else [[frame] for frame in frames]:
+        index(database, *batch)
+    assert keys(database) == {"first", "other", "second", "beside"}
+    assert open_gaps(database) == [("record", ann.did, "app.bsky.feed.post/third", rev(4))]
+    assert rows(database.url, "SELECT kind, path FROM pipeline.dead_letter") == [
+        ("record-block", "app.bsky.feed.post/third")
+    ]
+    found = rows(database.url, "SELECT DISTINCT cid, text FROM bsky.post WHERE uri ~ 'first|second'")
+    assert len(found) == 1
+    assert one(database.url, 'SELECT "postsCount" FROM bsky.profile_agg WHERE did = %s', ann.did) == 3
+
+
+def test_a_gate_is_not_put_where_it_may_not_be(database: Database, stream: Stream) -> None:
+    ann = Person(stream, "ann")
+    gate = {"post": ann.uri("app.bsky.feed.post/a"), "createdAt": WHEN}
+    path = "app.bsky.feed.threadgate/b"
+    index(database, ann.commit(post("a", "x"), create("app.bsky.feed.threadgate/a", gate)))
+    index(database, without_block(ann.commit(create(path, gate)), path))
+    assert one(database.url, "SELECT count(*) FROM bsky.thread_gate") == 1
+    assert open_gaps(database) == [("record", ann.did, path, rev(2))]
+
+
+def test_a_retry_finds_what_has_come_since(database: Database, stream: Stream) -> None:
+    ann = Person(stream, "ann")
+    path = "app.bsky.feed.post/b"
+    first, second = ann.commit(post("a", "x")), ann.commit(post("b", "x"))
+    index(database, without_block(second, path))
+    assert retry(Settings(database_url=database.url), database).resolved == 0
+    index(database, first)
+    assert retry(Settings(database_url=database.url), database).resolved == 1
+    assert keys(database) == {"a", "b"} and open_gaps(database) == []
+
+
+def test_the_search_for_a_block_is_bounded(database: Database, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appview_pipeline.store.stored_blocks.MAX_RECORDS", 3)
+    ann = Person(stream, "ann")
+    index(database, ann.commit(*(post(f"k{n}", f"text {n}") for n in range(10))))
+    for number, rkey in ((9, "x"), (2, "y")):
+        frame = without_block(ann.commit(post(rkey, f"text {number}")), f"app.bsky.feed.post/{rkey}")
+        index(database, frame)
+    assert "x" in keys(database) and "y" not in keys(database)
+    plan = rows(
+        database.url,
+        "EXPLAIN SELECT cid FROM bsky.record WHERE uri >= 'at://did:x/c/' AND uri < 'at://did:x/c0' "
+        "ORDER BY uri DESC LIMIT 3",
+    )
+    assert any("Index Scan Backward" in line for (line,) in plan), plan
 
 
 # ---- gaps that close

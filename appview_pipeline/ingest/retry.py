@@ -12,6 +12,7 @@ from appview_pipeline.indexing.changes import Change, DeadLetter, RepoState, rea
 from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
+from appview_pipeline.ingest.restore import restore
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cbor import InvalidRecord, decode_as_sent
 from appview_pipeline.protocol.record_json import record_from_json
@@ -101,6 +102,7 @@ def _retry(
         return
     assert letter.content is not None
     own = DeadLetter(letter.kind, letter.reason, letter.seq, letter.did, letter.path, letter.content)
+    (change,) = restore(database, [change])
     again = [it for it in change.dead_letters if fingerprint(it) == fingerprint(own)]
     if not again:
         reports = Writer(database, settings, f"retry:{letter.source}").write([change], time.time())

@@ -35,6 +35,7 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import Batch, build
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.indexing.collection import RecordWrite
+from appview_pipeline.ingest.restore import MISSING_BLOCK, restore
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import CursorMove, LetterLimits, Report, apply, prepare
 from appview_pipeline.store.database import Database
@@ -136,6 +137,10 @@ class Writer:
         PostgreSQL refuses, or that takes longer than it may, is found by halving and becomes a dead letter. Raises
         `CursorMoved` when another consumer moved the cursor.
         """
+        if folded is None or MISSING_BLOCK in folded.report.rejected_by_kind:
+            # Not before now: the batch before this one, which may bring the record, is written.
+            known = restore(self._database, changes)
+            changes, folded = known, folded if known is changes else None
         try:
             return self._write(changes, received_at, decode_ms, folded)
         finally:
