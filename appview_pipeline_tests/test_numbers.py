@@ -209,6 +209,15 @@ def test_a_frame_that_can_not_be_read_may_be_what_is_missing() -> None:
         assert watched.open == {("sequence", 101, 103)} and watched.cursor == 105
 
 
+def test_an_event_too_large_to_be_received_is_a_gap() -> None:
+    for batches in cuts([101, 102, 104, 105]):
+        watched = Watched()
+        watched.numbers.passed_over(102)
+        for batch in batches:
+            watched.feed(*batch)
+        assert watched.open == {("sequence", 102, 104)} and watched.cursor == 105
+
+
 def test_a_hostile_stream_is_bounded() -> None:
     rng, watched = random.Random(3), Watched()
     for _ in range(3_000):

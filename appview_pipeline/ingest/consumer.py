@@ -236,6 +236,8 @@ def _noticed(notices: list[Notice], relay: str, shard: Shard, numbers: Numbers) 
         if notice.kind in ("gap", "went_back") and notice.first_seq is not None:
             numbers.connected(notice.first_seq, "outdated_cursor" if notice.name == "OutdatedCursor" else "sequence")
             continue
+        if notice.kind == "oversized" and notice.cursor is not None:
+            numbers.passed_over(notice.cursor)
         if notice.kind == "oversized" and shard.is_first:
             change.dead_letters.append(DeadLetter("frame-size", notice.message, None, None, None, notice.frame))
         else:

@@ -47,6 +47,7 @@ class Numbers:
         for gap in open_gaps:
             self._open.setdefault(gap.after, set()).add((gap.kind, gap.until))
         self._began: dict[int, str] = {}
+        self._passed_over: set[int] = set()
         self._unread = False  # frames without a number have come since the last one that counts
         self._held: list[int] = []  # frames of this batch that belong to the run that is not confirmed yet
 
@@ -60,6 +61,11 @@ class Numbers:
         self._began[first] = kind
         while len(self._began) > MAX_OPEN:
             del self._began[next(iter(self._began))]
+
+    def passed_over(self, after: int) -> None:
+        """The event after this number was too large to be received."""
+        if len(self._passed_over) < MAX_OPEN:
+            self._passed_over.add(after)
 
     def see(self, numbers: Sequence[int | None], now: float) -> Seen:
         """What these frames' numbers say (None: a frame that has none, or can't be read). `now`: monotonic seconds."""
@@ -95,7 +101,8 @@ class Numbers:
     def _usual(self, numbers: Sequence[int | None], seen: Seen) -> bool:
         """Whether all numbers go on as they should; nearly always they do, and this is all that is done."""
         main = self._line.main
-        if main is None or self._line.other is not None or self._unread or self._began or None in numbers:
+        odd = self._line.other is not None or self._unread or self._began or self._passed_over
+        if main is None or odd or None in numbers:
             return False
         before, last = main.last, numbers[-1]
         steps = list(map(sub, numbers, [before, *numbers[:-1]]))
@@ -118,6 +125,9 @@ class Numbers:
         if verdict == "follows":
             self._close_passed(seen, before, number)
             seen.skipped += number - before - 1
+            if before in self._passed_over:
+                self._passed_over.discard(before)
+                self._unread = True
             if number > before + 1 and (self._unread or kind is not None):
                 self._note(seen, kind or "sequence", before, number)
             self._unread = False

@@ -50,7 +50,10 @@ def seq_of(frame: bytes) -> int | None:
 
 
 def seq_among_many(frame: bytes) -> int | None:
-    """`seq_of`, without decoding a commit: in canonical order `seq` is the key right before the first `repo`."""
+    """`seq_of`, without decoding a commit: in canonical order `seq` is the key right before the first `repo`.
+
+    A record key made to look like both makes but the number of its own commit doubtful (`sequence.py`).
+    """
     if frame.startswith(COMMIT_HEADER) and (end := frame.find(_REPO)) > 0:
         at = frame.rfind(_SEQ, max(0, end - _SEQ_SIZE - 9), end) + _SEQ_SIZE
         if at >= _SEQ_SIZE:
