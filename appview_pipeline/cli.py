@@ -11,6 +11,7 @@ from typing import Any
 import click
 import orjson
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from appview_pipeline import __version__, logs
 from appview_pipeline.errors import OperatorError
@@ -63,7 +64,10 @@ def replay(file: Path, batch_size: int | None) -> None:
     size = file.stat().st_size if file.is_file() else None
     database = open_database(settings)
     try:
-        with tqdm(total=size, unit="B", unit_scale=True, desc=file.name, file=sys.stderr) as bar:
+        with (
+            tqdm(total=size, unit="B", unit_scale=True, desc=file.name, file=sys.stderr) as bar,
+            logging_redirect_tqdm(),
+        ):
             summary = run(settings, database, file, batch_size=batch_size, progress=bar.update)
     finally:
         database.close()
@@ -83,7 +87,7 @@ def capture(file: Path, seconds: float, cursor: int | None) -> None:
     from appview_pipeline.network.firehose import Status
 
     settings = _begin("capture")
-    with tqdm(total=round(seconds), unit="s", desc=file.name, file=sys.stderr) as bar:
+    with tqdm(total=round(seconds), unit="s", desc=file.name, file=sys.stderr) as bar, logging_redirect_tqdm():
 
         def show(gone: float, status: Status) -> None:
             bar.n = min(round(gone), round(seconds))
