@@ -448,6 +448,56 @@ def edits_of_a_like(n: int) -> Story:
     return story
 
 
+def _other_subject() -> dict[str, Any]:
+    return {"subject": ref(post_uri("a", "q")), "createdAt": WHEN}
+
+
+def likes_that_change_their_subject(n: int) -> Story:
+    """n likes of one post by one account, each edited to be of another one and back."""
+    story = duplicates(n)
+    story.before += story.batch
+    turns = (_other_subject(), _subject(LIKE))
+    story.batch = [story.commit("b", ("update", f"{LIKE}/l{i}", said)) for i in range(n) for said in turns]
+    return story
+
+
+def likes_that_come_and_go(n: int) -> Story:
+    """n likes of one post by one account, each taken back before the next."""
+    story = Story()
+    story.before = [story.post("a", "p")]
+    for i in range(n):
+        story.batch.append(story.commit("b", ("create", f"{LIKE}/l{i}", _subject(LIKE))))
+        story.batch.append(story.commit("b", ("delete", f"{LIKE}/l{i}", None)))
+    return story
+
+
+def late_likes_that_had_gone(n: int) -> Story:
+    story = likes_that_come_and_go(n)
+    story.before += story.batch[1::2]
+    story.batch = story.batch[::2]
+    return story
+
+
+def _list(story: Story) -> Commit:
+    listed = {"name": f"l{story.moment}", "purpose": "app.bsky.graph.defs#curatelist", "createdAt": WHEN}
+    return story.commit("a", ("update", f"{LIST}/l", listed))
+
+
+def edits_of_an_answered_list(n: int) -> Story:
+    story = Story()
+    answered = uri_of("a", f"{LIST}/l")
+    for i in range(n):
+        story.batch += [_list(story), story.post(f"b{i}", "r", answered)]
+    return story
+
+
+def late_edits_of_an_answered_list(n: int) -> Story:
+    story = edits_of_an_answered_list(n)
+    story.before = story.batch[1::2]
+    story.batch = story.batch[::2]
+    return story
+
+
 def follows_that_come_and_go(n: int) -> Story:
     story = Story()
     story.batch = [_flip(story, number, FOLLOW, _subject(FOLLOW), "b") for number in range(n)]
@@ -544,6 +594,8 @@ SHAPES: dict[str, Callable[[int], Story]] = {
         *(late_post_gate_flips, quotes_under_a_flipped_post_gate, quotes_of_a_post_that_comes_and_goes, likes),
         *(likes_that_go, duplicates, duplicates_reversed, duplicates_before_older_ones, duplicates_that_go),
         *(edited_duplicates, edits_of_a_like, follows_that_come_and_go, reposts_of_a_post_that_comes_and_goes),
+        *(likes_that_change_their_subject, likes_that_come_and_go, late_likes_that_had_gone),
+        *(edits_of_an_answered_list, late_edits_of_an_answered_list),
         *(verifications, verifications_that_go, stale_verifications, profile_edits),
         *(posts_for_a_subscriber_who_comes_and_goes, edits_of_a_liked_post_in_a_muted_thread, deletions),
         generators_edited,

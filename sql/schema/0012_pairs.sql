@@ -52,3 +52,28 @@ begin atomic
     where not v.deleted and v.collection = kind;
 end;
 comment on function pipeline.states_of_pair is 'States, past and current, of likes, reposts or follows of a subject by an account.';
+
+-- As in 0011_revs_of_posts.sql, but for what is no post nothing is looked up: it may have thousands of versions.
+create or replace function pipeline.post_as_of(of_uri text, of_rev text)
+returns table (rev text, root text, parent text, invalid boolean, mentions jsonb)
+language sql stable
+begin atomic
+    select e.rev, e.root, e.parent, e.invalid, e.mentions
+    from (
+        select p.rev, p."replyRoot" as root, p."replyParent" as parent, p."invalidReplyRoot" as invalid,
+            null::jsonb as mentions, false as deleted
+        from bsky.post p
+        where p.uri = of_uri and p.rev <= of_rev collate "C"
+        union all
+        (
+            select v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
+            from pipeline.version v
+            where v.uri = of_uri and v.rev <= of_rev collate "C"
+            order by v.rev desc
+            limit 1
+        )
+        order by 1 desc
+        limit 1
+    ) e
+    where not e.deleted and split_part(of_uri, '/', 4) = 'app.bsky.feed.post';
+end;
