@@ -170,3 +170,11 @@ def test_the_child_ends_with_a_parent_that_is_killed() -> None:
     parent.kill()
     parent.wait()
     until(lambda: not alive(pid))
+
+
+def test_a_lost_lock_is_not_called_another_consumer(make: Callable[[str], ConsumerProcess]) -> None:
+    consumer = make("print('the lock is gone'); raise SystemExit(5)")
+    consumer.keep()
+    until(lambda: not consumer.keep())
+    assert consumer.ended is not None
+    assert "lock was lost" in consumer.ended.sentence and "another consumer" not in consumer.ended.sentence

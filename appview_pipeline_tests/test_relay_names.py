@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from appview_pipeline.addresses import basic_authorization
+from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import Shard
+from appview_pipeline.store import lease, migrate
 from appview_pipeline.store.cursors import name_relays, open_cursor
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
@@ -104,8 +106,8 @@ def test_nothing_stored_keeps_a_password(database: Database) -> None:
         "VALUES ('a', %s, 'frame-size', %s, 'frame')",
         old, f"{old} sent a message of more than 5 bytes",
     )  # fmt: skip
+    assert migrate.upgrade(database.url) == migrate.head()
     with database.connect("writer") as connection:
-        assert name_relays(connection) == 1
         assert name_relays(connection) == 0
     name = "wss://old.example"
     assert cursors(database) == [(name, "0/1", 7)]
@@ -113,6 +115,29 @@ def test_nothing_stored_keeps_a_password(database: Database) -> None:
     assert rows(database.url, "SELECT relay, from_text FROM pipeline.gap") == [(name, "1")]
     letters = rows(database.url, "SELECT source, reason FROM pipeline.dead_letter")
     assert letters == [(name, f"{name} sent a message of more than 5 bytes")]
+
+
+def test_a_standby_is_no_place_for_a_stream(database: Database) -> None:
+    class Standby:
+        """Stands for a connection to a server in recovery."""
+
+        def cursor(self) -> Standby:
+            return self
+
+        def __enter__(self) -> Standby:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def execute(self, statement: str) -> None:
+            assert "pg_is_in_recovery" in statement
+
+        def fetchone(self) -> tuple[bool]:
+            return (True,)
+
+    with pytest.raises(OperatorError, match=r"is a standby.*target_session_attrs=read-write"):
+        lease._refuse_standby(Standby(), database)  # type: ignore[arg-type]
 
 
 def test_the_consumer_goes_on_under_the_name(database: Database) -> None:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import psycopg2
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg2.errors import LockNotAvailable
+from psycopg2.extensions import connection as PsycopgConnection
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import postgres
+from appview_pipeline.store.cursors import name_relays
 
 VERSION_SCHEMA = "pipeline"
 VERSION_TABLE = "schema_version"
@@ -102,6 +105,9 @@ def _upgrade(url: str, to: str, where: str) -> str:
         command.upgrade(config, to)
         after = version_of(connection)
         assert after is not None
+        if after == head():
+            # Versions before stored relays by any spelling, passwords included: `status` would show them.
+            name_relays(cast(PsycopgConnection, connection.connection.driver_connection))
         if before is None and connection.scalar(text("select to_regclass('bsky.actor_handle_tgrm_idx')")) is None:
             log.warning(
                 "pg_trgm is not available in %s: searching actors and starter packs by name will be slow", where
