@@ -8,7 +8,6 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
-from sqlalchemy import event
 
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import sql
@@ -52,10 +51,7 @@ class WatchedDatabase(Database):
                 with around("commit", self) if self.is_out else nullcontext():
                     super().commit()
 
-        def connect(dialect: object, record: object, arguments: object, named: dict[str, Any]) -> None:
-            named["connection_factory"] = WatchedConnection
-
-        event.listen(self.engine, "do_connect", connect)
+        self.connection_factory = WatchedConnection
 
     @contextmanager
     def connect(self, role: str) -> Iterator[Connection]:

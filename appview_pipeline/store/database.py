@@ -54,6 +54,9 @@ def roles(settings: Settings) -> dict[str, Role]:
 class Database:
     """A pool of connections to one database, of at most `APPVIEW_DB_POOL_SIZE`. Safe to share between threads."""
 
+    connection_factory: type[PsycopgConnection] = PsycopgConnection
+    """The class of the pool's connections; tests watch them by another."""
+
     def __init__(self, url: str, settings: Settings, server: EmbeddedPostgres | None = None) -> None:
         self.url = postgres.sqlalchemy_url(url)
         self.roles = roles(settings)
@@ -72,7 +75,7 @@ class Database:
 
     def _open(self) -> PsycopgConnection:
         # In a role before SQLAlchemy has its first statement: the limits of the server's role may be very short.
-        connection = postgres.connect(self.url)
+        connection = postgres.connect(self.url, factory=self.connection_factory)
         try:
             self._take_role(connection, "writer")
         except BaseException:

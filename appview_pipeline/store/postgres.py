@@ -194,9 +194,11 @@ def connect_arguments(application_name: str = "appview-pipeline") -> dict[str, A
     }
 
 
-def connect(url: str, application_name: str = "appview-pipeline") -> PsycopgConnection:
+def connect(
+    url: str, application_name: str = "appview-pipeline", factory: type[PsycopgConnection] = PsycopgConnection
+) -> PsycopgConnection:
     """A psycopg2 connection as libpq makes it from `url`. Raises psycopg2's errors, `OperatorError` as `address`."""
-    connection: PsycopgConnection = psycopg2.connect(**_parameters(url, application_name))
+    connection: PsycopgConnection = psycopg2.connect(**_parameters(url, application_name), connection_factory=factory)
     return connection
 
 
