@@ -369,8 +369,8 @@ def apply(
 
 def _apply(cursor: Cursor, batch: Batch, letters: LetterLimits) -> None:
     # The planner knows of the staging tables only their size, and would rather read a whole table than follow its
-    # index for what it takes for many rows. A batch is never that large. And it thinks that a record has few past states,
-    # reads them all and sorts them, where the index has the newest first.
+    # index for what it takes for many rows. A batch is never that large. And it thinks that a record has few past
+    # states, reads them all and sorts them, where the index has the newest first.
     cursor.execute(
         "SET LOCAL enable_seqscan = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off"
     )
