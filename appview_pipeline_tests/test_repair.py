@@ -24,18 +24,21 @@ from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.families import FAMILIES
 from appview_pipeline.defs.partitions import HOURS, key_of
 from appview_pipeline.indexing.registry import COLLECTIONS as REGISTERED
+from appview_pipeline.ingest import rederive as rederive_module
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.recount import recount, recount_some
 from appview_pipeline.ingest.rederive import DERIVED_COLLECTIONS, Rederived, rederive
+from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.store import counters
 from appview_pipeline.store.contacts import ContactMatch, notify_contact_match
 from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.repair import entries, list_work, prepare_repair, repair_records
 from appview_pipeline_tests.fed import Index, fresh_index
-from appview_pipeline_tests.frames import START, busy_frames
+from appview_pipeline_tests.frames import START, WHEN, Person, Stream, busy_frames, create, post
 from appview_pipeline_tests.model import Commit, Op
-from appview_pipeline_tests.networks import arrivals, networks
+from appview_pipeline_tests.networks import NOWHERE, arrivals, networks
 from appview_pipeline_tests.scenarios import (
     COLLECTIONS,
     batches_of,
@@ -504,7 +507,70 @@ def test_a_rerun_gives_way_and_tries_again(busy: Rerun, monkeypatch: pytest.Monk
     with closing(holder), holder.cursor() as cursor:
         cursor.execute("SELECT did FROM pipeline.repo ORDER BY did FOR UPDATE")
         assert busy.rerun().changed == {}
+        assert not waits, "where nothing is wrong nothing is locked"
+        busy.run('DELETE FROM bsky."like" WHERE uri = (SELECT max(uri) FROM bsky."like")')
+        holder.rollback()
+        cursor.execute("SELECT did FROM pipeline.repo ORDER BY did FOR UPDATE")
+        assert busy.rerun().changed["like"] == 1
     assert waits
+
+
+def test_a_duplicate_repost_loses_a_feed_item_that_it_should_not_have(index: Rerun) -> None:
+    index.clean()
+    ann, ben = Person(stream := Stream(), "ann"), Person(stream, "ben")
+    target = ben.uri("app.bsky.feed.post/p")
+    reposts = [
+        create(f"app.bsky.feed.repost/{key}", {"subject": {"uri": target, "cid": NOWHERE}, "createdAt": WHEN})
+        for key in "ab"
+    ]
+    frames = [ben.commit(post("p", "p")), *(ann.commit(it) for it in reposts)]
+    changes = read_changes(frames, validators(), COLLECTIONS)
+    Writer(index.database, settings_module.Settings(database_url=index.database.url), "test").write(changes, 0.0)
+    wrong = ann.uri("app.bsky.feed.repost/b")
+    index.run(
+        'INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt") '
+        f'SELECT \'{wrong}\', cid, type, "postUri", "originatorDid", "sortAt" FROM bsky.feed_item '
+        f"WHERE uri = '{ann.uri('app.bsky.feed.repost/a')}'"
+    )
+    assert index.rerun().changed == {"feed_item": 1}
+    assert index.rows("SELECT count(*) FROM bsky.feed_item WHERE type = 'repost'") == [1]
+    assert index.rerun().changed == {}
+
+
+def test_a_rerun_holds_its_locks_for_a_quarter_of_a_second(busy: Rerun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of records in a transaction follows from what the ones before took."""
+    monkeypatch.setattr(rederive_module, "LOOKS", 0)  # everything is repaired under locks
+    sizes: list[int] = []
+    repair = repair_records
+
+    def timed(connection: Any, listed: Any, stage: Any) -> Any:
+        sizes.append(len(listed))
+        repairs = repair(connection, listed, stage)
+        repairs.locked_seconds = 0.01 * len(listed)  # as on a machine that takes 10 ms a record
+        return repairs
+
+    monkeypatch.setattr(rederive_module, "repair_records", timed)
+    monkeypatch.setattr(rederive_module, "FIRST_CHUNK", 100)
+    assert busy.rerun().changed == {}
+    assert sizes[0] == 100 and sizes[1:-1] and set(sizes[1:-1]) == {25}
+    pace = rederive_module._Pace()
+    for _ in range(50):
+        pace.took(pace.next, 0.001)
+    assert pace.next == rederive_module.LARGEST_CHUNK
+    pace.took(pace.next, 600)
+    assert pace.next == rederive_module.SMALLEST_CHUNK
+    pace.took(3, 0.2)
+    assert pace.next == rederive_module.SMALLEST_CHUNK, "what a few records cost says nothing of many"
+
+
+def test_repositories_that_the_stream_came_to_last_come_first(busy: Rerun) -> None:
+    with busy.database.connect("maintenance") as connection:
+        prepare_repair(connection)
+        total = list_work(connection, None, None, list(DERIVED_COLLECTIONS), 10)
+        order = list(dict.fromkeys(entries(connection, 0, total).values()))
+    newest = dict(busy.rows('SELECT did, max("appliedAt") FROM bsky.record GROUP BY did'))
+    assert len(order) > 3
+    assert [newest[did] for did in order] == sorted((newest[did] for did in order), reverse=True)
 
 
 # --- counters --------------------------------------------------------------------------------------------------------

@@ -19,12 +19,15 @@ from appview_pipeline.indexing.batch import build_again
 from appview_pipeline.store.apply import EFFECTS, Batch, HeirRecord
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.repair import (
+    Listed,
     Repairs,
+    entries,
     forget_work,
     list_work,
+    look_at,
     prepare_repair,
     recount_subjects,
-    repair_chunk,
+    repair_records,
 )
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,10 @@ DERIVED_COLLECTIONS: tuple[str, ...] = tuple(effect.collection for effect in EFF
 LOCK_SECONDS = 0.25
 """How long a transaction of a rerun should hold locks that the live writer may wait for. By this the number of records
 that it compares is chosen, from what the ones before it took."""
+LOOK_CHUNK = 2_000
+"""Records compared in one transaction that takes no locks."""
+LOOKS = 3
+"""How often they are, while what was wrong is repaired in between; then all of them are repaired under locks."""
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 200, 20, 5_000
 ORPHANS = 1_000
 """Rows an account and table that are searched for ones without a record when the rerun is one of a span of time."""
@@ -59,16 +66,18 @@ class _Pace:
     makes the live stream wait, one that is too small only costs the rerun some time. `fixed`: always so many."""
 
     fixed: int | None = None
-    size: float = FIRST_CHUNK
+    size: float = field(default_factory=lambda: FIRST_CHUNK)
 
     @property
     def next(self) -> int:
         return self.fixed or round(self.size)
 
-    def took(self, seconds: float) -> None:
-        """What the locks of the last transaction were held for."""
-        wanted = self.size * LOCK_SECONDS / max(seconds, 0.001)
-        self.size = min(max(wanted, SMALLEST_CHUNK), self.size * 1.5, LARGEST_CHUNK)
+    def took(self, count: int, seconds: float) -> None:
+        """For how long the last transaction, of `count` entries, held its locks."""
+        if seconds > LOCK_SECONDS:
+            self.size = max(min(self.size, count * LOCK_SECONDS / seconds), SMALLEST_CHUNK)
+        elif count >= self.next:
+            self.size = min(count * LOCK_SECONDS / max(seconds, 0.001), self.size * 1.5, LARGEST_CHUNK)
 
 
 Progress = Callable[[int, int, int], object]
@@ -88,8 +97,8 @@ def rederive(
     """Compares what is derived from the records of `collections` that were applied in [since, until) (None: without
     bound) with them, and repairs what differs: rows, duplicates, judgements, notifications, feed items, counters.
 
-    Changes nothing where nothing is wrong, and runs beside the live writer, to whose locks it gives way. `orphans`: how
-    many rows an account and table are searched for ones whose record is gone, newest first; None: all.
+    Changes and locks nothing where nothing is wrong, and runs beside the live writer, to whose locks it gives way.
+    `orphans`: how many rows an account and table are searched for ones whose record is gone, newest first; None: all.
     `chunk`: records compared in one transaction; None: as many as keep its locks to about `LOCK_SECONDS`. Raises
     `OperatorError` when the database stays too busy.
     """
@@ -107,16 +116,14 @@ def rederive(
         total = list_work(connection, since, until, wanted, orphans)
         pace, done = _Pace(chunk), 0
         while done < total:
-            until_entry = min(done + pace.next, total)
-            repairs = patiently(connection, partial(repair_chunk, connection, done, until_entry, stage))
-            pace.took(repairs.locked_seconds)
-            done = until_entry
-            rederived.merge(repairs)
+            looked_at = min(done + (chunk or LOOK_CHUNK), total)
+            rederived.merge(_compare_and_repair(connection, entries(connection, done, looked_at), stage, pace))
+            done = looked_at
             progress(done, total, sum(rederived.changed.values()))
         pace = _Pace(chunk)
         while recounted := patiently(connection, partial(recount_subjects, connection, pace.next)):
             repairs = recounted
-            pace.took(repairs.locked_seconds)
+            pace.took(recounted.records, recounted.locked_seconds)
             rederived.recounted += repairs.records
             repairs.records = 0
             rederived.merge(repairs)
@@ -125,6 +132,35 @@ def rederive(
         log.error("Records that can't be read are left alone: %s", ", ".join(rederived.unreadable[:10]))
     rederived.seconds = time.monotonic() - started
     return rederived
+
+
+def _compare_and_repair(connection: Connection, listed: Listed, stage: Callable[..., Batch], pace: _Pace) -> Repairs:
+    """Looks at entries of the list, repairs what is wrong, and looks again: what was wrong may have hidden more."""
+    repairs, records = Repairs(), None
+    for _ in range(LOOKS):
+        look = patiently(connection, partial(look_at, connection, listed, stage))
+        records = look.records if records is None else records
+        if not look.wrong:
+            break
+        repairs.merge(_repair(connection, look.wrong, stage, pace))
+        if look.wrong == listed:
+            break
+    else:
+        repairs.merge(_repair(connection, listed, stage, pace))
+    if records is not None:
+        repairs.records = records
+    return repairs
+
+
+def _repair(connection: Connection, wrong: Listed, stage: Callable[..., Batch], pace: _Pace) -> Repairs:
+    repairs, left = Repairs(), list(wrong.items())
+    while left:
+        some = dict(left[: pace.next])
+        repaired = patiently(connection, partial(repair_records, connection, some, stage))
+        pace.took(len(some), repaired.locked_seconds)
+        repairs.merge(repaired)
+        del left[: len(some)]
+    return repairs
 
 
 def patiently(connection: Connection, do: Callable[[], _T]) -> _T:

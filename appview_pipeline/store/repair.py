@@ -1,7 +1,11 @@
 """Reruns: derived rows compared with their records, and what differs repaired (docs/architecture.md).
 
-A rerun lists what it will look at (`list_work`) and goes through the list chunk by chunk (`repair_chunk`), a
-transaction each. A chunk stages its records as a batch is staged, locks its repositories as the live writer does,
+A rerun lists what it will look at (`list_work`) and goes through the list chunk by chunk, a transaction each. It first
+looks at a chunk (`look_at`): as of one snapshot, so that the live stream, whose batches are transactions too, can't
+make anything look wrong, and without a lock that the live writer could wait for. Where nothing is wrong, which is the
+usual case, that is all. What is wrong is repaired under locks (`repair_records`).
+
+Under locks, a chunk stages its records as a batch is staged, locks its repositories as the live writer does,
 stages its records anew if they have changed before it had the locks, and compares the derived rows with what the write
 path's statements would write. What differs is taken out and added again by the very same statements of sql/apply/; what
 is right is not touched. Counters are recounted (store/counters.py), never moved.
@@ -10,11 +14,13 @@ is right is not touched. Counters are recounted (store/counters.py), never moved
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+import psycopg2
+from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
@@ -37,6 +43,15 @@ from appview_pipeline.store.apply import (
 )
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_rows
+
+UNTOLD = (
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.LockNotAvailable,
+    errors.QueryCanceled,
+    psycopg2.IntegrityError,
+)
+"""Somebody else writes to the same rows, so that one snapshot can't tell whether they are right."""
 
 SHOWN = 10
 """Examples kept for each table."""
@@ -191,17 +206,59 @@ def _of_table(statement: str, rows: _Rows) -> str:
     return fill_placeholders(statement, names)
 
 
-def repair_chunk(connection: Connection, after: int, until: int, stage: Stage) -> Repairs:
-    """Compares and repairs the entries of the list from `after` (exclusive) to `until`, and commits.
+@dataclass(frozen=True)
+class Look:
+    """`wrong`: the entries to be repaired; `records`: of how many there was a record (None: it can't be told)."""
+
+    wrong: Listed
+    records: int | None
+
+
+Listed = Mapping[str, str]
+"""Entries of the list: DIDs by URI."""
+
+
+def entries(connection: Connection, after: int, until: int) -> Listed:
+    """The entries of the list from `after` (exclusive) to `until`."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("repair/worklist.sql")["chunk"], {"after": after, "until": until})
+        listed = dict(cursor.fetchall())
+    connection.commit()
+    return listed
+
+
+def look_at(connection: Connection, listed: Listed, stage: Stage) -> Look:
+    """Compares entries of the list without locks, and writes nothing. Finds those that have to be repaired: all of them
+    where it can't be told which."""
+    look = Look(listed, None)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SET LOCAL jit = off")
+            look = _Chunk(cursor, stage, locking=False).look(listed)
+        if look.wrong:
+            connection.rollback()
+        else:
+            connection.commit()
+    except UNTOLD:
+        connection.rollback()
+    except BaseException:
+        if not connection.closed:
+            connection.rollback()
+        raise
+    return look
+
+
+def repair_records(connection: Connection, listed: Listed, stage: Stage) -> Repairs:
+    """Compares and repairs entries of the list, and commits.
 
     On an error nothing of the chunk is written; the errors are those of `store.apply.apply`.
     """
     try:
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL jit = off")
-            cursor.execute(sections("repair/worklist.sql")["chunk"], {"after": after, "until": until})
-            chunk = _Chunk(cursor, stage)
-            repairs = chunk.repair(dict(cursor.fetchall()))
+            chunk = _Chunk(cursor, stage, locking=True)
+            repairs = chunk.repair(listed)
         connection.commit()
         repairs.locked_seconds = time.monotonic() - chunk.locked_at
     except BaseException:
@@ -224,16 +281,47 @@ def recount_subjects(connection: Connection, most: int) -> Repairs | None:
 
 
 class _Chunk:
-    """One chunk: a transaction."""
+    """One chunk: a transaction, which takes the locks of the write path or none of them (`locking`)."""
 
-    def __init__(self, cursor: Cursor, stage: Stage) -> None:
+    def __init__(self, cursor: Cursor, stage: Stage, *, locking: bool) -> None:
+        self._locking = locking
         self._cursor = cursor
         self._stage = stage
         self._report = Report("rerun")
         self.locked_at = 0.0
 
-    def repair(self, listed: dict[str, str]) -> Repairs:
-        """`listed`: DIDs by URI."""
+    def look(self, listed: Listed) -> Look:
+        """Finds the entries for which `repair` would write to a permanent table, all where that can't be told."""
+        cursor = self._cursor
+        records = self._read(listed)
+        gone = listed.keys() - records.keys()
+        batch = self._stage(list(records.values()))
+        self._copy(batch)
+        cursor.execute(sections("repair/post.sql")["subjects"])
+        cursor.execute("SAVEPOINT look")
+        look = sections("repair/look.sql")
+        cursor.execute(look["written"])
+        before = cursor.fetchone()
+        self._compare(batch)
+        cursor.execute("SELECT DISTINCT uri FROM differing")
+        if wrong := gone | {uri for (uri,) in cursor.fetchall()}:
+            return Look({uri: did for uri, did in listed.items() if uri in wrong} or listed, len(records))
+        told = self._judge(batch)
+        self._notify(batch, told, False)
+        cursor.execute(look["changed"])
+        changed = {key for (key,) in cursor.fetchall()}
+        cursor.execute(look["written"])
+        after = cursor.fetchone()
+        assert before is not None and after is not None
+        if changed or after != before:
+            if changed and changed <= listed.keys() and after[1] == before[1]:
+                return Look({uri: did for uri, did in listed.items() if uri in changed}, len(records))
+            return Look(listed, len(records))
+        cursor.execute("ROLLBACK TO SAVEPOINT look")
+        return Look({}, len(records))
+
+    def repair(self, listed: Listed) -> Repairs:
+        """Compares and repairs `listed`."""
         cursor, chunk = self._cursor, sections("repair/chunk.sql")
         records = self._read(listed)
         batch = self._stage(list(records.values()))
@@ -263,7 +351,7 @@ class _Chunk:
             repairs.add(table, rows, examples)
         return repairs
 
-    def _read(self, listed: dict[str, str]) -> dict[str, HeirRecord]:
+    def _read(self, listed: Listed) -> dict[str, HeirRecord]:
         self._cursor.execute(sections("repair/chunk.sql")["read"], {"uris": list(listed)})
         return {row[0]: HeirRecord(*row) for row in self._cursor.fetchall()}
 
@@ -329,7 +417,7 @@ class _Chunk:
                     cursor.execute(statements["follow_head"], {"table": effect.table})
                     cursor.execute(statements["name"], {"table": effect.table})
                 if effect.file == "repost":
-                    cursor.execute(posts["lacking"], {"table": "feed_item"})
+                    cursor.execute(posts["lacking_of_reposts"])
                     run(cursor, self._report, "repost", "feed")
         if gone:
             cursor.execute(posts["remains"])
@@ -362,7 +450,8 @@ class _Chunk:
         if not rows.get("stage_post") and not count(cursor, "SELECT count(*) FROM affected"):
             return False
         thread = sections("apply/thread.sql")
-        cursor.execute(thread["lock"])
+        if self._locking:
+            cursor.execute(thread["lock"])
         cursor.execute(posts["unjudged"])
         if cursor.rowcount:
             cursor.execute(thread["affected_below"])

@@ -103,6 +103,17 @@ WITH others AS (
 INSERT INTO added (uri)
 SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
 
+-- The same for reposts: one that is a duplicate has no feed item, and one that it had is gone for good.
+-- :lacking_of_reposts
+WITH others AS (
+  DELETE FROM added
+)
+INSERT INTO added (uri)
+SELECT DISTINCT d.uri
+FROM differing d
+JOIN bsky.repost r USING (uri)
+WHERE d.table_name = 'feed_item';
+
 -- Gate flags: whether the gate's record is there, or was.
 -- :gates
 WITH gated AS (
