@@ -119,6 +119,8 @@ def test_a_change_that_takes_too_long_is_a_dead_letter_and_the_stream_goes_on(
     assert one(hasty.url, "SELECT sum(frames) FROM pipeline.batch") == len(frames), "no frame is applied twice"
     (said,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert people[2].did in said.getMessage() and "app.bsky.feed.post/c" in said.getMessage()
+    gaps = rows(hasty.url, "SELECT kind, did, from_text FROM pipeline.gap WHERE resolved_at IS NULL")
+    assert gaps == [("record", people[2].did, "app.bsky.feed.post/c")], "what is missing now is written down"
     # With its cause gone the letter can be retried.
     rows(hasty.url, "DROP TRIGGER dawdle ON bsky.post")
     retried = retry(Settings(database_url=hasty.url), hasty, kind="time-out")
@@ -142,6 +144,7 @@ def test_a_deletion_that_takes_too_long_is_a_dead_letter_of_its_commit(hasty: Da
     write(hasty, frames, position)
     assert sorted(texts(hasty)) == ["b", "clings"]
     assert rows(hasty.url, "SELECT kind, did, form FROM pipeline.dead_letter") == [("time-out", ann.did, "other")]
+    assert rows(hasty.url, "SELECT kind, did FROM pipeline.gap") == [("commit", ann.did)]
     assert position.seq == stream.seq
 
 
