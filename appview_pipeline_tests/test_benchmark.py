@@ -66,6 +66,7 @@ def test_a_tiny_form_of_it_gives_every_figure(tmp_path: Path) -> None:
         rf"batches: p50 {NUMBER}, p90 .* peak {NUMBER} MB; WAL {NUMBER} bytes a commit",
         rf"warming up: {NUMBER} commits/s",
         rf"arrival to readable p50 {NUMBER}, .* {NUMBER}% of a core client, {NUMBER}% PostgreSQL",
+        rf"a rerun set right .* {NUMBER} of {NUMBER} records compared at {NUMBER}/s, {NUMBER} rows changed",
         rf"rerun beside it: {NUMBER} of {NUMBER} records compared at {NUMBER}/s",
         rf"again: {NUMBER} commits/s, CPU {NUMBER} ms",
         rf"{NUMBER} table \+ {NUMBER} index bytes a record",

@@ -115,6 +115,7 @@ class Run:
     again_per_second: float | None
     again_cpu: float | None
     warm_up_per_second: float | None = None
+    first_rerun: Rerun | None = None
 
     @property
     def cpu(self) -> float:
@@ -134,6 +135,9 @@ class Run:
 def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) -> Run:
     """Measures `plan` on `database`, which nothing has been written to but its prefill."""
     libpq = server.libpq(database)
+    # What is prefilled is not in every row what the write path would have written, and a rerun is measured as it
+    # usually is: with nothing to repair.
+    first_rerun = RerunProcess(server.side, server.url(database)).finish() if plan.rerun and plan.live_frames else None
     with ExitStack() as stack:
         relay = stack.enter_context(RelayProcess(corpus, 0, plan.all_frames))
         arrivals, consumer = _start(stack, server, database, relay, plan, log)
@@ -184,6 +188,7 @@ def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) ->
         again_per_second=again_per_second,
         again_cpu=again_cpu,
         warm_up_per_second=warm_up_per_second,
+        first_rerun=first_rerun,
     )
 
 

@@ -48,6 +48,8 @@ def run_in_words(run: Run) -> str:
     ]
     if run.warm_up_per_second is not None:
         lines.append(f"before that, warming up: {run.warm_up_per_second:,.0f} commits/s")
+    if run.first_rerun is not None:
+        lines.append(f"before that, a rerun set right what the prefill had left wrong: {run.first_rerun}")
     if run.live:
         live = run.live
         lines += [
@@ -55,7 +57,7 @@ def run_in_words(run: Run) -> str:
             f"{live.client_cores:.1%} of a core client, {live.postgres_cores:.1%} PostgreSQL",
         ]
         if live.rerun is not None:
-            lines.append(str(live.rerun))
+            lines.append(f"rerun beside it: {live.rerun}")
     if run.again_per_second is not None:
         lines.append(f"again: {run.again_per_second:,.0f} commits/s, CPU {run.again_cpu:.3f} ms a commit")
     return "\n".join("    " + line for line in lines)

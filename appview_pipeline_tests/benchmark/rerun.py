@@ -37,8 +37,8 @@ print(json.dumps({"records": found.records, "of": found.records, "seconds": foun
 
 @dataclass(frozen=True)
 class Rerun:
-    """How far a rerun came: records compared, of how many, in how many seconds. `changed`: rows, of which there should
-    be none; `locked_seconds`: the longest that one of its transactions held its locks. None: it had not ended."""
+    """How far a rerun came: records compared, of how many, in how many seconds (without making its list). `changed`:
+    rows; `locked_seconds`: the longest that one of its transactions held its locks. None: it had not ended."""
 
     records: int
     of: int
@@ -51,7 +51,7 @@ class Rerun:
         return self.records / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
-        words = f"rerun beside it: {self.records:,} of {self.of:,} records compared at {self.per_second:,.0f}/s"
+        words = f"{self.records:,} of {self.of:,} records compared at {self.per_second:,.0f}/s"
         if self.changed is not None:
             words += f", {self.changed:,} rows changed"
         if self.locked_seconds is not None:
@@ -93,6 +93,13 @@ class RerunProcess:
     @property
     def is_running(self) -> bool:
         return self._process.poll() is None
+
+    def finish(self) -> Rerun:
+        """Waits for its end."""
+        if self._process.wait():
+            raise click.ClickException("The rerun failed; its error is above.")
+        self._reader.join(5)
+        return self._so_far
 
     def end(self) -> Rerun:
         """Ends it, wherever it is."""
