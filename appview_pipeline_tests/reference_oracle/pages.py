@@ -45,8 +45,8 @@ class Page(NamedTuple):
 
 
 def pages(actors: Iterable[str], viewers: Iterable[str], uris: Iterable[str], words: Iterable[str]) -> list[Page]:
-    """Every page about `actors` and searches for `words` for each of `viewers` and for nobody, the viewers' own pages, and
-    pages about `uris` for the first viewer."""
+    """Pages about `actors` and searches for `words` for each of `viewers` and for nobody, the viewers' own pages, and pages
+    about `uris` for the first viewer."""
     viewers = list(viewers)
     found = [
         Page(method, viewers[0], {parameter: uri})
