@@ -8,10 +8,15 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from appview_pipeline.indexing.changes import Change
+from appview_pipeline.indexing.registry import IndexedCollections
+from appview_pipeline.indexing.validators import record_validators
+from appview_pipeline.ingest.consumer import _numbers_of, own_frames
+from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.numbers import Numbers, Seen
 from appview_pipeline.ingest.writer import _reached
 from appview_pipeline.network import peek
 from appview_pipeline.network.sequence import CONFIRMING, QUIET_SECONDS
+from appview_pipeline.shards import Shard
 from appview_pipeline.store.gaps import StreamGap
 from appview_pipeline_tests.frames import Person, Stream, post
 
@@ -233,3 +238,24 @@ def test_a_number_is_found_without_decoding(seq: int) -> None:
     assert peek.seq_among_many(frame) == peek.seq_of(frame) == seq
     for odd in (ann.stream.account(ann.did, True, seq=seq), frame[:-1], b"", ann.commit(post("b", "x"), seq=-seq)):
         assert peek.seq_among_many(odd) in (peek.seq_of(odd), seq)
+
+
+def test_the_numbers_of_other_shards_count_too() -> None:
+    """Whether what is between both ends has to be looked at or not."""
+    stream = Stream()
+    people = [Person(stream, f"person {number}") for number in range(8)]
+    shard = Shard(0, 4)
+    frames = [people[number % 8].commit(post(f"p{number}", "x")) for number in range(40)]
+    assert 0 < len(own_frames(frames, shard)) < 40
+
+    def numbers(frames: list[bytes]) -> list[int | None]:
+        decoded = read_changes(own_frames(frames, shard), record_validators(None), IndexedCollections())
+        return list(_numbers_of(frames, decoded, shard))
+
+    assert numbers(frames) == list(range(1, 41)) and numbers([]) == []
+    for lost in range(40):
+        rest = frames[:lost] + frames[lost + 1 :]
+        assert numbers(rest) == [number for number in range(1, 41) if number != lost + 1]
+        garbage = [*frames[:lost], b"\x00garbage", *frames[lost + 1 :]]
+        assert numbers(garbage) == [None if number == lost + 1 else number for number in range(1, 41)]
+    assert numbers(frames[::-1]) == list(range(40, 0, -1))

@@ -13,10 +13,11 @@ import logging
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import lt
 
 from appview_pipeline import logs
 from appview_pipeline.errors import OperatorError
@@ -192,12 +193,18 @@ def own_frames(frames: list[bytes], shard: Shard) -> list[bytes]:
     return frames if shard.count == 1 else [frame for frame in frames if shard.takes(did_of(frame))]
 
 
-def _numbers_of(frames: list[bytes], decoded: list[Change], shard: Shard) -> list[int | None]:
+def _numbers_of(frames: list[bytes], decoded: list[Change], shard: Shard) -> Sequence[int | None]:
     """The sequence numbers of all frames, of whatever shard; None for one that can't be read, and may stand for any."""
-    if shard.count == 1:
-        return [
-            None if change.dead_letters and change.dead_letters[0].did is None else change.seq for change in decoded
-        ]
+    own = [None if change.dead_letters and change.dead_letters[0].did is None else change.seq for change in decoded]
+    if shard.count == 1 or not frames:
+        return own
+    # Other shards' frames are not decoded: nearly always both ends tell that nothing lies in between but them.
+    first, last = seq_among_many(frames[0]), seq_among_many(frames[-1])
+    known = [number for number in own if number is not None]
+    if first is not None and last is not None and last - first == len(frames) - 1 and len(known) == len(own):
+        rising = all(map(lt, [first - 1, *known], [*known, last + 1]))
+        if rising:
+            return range(first, last + 1)
     return [seq_among_many(frame) for frame in frames]
 
 
