@@ -45,8 +45,10 @@ class Page(NamedTuple):
 
 
 def pages(actors: Iterable[str], viewers: Iterable[str], uris: Iterable[str], words: Iterable[str]) -> list[Page]:
-    """Pages about `actors` and searches for `words` for each of `viewers` and for nobody, the viewers' own pages, and pages
-    about `uris` for the first viewer."""
+    """Pages about `actors` and searches for `words`, for each of `viewers` and for nobody; the viewers' own pages.
+
+    Pages about `uris` are for the first viewer only.
+    """
     viewers = list(viewers)
     found = [
         Page(method, viewers[0], {parameter: uri})
