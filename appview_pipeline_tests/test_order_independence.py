@@ -346,6 +346,16 @@ STORIES: dict[str, tuple[Network, str]] = {
         told((A, post()), *((LIKE1, like) for like in (LIKES_A, None, LIKES_A))),
         "0|1|2 3",
     ),
+    "a like is edited to be of a post in a muted thread": (
+        told(
+            (A, post()),
+            (LIKE1, LIKES_A),
+            (A2, post()),
+            (LIKE1, {"subject": {"ref": f"@{A2}"}}),
+            thread_mutes=muted("alice", A2),
+        ),
+        "0|1|2 3",
+    ),
     "a second like, by way of a repost, takes over": (
         told(
             (A, post()),

@@ -281,7 +281,7 @@ WITH muter AS (
 ), withdrawn AS (
   DELETE FROM bsky.notification n
   USING liked l
-  WHERE n."recordUri" = l.record_uri AND n.did = l.creator AND n.reason = l.reason
+  WHERE n."recordUri" = l.record_uri AND n.did = l.creator AND n.reason = l.reason AND n."reasonSubject" = l.uri
     AND n."recordUri" = ANY (ARRAY(SELECT record_uri FROM liked))
     AND EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.root AND t."mutedByDid" = l.creator)
   RETURNING n."recordUri", n.did, n.reason
