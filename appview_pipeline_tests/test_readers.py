@@ -81,7 +81,9 @@ def world(server: EmbeddedPostgres, template_database: str, tmp_path: Path, pack
 
 def check(world: World) -> None:
     with world.reader() as reader:
-        found = broken(reader, world.pages())
+        # A like by handle is kept, as in the reference: it breaks the page of what its author likes, theirs alone.
+        own = ("app.bsky.feed.getActorLikes", world.mal.did)
+        found = [failure for failure in broken(reader, world.pages()) if failure[0][:2] != own]
         assert not found, f"{found[:5]}, in {world.folder / 'reference.log'}"
         profile = reader.get("app.bsky.actor.getProfile", world.vic.did, actor=world.mal.did)
         assert (profile.status, profile.body["displayName"]) == (200, "name")
@@ -213,7 +215,8 @@ def test_an_odd_status_hides_the_account_and_breaks_nothing(world: World, status
     world.index(world.mal.stream.account(world.mal.did, active=False, status=status))
     with world.reader() as reader:
         assert not broken(reader, world.pages())
-        hidden = reader.get("app.bsky.actor.getProfile", world.vic.did, actor=world.mal.did)
+        # As nobody: with the password, `getProfile` shows what is hidden.
+        hidden = reader.get("app.bsky.actor.getProfile", actor=world.mal.did)
         assert (hidden.status, hidden.body["error"]) == (400, "AccountDeactivated")
 
 
