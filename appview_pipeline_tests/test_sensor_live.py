@@ -183,7 +183,8 @@ def test_one_command_indexes_the_network(folder: Path) -> None:
             reports = until(lambda: dev.materializations("firehose"), "the firehose is materialized")
             assert reports[0]["events"] > 0 and reports[0]["rejected"] == 0 and reports[0]["last_seq"] > 0
             until(lambda: dev.materializations("record"), "so is what follows from it")
-            assert dev.materializations("likes")[0]["partition"] == time.strftime("%Y-%m-%d-%H:00", time.gmtime())
+            likes = until(lambda: dev.materializations("likes"), "one asset after the other")
+            assert likes[0]["partition"] == time.strftime("%Y-%m-%d-%H:00", time.gmtime())
             ask_twice(dev)
             assert dev.consumers() == first, "one consumer, the same all the time"
 
