@@ -539,6 +539,9 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
     if not versions and not named and not any(rows.get(table) for table in deciding):
         return False
     run(cursor, report, "thread", "events", "collect_new", *AFFECTED, "collect_affected")
+    # These statements join staging tables with one another, of which the planner expects a row where there may be
+    # thousands. Look-ups in the index's own tables are LATERAL, and stay what they are.
+    cursor.execute("SET LOCAL enable_nestloop = off")
     if count(cursor, "SELECT count(*) FROM judgement"):
         judge_replies(cursor, report)
         run(cursor, report, "thread", "flag", "pend")
@@ -549,6 +552,7 @@ def _judge(cursor: Cursor, batch: Batch, versions: bool) -> bool:
         cursor.execute(thread["facts"])
         run(cursor, report, "post_notification", "subscribers")
     run(cursor, report, "post_notification", "muted_threads")
+    cursor.execute("SET LOCAL enable_nestloop = on")
     return True
 
 
