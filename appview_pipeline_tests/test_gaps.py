@@ -23,6 +23,7 @@ from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.car import read_car, write_car
 from appview_pipeline.protocol.cid import cid_for_cbor
 from appview_pipeline.settings import Settings
+from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store.applied import applied_revs
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
@@ -30,6 +31,7 @@ from appview_pipeline.store.gaps import sweep_gaps
 from appview_pipeline_tests.conftest import CHECKOUT
 from appview_pipeline_tests.frames import WHEN, Person, Stream, create, post, rev
 from appview_pipeline_tests.tables import fresh_database, one, rows
+from appview_pipeline_tests.test_plans import ExplainingCursor
 
 Fresh = Callable[[], AbstractContextManager[Database]]
 Gap = tuple[Any, ...]
@@ -409,3 +411,36 @@ def test_the_sweep_closes_what_is_proven_and_deletes_what_is_closed(database: Da
         assert sweep_gaps(connection, long_ago) == (2, 0)
         assert open_gaps(database) == []
         assert sweep_gaps(connection, datetime.now(timezone.utc)) == (0, 2)
+
+
+# ---- plans
+
+
+@pytest.mark.parametrize("filled", [0, 3_000])
+def test_gaps_and_letters_are_looked_up_and_not_read_whole(
+    database: Database, stream: Stream, monkeypatch: pytest.MonkeyPatch, filled: int
+) -> None:
+    rows(
+        database.url,
+        "INSERT INTO pipeline.gap (kind, did, from_text, to_text) SELECT 'commit', 'did:plc:' || n, '3a', '3b' "
+        f"FROM generate_series(1, {filled}) n",
+    )
+    rows(
+        database.url,
+        "INSERT INTO pipeline.dead_letter (fingerprint, source, kind, reason, first_seen) "
+        "SELECT n::text::bytea, 'x', 'lexicon', 'x', now() - n * interval '1 minute' "
+        f"FROM generate_series(1, {filled}) n",
+    )
+    rows(database.url, "ANALYZE pipeline.gap, pipeline.dead_letter")
+    monkeypatch.setattr(ExplainingCursor, "found", set())
+    monkeypatch.setattr(
+        apply_module, "preparing_cursor", lambda connection, events: connection.cursor(cursor_factory=ExplainingCursor)
+    )
+    ann, ben = Person(stream, "ann"), Person(stream, "ben")
+    frames = [ann.commit(post(key, "x")) for key in "abcdef"]
+    others = [with_ops(ben.commit(post(f"{n}", "x")), {"action": "upsert", "path": PATH, "cid": None}) for n in "ab"]
+    index(database, frames[0], altered(frames[1], tooBig=True), frames[2], others[0])
+    index(database, frames[5], others[1])
+    index(database, frames[4], frames[3], frames[1])
+    assert [gap[0] for gap in open_gaps(database) if gap[1] == ann.did] == []
+    assert {it for it in ExplainingCursor.found if it[1] not in ("silenced", "thread_mute")} == set()

@@ -22,7 +22,7 @@ WITH recent AS (
     WHERE t.kind = s.kind AND t.day = (now() AT TIME ZONE 'UTC')::date
     OFFSET 0
   ) d ON true
-  WHERE NOT EXISTS (SELECT FROM pipeline.dead_letter d WHERE d.fingerprint = s.fingerprint)
+  WHERE NOT EXISTS (SELECT FROM pipeline.dead_letter d WHERE d.fingerprint = s.fingerprint OFFSET 0)
   WINDOW w AS (PARTITION BY s.kind ORDER BY s.seq, s.path ROWS UNBOUNDED PRECEDING)
 ), stored AS (
   INSERT INTO pipeline.dead_letter

@@ -6,7 +6,8 @@
 -- lead from one end to the other, whatever order they arrived in.
 
 -- What the batch itself takes for the end of a gap may not be the newest commit known before it (known_repo): it begins
--- there. A commit that follows that one leaves none, and between commits known to be applied nothing is missing.
+-- there. A commit that follows that one leaves none, and between commits known to be applied nothing is missing. From the
+-- first gap of a repository on everything is accounted for up to its newest commit: what comes late there adds no gap.
 -- :begin
 UPDATE stage_gap s SET
   from_text = k.rev,
@@ -19,6 +20,11 @@ DELETE FROM stage_gap s
 USING known_repo k
 WHERE k.did = s.did AND s.kind IN ('chain', 'sync') AND (
   (s.from_text >= k.chain_from AND s.to_text <= k.rev)
+  OR (
+    s.to_text <= k.rev AND EXISTS (
+      SELECT FROM pipeline.gap g WHERE g.kind IN ('chain', 'sync') AND g.did = s.did AND g.from_text <= s.to_text
+    )
+  )
   OR (
     s.from_text = k.rev
     AND s.links -> s.to_text ->> 0 = k.rev
@@ -74,11 +80,13 @@ WITH subject AS MATERIALIZED (
       SELECT FROM pipeline.gap g
       WHERE g.kind = s.kind AND g.did = s.did AND g.to_text IS NOT DISTINCT FROM s.to_text
         AND g.from_text IS NOT DISTINCT FROM s.from_text
+      OFFSET 0
     )
     AND NOT EXISTS (
       SELECT FROM pipeline.gap g
       WHERE g.kind = s.kind AND g.did IS NULL AND s.did IS NULL AND g.relay = s.relay AND g.shard = s.shard
         AND g.from_text = s.from_text AND g.to_text = s.to_text
+      OFFSET 0
     )
 )
 INSERT INTO pipeline.gap AS g (kind, did, relay, shard, from_text, to_text, links, resolved_at)
@@ -101,21 +109,25 @@ WHERE g.resolved_at IS NOT NULL AND g.from_text IS NULL AND g.to_text IS NULL;
 -- A stream's gap is closed by what its consumer sees, and open again when it is found again; so is what has no bounds.
 -- :again
 UPDATE pipeline.gap g SET
-  resolved_at = CASE WHEN s.resolved THEN now() END,
-  detected_at = CASE WHEN s.resolved THEN g.detected_at ELSE now() END
-FROM stage_gap s
-CROSS JOIN LATERAL (
-  SELECT f.id
-  FROM pipeline.gap f
-  WHERE f.kind = s.kind AND f.relay = s.relay AND f.shard = s.shard AND f.did IS NULL
-    AND f.from_text = s.from_text AND f.to_text = s.to_text
-  UNION ALL
-  SELECT f.id
-  FROM pipeline.gap f
-  WHERE f.kind = s.kind AND f.did = s.did AND f.from_text IS NULL AND f.to_text IS NULL
-    AND s.from_text IS NULL AND s.to_text IS NULL
-) found
-WHERE g.id = found.id AND s.resolved = (g.resolved_at IS NULL);
+  resolved_at = CASE WHEN g.resolved_at IS NULL THEN now() END,
+  detected_at = CASE WHEN g.resolved_at IS NULL THEN g.detected_at ELSE now() END
+WHERE g.id = ANY (ARRAY(
+  SELECT found.id
+  FROM stage_gap s
+  CROSS JOIN LATERAL (
+    SELECT f.id, f.resolved_at
+    FROM pipeline.gap f
+    WHERE f.kind = s.kind AND f.relay = s.relay AND f.shard = s.shard AND f.did IS NULL
+      AND f.from_text = s.from_text AND f.to_text = s.to_text
+    UNION ALL
+    SELECT f.id, f.resolved_at
+    FROM pipeline.gap f
+    WHERE f.kind = s.kind AND f.did = s.did AND f.from_text IS NULL AND f.to_text IS NULL
+      AND s.from_text IS NULL AND s.to_text IS NULL
+    OFFSET 0
+  ) found
+  WHERE s.resolved = (found.resolved_at IS NULL)
+));
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- For batches with commits that arrived late.
@@ -131,9 +143,13 @@ CROSS JOIN LATERAL (
 WHERE s.oldest_rev <= k.rev;
 
 -- :link
-UPDATE pipeline.gap g SET links = g.links || l.links
-FROM (
-  SELECT g.id, jsonb_object_agg(l.rev, jsonb_build_array(l.since, l.prev_data, l.data)) AS links
+UPDATE pipeline.gap g SET links = g.links || (
+  SELECT jsonb_object_agg(l.rev, jsonb_build_array(l.since, l.prev_data, l.data))
+  FROM stage_link l
+  WHERE l.did = g.did AND l.rev > g.from_text AND l.rev <= g.to_text
+)
+WHERE g.id = ANY (ARRAY(
+  SELECT f.id
   FROM stage_link l
   CROSS JOIN LATERAL (
     SELECT f.id
@@ -142,16 +158,14 @@ FROM (
       AND l.rev > f.from_text AND l.rev <= f.to_text
       AND (SELECT count(*) FROM jsonb_object_keys(f.links)) < 200
     OFFSET 0
-  ) g
-  GROUP BY g.id
-) l
-WHERE g.id = l.id;
+  ) f
+));
 
 -- :close_chains
 WITH RECURSIVE subject AS MATERIALIZED (
   SELECT DISTINCT did FROM stage_link
-), back (id, rev, since, prev_data) AS (
-  SELECT g.id, g.to_text, (g.links -> g.to_text ->> 0) COLLATE "C", g.links -> g.to_text ->> 1
+), back (id, from_text, rev, since, prev_data) AS (
+  SELECT g.id, g.from_text, g.to_text, (g.links -> g.to_text ->> 0) COLLATE "C", g.links -> g.to_text ->> 1
   FROM subject s
   CROSS JOIN LATERAL (
     SELECT f.*
@@ -160,20 +174,28 @@ WITH RECURSIVE subject AS MATERIALIZED (
     OFFSET 0
   ) g
   UNION ALL
-  SELECT b.id, b.since, (g.links -> b.since ->> 0) COLLATE "C", g.links -> b.since ->> 1
+  SELECT b.id, b.from_text, b.since, (g.links -> b.since ->> 0) COLLATE "C", g.links -> b.since ->> 1
   FROM back b
-  JOIN pipeline.gap g ON g.id = b.id
+  CROSS JOIN LATERAL (SELECT f.links FROM pipeline.gap f WHERE f.id = b.id OFFSET 0) g
   WHERE b.since < b.rev AND g.links ? b.since
     AND (b.prev_data IS NULL OR g.links -> b.since ->> 2 IS NULL OR b.prev_data = g.links -> b.since ->> 2)
 )
 UPDATE pipeline.gap g SET resolved_at = now()
-WHERE g.id = ANY (ARRAY(SELECT b.id FROM back b JOIN pipeline.gap f ON f.id = b.id WHERE b.rev = f.from_text));
+WHERE g.id = ANY (ARRAY(SELECT id FROM back WHERE rev = from_text));
 
 -- A refused commit came again, and was not refused.
 -- :close_commits
 UPDATE pipeline.gap g SET resolved_at = now()
-FROM stage_link l
-WHERE g.kind = 'commit' AND g.did = l.did AND g.to_text = l.rev AND g.resolved_at IS NULL;
+WHERE g.id = ANY (ARRAY(
+  SELECT f.id
+  FROM stage_link l
+  CROSS JOIN LATERAL (
+    SELECT f.id
+    FROM pipeline.gap f
+    WHERE f.kind = 'commit' AND f.did = l.did AND f.to_text = l.rev AND f.resolved_at IS NULL
+    OFFSET 0
+  ) f
+));
 
 -- :close_records
 UPDATE pipeline.gap g SET resolved_at = now()
@@ -181,11 +203,11 @@ WHERE g.id = ANY (ARRAY(
   SELECT g.id
   FROM (SELECT DISTINCT did FROM stage_link) s
   CROSS JOIN LATERAL (
-    SELECT f.id, f.to_text, 'at://' || f.did || '/' || f.from_text AS uri
+    SELECT f.id, f.to_text, ('at://' || f.did || '/' || f.from_text) COLLATE "default" AS uri
     FROM pipeline.gap f
     WHERE f.did = s.did AND f.resolved_at IS NULL AND f.kind = 'record' AND f.from_text IS NOT NULL
     OFFSET 0
   ) g
-  WHERE EXISTS (SELECT FROM bsky.record r WHERE r.uri = g.uri AND r.rev >= g.to_text)
-    OR EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = g.uri AND t.rev >= g.to_text)
+  WHERE (SELECT r.rev FROM bsky.record r WHERE r.uri = g.uri) >= g.to_text
+    OR (SELECT t.rev FROM pipeline.tombstone t WHERE t.uri = g.uri) >= g.to_text
 ));

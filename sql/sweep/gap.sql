@@ -6,7 +6,7 @@
 
 -- :proven
 WITH page AS MATERIALIZED (
-  SELECT id, kind, did, from_text, to_text, 'at://' || did || '/' || from_text AS uri
+  SELECT id, kind, did, from_text, to_text, ('at://' || did || '/' || from_text) COLLATE "default" AS uri
   FROM pipeline.gap
   WHERE id > %(after)s AND resolved_at IS NULL AND kind IN ('chain', 'sync', 'commit', 'record') AND to_text IS NOT NULL
   ORDER BY id
