@@ -125,7 +125,7 @@ _OFTEN = (
     *("like", "like", "post", "post", "post", "repost", "follow", "unfollow", "delete", "edit", "block", "foreign"),
     *("profile", "list", "list_item", "list_item", "list_block", "generator", "starter_pack", "verification"),
     *("status", "labeler", "chat_declaration", "notification_declaration", "duplicate", "duplicate", "again", "undo"),
-    *("gate", "gate"),
+    *("gate", "gate", "list_opt_out"),
 )
 
 
@@ -159,6 +159,14 @@ class BusyWorld(World):
             return None
         path = self.rng.choice(sorted(paths))
         return self._create(author, libipld.decode_dag_cbor(author.repository.own[path][1]))
+
+    def _list_opt_out(self, author: Author) -> list[Write] | None:
+        """The author does not want to be on a reference list."""
+        found = self._some_curated("app.bsky.graph.list")
+        if found is None:
+            return None
+        record = {"$type": "app.bsky.graph.referencelistoptout", "subject": found.uri, "createdAt": self._when()}
+        return self._create(author, record)
 
     def _gate(self, author: Author) -> list[Write] | None:
         """A gate for an own post, or another one in place of what is there."""

@@ -217,20 +217,20 @@ WITH replaced AS (
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT did, record_uri, record_cid, author, reason, reason_subject, sort_at FROM told_wanted;
 
--- A notification of a record that has it no longer goes to the one that has.
+-- A notification of a record that has it no longer goes to the one of the same account that has.
 -- :pass_on
 WITH there AS MATERIALIZED (
-  SELECT n.id, n.did, n."recordUri", n.reason, n."reasonSubject"
+  SELECT n.id, n.did, n.author, n."recordUri", n.reason, n."reasonSubject"
   FROM bsky.notification n
   WHERE n."recordUri" = ANY (ARRAY(SELECT uri FROM told_record))
     AND n.reason IN ('like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost')
 ), superfluous AS (
-  SELECT n.*, row_number() OVER (PARTITION BY n.did, n.reason, n."reasonSubject" ORDER BY n.id) AS number
+  SELECT n.*, row_number() OVER (PARTITION BY n.did, n.author, n.reason, n."reasonSubject" ORDER BY n.id) AS number
   FROM there n
   WHERE NOT EXISTS (
     SELECT FROM told_wanted w WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason)
 ), missing AS (
-  SELECT w.*, row_number() OVER (PARTITION BY w.did, w.reason, w.reason_subject ORDER BY w.record_uri) AS number
+  SELECT w.*, row_number() OVER (PARTITION BY w.did, w.author, w.reason, w.reason_subject ORDER BY w.record_uri) AS number
   FROM told_wanted w
   WHERE NOT EXISTS (
       SELECT FROM there n WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason)
@@ -239,7 +239,7 @@ WITH there AS MATERIALIZED (
 ), passed AS (
   UPDATE bsky.notification n SET "recordUri" = m.record_uri, "recordCid" = m.record_cid, "sortAt" = m.sort_at
   FROM superfluous s
-  JOIN missing m ON m.did = s.did AND m.reason = s.reason AND m.number = s.number
+  JOIN missing m ON m.did = s.did AND m.author = s.author AND m.reason = s.reason AND m.number = s.number
     AND m.reason_subject IS NOT DISTINCT FROM s."reasonSubject"
   WHERE n.id = s.id
   RETURNING n.id
