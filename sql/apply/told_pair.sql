@@ -9,7 +9,7 @@
 -- A notification that passes to another record keeps its `id` and `sortAt`.
 
 -- :stage
--- Natural keys to look at. `is_near`: of records that the batch concerns; the others are further keys of the same records.
+-- Natural keys to look at. `is_near`: of records that the batch affects; the others are further keys of the same records.
 CREATE TEMPORARY TABLE told_key (
   kind text NOT NULL,
   creator text NOT NULL,
@@ -36,7 +36,7 @@ CREATE TEMPORARY TABLE told_wanted (
 -- Records with a history that this batch adds to: superseded by the batch itself, succeeded by others that say the same, late,
 -- or deleted after an edit. Returns the number of their keys.
 -- :near
-WITH concerned AS MATERIALIZED (
+WITH affected_record AS MATERIALIZED (
   SELECT uri FROM stage_superseded
   UNION
   SELECT old_uri FROM succession
@@ -67,7 +67,7 @@ WITH concerned AS MATERIALIZED (
   WHERE t.change IN ('deleted', 'recreated')
 ), pair AS MATERIALIZED (
   SELECT uri
-  FROM concerned
+  FROM affected_record
   WHERE split_part(uri, '/', 4) IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
 ), fact AS (
   SELECT v.fact, p.uri
