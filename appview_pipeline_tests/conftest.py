@@ -9,6 +9,7 @@ import inspect
 import itertools
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,6 +30,10 @@ WORKERS = 2
 # The same examples tomorrow, whatever a developer's machine has stored, and no time limit for an example.
 settings.register_profile("appview", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("appview")
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

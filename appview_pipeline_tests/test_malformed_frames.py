@@ -31,6 +31,9 @@ PASSED_OVER = {
     "b-record-unsorted-keys.frame",
 }
 
+# Frames whose record's block is damaged while another frame has the record whole: its CID names it, so it is indexed.
+KNOWN_ELSEWHERE = {"a-bitflip-car.frame", "a-record-text-altered.frame"}
+
 
 def index_of(conformance: Path) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = json.loads((conformance / "malformed/index.json").read_text())
@@ -56,7 +59,7 @@ def test_all_of_them_among_real_frames(database: Database, conformance: Path, tm
     assert len(frames) == len(real) + len(entries)
     summary = replayed_frames(database, tmp_path, frames, batch_size)
 
-    letters = len(entries) - len(PASSED_OVER)
+    letters = len(entries) - len(PASSED_OVER) - len(KNOWN_ELSEWHERE)
     assert summary.rejected >= letters
     url = database.url
     assert one(url, "SELECT count(*) FROM pipeline.dead_letter WHERE reason = '' OR kind = ''") == 0

@@ -4,10 +4,11 @@
 -- Guarantees: found again, a gap is the same row; of one repository or stream only so many are added a day (gap.sql).
 
 alter table pipeline.gap
+    add column shard text,
+    add column links jsonb;
+alter table pipeline.gap
     drop constraint gap_kind_check,
     drop constraint gap_once,
-    add column shard text,
-    add column links jsonb,
     add constraint gap_kind_check check (kind in (
         'sequence', 'outdated_cursor', 'chain', 'sync', 'commit', 'record', 'repository', 'missing_parent', 'fetch'
     )),
