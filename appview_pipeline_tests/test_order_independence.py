@@ -117,7 +117,9 @@ REPOST1 = f"carol/{model.REPOST}/repost1"
 L = f"alice/{model.LIST}/list1"
 LISTED = {"name": "a list", "purpose": "app.bsky.graph.defs#curatelist"}
 LIKES_A = {"subject": {"ref": f"@{A}"}}
-NO_QUOTES = {"post": f"@{A}", "embeddingRules": [{"$type": "app.bsky.feed.postgate#disableRule"}]}
+FORBIDDING = {"embeddingRules": [{"$type": "app.bsky.feed.postgate#disableRule"}]}
+NO_QUOTES = {"post": f"@{A}", **FORBIDDING}
+NO_POST = f"alice/{model.GENERATOR}/post1"
 VERIFIED = {"subject": "@bob", "handle": "bob.test", "displayName": "bob"}
 FOLLOW = f"bob/{model.FOLLOW}/follow1"
 GATE = f"alice/{model.THREADGATE}/post1"
@@ -329,6 +331,24 @@ STORIES: dict[str, tuple[Network, str]] = {
             arriving,
         )
         for arriving in ("0|1|2", "0 1 2", "2|1|0")
+    },
+    **{
+        f"a {kind} names a feed generator of its post's key, arriving as {arriving}": (
+            told((A, post()), (gate, {"post": f"@{NO_POST}", **rule}), (B, answer), *more),
+            arriving,
+        )
+        for kind, gate, rule, answer in (
+            ("post gate", f"alice/{model.POSTGATE}/post1", FORBIDDING, post(embed=quote(A))),
+            ("thread gate", GATE, {"allow": []}, reply(A)),
+        )
+        for more, arrivings in (
+            ((), ("0 1 2", "0|1|2", "0|2|1", "2|1|0")),
+            (
+                ((gate, {"post": f"@{A}"}), (C, answer)),
+                ("0|1|2|3|4", "0 2|4|1|3", "0 4|2|3|1"),
+            ),
+        )
+        for arriving in arrivings
     },
     "a gate that was refused is deleted": (
         told((A, post()), (GATE, {"post": f"@{B}", "allow": []}), (GATE, None)),

@@ -187,12 +187,13 @@ SELECT uri, rev, live FROM third WHERE rev >= moved
 UNION
 SELECT uri, rev, live FROM fourth;
 
--- In the threads of the batch's gates, and of its posts, whose mentions a gate may ask for.
+-- In the threads of the batch's gates, and of its posts, whose mentions a gate may ask for. A gate decides by its record key,
+-- whatever record of that key it says to be its post: so it is looked for (`gates`), and so its posts are found here.
 -- :affected_in_thread
 WITH event (post_uri, rev) AS (
   SELECT post_uri, min(rev)
   FROM (
-    SELECT g.post_uri, w.rev
+    SELECT 'at://' || g.creator || '/app.bsky.feed.post/' || split_part(g.uri, '/', 5) AS post_uri, w.rev
     FROM stage_threadgate g
     JOIN stage_write w USING (uri)
     UNION ALL
@@ -474,12 +475,12 @@ WHERE d.uri = j.uri AND d.uri = ANY (ARRAY(SELECT uri FROM judgement)) AND d.kin
   AND (NOT j.live OR j.parent_rev IS NOT NULL OR d.missing <> j.parent);
 
 -- Quotes of the batch, and those that a post gate of the batch concerns: by what they embed, for bsky.quote forgets a quote
--- when the quoted post goes, which changes nothing of whether it was allowed.
+-- when the quoted post goes, which changes nothing of whether it was allowed. A gate's post is that of its record key, as above.
 -- :judge_quotes
 WITH gate_event (post_uri, rev) AS (
   SELECT post_uri, min(rev)
   FROM (
-    SELECT g.post_uri, s.rev
+    SELECT 'at://' || g.creator || '/app.bsky.feed.post/' || split_part(g.uri, '/', 5) AS post_uri, s.rev
     FROM stage_postgate g
     JOIN stage_write s USING (uri)
     UNION ALL
