@@ -49,6 +49,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="first seed of the random properties (default 0)")
 
 
+def pytest_configure() -> None:
+    """A script starts its background commands with SIGINT ignored, and what a test starts would inherit that: neither
+    `dagster dev` nor a command would hear of the interrupt that the test sends, and `dagster dev` of no SIGTERM either.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Gives the whole suite to several workers, and chosen files to none, whose start would cost more."""

@@ -151,6 +151,7 @@ class Dev:
                 continue
         self.process.wait()
         self.log.close()
+        print(Path(self.log.name).read_text(errors="replace")[-20_000:])  # pytest shows it where the test failed
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
@@ -224,12 +225,12 @@ def test_one_command_indexes_the_network(folder: Path) -> None:
         assert network.failure is None
 
 
-@pytest.mark.slow  # about 40 s
+@pytest.mark.slow  # about 15 s
 def test_dagster_dev_killed_ends_the_consumer(folder: Path) -> None:
     with SimulatedNetwork(accounts=20, rate=20.0) as network:
         dev = Dev(folder, {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")})
         try:
-            until(dev.consumers, "a consumer runs", 90)
+            until(dev.consumers, "a consumer runs")
             time.sleep(2.0)  # the tick that started it is at work
             dev.process.kill()
             until(lambda: not dev.consumers(), "dagster dev killed, the consumer ends", 10)
@@ -255,10 +256,16 @@ class Deployed(Dev):
         inherited = {key: text for key, text in os.environ.items() if key != "DATABASE_URL"}
         self.environment = {**inherited, **environment, name: value, "PYTHONPATH": str(CHECKOUT)}
         self.environment["DAGSTER_HOME"] = str(folder / "home")
+        self.environment["DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"] = "20"  # of which a tick takes 15
         self.log = (folder / "deployed.log").open("ab")
         self.process = self.start("dagster", "api", "grpc", "-m", "appview_pipeline.defs.definitions", "-h",
                                   "127.0.0.1", "-p", str(self.port))  # fmt: skip
-        self.daemon = self.start_daemon()
+        self.daemons: list[subprocess.Popen[bytes]] = []
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, Path(self.log.name).read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -267,35 +274,39 @@ class Deployed(Dev):
         )  # fmt: skip
 
     def start_daemon(self) -> subprocess.Popen[bytes]:
-        return self.start("dagster._daemon", "run", "-w", "deployed.yaml")
+        """A daemon, once the code server is up: one that came before would look for it again only after a minute."""
+        until(self.is_up, "the code server listens")
+        self.daemons.append(self.start("dagster._daemon", "run", "-w", "deployed.yaml"))
+        return self.daemons[-1]
 
     def kill(self) -> None:
-        self.daemon.kill()
-        super().kill()
-        self.daemon.wait()
+        super().kill()  # the daemons, too
+        for daemon in self.daemons:
+            daemon.wait()
 
 
-@pytest.mark.slow  # about 90 s
+@pytest.mark.slow  # about 50 s
 def test_a_daemon_or_code_server_that_dies_ends_the_consumer_and_a_pause_does_not(folder: Path) -> None:
     with SimulatedNetwork(accounts=20, rate=20.0) as network:
         deployed = Deployed(folder, {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")})
         try:
-            first = until(deployed.consumers, "a consumer runs", 90)
+            daemon = deployed.start_daemon()
+            first = until(deployed.consumers, "a consumer runs")
             time.sleep(2.0)  # the tick that started it is at work
-            deployed.daemon.kill()
-            deployed.daemon.wait()
+            daemon.kill()
+            daemon.wait()
             until(lambda: not deployed.consumers(), "the daemon killed, the consumer ends", 10)
 
-            deployed.daemon = deployed.start_daemon()
-            second = until(deployed.consumers, "with a new daemon a consumer runs", 90)
+            daemon = deployed.start_daemon()
+            second = until(deployed.consumers, "with a new daemon a consumer runs")
             assert second != first
             # A machine that is busy elsewhere: the daemon gets no turn, so no tick follows on the one at work.
-            deployed.daemon.send_signal(signal.SIGSTOP)
-            deadline = time.monotonic() + 60  # the rest of the tick, at most 45 s, and a pause
+            daemon.send_signal(signal.SIGSTOP)
+            deadline = time.monotonic() + 30  # the rest of the tick, at most 15 s, and a pause
             while time.monotonic() < deadline:
                 assert deployed.consumers() == second, "it goes on through a pause"
                 time.sleep(0.5)
-            deployed.daemon.send_signal(signal.SIGCONT)
+            daemon.send_signal(signal.SIGCONT)
 
             deployed.process.kill()
             deployed.process.wait()

@@ -39,7 +39,9 @@ from appview_pipeline.store.batches import Applied, StreamState
 log = logging.getLogger(__name__)
 
 # Dagster gives up on a tick after 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS), and starts the next 5 s after the last.
+# A tick takes no more than a part of the time it is given, which is less where that is set lower or it begins late.
 TICK_SECONDS = 45.0
+TICK_PART = 0.75
 POLL_SECONDS = 0.5
 RENEW_SECONDS = 1.0
 REPORT_SECONDS = 12.0
@@ -141,6 +143,7 @@ class _Tick:
             state.watch = _WatchBetweenTicks(state)
         state.watch.follow(context, self.stopping)
         self.started = time.monotonic()
+        self.seconds = min(TICK_SECONDS, TICK_PART * self.stopping.seconds_left())
         self.report_due = self.started + REPORT_SECONDS / 2
         self.applied: list[Applied] = []
         self.lines = 0
@@ -172,7 +175,7 @@ class _Tick:
             if now >= self.report_due:
                 self.report_due = now + REPORT_SECONDS
                 self._guarded_report()
-            over = now - self.started >= TICK_SECONDS
+            over = now - self.started >= self.seconds
             if over or (self.trouble is not None and consumer.pid is None and self._nothing_to_wait_for()):
                 # Once more as the last thing: the next tick is more than 5 s away.
                 if consumer.pid is not None:
@@ -240,14 +243,16 @@ class _Tick:
     def _report(self) -> None:
         state, instance = self.state, self.context.instance
         with database().connect("reader") as connection:
-            if state.position.batch < 0:
+            # Reporting begins here: there is nothing yet, and what comes must not wait until the families' next turn.
+            begins = state.position.batch < 0
+            if begins:
                 newest = batches.newest_batch(connection)
                 state.position = Position(newest, newest)
             applied = batches.applied_after(connection, state.position.batch, self.relay, shard=self.shard)
             for_families: list[tuple[Applied, dict[str, int]]] = []
             shards: list[StreamState] = []
             families_to = state.position.families_batch
-            families_due = time.monotonic() >= state.families_due
+            families_due = not begins and time.monotonic() >= state.families_due
             if families_due:
                 shards = batches.stream_state(connection, self.relay)
                 for one in batches.applied_after(connection, families_to, self.relay, shard=self.shard):

@@ -8,16 +8,17 @@ watched instead; where one is missing (another way of deployment, another system
 - the pipes by which `dagster dev` tells its daemon and webserver to stop. They close the moment it does, while the
   code server hears of it only after the daemon has waited for the tick. They also go with those processes, however they
   end. Linux only;
-- `dagster dev` itself, or whatever process of Dagster started this one, and the daemon where it is the only one on this
-  machine: their process ids. Linux only;
+- `dagster dev` itself, or whatever process of Dagster started this one, and the daemon where it is on this machine and
+  the only one here (another one may be another Dagster's): their process ids. Linux only;
 - the daemon's call, during a tick: its connection breaks when the daemon dies, on whatever machine it is.
 
-Between two ticks the death of a daemon on another machine can't be seen: nothing is connected then, and its heartbeat
+Between two ticks the death of any other daemon can't be seen: nothing is connected then, and its heartbeat
 in Dagster's storage comes every 30 s. The consumer's lease ends it (`APPVIEW_LEASE_SECONDS`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -31,6 +32,8 @@ _CALLS = ("ExternalSensorExecution", "SyncExternalSensorExecution")
 """The methods of Dagster's code server in which a tick runs."""
 _SERVICE_THREADS = ("grpc-server-heartbeat", "grpc-server-cleanup")
 _PROC = Path("/proc")
+_HERE = ("unix:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D")
+"""How gRPC's address of a caller on this machine begins."""
 _LAST_SECONDS = 2.0
 """A call that ended with less than so many seconds left has run out of time: the daemon is alive."""
 
@@ -107,8 +110,15 @@ class Stopping:
         self._launcher = _parent(self._parent)
         self._pipes = _shutdown_pipes(self._launcher)
         self._has_dagster_parent = _is_dagster(self._parent)
-        self._daemon = None if self._pipes else _only_daemon()
         self._call = _call_of_tick()
+        # A daemon here that doesn't call from here is another Dagster's, whose end is none of our business.
+        calls_from_here = self._call is None or self._call.peer().startswith(_HERE)
+        self._daemon = _only_daemon() if calls_from_here and not self._pipes else None
+
+    def seconds_left(self) -> float:
+        """How long the daemon still waits for this tick; for ever where nothing waits."""
+        remaining = self._call.time_remaining() if self._call is not None else None
+        return math.inf if remaining is None else float(remaining)
 
     def tick_abandoned(self) -> str | None:
         """Says so when the daemon has gone that waits for this tick; not when it has waited for as long as it may."""
