@@ -173,7 +173,7 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.mark.slow  # about 70 s
+@pytest.mark.slow  # about 60 s
 def test_one_command_indexes_the_network(folder: Path) -> None:
     with SimulatedNetwork(accounts=60, rate=60.0) as network:
         environment = {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")}
@@ -285,7 +285,7 @@ class Deployed(Dev):
             daemon.wait()
 
 
-@pytest.mark.slow  # about 50 s
+@pytest.mark.slow  # about 45 s
 def test_a_daemon_or_code_server_that_dies_ends_the_consumer_and_a_pause_does_not(folder: Path) -> None:
     with SimulatedNetwork(accounts=20, rate=20.0) as network:
         deployed = Deployed(folder, {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")})
