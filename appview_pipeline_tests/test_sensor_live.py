@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from appview_pipeline_tests.conftest import CHECKOUT
@@ -250,6 +251,11 @@ class Deployed(Dev):
             self.port = probe.getsockname()[1]
         (folder / "home").mkdir()
         shutil.copy(CHECKOUT / "dagster.yaml", folder / "home")
+        # Two processes that make Dagster's SQLite storage at once can leave it with two versions, for good.
+        with dg.DagsterInstance.from_config(str(folder / "home")) as instance:
+            instance.all_instigator_state()
+            instance.get_run_records(limit=1)
+            instance.get_asset_keys()
         (folder / "deployed.yaml").write_text(
             f"load_from:\n- grpc_server: {{host: 127.0.0.1, port: {self.port}, location_name: appview_pipeline}}\n"
         )
