@@ -22,7 +22,8 @@ from hypothesis import settings
 
 from appview_pipeline.store import embedded
 from appview_pipeline.store.embedded import EmbeddedPostgres
-from appview_pipeline_tests.budget import EXAMPLES, SECONDS, Budget
+from appview_pipeline_tests.support.budget import EXAMPLES, SECONDS, Budget
+from appview_pipeline_tests.support.checkout import CHECKOUT
 
 WORKERS = 2
 """Processes that run the whole suite, each with a PostgreSQL of its own; `-n` says otherwise."""
@@ -35,7 +36,6 @@ settings.load_profile("appview")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 _database_numbers = itertools.count(1)
 

@@ -22,12 +22,13 @@ from appview_pipeline.cli import cli
 from appview_pipeline.store import migrate as migrations
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
-from appview_pipeline_tests.conftest import CHECKOUT, run_sql
-from appview_pipeline_tests.frames import Person, Stream, busy_frames, post
-from appview_pipeline_tests.simnet.corpus import read_corpus, write_corpus
-from appview_pipeline_tests.simnet.relay import Relay
-from appview_pipeline_tests.tables import assert_equal, dump, fresh_database, one, replayed, rows
-from appview_pipeline_tests.waiting import wait_for
+from appview_pipeline_tests.conftest import run_sql
+from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
+from appview_pipeline_tests.simulated_network.relay import Relay
+from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
+from appview_pipeline_tests.support.tables import assert_equal, dump, fresh_database, one, replayed, rows
+from appview_pipeline_tests.support.waiting import wait_for
 
 
 def environment(**given: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import SETTINGS, Settings, load, table
-from appview_pipeline_tests.conftest import CHECKOUT
+from appview_pipeline_tests.support.checkout import CHECKOUT
 
 
 def test_nothing_set_gives_the_defaults() -> None:

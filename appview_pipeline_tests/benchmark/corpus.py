@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from appview_pipeline.protocol import cid
-from appview_pipeline_tests import simnet
-from appview_pipeline_tests.simnet.corpus import write_corpus
-from appview_pipeline_tests.simnet.world import PASTS, World
+from appview_pipeline_tests import simulated_network as simnet
+from appview_pipeline_tests.simulated_network.corpus import write_corpus
+from appview_pipeline_tests.simulated_network.world import PASTS, World
 
 SEED = 7
 ACCOUNTS = 3_000

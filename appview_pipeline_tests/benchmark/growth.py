@@ -1,7 +1,8 @@
 """What a batch costs as it grows, in CPU: `python -m appview_pipeline_tests.benchmark.growth`.
 
-Each shape of appview_pipeline_tests/growth.py in an empty database of its own, at doubling sizes: milliseconds of CPU
-(ours and PostgreSQL's, from /proc) of writing the measured batch, and by how much the last doubling multiplied them.
+Each shape of appview_pipeline_tests/properties/growth.py in an empty database of its own, at doubling sizes:
+milliseconds of CPU (ours and PostgreSQL's, from /proc) of writing the measured batch, and by how much the last doubling
+multiplied them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from appview_pipeline.store import embedded, migrate
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.benchmark.processes import cpu_seconds
 from appview_pipeline_tests.conftest import memory_folder, run_sql
-from appview_pipeline_tests.growth import SHAPES, Measured
-from appview_pipeline_tests.tables import fresh_database, one
+from appview_pipeline_tests.properties.growth import SHAPES, Measured
+from appview_pipeline_tests.support.tables import fresh_database, one
 
 TEMPLATE = "growth"
 

@@ -16,12 +16,11 @@ from types import TracebackType
 from typing import Any
 
 from appview_pipeline_tests.benchmark.corpus import Corpus
-from appview_pipeline_tests.simnet.corpus import read_corpus
-from appview_pipeline_tests.simnet.directory import Pds, PlcDirectory
-from appview_pipeline_tests.simnet.relay import Relay, frame_seq
-from appview_pipeline_tests.simnet.world import World
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from appview_pipeline_tests.simulated_network.corpus import read_corpus
+from appview_pipeline_tests.simulated_network.directory import Pds, PlcDirectory
+from appview_pipeline_tests.simulated_network.relay import Relay, frame_seq
+from appview_pipeline_tests.simulated_network.world import World
+from appview_pipeline_tests.support.checkout import CHECKOUT
 
 
 class RelayProcess:

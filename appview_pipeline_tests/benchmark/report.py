@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appview_pipeline_tests.benchmark.measure import Run
+from appview_pipeline_tests.support.checkout import CHECKOUT
 
 COLUMNS = (
     "date", "revision", "records before", "frames", "commits/s", "CPU ms a commit", "batch p50 / p99 ms", "peak MB",
     "WAL bytes", "table + index bytes", "again /s", "live p99 ms, cores", "remark",
 )  # fmt: skip
-HISTORY = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+HISTORY = CHECKOUT / "docs" / "benchmarks.md"
 # What issue 4 asks for: commits a second (empty, ten million), CPU milliseconds.
 GOAL_RATE, GOAL_CPU = 10_000.0, 0.15
 

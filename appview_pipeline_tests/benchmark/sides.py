@@ -17,8 +17,8 @@ from types import TracebackType
 import click
 
 from appview_pipeline_tests.benchmark import processes
+from appview_pipeline_tests.support.checkout import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 RENEW_SECONDS = 1.0
 _HOLD_SERVER = """
 import sys

@@ -14,7 +14,7 @@ from appview_pipeline.protocol.commit import read_commit
 from appview_pipeline.protocol.frames import Commit, decode_frame
 from appview_pipeline.store.staging import copy_text
 from appview_pipeline_tests.benchmark.corpus import Corpus
-from appview_pipeline_tests.simnet.corpus import read_corpus
+from appview_pipeline_tests.simulated_network.corpus import read_corpus
 
 BATCH = 5_000
 

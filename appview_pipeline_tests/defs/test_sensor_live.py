@@ -1,0 +1,331 @@
+"""`dagster dev` for real, against the simulated network, on its own embedded database.
+
+What it must show: one command indexes the network; the numbers are in the UI; the sensor's switch, a code reload and
+Ctrl-C end the consumer in seconds and everything in 10; history is there after a restart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
+from appview_pipeline_tests.support.checkout import CHECKOUT
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds survivors through /proc")
+
+SENSOR = {
+    "repositoryName": "__repository__",
+    "repositoryLocationName": "appview_pipeline",
+    "sensorName": "firehose_sensor",
+}
+MATERIALIZATIONS = """
+query ($key: AssetKeyInput!) {
+  assetOrError(assetKey: $key) {
+    ... on Asset {
+      assetMaterializations(limit: 100) {
+        partition
+        metadataEntries {
+          label
+          ... on IntMetadataEntry { intRepr }
+          ... on FloatMetadataEntry { floatValue }
+        }
+      }
+    }
+  }
+}"""
+
+
+class Dev:
+    """One `dagster dev` in `folder`, started as a terminal would."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.mark = f"APPVIEW_LIVE_TEST={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        inherited = {key: text for key, text in os.environ.items() if key not in ("DAGSTER_HOME", "DATABASE_URL")}
+        self.log = (folder / "dev.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dagster", "dev", "-p", str(self.port)],
+            cwd=folder,
+            env={**inherited, **environment, name: value, "PYTHONPATH": str(CHECKOUT)},
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """The data of a GraphQL query to the webserver."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            body = json.load(answer)
+        assert "errors" not in body, body["errors"]
+        return body["data"]
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "dev.log").read_text()
+        try:
+            return bool(self.ask("{ version }"))
+        except OSError:
+            return False
+
+    def materializations(self, *path: str) -> list[dict[str, Any]]:
+        """Metadata of an asset's materializations, oldest first, with their partition."""
+        asset = self.ask(MATERIALIZATIONS, key={"path": list(path)})["assetOrError"]
+        return [
+            {
+                "partition": event["partition"],
+                **{
+                    entry["label"]: int(entry["intRepr"]) if entry.get("intRepr") else entry.get("floatValue")
+                    for entry in event["metadataEntries"]
+                },
+            }
+            for event in reversed(asset.get("assetMaterializations", []))
+        ]
+
+    def processes(self) -> dict[int, str]:
+        """Every process that descends from this `dagster dev`, whoever its parent is now, with its command."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and self.mark.encode() in (entry / "environ").read_bytes():
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if command:  # a zombie has none
+                        found[int(entry.name)] = command
+            except OSError:
+                continue
+        return found
+
+    def consumers(self) -> list[int]:
+        return [pid for pid, command in self.processes().items() if "appview_pipeline.ingest.consumer" in command]
+
+    def interrupt(self) -> float:
+        """Interrupts `dagster dev` alone (as systemd and Docker do); returns the seconds until it ended."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(300)
+        return time.monotonic() - started
+
+    def interrupt_all(self) -> float:
+        """Interrupts the whole group, as Ctrl-C in a terminal does; returns the seconds until `dagster dev` ended."""
+        started = time.monotonic()
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(300)
+        return time.monotonic() - started
+
+    def survivors(self) -> list[str]:
+        """What still runs, apart from the database's supervisor, which waits for another user for 20 s."""
+        return [
+            command
+            for command in self.processes().values()
+            if "store.supervisor" not in command and "postgres" not in command
+        ]
+
+    def kill(self) -> None:
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+        self.log.close()
+        print(Path(self.log.name).read_text(errors="replace")[-20_000:])  # pytest shows it where the test failed
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder as a fresh checkout is to `dagster dev`; with a short path, for the database's socket."""
+    path = Path(tempfile.mkdtemp(prefix="appview-live-"))
+    path.chmod(0o755)  # the database's own user must get to its files
+    for name in ("dagster.yaml", "workspace.yaml"):
+        shutil.copy(CHECKOUT / name, path)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.mark.slow  # about 60 s
+def test_one_command_indexes_the_network(folder: Path) -> None:
+    with SimulatedNetwork(accounts=60, rate=60.0) as network:
+        environment = {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")}
+        dev = Dev(folder, environment)
+        try:
+            until(dev.is_up, "the webserver answers")
+            first = until(dev.consumers, "a consumer runs")
+            reports = until(lambda: dev.materializations("firehose"), "the firehose is materialized")
+            assert reports[0]["events"] > 0 and reports[0]["rejected"] == 0 and reports[0]["last_seq"] > 0
+            until(lambda: dev.materializations("record"), "so is what follows from it")
+            likes = until(lambda: dev.materializations("likes"), "one asset after the other")
+            assert likes[0]["partition"] == time.strftime("%Y-%m-%d-%H:00", time.gmtime())
+            ask_twice(dev)
+            assert dev.consumers() == first, "one consumer, the same all the time"
+
+            sensor = dev.ask(
+                "query ($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id } } }", s=SENSOR
+            )["sensorOrError"]["id"]
+            dev.ask("mutation ($id: String!) { stopSensor(id: $id) { __typename } }", id=sensor)
+            until(lambda: not dev.consumers(), "switched off, the consumer ends", 10)
+            dev.ask("mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }", s=SENSOR)
+            second = until(dev.consumers, "switched on, a consumer runs", 60)
+
+            dev.ask('mutation { reloadRepositoryLocation(repositoryLocationName: "appview_pipeline") { __typename } }')
+            until(lambda: second[0] not in dev.consumers(), "code reloaded, the old consumer ends", 10)
+            until(dev.consumers, "and a new one runs", 20)
+            assert len(dev.consumers()) == 1
+
+            before = dev.materializations("firehose")
+            assert dev.interrupt() < 10
+            assert dev.survivors() == []
+        finally:
+            dev.kill()
+
+        dev = Dev(folder, environment)
+        try:
+            until(dev.is_up, "the webserver answers again")
+            assert dev.materializations("firehose")[: len(before)] == before, "history survives a restart"
+            until(lambda: len(dev.materializations("firehose")) > len(before), "and goes on")
+            after = dev.materializations("firehose")
+            # Nothing was skipped while nobody consumed: the reports join up across all of it.
+            joints = [(old["last_seq"], new["first_seq"]) for old, new in itertools.pairwise(after)]
+            assert all(new == old + 1 for old, new in joints), joints
+            assert dev.interrupt_all() < 10
+            assert dev.survivors() == []
+            until(lambda: not dev.processes(), "the database has stopped too", 35)
+        finally:
+            dev.kill()
+        assert network.failure is None
+
+
+@pytest.mark.slow  # about 15 s
+def test_dagster_dev_killed_ends_the_consumer(folder: Path) -> None:
+    with SimulatedNetwork(accounts=20, rate=20.0) as network:
+        dev = Dev(folder, {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")})
+        try:
+            until(dev.consumers, "a consumer runs")
+            time.sleep(2.0)  # the tick that started it is at work
+            dev.process.kill()
+            until(lambda: not dev.consumers(), "dagster dev killed, the consumer ends", 10)
+        finally:
+            dev.kill()
+
+
+class Deployed(Dev):
+    """Code server and daemon as in production, each by itself; `process` is the code server."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.mark = f"APPVIEW_LIVE_TEST={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        (folder / "home").mkdir()
+        shutil.copy(CHECKOUT / "dagster.yaml", folder / "home")
+        # Two processes that make Dagster's SQLite storage at once can leave it with two versions, for good.
+        with dg.DagsterInstance.from_config(str(folder / "home")) as instance:
+            instance.all_instigator_state()
+            instance.get_run_records(limit=1)
+            instance.get_asset_keys()
+        (folder / "deployed.yaml").write_text(
+            f"load_from:\n- grpc_server: {{host: 127.0.0.1, port: {self.port}, location_name: appview_pipeline}}\n"
+        )
+        inherited = {key: text for key, text in os.environ.items() if key != "DATABASE_URL"}
+        self.environment = {**inherited, **environment, name: value, "PYTHONPATH": str(CHECKOUT)}
+        self.environment["DAGSTER_HOME"] = str(folder / "home")
+        self.environment["DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"] = "20"  # of which a tick takes 15
+        self.log = (folder / "deployed.log").open("ab")
+        self.process = self.start("dagster", "api", "grpc", "-m", "appview_pipeline.defs.definitions", "-h",
+                                  "127.0.0.1", "-p", str(self.port))  # fmt: skip
+        self.daemons: list[subprocess.Popen[bytes]] = []
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, Path(self.log.name).read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=self.folder, env=self.environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def start_daemon(self) -> subprocess.Popen[bytes]:
+        """A daemon, once the code server is up: one that came before would look for it again only after a minute."""
+        until(self.is_up, "the code server listens")
+        self.daemons.append(self.start("dagster._daemon", "run", "-w", "deployed.yaml"))
+        return self.daemons[-1]
+
+    def kill(self) -> None:
+        super().kill()  # the daemons, too
+        for daemon in self.daemons:
+            daemon.wait()
+
+
+@pytest.mark.slow  # about 45 s
+def test_a_daemon_or_code_server_that_dies_ends_the_consumer_and_a_pause_does_not(folder: Path) -> None:
+    with SimulatedNetwork(accounts=20, rate=20.0) as network:
+        deployed = Deployed(folder, {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")})
+        try:
+            daemon = deployed.start_daemon()
+            first = until(deployed.consumers, "a consumer runs")
+            time.sleep(2.0)  # the tick that started it is at work
+            daemon.kill()
+            daemon.wait()
+            until(lambda: not deployed.consumers(), "the daemon killed, the consumer ends", 10)
+
+            daemon = deployed.start_daemon()
+            second = until(deployed.consumers, "with a new daemon a consumer runs")
+            assert second != first
+            # A machine that is busy elsewhere: the daemon gets no turn, so no tick follows on the one at work.
+            daemon.send_signal(signal.SIGSTOP)
+            deadline = time.monotonic() + 30  # the rest of the tick, at most 15 s, and a pause
+            while time.monotonic() < deadline:
+                assert deployed.consumers() == second, "it goes on through a pause"
+                time.sleep(0.5)
+            daemon.send_signal(signal.SIGCONT)
+
+            deployed.process.kill()
+            deployed.process.wait()
+            until(lambda: not deployed.consumers(), "the code server killed, the consumer ends", 10)
+        finally:
+            deployed.kill()
+
+
+def ask_twice(dev: Dev) -> None:
+    """Previews the tick, which runs the sensor's function for real, while a tick is at work."""
+    answer = dev.ask(
+        "mutation ($s: SensorSelector!) { sensorDryRun(selectorData: $s, cursor: null) { ... on DryRunInstigationTick "
+        "{ evaluationResult { skipReason error { message } } } } }",
+        s=SENSOR,
+    )
+    assert "the consumer runs as process" in answer["sensorDryRun"]["evaluationResult"]["skipReason"]

@@ -1,0 +1,477 @@
+"""The tables are a function of the events, whoever writes them: writers that are killed, and two writers at once.
+
+As in test_order_independence.py made-up networks must come out as the plain model has them, commit by commit, in the
+stream's order. There batches only arrive in other ways; here whoever applies them dies, or meets another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain, cycle, groupby, pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appview_pipeline.indexing.changes import Change
+from appview_pipeline.store.cursors import cursor_of
+from appview_pipeline.store.database import Database
+from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline_tests.properties import model
+from appview_pipeline_tests.properties.fed import Index, fresh_index
+from appview_pipeline_tests.properties.networks import NAMES, Arrival, Network, arrivals, did_of, networks, told
+from appview_pipeline_tests.properties.test_order_independence import (
+    FOLLOW,
+    GATE,
+    LIKE1,
+    LIKES_A,
+    SUBSCRIBED,
+    A,
+    B,
+    C,
+    but_for_private_state,
+    check,
+    everything,
+    in_any_order,
+    muted,
+    post,
+    quick,
+    quote,
+    reply,
+)
+from appview_pipeline_tests.properties.turns import Meeting, Met, TwoWriters
+from appview_pipeline_tests.properties.writer_process import RELAY, SHARD, End, Job, Moment, WriterProcess
+from appview_pipeline_tests.support.budget import Budget
+from appview_pipeline_tests.support.scenarios import Keep
+from appview_pipeline_tests.support.tables import rows
+
+
+@pytest.fixture(scope="module")
+def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Index]:
+    """A database in which deadlocks are found fast."""
+    with fresh_index(server, template_database) as found:
+        found.find_deadlocks_after(10)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[WriterProcess]:
+    with closing(WriterProcess()) as it:
+        yield it
+
+
+@dataclass
+class Meeters(Index):
+    """The same with two writers at once, and what happened between them."""
+
+    writers: TwoWriters
+    met: Met
+
+
+@pytest.fixture
+def meeters(index: Index) -> Iterator[Meeters]:
+    with closing(TwoWriters(index.database.url)) as writers:
+        yield Meeters(index.database, index.connection, index.clean, writers, Met())
+
+
+def told_later(keep: Callable[[], Keep]) -> Keep:
+    """A `Keep` that is made when it is first asked, for bounds that depend on what the writers did."""
+    made: list[Keep] = []
+
+    def ask(table: str, row: dict[str, Any]) -> bool:
+        if not made:
+            made.append(keep())
+        return made[0](table, row)
+
+    return ask
+
+
+MEETINGS = (
+    *("repo.lock", "repo.advance", "late.mark", "record.write", "record.delete", "record.tombstones"),
+    *("post.add", "post.forget", "like.add", "repost.feed", "post.add_quotes"),
+    *("thread.lock", "thread.events", "thread.judge_roots", "thread.flag", "post_notification.muted_threads"),
+    *("counters.posts", "notification.silence", "notification.insert", "bookkeeping.report", "commit"),
+)
+"""Where one writer's transaction may come in between another's so that it matters."""
+
+
+# --- killed ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Kills:
+    """What the kills hit."""
+
+    total: int = 0
+    in_transaction: Counter[str] = field(default_factory=Counter)
+    """In the midst of a transaction, by the statement; those by the writer's own hand."""
+    later: int = 0
+    """From outside, while a batch was applied or was about to be."""
+    unacknowledged: int = 0
+    """A batch was committed and nobody was told."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """A writer's: when it is killed, and how what is left is cut into batches for the next one.
+
+    `from_cursor`: the next one begins after the cursor, else after what was acknowledged; `overlap` commits earlier.
+    """
+
+    moment: Moment
+    sizes: tuple[int, ...] = (1,)
+    from_cursor: bool = True
+    overlap: int = 0
+
+
+# A batch runs some 50 to 100 statements; not each of these in each batch.
+_statements = st.one_of(
+    st.sampled_from((*MEETINGS, "copy stage_repo", "bookkeeping.advance_cursor")),
+    st.integers(1, 80),
+)
+_batch = st.sampled_from((1, 1, 2, 3))
+_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple)
+_moments = st.one_of(
+    st.builds(Moment, st.just("before"), _batch, _statements),
+    st.builds(Moment, st.just("after"), _batch, _statements),
+    st.builds(Moment, st.just("unacknowledged"), _batch),
+    st.builds(Moment, st.just("later"), _batch, delay=st.integers(0, 40).map(lambda number: number / 1000)),
+)
+_lives = st.lists(
+    st.builds(Life, _moments, _sizes, st.booleans(), st.sampled_from((0, 0, 1, 5))), min_size=2, max_size=4
+)
+
+
+class Killed:
+    """Delivers an arrival by writers of which all but the last are killed."""
+
+    def __init__(self, process: WriterProcess, arrival: Arrival, lives: Sequence[Life]) -> None:
+        self._process = process
+        self._arrival = arrival
+        self._lives = list(lives)
+        self.kills = Kills()
+        self.committed: list[tuple[int, ...]] = []
+        """The batches that were committed, in their order, as numbers of commits in the network."""
+
+    def deliver(self, database: Database, batches: Sequence[Sequence[Change]]) -> None:
+        """Numbers in here are positions in the arrival; its stream numbers what it delivers from 1."""
+        changes = [replace(change, seq=at) for at, change in enumerate(chain.from_iterable(batches), 1)]
+        edges = [0, *accumulate(map(len, batches))]
+        lives = iter(self._lives)
+        todo = [range(low, high) for low, high in pairwise(edges)]
+        given: dict[str, list[range]] = {}
+        ends: dict[str, End] = {}
+        while True:
+            life = next(lives, None)
+            source = f"writer {len(given)}"
+            given[source] = todo
+            jobs = [[changes[at] for at in batch] for batch in todo]
+            end = ends[source] = self._process.run(Job(database.url, source, jobs, life.moment if life else None))
+            if end.acknowledged == len(todo):
+                break
+            life = life or Life(Moment("before", 0))
+            start = _cursor(database) if life.from_cursor else todo[end.acknowledged].start
+            todo = cut(max(0, start - life.overlap), len(changes), life.sizes)
+        _await_sessions(database)
+        assert _cursor(database) == len(changes)
+
+        numbers = list(chain.from_iterable(self._arrival.batches))
+        applied: Counter[str] = Counter()
+        for source, last_seq in rows(database.url, "SELECT source, last_seq FROM pipeline.batch ORDER BY id"):
+            batch = given[source][applied[source]]
+            assert batch.stop == last_seq, f"{source} wrote something else than its batch {applied[source]}"
+            applied[source] += 1
+            self.committed.append(tuple(numbers[at] for at in batch))
+        for source, end in ends.items():
+            self._note(end, applied[source])
+
+    def _note(self, end: End, applied: int) -> None:
+        # A batch leaves all of itself or nothing; it is acknowledged only when it is there.
+        assert end.acknowledged <= applied <= end.acknowledged + end.killed
+        self.kills.total += end.killed
+        self.kills.unacknowledged += applied > end.acknowledged
+        if end.dying is None:
+            self.kills.later += end.killed
+        elif end.in_transaction:
+            assert applied == end.acknowledged
+            self.kills.in_transaction[end.dying] += 1
+
+
+def cut(start: int, stop: int, sizes: Sequence[int]) -> list[range]:
+    """Batches of the sizes, over and over."""
+    batches = []
+    for size in cycle(sizes):
+        if start >= stop:
+            break
+        batches.append(range(start, min(stop, start + size)))
+        start += size
+    return batches
+
+
+def _cursor(database: Database) -> int:
+    with database.connect("reader") as connection:
+        return cursor_of(connection, RELAY, SHARD) or 0
+
+
+def _await_sessions(database: Database) -> None:
+    """Waits for the sessions of dead writers, which may still be at their last statement."""
+    deadline = time.monotonic() + 30
+    while rows(
+        database.url,
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE '%writer'",
+    ):
+        assert time.monotonic() < deadline, "a dead writer's session does not end"
+        time.sleep(0.001)
+
+
+def killed(index: Index, process: WriterProcess, data: st.DataObject, kills: Kills) -> None:
+    network = data.draw(networks())
+    order = data.draw(st.sampled_from(("stream", "repository")))
+    arrival = data.draw(arrivals(network, order))
+    by = Killed(process, arrival, data.draw(_lives))
+
+    def bound() -> Keep:
+        keep: Keep = everything
+        return keep if order == "stream" else but_for_private_state(network, keep)
+
+    check(index, network, arrival, told_later(bound), by.deliver)
+    kills.total += by.kills.total
+    kills.later += by.kills.later
+    kills.unacknowledged += by.kills.unacknowledged
+    kills.in_transaction += by.kills.in_transaction
+
+
+def check_kills(kills: Kills, examples: int) -> None:
+    """Killing was no idle threat."""
+    print(
+        f"{kills.total} kills in {examples} examples: {kills.in_transaction.total()} in transactions, at "
+        f"{len(kills.in_transaction)} statements; {kills.unacknowledged} after a COMMIT that nobody was told of; "
+        f"{kills.later} from outside"
+    )
+    assert kills.total > examples
+    assert kills.in_transaction.total() > examples / 4
+    assert kills.unacknowledged > examples / 10
+    assert kills.later > examples / 10
+    assert len(kills.in_transaction) > (30 if examples >= 1_000 else 3)
+
+
+def test_killed_at_any_moment(index: Index, process: WriterProcess, budget: Budget) -> None:
+    kills = Kills()
+    examples = budget.spend(quick(given(data=st.data())(lambda data: killed(index, process, data, kills))))
+    check_kills(kills, examples)
+
+
+# --- two at once -----------------------------------------------------------------------------------------------------
+
+# Lists of lists: hypothesis makes single lists short.
+_meetings = st.lists(
+    st.lists(st.one_of(st.sampled_from(MEETINGS), st.integers(1, 60)), min_size=1, max_size=6), min_size=1, max_size=8
+).map(lambda lists: list(chain.from_iterable(lists)))
+
+
+def at_once(
+    index: Meeters,
+    network: Network,
+    batches: tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]],
+    meetings: Sequence[Meeting],
+    bound: Callable[[Arrival], Keep],
+) -> None:
+    """Two writers write `batches` of the network's commits. `bound`: of the batches in the order of their COMMITs."""
+    both = [*batches[0], *batches[1]]
+    trace: list[str] = []
+    arrived: list[tuple[int, ...]] = []
+
+    def deliver(database: Database, changes: Sequence[Sequence[Change]]) -> None:
+        here, there = changes[: len(batches[0])], changes[len(batches[0]) :]
+        committed, turns = index.writers.write((here, there), meetings)
+        arrived.extend(batches[who][number] for who, number in committed)
+        index.met.add(turns.met)
+        trace.extend(turns.trace)
+
+    keep = told_later(lambda: bound(Arrival(tuple(arrived))))
+    try:
+        check(index, network, Arrival(tuple(both)), keep, deliver)
+    except AssertionError as error:
+        told = f"writer A: {Arrival(tuple(batches[0]))}, writer B: {Arrival(tuple(batches[1]))}, meeting {meetings}"
+        raise AssertionError("\n".join([str(error), told, *_short(trace)])) from None
+
+
+def _short(trace: Sequence[str]) -> list[str]:
+    """A trace as a line for each turn, and what happened in between."""
+    lines = []
+    for who, turn in groupby(trace, key=lambda line: line[0]):
+        statements = [line[2:] for line in turn]
+        lines.append(f"{who}: {statements[0]} .. {statements[-1]} ({len(statements)})")
+    return lines
+
+
+# --- what went wrong once --------------------------------------------------------------------------------------------
+
+LIKES_REPLY = {"subject": {"ref": f"@{B}"}}
+REPOSTS_A = (f"bob/{model.REPOST}/repost1", {"subject": {"ref": f"@{A}"}})
+
+STORIES: dict[str, tuple[Network, str, str, list[Meeting]]] = {
+    "a post is quoted while it is deleted": (
+        told((A, post()), (B, post(embed=quote(A))), (A, None)),
+        "1",
+        "0 2",
+        ["post.forget"],
+    ),
+    "a post is deleted while it is quoted": (
+        told((A, post()), (B, post(embed=quote(A))), (A, None)),
+        "0|2",
+        "1",
+        ["copy stage_repo", "copy stage_repo", "bookkeeping.report"],
+    ),
+    "a post is reposted while it is deleted": (
+        told((A, post()), REPOSTS_A, (A, None)),
+        "1",
+        "0 2",
+        ["repost.count"],
+    ),
+    "the first commits of a repository come twice at once, and the second deletes the first": (
+        told((LIKE1, LIKES_A), (LIKE1, None)),
+        "0",
+        "0 1",
+        ["repo.advance"],
+    ),
+    "the first commits of a repository come twice at once, and the second edits the first": (
+        told((B, post()), (B, post(text="no"))),
+        "0",
+        "0 1",
+        ["repo.advance"],
+    ),
+    "a reply is liked while it is written into a muted thread": (
+        told((A, post()), (B, reply(A)), (LIKE1, LIKES_REPLY), thread_mutes=muted("bob", A)),
+        "2",
+        "0|1",
+        ["bookkeeping.report"],
+    ),
+    "a reply is deleted while its parent arrives, then it is answered": (
+        told((A, post()), (B, reply(A)), (C, reply(A, B)), (B, None)),
+        "1|3|2",
+        "0",
+        ["record.delete"],
+    ),
+    "a reply is deleted while a gate arrives that turns it away": (
+        told((A, post()), (GATE, {"post": f"@{A}", "allow": []}), (B, reply(A)), (B, None)),
+        "2|3",
+        "0|1",
+        ["version.op_thread", "thread.lock", "thread.lock"],
+    ),
+    "a reply and its parent arrive at once": (
+        told((A, post()), (B, reply(A))),
+        "1",
+        "0",
+        ["bookkeeping.report"],
+    ),
+    "a post and its subscriber's follow arrive at once": (
+        told((FOLLOW, {"subject": "@alice"}), (A, post()), subscriptions=SUBSCRIBED),
+        "1",
+        "0",
+        ["bookkeeping.report"],
+    ),
+    "two writers delete posts that quote each other": (
+        told((A, post()), (B, post(embed=quote(A))), (A, post(embed=quote(B))), (A, None), (B, None)),
+        "0 2|3",
+        "1|4",
+        ["copy stage_repo", "copy stage_repo", "post.forget", "post.forget"],
+    ),
+}
+
+
+def batches_of(text: str) -> list[tuple[int, ...]]:
+    return [tuple(map(int, batch.split())) for batch in text.split("|")]
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_story(meeters: Meeters, name: str) -> None:
+    network, here, there, meetings = STORIES[name]
+    at_once(
+        meeters,
+        network,
+        (batches_of(here), batches_of(there)),
+        meetings,
+        lambda committed: everything,
+    )
+
+
+# --- the properties --------------------------------------------------------------------------------------------------
+
+
+def split(index: Meeters, data: st.DataObject) -> None:
+    """Each repository belongs to one of the writers."""
+    network = data.draw(networks())
+    arrival = data.draw(arrivals(network, "repository"))
+    seconds = {did_of(number) for number in data.draw(st.sets(st.integers(0, len(NAMES) - 1), min_size=1))}
+    halves = [
+        [
+            half
+            for batch in arrival.batches
+            if (half := tuple(n for n in batch if (network.commits[n].did in seconds) is b))
+        ]
+        for b in (False, True)
+    ]
+    at_once(
+        index,
+        network,
+        (halves[0], halves[1]),
+        data.draw(_meetings),
+        lambda committed: but_for_private_state(network, everything),
+    )
+
+
+def redelivered(index: Meeters, data: st.DataObject) -> None:
+    """Both writers write everything, each in an order of its own that keeps each repository's."""
+    network = data.draw(networks())
+    batches = [data.draw(arrivals(network, "repository")).batches for _ in range(2)]
+    at_once(
+        index,
+        network,
+        (batches[0], batches[1]),
+        data.draw(_meetings),
+        lambda committed: but_for_private_state(network, everything),
+    )
+
+
+def backfilled(index: Meeters, data: st.DataObject) -> None:
+    """One writer is live from some commit on; the other one writes the past, and into the present."""
+    network = data.draw(networks())
+    count = len(network.commits)
+    since, until = sorted(data.draw(st.tuples(st.integers(0, count), st.integers(0, count))))
+    live = [range(since, count)[batch.start : batch.stop] for batch in cut(0, count - since, data.draw(_sizes))]
+    past = data.draw(arrivals(network, "repository")).batches
+    past_only = [tuple(number for number in batch if number < until) for batch in past]
+    at_once(
+        index,
+        network,
+        ([tuple(batch) for batch in live], [batch for batch in past_only if batch]),
+        data.draw(_meetings),
+        lambda committed: but_for_private_state(network, in_any_order(network)),
+    )
+
+
+def check_met(met: Met, examples: int) -> None:
+    """The writers really met."""
+    print(
+        f"{met.meetings.total()} meetings in transactions, at {len(met.meetings)} statements, in {examples} examples; "
+        f"{met.waits.total()} waits for a lock ({met.waits.most_common(4)}), deadlocks: {dict(met.deadlocks)}"
+    )
+    assert met.meetings.total() > examples / 2
+    assert met.waits.total() > examples / 4
+    assert len(met.meetings) > (30 if examples >= 400 else 5)
+
+
+Way = Callable[[Meeters, st.DataObject], None]
+WAYS = pytest.mark.parametrize("way", [split, redelivered, backfilled])
+
+
+@WAYS
+def test_two_writers_at_once(meeters: Meeters, way: Way, budget: Budget) -> None:
+    examples = budget.spend(quick(given(data=st.data())(lambda data: way(meeters, data))))
+    check_met(meeters.met, examples)

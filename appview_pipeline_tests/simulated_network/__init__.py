@@ -1,0 +1,37 @@
+"""A simulated AT Protocol network: relay, PLC directory and PDS, deterministic by seed, over real sockets.
+
+For tests `SimulatedNetwork`; for corpora `generate` and `write_corpus`; for people
+`python -m appview_pipeline_tests.simulated_network` (`docs/simulated-network.md`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
+from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
+from appview_pipeline_tests.simulated_network.relay import Relay
+from appview_pipeline_tests.simulated_network.world import PASTS, Pasts, World
+
+__all__ = ["PASTS", "Relay", "SimulatedNetwork", "World", "generate", "read_corpus", "write_corpus"]
+
+
+def generate(
+    seed: int,
+    accounts: int = 3_000,
+    frames: int | None = 60_000,
+    *,
+    start: float | None = None,
+    rate: float = 500.0,
+    first_seq: int = 1,
+    pasts: Pasts = PASTS,
+) -> Iterator[bytes]:
+    """Relay frames (`frames` of them, None: without end) of a world made from `seed`.
+
+    `start` (seconds since 1970) is the simulated time of the first, `rate` frames pass in a simulated second; by
+    default the last one happens about now. The same arguments with `start` given yield the same bytes.
+    """
+    if start is None:
+        start = time.time() - (frames or 0) / rate * 1.5
+    return World(seed, accounts, start=start, rate=rate, first_seq=first_seq, pasts=pasts).frames(frames)

@@ -1,0 +1,142 @@
+"""Accounts: keys, did:plc identifiers with their real operation logs, and DID documents."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import libipld
+from coincurve import PrivateKey
+
+from appview_pipeline.protocol import cid
+from appview_pipeline_tests.simulated_network.content import iso
+
+HANDLE_DOMAIN = "simnet.test"
+_NAMES = (
+    "alice",
+    "bob",
+    "carla",
+    "dan",
+    "eve",
+    "farid",
+    "grace",
+    "hiro",
+    "ines",
+    "jonas",
+    "kim",
+    "lena",
+    "maya",
+    "noor",
+)
+_SECP256K1_MULTICODEC = b"\xe7\x01"
+
+
+def sign(key: PrivateKey, message: bytes) -> bytes:
+    """The 64-byte compact, low-S signature (RFC 6979, so the same each time) over the SHA-256 of `message`."""
+    return bytes(key.sign_recoverable(message)[:64])
+
+
+class Account:
+    """One account's identity. Its DID is the hash of its genesis operation, as did:plc asks, and so depends on `seed`
+    and `index` alone; where its PDS listens is a later operation of the log. A negative `index` is that of a ghost,
+    which writes a history and is never announced.
+    """
+
+    __slots__ = ("active", "created", "did", "handle", "index", "key", "log", "status")
+
+    def __init__(self, seed: int, index: int, created: int) -> None:
+        self.index = index
+        self.created = created
+        self.handle = f"{_NAMES[index % len(_NAMES)]}{index}.{HANDLE_DOMAIN}"
+        self.key = PrivateKey(hashlib.sha256(f"simnet account {seed} {index}".encode()).digest())
+        self.active = True
+        self.status: str | None = None
+        genesis = self._signed(self._operation(f"https://pds.{HANDLE_DOMAIN}", None))
+        digest = hashlib.sha256(libipld.encode_dag_cbor(genesis)).digest()
+        self.did = "did:plc:" + base64.b32encode(digest).decode().lower()[:24]
+        self.log: list[tuple[int, dict[str, Any]]] = [(created, genesis)]  # (time in microseconds, signed operation)
+
+    @property
+    def public_key(self) -> str:
+        """Multibase text of the signing key, as in a Multikey."""
+        compressed = self.key.public_key.format(compressed=True)
+        return str(libipld.encode_multibase("z", _SECP256K1_MULTICODEC + compressed))
+
+    def _operation(self, pds_url: str, prev: str | None) -> dict[str, Any]:
+        key = f"did:key:{self.public_key}"
+        return {
+            "type": "plc_operation",
+            "rotationKeys": [key],
+            "verificationMethods": {"atproto": key},
+            "alsoKnownAs": [f"at://{self.handle}"],
+            "services": {"atproto_pds": {"type": "AtprotoPersonalDataServer", "endpoint": pds_url}},
+            "prev": prev,
+        }
+
+    def _signed(self, operation: dict[str, Any]) -> dict[str, Any]:
+        signature = sign(self.key, libipld.encode_dag_cbor(operation))
+        return operation | {"sig": base64.urlsafe_b64encode(signature).decode().rstrip("=")}
+
+    def _head(self) -> str:
+        return cid.to_text(cid.cid_for_cbor(libipld.encode_dag_cbor(self.log[-1][1])))
+
+    @property
+    def tombstoned(self) -> bool:
+        return bool(self.log[-1][1]["type"] == "plc_tombstone")
+
+    def rename(self, handle: str, when: int) -> None:
+        """A new handle, in the log too. `when` in microseconds."""
+        self.handle = handle
+        endpoint = self.log[-1][1]["services"]["atproto_pds"]["endpoint"]
+        self.log.append((when, self._signed(self._operation(endpoint, self._head()))))
+
+    def settle_at(self, pds_url: str) -> None:
+        """Makes `pds_url` the account's PDS, by an operation of the log when it is not already."""
+        last = self.log[-1][1]
+        if not self.tombstoned and last["services"]["atproto_pds"]["endpoint"] != pds_url:
+            self.log.append((self.log[-1][0], self._signed(self._operation(pds_url, self._head()))))
+
+    def tombstone(self, when: int) -> None:
+        self.log.append((when, self._signed({"type": "plc_tombstone", "prev": self._head()})))
+
+    def audit_log(self) -> list[dict[str, Any]]:
+        """The log as `GET /{did}/log/audit` answers it."""
+        return [
+            {
+                "did": self.did,
+                "operation": operation,
+                "cid": cid.to_text(cid.cid_for_cbor(libipld.encode_dag_cbor(operation))),
+                "nullified": False,
+                "createdAt": iso(when),
+            }
+            for when, operation in self.log
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """The DID document as plc.directory serves it. The account must not be tombstoned."""
+        operation = self.log[-1][1]
+        return {
+            "@context": [
+                "https://www.w3.org/ns/did/v1",
+                "https://w3id.org/security/multikey/v1",
+                "https://w3id.org/security/suites/secp256k1-2019/v1",
+            ],
+            "id": self.did,
+            "alsoKnownAs": operation["alsoKnownAs"],
+            "verificationMethod": [
+                {
+                    "id": f"{self.did}#atproto",
+                    "type": "Multikey",
+                    "controller": self.did,
+                    "publicKeyMultibase": self.public_key,
+                }
+            ],
+            "service": [
+                {
+                    "id": "#atproto_pds",
+                    "type": "AtprotoPersonalDataServer",
+                    "serviceEndpoint": operation["services"]["atproto_pds"]["endpoint"],
+                }
+            ],
+        }

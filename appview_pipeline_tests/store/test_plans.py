@@ -1,0 +1,173 @@
+"""How a batch's statements are run: planned once for many, by look-ups and not by reading whole tables, and staged in
+tables that cost little when they are emptied."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+from psycopg2.extensions import cursor as Cursor
+
+from appview_pipeline.indexing.registry import IndexedCollections
+from appview_pipeline.indexing.validators import record_validators
+from appview_pipeline.ingest.decoding import read_changes
+from appview_pipeline.ingest.writer import Writer
+from appview_pipeline.settings import Settings
+from appview_pipeline.store import apply as apply_module
+from appview_pipeline.store import prepared
+from appview_pipeline.store.database import Database
+from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.postgres import libpq_url
+from appview_pipeline_tests.benchmark.corpus import corpus
+from appview_pipeline_tests.benchmark.prefill import prefill
+from appview_pipeline_tests.properties.watched import name_of
+from appview_pipeline_tests.simulated_network.corpus import read_corpus
+from appview_pipeline_tests.support.frames import Person, Stream, delete, post
+from appview_pipeline_tests.support.tables import fresh_database, one
+
+
+@pytest.fixture
+def database(server: EmbeddedPostgres, template_database: str) -> Iterator[Database]:
+    with fresh_database(server, template_database) as made:
+        yield made
+
+
+def index(database: Database, *frames: bytes) -> None:
+    """The frames as one batch. All batches of a test get the same connection: the pool has no other."""
+    changes = read_changes(frames, record_validators(None), IndexedCollections())
+    Writer(database, Settings(database_url=database.url), "test").write(changes, time.time())
+
+
+def in_session(database: Database, statement: str) -> list[tuple[object, ...]]:
+    """A statement on the connection that the batches had."""
+    with database.connect("writer") as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall()
+
+
+def prepared_names(database: Database) -> set[str]:
+    return {str(name) for (name,) in in_session(database, "SELECT name FROM pg_prepared_statements")}
+
+
+# ---- plans
+
+
+def test_batches_share_their_plans_by_size(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "LARGE_BATCH", 3)
+    stream = Stream()
+    ann = Person(stream, "ann")
+    index(database, ann.commit(post("a", "x")))
+    small = prepared_names(database)
+    assert len(small) > 30
+    index(database, ann.commit(post("b", "x")))
+    assert prepared_names(database) == small
+    index(database, *(ann.commit(post(rkey, "x")) for rkey in "cdef"))
+    large = prepared_names(database) - small
+    assert len(large) > 30
+    assert all("large batches" in name for name in large)
+    # What a large batch brings may make the plans for small ones obsolete.
+    monkeypatch.setattr(prepared, "MOST_EVENTS", 4)
+    index(database, *(ann.commit(post(rkey, "x")) for rkey in "ghij"))
+    assert not {name for name in prepared_names(database) if "small batches" in name}
+    assert one(database.url, "SELECT count(*) FROM bsky.post") == 10
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MOST_EVENTS", 3), ("MOST_SECONDS", 0.0)])
+def test_plans_are_made_anew_after_a_while(
+    database: Database, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
+) -> None:
+    stream = Stream()
+    ann = Person(stream, "ann")
+    first = "SELECT min(prepare_time) FROM pg_prepared_statements"
+    index(database, ann.commit(post("a", "x")))
+    before = in_session(database, first)
+    index(database, ann.commit(post("b", "x")))
+    assert in_session(database, first) == before
+    monkeypatch.setattr(prepared, limit, value)
+    index(database, ann.commit(post("c", "x")), ann.commit(post("d", "x")))
+    assert in_session(database, first) > before
+    assert one(database.url, "SELECT count(*) FROM bsky.post") == 4
+
+
+class ExplainingCursor(Cursor):
+    """Notes what each statement's plan reads without saying which rows it wants."""
+
+    found: ClassVar[set[tuple[str, str]]] = set()
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        if query.startswith(("INSERT", "UPDATE", "DELETE", "SELECT", "WITH")):
+            super().execute(f"EXPLAIN (VERBOSE, FORMAT JSON) {query}", vars)
+            found = self.fetchone()
+            assert found is not None
+            for table in whole_tables(found[0][0]["Plan"]):
+                self.found.add((name_of(query), table))
+        super().execute(query, vars)
+
+
+def whole_tables(node: dict[str, Any]) -> Iterator[str]:
+    """The permanent tables that a plan reads from end to end."""
+    scans = ("Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Index Scan")
+    if node["Node Type"] in scans and "Index Cond" not in node and node.get("Schema") in ("bsky", "pipeline"):
+        yield node.get("Relation Name") or node["Index Name"]
+    for child in node.get("Plans", ()):
+        yield from whole_tables(child)
+
+
+@pytest.mark.parametrize("records", [0, 500, 4_000])
+def test_no_statement_reads_a_whole_table(
+    server: EmbeddedPostgres, template_database: str, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    """In a small database: there the planner is tempted most, and what it does there it goes on doing for a while."""
+    frames = list(read_corpus(corpus(400, small=True).path))
+    monkeypatch.setattr(ExplainingCursor, "found", set())
+    with fresh_database(server, template_database) as database:
+        if records:
+            prefill(libpq_url(database.url), corpus(400, small=True), records)
+        index(database, *frames[:300])
+        monkeypatch.setattr(
+            apply_module,
+            "preparing_cursor",
+            lambda connection, events: connection.cursor(cursor_factory=ExplainingCursor),
+        )
+        index(database, *frames[300:])
+    # Thread mutes, and what they keep silent, are few, and read whole only where there are next to none.
+    assert {it for it in ExplainingCursor.found if it[1] not in ("silenced", "thread_mute")} == set()
+
+
+# ---- staging tables
+
+
+def test_a_row_that_needs_more_than_a_page_gets_it(database: Database) -> None:
+    saves = in_session(database, "SELECT current_setting('server_version_num')::int >= 160000") == [(True,)]
+    with_toast = """
+        SELECT relname FROM pg_class
+        WHERE relnamespace = pg_my_temp_schema() AND reltoastrelid <> 0
+            AND relname IN ('stage_write', 'stage_post', 'stage_like')"""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    index(database, ann.commit(post("short", "x")))
+    assert not saves or in_session(database, with_toast) == []
+    # Not compressible: what is stored in the page is as long as what was sent.
+    tags = [f"{number * 2_654_435_761 % 2**64:x}" * 4 for number in range(1_000)]
+    long = post("long", "x", unknownToTheLexicon=tags)
+    index(database, ann.commit(post("beside", "x"), long))
+    assert not saves or in_session(database, with_toast) == [("stage_write",)]
+    index(database, ann.commit(post("after", "x")))
+    assert one(database.url, "SELECT count(*) FROM bsky.post") == 4
+    assert one(database.url, "SELECT length(json) FROM bsky.record WHERE uri LIKE '%%/long'") > 30_000
+
+
+def test_a_long_record_may_come_after_its_deletion(database: Database) -> None:
+    """What late.sql passes on to another staging table is as long as what was sent."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    tags = [f"{number * 2_654_435_761 % 2**64:x}" * 4 for number in range(1_000)]
+    created = ann.commit(post("long", "x", unknownToTheLexicon=tags))
+    gone = ann.commit(delete("app.bsky.feed.post/long"))
+    index(database, gone)
+    index(database, created)
+    assert one(database.url, "SELECT count(*) FROM pipeline.dead_letter") == 0
+    assert one(database.url, "SELECT count(*) FROM bsky.record") == 0
+    assert one(database.url, "SELECT count(*) FROM pipeline.version WHERE NOT deleted") == 1

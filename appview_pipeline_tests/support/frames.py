@@ -1,0 +1,208 @@
+"""Signed commits made to order, and a stream in which everything happens often."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import libipld
+from coincurve import PrivateKey
+
+from appview_pipeline.protocol import cid
+from appview_pipeline.protocol.car import write_car
+from appview_pipeline.protocol.syntax import tid_from_micros
+from appview_pipeline_tests.simulated_network import content
+from appview_pipeline_tests.simulated_network.accounts import sign
+from appview_pipeline_tests.simulated_network.content import iso
+from appview_pipeline_tests.simulated_network.repository import History, Repository, Write, encode_commit
+from appview_pipeline_tests.simulated_network.world import Author, World
+
+START = 1_750_000_000_000_000
+"""Microseconds since 1970: the beginning of every made-up stream."""
+WHEN = "2025-06-15T15:06:40.000Z"
+
+
+def did_of(name: str) -> str:
+    """A did:plc that a name stands for."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz234567"
+    digest = hashlib.sha256(name.encode()).digest()
+    return "did:plc:" + "".join(alphabet[byte % 32] for byte in digest[:24])
+
+
+def rev(number: int) -> str:
+    """The n-th moment of a stream, as a TID."""
+    return tid_from_micros(START + number * 1_000_000)
+
+
+class Stream:
+    """A relay's stream: whoever writes to it gets the next second and sequence number."""
+
+    def __init__(self, first_seq: int = 1) -> None:
+        self.seq = first_seq - 1
+        self.moment = 0
+
+    def frame(self, kind: str, body: dict[str, Any]) -> bytes:
+        """An event of a kind (`#commit`); `seq` and `time` are added unless the body has them."""
+        self.seq += 1
+        self.moment += 1
+        body = {"seq": self.seq, "time": iso(START + self.moment * 1_000_000), **body}
+        return bytes(libipld.encode_dag_cbor({"op": 1, "t": kind}) + libipld.encode_dag_cbor(body))
+
+    def account(self, did: str, active: bool, status: str | None = None, **more: Any) -> bytes:
+        """An `#account` event."""
+        return self.frame("#account", {"did": did, "active": active, **({"status": status} if status else {}), **more})
+
+
+class Person:
+    """An account with a repository of its own on a stream."""
+
+    def __init__(self, stream: Stream, name: str) -> None:
+        self.stream = stream
+        self.did = did_of(name)
+        self.key = PrivateKey(hashlib.sha256(name.encode()).digest())
+        self.repository = Repository(self.did, self.key, History())
+
+    def uri(self, path: str) -> str:
+        return f"at://{self.did}/{path}"
+
+    def commit(self, *writes: Write, **body: Any) -> bytes:
+        """A commit of `writes`, as a frame; `body` overrides fields of the event."""
+        made = self.repository.commit(writes, rev(self.stream.moment + 1))
+        return self.stream.frame("#commit", {**made.event(), **body})
+
+    def sync(self) -> bytes:
+        return self.stream.frame("#sync", self.repository.sync_event())
+
+    def commit_blocks(self, *operations: tuple[str, str, bytes | None]) -> bytes:
+        """A commit of (action, path, the record's bytes as they are), whatever they are; its tree is left alone."""
+        now = rev(self.stream.moment + 1)
+        blocks: dict[bytes, bytes] = {}
+        ops = []
+        for action, path, block in operations:
+            of_block = None if block is None else cid.cid_for_cbor(block)
+            if of_block is not None and block is not None:
+                blocks[of_block] = block
+            ops.append({"action": action, "path": path, "cid": of_block})
+        data = self.repository.tree.cid
+        signed = encode_commit(self.did, now, data, sign(self.key, encode_commit(self.did, now, data, None)))
+        commit = cid.cid_for_cbor(signed)
+        body = {
+            "repo": self.did,
+            "rev": now,
+            "since": self.repository.rev,
+            "commit": commit,
+            "prevData": data,
+            "ops": ops,
+            "blobs": [],
+            "blocks": write_car(commit, {commit: signed, **blocks}),
+            "rebase": False,
+            "tooBig": False,
+        }
+        self.repository.rev = now
+        return self.stream.frame("#commit", body)
+
+
+def create(path: str, record: dict[str, Any]) -> Write:
+    return Write("create", path, {"$type": path.split("/")[0], **record})
+
+
+def update(path: str, record: dict[str, Any]) -> Write:
+    return Write("update", path, {"$type": path.split("/")[0], **record})
+
+
+def delete(path: str) -> Write:
+    return Write("delete", path, None)
+
+
+def post(rkey: str, text: str, **more: Any) -> Write:
+    return create(f"app.bsky.feed.post/{rkey}", {"text": text, "createdAt": WHEN, **more})
+
+
+# ---- a stream in which everything happens often
+
+_OFTEN = (
+    *("like", "like", "post", "post", "post", "repost", "follow", "unfollow", "delete", "edit", "block", "foreign"),
+    *("profile", "list", "list_item", "list_item", "list_block", "generator", "starter_pack", "verification"),
+    *("status", "labeler", "chat_declaration", "notification_declaration", "duplicate", "duplicate", "again", "undo"),
+    *("gate", "gate", "list_opt_out"),
+)
+
+
+class BusyWorld(World):
+    """Few accounts, each kind of record about as often as any other, and many deletions, edits, duplicates, returns."""
+
+    def __init__(self, seed: int = 7, accounts: int = 12) -> None:
+        super().__init__(seed, accounts, start=START / 1e6, rate=1.0, pasts=())
+        self.deleted: dict[str, list[Write]] = {}
+
+    def _commit(self) -> list[bytes]:
+        author = self._somebody_active()
+        act = getattr(self, f"_{self.rng.choice(_OFTEN)}")(author) or self._post(author)
+        gone = [
+            Write("create", write.path, libipld.decode_dag_cbor(author.repository.get(write.path)[1]))  # type: ignore[index]
+            for write in act
+            if write.action == "delete"
+        ]
+        self.deleted.setdefault(author.did, []).extend(gone)
+        return [self._commit_frame(author, act)]
+
+    def _duplicate(self, author: Author) -> list[Write] | None:
+        """The same as an earlier record, under another key."""
+        paths = [
+            path
+            for path in author.repository.own
+            if path.split("/")[0].rsplit(".", 1)[1]
+            in ("like", "repost", "follow", "block", "listitem", "listblock", "verification")
+        ]
+        if not paths:
+            return None
+        path = self.rng.choice(sorted(paths))
+        return self._create(author, libipld.decode_dag_cbor(author.repository.own[path][1]))
+
+    def _list_opt_out(self, author: Author) -> list[Write] | None:
+        """The author does not want to be on a reference list."""
+        found = self._some_curated("app.bsky.graph.list")
+        if found is None:
+            return None
+        record = {"$type": "app.bsky.graph.referencelistoptout", "subject": found.uri, "createdAt": self._when()}
+        return self._create(author, record)
+
+    def _gate(self, author: Author) -> list[Write] | None:
+        """A gate for an own post, or another one in place of what is there."""
+        posts = sorted(path for path in author.repository.own if path.startswith("app.bsky.feed.post/"))
+        if not posts:
+            return None
+        rkey = self.rng.choice(posts).split("/")[1]
+        uri = author.uri("app.bsky.feed.post", rkey)
+        if self.rng.random() < 0.5:
+            record = content.post_gate(self.rng, uri, self._when())
+        else:
+            lists = author.curated.get("app.bsky.graph.list", ())
+            record = content.thread_gate(self.rng, uri, self._when(), lists)
+        path = f"{record['$type']}/{rkey}"
+        found = author.repository.get(path)
+        if found and found[1] == libipld.encode_dag_cbor(record):
+            return None
+        return [Write("update" if found else "create", path, record)]
+
+    def _undo(self, author: Author) -> list[Write] | None:
+        """The deletion of any record."""
+        paths = sorted(author.repository.own)
+        return [Write("delete", self.rng.choice(paths), None)] if paths else None
+
+    def _again(self, author: Author) -> list[Write] | None:
+        """A deleted record comes back under its old key."""
+        while gone := self.deleted.get(author.did):
+            write = gone.pop(self.rng.randrange(len(gone)))
+            if author.repository.get(write.path) is None:
+                return [write]
+        return None
+
+
+def busy_frames(count: int = 600, seed: int = 7) -> Iterator[bytes]:
+    """Frames of such a world, the same for the same arguments; some #account, #identity and #sync among them."""
+    return BusyWorld(seed).frames(count)
+
+
+__all__ = ["BusyWorld", "Person", "Stream", "busy_frames", "content", "create", "delete", "did_of", "post", "update"]

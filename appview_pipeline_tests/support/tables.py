@@ -1,0 +1,155 @@
+"""What the tables hold: a dump of schemas `bsky` and `pipeline` in which equal states are equal, and databases to dump.
+
+Left out is what says when or in which order something was written rather than what is known: surrogate keys, the times
+of our own clock, the batches, the name of the source, which records were seen to take another's place. Aggregates that
+count nothing equal absent ones, and so do tombstones of records that are there again and gaps that were closed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from appview_pipeline.ingest.replay import Summary, replay
+from appview_pipeline.settings import Settings
+from appview_pipeline.store.database import Database
+from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline_tests.conftest import run_sql
+from appview_pipeline_tests.simulated_network.corpus import write_corpus
+
+Dump = dict[str, list[str]]
+"""Rows by table (`schema.table`), each row one line of JSON, sorted; tables without rows are absent."""
+
+LEFT_OUT = {
+    "bsky.record": {"appliedAt"},
+    "bsky.notification": {"id"},
+    "bsky.op_thread_reply": {"deletedAt"},
+    "pipeline.repo": {"updated_at"},
+    "pipeline.tombstone": {"deleted_at"},
+    "pipeline.dead_letter": {"id", "first_seen", "source"},
+    "pipeline.gap": {"id", "detected_at", "resolved_at", "links"},
+    "pipeline.pending": {"since", "expires_at"},
+    "pipeline.ignored_collection": {"first_seen", "last_seen"},
+    "pipeline.cursor": {"updated_at"},
+}
+NOT_DUMPED = {
+    "pipeline.batch",
+    "pipeline.dead_letter_day",
+    "pipeline.told_otherwise",
+    "pipeline.schema_version",
+    "bsky.kysely_migration",
+    "bsky.kysely_migration_lock",
+}
+_ONLY = {
+    "tombstone": "WHERE NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = tombstone.uri AND r.rev > tombstone.rev)",
+    "gap": "WHERE resolved_at IS NULL",
+}
+_AGGREGATES = {"bsky.post_agg": "uri", "bsky.profile_agg": "did"}
+
+_numbers = itertools.count(1)
+
+
+def dump(url: str) -> Dump:
+    """Everything that is compared. `url` is SQLAlchemy's."""
+    found: Dump = {}
+    with closing(psycopg2.connect(url.replace("+psycopg2", ""))) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT table_schema || '.' || table_name, array_agg(column_name::text) FROM information_schema.columns "
+            "JOIN information_schema.tables USING (table_schema, table_name) "
+            "WHERE table_schema IN ('bsky', 'pipeline') AND table_type = 'BASE TABLE' GROUP BY 1 ORDER BY 1"
+        )
+        for table, columns in cursor.fetchall():
+            if table in NOT_DUMPED:
+                continue
+            left_out = LEFT_OUT.get(table, set())
+            assert left_out <= set(columns), f"{table} has no longer {left_out - set(columns)}"
+            wanted = sorted(set(columns) - left_out)
+            schema, name = table.split(".")
+            cursor.execute(
+                f'SELECT {", ".join(f"{chr(34)}{column}{chr(34)}" for column in wanted)} FROM {schema}."{name}" '
+                + _ONLY.get(name, "")
+            )
+            rows = [dict(zip(wanted, row, strict=True)) for row in cursor.fetchall()]
+            if key := _AGGREGATES.get(table):
+                rows = [row for row in rows if any(value for column, value in row.items() if column != key)]
+            if rows:
+                found[table] = sorted(json.dumps(row, default=_plain, sort_keys=True) for row in rows)
+    return found
+
+
+def _plain(value: object) -> str:
+    return bytes(value).hex() if isinstance(value, memoryview) else str(value)
+
+
+def checksum(tables: Dump) -> str:
+    """One number for a dump."""
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
+
+
+def differences(got: Dump, want: Dump, most: int = 3) -> list[str]:
+    """What distinguishes two dumps, in words; empty when nothing does."""
+    lines = []
+    for table in sorted(got.keys() | want.keys()):
+        g, w = set(got.get(table, ())), set(want.get(table, ()))
+        lines += [f"{table}: missing {row}" for row in sorted(w - g)[:most]]
+        lines += [f"{table}: too much {row}" for row in sorted(g - w)[:most]]
+        if g == w and len(got[table]) != len(want[table]):
+            lines.append(f"{table}: {len(got[table])} rows instead of {len(want[table])}, some of them twice")
+    return lines
+
+
+def assert_equal(got: Dump, want: Dump) -> None:
+    """Fails with the differences."""
+    assert not (found := differences(got, want)), "\n".join(found)
+    assert checksum(got) == checksum(want)
+
+
+def rows(url: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """The rows of a query (or of a statement without any, which is committed)."""
+    with closing(psycopg2.connect(url.replace("+psycopg2", ""))) as connection, connection.cursor() as cursor:
+        cursor.execute(statement, parameters or None)
+        found = cursor.fetchall() if cursor.description is not None else []
+        connection.commit()
+        return found
+
+
+def one(url: str, statement: str, *parameters: Any) -> Any:
+    """The only value of a query."""
+    ((value,),) = rows(url, statement, *parameters)
+    return value
+
+
+@contextmanager
+def fresh_database(server: EmbeddedPostgres, template: str, **settings: Any) -> Iterator[Database]:
+    """A database of its own, for tests that need many; cloned in some 20 ms and dropped after the block."""
+    name = f"appview_fresh_{next(_numbers)}"
+    run_sql(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
+    database = Database(server.url(name), Settings(database_url=server.url(name), **settings))
+    try:
+        yield database
+    finally:
+        database.close()
+        run_sql(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def replayed(database: Database, path: Path, batch_size: int, **settings: Any) -> Summary:
+    """Replays a file into a database."""
+    return replay(Settings(database_url=database.url, **settings), database, path, batch_size=batch_size)
+
+
+def replayed_frames(
+    database: Database, folder: Path, frames: Sequence[bytes], batch_size: int = 5_000, **settings: Any
+) -> Summary:
+    """Replays frames, by way of a file in `folder`, and checks that each was read."""
+    path = folder / f"{next(_numbers)}.frames"
+    write_corpus(path, frames)
+    summary = replayed(database, path, batch_size, **settings)
+    assert summary.frames == len(frames)
+    return summary
