@@ -55,8 +55,8 @@ def replay(file: Path, batch_size: int | None) -> None:
     Never moves the relay's cursor. Replayed again after any interruption, the file ends in the same tables. The last
     line of the output is a JSON summary.
     """
+    from appview_pipeline.ingest.files.replay import replay as run
     from appview_pipeline.ingest.interpreter import favour_throughput
-    from appview_pipeline.ingest.replay import replay as run
     from appview_pipeline.store.database import open_database
 
     settings = _begin("replay")
@@ -83,7 +83,7 @@ def replay(file: Path, batch_size: int | None) -> None:
 @click.option("--cursor", type=click.IntRange(0, 2**53 - 1), help="Begin after this sequence number. [newest event]")
 def capture(file: Path, seconds: float, cursor: int | None) -> None:
     """Write the relay's frames to FILE, which `replay` reads; compressed if its name ends in .zst."""
-    from appview_pipeline.ingest.capture import capture as run
+    from appview_pipeline.ingest.files.capture import capture as run
     from appview_pipeline.network.firehose import Status
 
     settings = _begin("capture")

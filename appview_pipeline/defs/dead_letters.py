@@ -10,7 +10,7 @@ from pydantic import Field
 from appview_pipeline import settings
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.retry import Retried, retry
+from appview_pipeline.ingest.dead_letters import Retried, retry
 from appview_pipeline.store import dead_letters as letters
 from appview_pipeline.store import gaps
 

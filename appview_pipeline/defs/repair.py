@@ -13,7 +13,7 @@ from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.families import Family
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.recount import Recounted, recount, recount_some
-from appview_pipeline.ingest.rederive import ORPHANS, Rederived, rederive
+from appview_pipeline.ingest.rerun import ORPHANS, Rederived, rederive
 from appview_pipeline.store import counters
 
 PROGRESS_SECONDS = 5.0

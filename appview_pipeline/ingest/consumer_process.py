@@ -1,6 +1,6 @@
 """The consumer as a child process: started, kept on its lease, listened to and stopped.
 
-The child is `python -m appview_pipeline.ingest.consumer`. What passes between the two:
+The child is `python -m appview_pipeline.ingest.live.consumer`. What passes between the two:
 - stdin: any byte renews the child's lease; end of file, or a lapsed lease (`APPVIEW_LEASE_SECONDS`), ends it after the
   batch in hand;
 - stdout and stderr: its log lines;
@@ -35,7 +35,7 @@ EXIT_LOCK_LOST = 5
 KEPT_LINES = 500
 LONGEST_LINE = 2_000
 
-COMMAND = (sys.executable, "-m", "appview_pipeline.ingest.consumer")
+COMMAND = (sys.executable, "-m", "appview_pipeline.ingest.live.consumer")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from appview_pipeline.ingest.rederive import patiently
+from appview_pipeline.ingest.rerun import patiently
 from appview_pipeline.store import counters
 from appview_pipeline.store.counters import Change
 from appview_pipeline.store.database import Database

@@ -15,7 +15,7 @@ from appview_pipeline_tests.benchmark.sides import Side
 
 _RERUN = """
 import json, sys, time
-from appview_pipeline.ingest.rederive import DERIVED_COLLECTIONS, rederive
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rederive
 from appview_pipeline.settings import load
 from appview_pipeline.store.database import open_database
 

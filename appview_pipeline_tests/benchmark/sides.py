@@ -137,7 +137,7 @@ class Consumer:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "appview_pipeline.ingest.consumer"],
+                [sys.executable, "-m", "appview_pipeline.ingest.live.consumer"],
                 cwd=side.checkout,
                 env=side.environment(**variables),
                 stdin=subprocess.PIPE,

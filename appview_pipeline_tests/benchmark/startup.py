@@ -146,7 +146,7 @@ def _running(mark: str, state: Path) -> dict[int, str]:
 
 def _kind(command: str) -> str:
     for part, kind in (
-        ("ingest.consumer", "consumer"),
+        ("ingest.live.consumer", "consumer"),
         ("postgres", "PostgreSQL"),
         ("supervisor", "supervisor"),
         ("webserver", "webserver"),

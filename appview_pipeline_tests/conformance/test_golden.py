@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appview_pipeline.ingest.replay import replay
+from appview_pipeline.ingest.files.replay import replay
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import open_database
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appview_pipeline.ingest.corpus import read_frames
+from appview_pipeline.ingest.files.capture_file import read_frames
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.conformance.test_golden import state_module
 from appview_pipeline_tests.support.tables import fresh_database, one, replayed_frames, rows

@@ -120,7 +120,7 @@ class Dev:
         return found
 
     def consumers(self) -> list[int]:
-        return [pid for pid, command in self.processes().items() if "appview_pipeline.ingest.consumer" in command]
+        return [pid for pid, command in self.processes().items() if "appview_pipeline.ingest.live.consumer" in command]
 
     def interrupt(self) -> float:
         """Interrupts `dagster dev` alone (as systemd and Docker do); returns the seconds until it ended."""

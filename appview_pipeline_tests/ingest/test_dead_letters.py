@@ -19,9 +19,9 @@ from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
-from appview_pipeline.ingest import retry as retry_module
+from appview_pipeline.ingest import dead_letters as dead_letters_module
+from appview_pipeline.ingest.dead_letters import retry
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.retry import retry
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
@@ -57,7 +57,7 @@ def index(database: Database, *frames: bytes, validators: Any = None, **more: An
     Writer(database, Settings(database_url=database.url, **more), "wss://relay.example").write(changes, time.time())
 
 
-def try_again(database: Database, **arguments: Any) -> retry_module.Retried:
+def try_again(database: Database, **arguments: Any) -> dead_letters_module.Retried:
     return retry(Settings(database_url=database.url), database, **arguments)
 
 

@@ -17,8 +17,8 @@ import pytest
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
+from appview_pipeline.ingest.dead_letters import retry
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.retry import retry
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.car import read_car, write_car
 from appview_pipeline.protocol.cid import cid_for_cbor

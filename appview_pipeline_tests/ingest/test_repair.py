@@ -24,10 +24,10 @@ from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.families import FAMILIES
 from appview_pipeline.defs.partitions import HOURS, key_of
 from appview_pipeline.indexing.registry import COLLECTIONS as REGISTERED
-from appview_pipeline.ingest import rederive as rederive_module
+from appview_pipeline.ingest import rerun as rerun_module
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.recount import recount, recount_some
-from appview_pipeline.ingest.rederive import DERIVED_COLLECTIONS, Rederived, rederive
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, Rederived, rederive
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
@@ -502,7 +502,7 @@ def test_a_rerun_gives_way_and_tries_again(busy: Rerun, monkeypatch: pytest.Monk
         waits.append(seconds)
         holder.rollback()
 
-    monkeypatch.setattr("appview_pipeline.ingest.rederive.time.sleep", free)
+    monkeypatch.setattr("appview_pipeline.ingest.rerun.time.sleep", free)
     busy.database.roles["maintenance"] = replace(busy.database.roles["maintenance"], lock=0.1)
     with closing(holder), holder.cursor() as cursor:
         cursor.execute("SELECT did FROM pipeline.repo ORDER BY did FOR UPDATE")
@@ -539,7 +539,7 @@ def test_a_duplicate_repost_loses_a_feed_item_that_it_should_not_have(index: Rer
 
 def test_a_rerun_holds_its_locks_for_a_quarter_of_a_second(busy: Rerun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of records in a transaction follows from what the ones before took."""
-    monkeypatch.setattr(rederive_module, "LOOKS", 0)  # everything is repaired under locks
+    monkeypatch.setattr(rerun_module, "LOOKS", 0)  # everything is repaired under locks
     sizes: list[int] = []
     repair = repair_records
 
@@ -549,18 +549,18 @@ def test_a_rerun_holds_its_locks_for_a_quarter_of_a_second(busy: Rerun, monkeypa
         repairs.locked_seconds = 0.01 * len(listed)  # as on a machine that takes 10 ms a record
         return repairs
 
-    monkeypatch.setattr(rederive_module, "repair_records", timed)
-    monkeypatch.setattr(rederive_module, "FIRST_CHUNK", 100)
+    monkeypatch.setattr(rerun_module, "repair_records", timed)
+    monkeypatch.setattr(rerun_module, "FIRST_CHUNK", 100)
     assert busy.rerun().changed == {}
     assert sizes[0] == 100 and sizes[1:-1] and set(sizes[1:-1]) == {25}
-    pace = rederive_module._Pace()
+    pace = rerun_module._Pace()
     for _ in range(50):
         pace.took(pace.next, 0.001)
-    assert pace.next == rederive_module.LARGEST_CHUNK
+    assert pace.next == rerun_module.LARGEST_CHUNK
     pace.took(pace.next, 600)
-    assert pace.next == rederive_module.SMALLEST_CHUNK
+    assert pace.next == rerun_module.SMALLEST_CHUNK
     pace.took(3, 0.2)
-    assert pace.next == rederive_module.SMALLEST_CHUNK, "what a few records cost says nothing of many"
+    assert pace.next == rerun_module.SMALLEST_CHUNK, "what a few records cost says nothing of many"
 
 
 def test_repositories_that_the_stream_came_to_last_come_first(busy: Rerun) -> None:

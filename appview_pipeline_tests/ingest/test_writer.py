@@ -16,8 +16,8 @@ from psycopg2 import errors
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest import writer as writer_module
+from appview_pipeline.ingest.dead_letters import retry
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.retry import retry
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import CursorMoved, apply

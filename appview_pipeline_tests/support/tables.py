@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg2
 
-from appview_pipeline.ingest.replay import Summary, replay
+from appview_pipeline.ingest.files.replay import Summary, replay
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres

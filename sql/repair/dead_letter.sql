@@ -1,4 +1,4 @@
--- Retries of dead letters (ingest/retry.py).
+-- Retries of dead letters (ingest/dead_letters.py).
 
 -- The next letters to try, by id: of the %(ids)s named (null: all) and the kind named (null: all), not yet resolved.
 -- :next

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.corpus import CorpusWriter
+from appview_pipeline.ingest.files.capture_file import CaptureWriter
 from appview_pipeline.network.firehose import Status, Subscription
 from appview_pipeline.network.peek import seq_of
 from appview_pipeline.settings import Settings
@@ -24,7 +24,7 @@ def capture(
     cursor: int | None = None,
     progress: Callable[[float, Status], None] | None = None,
 ) -> dict[str, Any]:
-    """Captures frames from the relay for `seconds` into `path` (see `CorpusWriter`).
+    """Captures frames from the relay for `seconds` into `path` (see `CaptureWriter`).
 
     Begins after `cursor` (None: at the newest event, 0: at the oldest that the relay has). `progress` is called several
     times a second with the seconds gone and the subscription's status. An interrupt (Ctrl-C) completes the file with
@@ -38,7 +38,7 @@ def capture(
     gaps: list[str] = []
     interrupted = False
     with (
-        CorpusWriter(path) as writer,
+        CaptureWriter(path) as writer,
         Subscription(
             settings.relay_url, cursor, settings.buffer_bytes, credentials=settings.relay_credentials
         ) as subscription,

@@ -27,7 +27,7 @@ _ZSTD_CHUNK = 8 << 10
 _ZSTD_LEVEL = 3
 
 
-class CorpusReader:
+class CaptureReader:
     """The frames of the file at `path`, in order; iterate over it once.
 
     `size` is the size of the file on disk and `consumed` how much of it has been read, in bytes, for progress bars;
@@ -52,7 +52,7 @@ class CorpusReader:
             self._file.close()
             raise OperatorError(f"{self.path} is named .zst but holds no zstd data: rename it or fetch it again.")
 
-    def __enter__(self) -> CorpusReader:
+    def __enter__(self) -> CaptureReader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -138,11 +138,11 @@ class CorpusReader:
 
 
 def read_frames(path: Path | str) -> Iterator[bytes]:
-    """The frames of the file at `path`, in order. Raises `OperatorError` as `CorpusReader` does."""
-    return iter(CorpusReader(path))
+    """The frames of the file at `path`, in order. Raises `OperatorError` as `CaptureReader` does."""
+    return iter(CaptureReader(path))
 
 
-class CorpusWriter:
+class CaptureWriter:
     """Writes frames to `path`, compressed when its name ends in `.zst`.
 
     The file appears (or replaces one) whole and durable when `finish` is called or the `with` block ends without an
@@ -206,7 +206,7 @@ class CorpusWriter:
         self._file.close()
         self._partial.unlink(missing_ok=True)
 
-    def __enter__(self) -> CorpusWriter:
+    def __enter__(self) -> CaptureWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
-from appview_pipeline.ingest.corpus import CorpusReader
 from appview_pipeline.ingest.decoding import mostly_applied, read_changes
+from appview_pipeline.ingest.files.capture_file import CaptureReader
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.applied import AppliedRevs, applied_revs
@@ -67,7 +67,7 @@ def replay(
         with database.connect("reader") as connection:
             return applied_revs(connection, dids)
 
-    with CorpusReader(path) as frames, ThreadPoolExecutor(1, "apply") as pool:
+    with CaptureReader(path) as frames, ThreadPoolExecutor(1, "apply") as pool:
         applying: Future[list[Report]] | None = None
         look_first = False
         read_before = 0

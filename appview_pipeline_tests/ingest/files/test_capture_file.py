@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.capture import capture
-from appview_pipeline.ingest.corpus import CorpusReader, CorpusWriter, read_frames
+from appview_pipeline.ingest.files.capture import capture
+from appview_pipeline.ingest.files.capture_file import CaptureReader, CaptureWriter, read_frames
 from appview_pipeline.network.peek import COMMIT_HEADER, seq_of
 from appview_pipeline.settings import Settings
 
@@ -26,7 +26,7 @@ FRAMES = [bytes([n % 251]) * (n * 37 % 6_000) for n in range(1_000)]
 
 
 def write(path: Path, frames: list[bytes]) -> None:
-    with CorpusWriter(path) as writer:
+    with CaptureWriter(path) as writer:
         for frame in frames:
             writer.append(frame)
 
@@ -41,7 +41,7 @@ def test_frames_come_back(tmp_path: Path, name: str) -> None:
     frames = [*FRAMES, b"", b"x" * 5_000_000, b"", b"end"]
     write(path, frames)
     assert [p.name for p in tmp_path.iterdir()] == [name]
-    reader = CorpusReader(path)
+    reader = CaptureReader(path)
     assert reader.compressed == name.endswith(".zst")
     assert reader.size == path.stat().st_size
     seen = 0
@@ -145,29 +145,29 @@ def test_zstd_is_known_by_its_magic_and_may_be_several_frames_with_nothing_else_
 def test_an_unfinished_file_never_replaces_a_finished_one(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     write(path, [b"old"])
-    with pytest.raises(ZeroDivisionError), CorpusWriter(path) as writer:
+    with pytest.raises(ZeroDivisionError), CaptureWriter(path) as writer:
         writer.append(b"new")
         assert list(read_frames(path)) == [b"old"]
         raise ZeroDivisionError
     assert list(read_frames(path)) == [b"old"]
     assert [p.name for p in tmp_path.iterdir()] == [name]
-    with CorpusWriter(path) as writer:
+    with CaptureWriter(path) as writer:
         writer.append(b"new")
         writer.finish()
         writer.finish()
     assert list(read_frames(path)) == [b"new"]
     assert (writer.frames, writer.bytes) == (1, 3)
-    with pytest.raises(ValueError, match="5,000,001 bytes"), CorpusWriter(path) as writer:
+    with pytest.raises(ValueError, match="5,000,001 bytes"), CaptureWriter(path) as writer:
         writer.append(b"x" * 5_000_001)
 
 
 def test_places_that_can_not_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match=r"No such file or directory.*writable folder"):
-        CorpusWriter(tmp_path / "absent" / "frames.bin")
+        CaptureWriter(tmp_path / "absent" / "frames.bin")
     with pytest.raises(OperatorError, match="is a folder"):
-        CorpusWriter(tmp_path)
+        CaptureWriter(tmp_path)
     if Path("/dev/full").exists():
-        with pytest.raises(OperatorError, match="No space left on device"), CorpusWriter(tmp_path / "f") as writer:
+        with pytest.raises(OperatorError, match="No space left on device"), CaptureWriter(tmp_path / "f") as writer:
             writer._file.close()
             writer._file = writer._out = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115  (the writer's now)
             writer.append(b"x" * 100)

@@ -1,6 +1,6 @@
 """The consumer: the relay's stream, or one shard of it, into the database, until its lease ends.
 
-A process of its own, without Dagster: `python -m appview_pipeline.ingest.consumer`. The sensor starts it and keeps its
+A process of its own, without Dagster: `python -m appview_pipeline.ingest.live.consumer`. The sensor starts it and keeps its
 lease (`consumer_process.py` tells how, and what the exit codes mean).
 
 A consumer of a shard receives the whole stream and drops the frames of other shards before they are decoded. What
@@ -28,7 +28,7 @@ from appview_pipeline.ingest.consumer_process import EXIT_ENDED, EXIT_LOCK_LOST,
 from appview_pipeline.ingest.decoding import mostly_applied, read_changes
 from appview_pipeline.ingest.interpreter import favour_throughput
 from appview_pipeline.ingest.lifetime import Lifetime
-from appview_pipeline.ingest.numbers import Numbers, Seen
+from appview_pipeline.ingest.live.sequence_numbers import Numbers, Seen
 from appview_pipeline.ingest.watchdog import Watchdog
 from appview_pipeline.ingest.writer import Position, Stopped, Writer
 from appview_pipeline.network.firehose import Notice, Subscription

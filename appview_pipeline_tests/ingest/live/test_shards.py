@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change
-from appview_pipeline.ingest.consumer import own_frames
+from appview_pipeline.ingest.live.consumer import own_frames
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.network.peek import did_of
 from appview_pipeline.protocol.frames import FrameError, decode_frame
@@ -39,7 +39,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
 from appview_pipeline.store.lease import stream_lock
 from appview_pipeline.store.status import read_status
-from appview_pipeline_tests.ingest.test_consumer import Consumer, Start, cursor, start, until, without_cursor
+from appview_pipeline_tests.ingest.live.test_consumer import Consumer, Start, cursor, start, until, without_cursor
 from appview_pipeline_tests.properties import model
 from appview_pipeline_tests.properties.fed import Index, fresh_index, network_changes
 from appview_pipeline_tests.properties.networks import Arrival, Network, arrivals, networks, told

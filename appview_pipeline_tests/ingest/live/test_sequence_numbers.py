@@ -10,9 +10,9 @@ import pytest
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
-from appview_pipeline.ingest.consumer import _numbers_of, own_frames
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.numbers import Numbers, Seen
+from appview_pipeline.ingest.live.consumer import _numbers_of, own_frames
+from appview_pipeline.ingest.live.sequence_numbers import Numbers, Seen
 from appview_pipeline.ingest.writer import _reached
 from appview_pipeline.network import peek
 from appview_pipeline.network.sequence import CONFIRMING, QUIET_SECONDS
