@@ -1,7 +1,7 @@
 """The consumer: the relay's stream, or one shard of it, into the database, until its lease ends.
 
-A process of its own, without Dagster: `python -m appview_pipeline.ingest.live.consumer`. The sensor starts it and keeps its
-lease (`consumer_process.py` tells how, and what the exit codes mean).
+A process of its own, without Dagster: `python -m appview_pipeline.ingest.live.consumer`. The sensor starts it and keeps
+its lease (`consumer_process.py` says how, and what the exit codes mean).
 
 A consumer of a shard receives the whole stream and drops the frames of other shards before they are decoded. What
 belongs to no repository (damaged frames, frames too large to receive) is shard 0's; gaps are noted by whoever has them.
