@@ -21,8 +21,8 @@ import pytest
 from appview_pipeline import addresses, logs
 from appview_pipeline import cli as command_line
 from appview_pipeline.defs import database as database_module
-from appview_pipeline.defs import firehose_sensor as sensor_module
-from appview_pipeline.defs.firehose_sensor import firehose_sensor
+from appview_pipeline.defs.firehose import sensor as sensor_module
+from appview_pipeline.defs.firehose.sensor import firehose_sensor
 from appview_pipeline.ingest.consumer_process import ConsumerProcess
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.database import Database

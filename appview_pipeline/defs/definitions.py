@@ -6,10 +6,10 @@ import dagster as dg
 
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.dead_letters import dead_letters, retry_dead_letters
-from appview_pipeline.defs.firehose_sensor import firehose_sensor, shard_of_location
-from appview_pipeline.defs.history import housekeeping, housekeeping_schedule
-from appview_pipeline.defs.index import few_dead_letters, firehose, index_tables, keeps_up
-from appview_pipeline.defs.repair import (
+from appview_pipeline.defs.firehose.sensor import firehose_sensor, shard_of_location
+from appview_pipeline.defs.housekeeping import housekeeping, housekeeping_schedule
+from appview_pipeline.defs.tables.assets import few_dead_letters, firehose, index_tables, keeps_up
+from appview_pipeline.defs.tables.reruns import (
     check_counters,
     check_counters_schedule,
     post_counters,

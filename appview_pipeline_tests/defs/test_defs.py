@@ -29,14 +29,14 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from appview_pipeline import settings
 from appview_pipeline.defs import database as database_module
-from appview_pipeline.defs import firehose_sensor as sensor_module
-from appview_pipeline.defs import history
-from appview_pipeline.defs import stopping as stopping_module
+from appview_pipeline.defs import housekeeping as history
 from appview_pipeline.defs.definitions import defs
-from appview_pipeline.defs.families import FAMILIES
-from appview_pipeline.defs.firehose_sensor import Position, firehose_sensor
-from appview_pipeline.defs.partitions import HOURS, key_of
-from appview_pipeline.defs.stopping import Stopping
+from appview_pipeline.defs.firehose import sensor as sensor_module
+from appview_pipeline.defs.firehose import stopping as stopping_module
+from appview_pipeline.defs.firehose.sensor import Position, firehose_sensor
+from appview_pipeline.defs.firehose.stopping import Stopping
+from appview_pipeline.defs.tables.groups import FAMILIES
+from appview_pipeline.defs.tables.partitions import HOURS, key_of
 from appview_pipeline.indexing.registry import COLLECTIONS
 from appview_pipeline.ingest.consumer_process import ConsumerProcess
 from appview_pipeline.store import batches

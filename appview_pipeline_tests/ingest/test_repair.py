@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from appview_pipeline import settings as settings_module
 from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.definitions import defs
-from appview_pipeline.defs.families import FAMILIES
-from appview_pipeline.defs.partitions import HOURS, key_of
+from appview_pipeline.defs.tables.groups import FAMILIES
+from appview_pipeline.defs.tables.partitions import HOURS, key_of
 from appview_pipeline.indexing.registry import COLLECTIONS as REGISTERED
 from appview_pipeline.ingest import rerun as rerun_module
 from appview_pipeline.ingest.decoding import read_changes

@@ -25,10 +25,10 @@ import sqlalchemy.exc
 from dagster._core.instance.ref import InstanceRef
 
 from appview_pipeline import settings as settings_module
-from appview_pipeline.defs import reports
 from appview_pipeline.defs.database import database, reopen
-from appview_pipeline.defs.partitions import next_hour
-from appview_pipeline.defs.stopping import Stopping
+from appview_pipeline.defs.firehose import reports
+from appview_pipeline.defs.firehose.stopping import Stopping
+from appview_pipeline.defs.tables.partitions import next_hour
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.consumer_process import EXIT_LOCKED, EXIT_OPERATOR_ERROR, ConsumerProcess
 from appview_pipeline.logs import level_of

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from appview_pipeline import settings
-from appview_pipeline.defs import reports
 from appview_pipeline.defs.database import IndexDatabase
-from appview_pipeline.defs.families import FAMILIES, IN_ORDER, Family
-from appview_pipeline.defs.partitions import HOURS
-from appview_pipeline.defs.repair import Metadata, RerunConfig, collections_of, rerun, rerun_metadata
+from appview_pipeline.defs.firehose import reports
+from appview_pipeline.defs.tables.groups import FAMILIES, IN_ORDER, Family
+from appview_pipeline.defs.tables.partitions import HOURS
+from appview_pipeline.defs.tables.reruns import Metadata, RerunConfig, collections_of, rerun, rerun_metadata
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import batches
 from appview_pipeline.store.columns import tables

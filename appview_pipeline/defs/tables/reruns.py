@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from appview_pipeline.defs.database import IndexDatabase
-from appview_pipeline.defs.families import Family
+from appview_pipeline.defs.tables.groups import Family
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.recount import Recounted, recount, recount_some
 from appview_pipeline.ingest.rerun import ORPHANS, Rederived, rederive

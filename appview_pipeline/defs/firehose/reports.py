@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from appview_pipeline.defs.families import FAMILIES, Family
-from appview_pipeline.defs.partitions import key_of
+from appview_pipeline.defs.tables.groups import FAMILIES, Family
+from appview_pipeline.defs.tables.partitions import key_of
 from appview_pipeline.store.batches import Applied, StreamState
 
 FIREHOSE = dg.AssetKey("firehose")
