@@ -102,13 +102,13 @@ def capture(file: Path, seconds: float, cursor: int | None) -> None:
 def status(as_json: bool) -> None:
     """Say where the index stands: cursors, lag, rates, dead letters, gaps, tables."""
     from appview_pipeline.store.database import open_database
-    from appview_pipeline.store.status import Status, read_status
+    from appview_pipeline.store.status import PipelineStatus, read_status
 
     settings = _begin("status")
     database = open_database(settings)
     try:
         with database.connect("reader") as connection:
-            found: Status = read_status(connection, database.url, settings.dead_letter_day_bytes)
+            found: PipelineStatus = read_status(connection, database.url, settings.dead_letter_day_bytes)
     finally:
         database.close()
     if as_json:

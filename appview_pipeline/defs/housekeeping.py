@@ -18,7 +18,7 @@ from sqlalchemy import Connection, and_, delete, func, select
 
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.dead_letters import sweep_dead_letters, sweep_gaps
-from appview_pipeline.store import batches
+from appview_pipeline.store import reports
 
 JOB = "housekeeping"
 # Deleted in one transaction: SQLite has one writer at a time, and the sensor must get its turn.
@@ -134,7 +134,7 @@ def prune_history(context: dg.OpExecutionContext, config: HistoryRetention) -> N
 def sweep_batches(context: dg.OpExecutionContext, config: BatchRetention, index: IndexDatabase) -> None:
     """Sweeps `pipeline.batch`."""
     with index.open().connect("maintenance") as connection:
-        swept = batches.sweep_batches(connection, _days_ago(config.days))
+        swept = reports.sweep_batches(connection, _days_ago(config.days))
     context.log.info(f"Deleted {swept:,} rows of pipeline.batch")
     context.add_output_metadata({"rows": swept})
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from appview_pipeline.ingest.rerun import patiently
 from appview_pipeline.store import counters
-from appview_pipeline.store.counters import Change
+from appview_pipeline.store.counters import RewrittenCounter
 from appview_pipeline.store.database import Database
 
 AT_ONCE = 2_000
@@ -26,7 +26,7 @@ class Recounted:
     compared: int = 0
     differing: int = 0
     examples: list[str] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
+    changes: list[RewrittenCounter] = field(default_factory=list)
     complete: bool = False
     seconds: float = 0.0
 

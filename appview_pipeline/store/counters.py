@@ -14,12 +14,12 @@ TABLES: dict[str, tuple[str, ...]] = {
     "post_agg": ("likes", "replies", "reposts", "quotes", "bookmarks"),
     "profile_agg": ("followers", "follows", "posts"),
 }
-"""The counter tables of schema bsky, and what each counts, in the order of `Change.had` and `Change.has`."""
+"""The counter tables of schema bsky, and what each counts, in the order of `RewrittenCounter.had` and `.has`."""
 
 _SECTIONS = {"post_agg": "posts", "profile_agg": "profiles"}
 
 
-class Change(NamedTuple):
+class RewrittenCounter(NamedTuple):
     """A counter row that differed: its URI or DID, its counters before, and what they are now."""
 
     key: str
@@ -32,7 +32,7 @@ class Recount:
     """Keys compared, and the rows that differed. `reached`: the last key compared; None: it was the table's last."""
 
     compared: int = 0
-    changes: list[Change] = field(default_factory=list)
+    changes: list[RewrittenCounter] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
     reached: str | None = None
 
@@ -65,10 +65,10 @@ def recount_next(connection: Connection, table: str, after: str, most: int, *, r
     return recount
 
 
-def recount_moved(cursor: Cursor, table: str) -> list[Change]:
+def recount_moved(cursor: Cursor, table: str) -> list[RewrittenCounter]:
     """Sets the counters right that the transaction's `delta_*` rows name. Part of a rerun's chunk."""
     _execute(cursor, table, "moved")
-    changes: list[Change] = []
+    changes: list[RewrittenCounter] = []
     if cursor.rowcount:
         _execute(cursor, table, "that_differ")
         cursor.execute("SELECT count(*) FROM recount")
@@ -112,10 +112,10 @@ def advance(connection: Connection, table: str, until: str | None) -> None:
     connection.commit()
 
 
-def _rewrite(cursor: Cursor, table: str) -> list[Change]:
+def _rewrite(cursor: Cursor, table: str) -> list[RewrittenCounter]:
     """Locks and rewrites the rows of the keys in `recount`."""
     _execute(cursor, table, "lock")
-    return [Change(key, tuple(had), tuple(has)) for key, had, has in _execute(cursor, table, "rewrite")]
+    return [RewrittenCounter(key, tuple(had), tuple(has)) for key, had, has in _execute(cursor, table, "rewrite")]
 
 
 def _execute(cursor: Cursor, table: str, name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:

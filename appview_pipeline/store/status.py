@@ -33,7 +33,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Status:
+class PipelineStatus:
     """What `status` shows. Row counts are PostgreSQL's estimates (from its statistics).
 
     By kind: `dead_letters` not resolved, `dead_letter_bytes_today` (UTC) of the `dead_letter_day_bytes` allowed, and
@@ -100,7 +100,7 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
-def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0) -> Status:
+def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0) -> PipelineStatus:
     """Reads the status; `url` is only named in it, without its password."""
     statements = sections("report/status.sql")
 
@@ -111,7 +111,7 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
 
     (size, pending, repositories) = rows("totals")[0]
     of_day = rows("dead_letters_of_day")
-    return Status(
+    return PipelineStatus(
         database=postgres.describe(url),
         schema_version=migrate.current(url),
         bytes=size,

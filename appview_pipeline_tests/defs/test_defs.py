@@ -39,7 +39,7 @@ from appview_pipeline.defs.tables.groups import FAMILIES
 from appview_pipeline.defs.tables.partitions import HOURS, key_of
 from appview_pipeline.indexing.registry import COLLECTIONS
 from appview_pipeline.ingest.consumer_process import ConsumerProcess
-from appview_pipeline.store import batches
+from appview_pipeline.store import reports
 from appview_pipeline.store.columns import tables
 
 RELAY = "ws://relay.invalid"
@@ -249,8 +249,8 @@ def test_applied_after_sums_by_hour(connect: Callable[[], Any]) -> None:
     hour = datetime(2026, 11, 24, 13, tzinfo=timezone.utc)
     like, post = "app.bsky.feed.like", "app.bsky.feed.post"
     with closing(connect()) as connection:
-        assert batches.applied_after(connection, 0, RELAY) == []
-        assert batches.newest_batch(connection) == 0
+        assert reports.applied_after(connection, 0, RELAY) == []
+        assert reports.newest_batch(connection) == 0
         first = add_batch(connection, at=hour, seq=1, events=5)
         add_batch(
             connection,
@@ -269,7 +269,7 @@ def test_applied_after_sums_by_hour(connect: Callable[[], Any]) -> None:
             connection, at=hour + timedelta(hours=1, seconds=1), seq=900, source="/tmp/a.zst", written={"like": 9}
         )
         last = add_batch(connection, at=hour + timedelta(hours=1, seconds=2), seq=14, ops={like: {"create": 1}})
-        one, two = batches.applied_after(connection, first, RELAY)
+        one, two = reports.applied_after(connection, first, RELAY)
         assert (one.hour, one.batches, one.events, one.first_seq, one.last_seq) == (hour, 1, 7, 6, 12)
         assert (one.rejected, one.rejected_by_kind, one.ignored, one.bytes) == (2, {"cbor": 2}, 5, 5_000_000_000)
         assert one.ops == {f"{like} create": 3, f"{like} delete": 1} and one.written == {"like": 4}
@@ -278,8 +278,8 @@ def test_applied_after_sums_by_hour(connect: Callable[[], Any]) -> None:
         )
         assert two.ops == {f"{like} create": 2, f"{post} update": 2} and two.written == {"like": 9}
         assert two.lag_seconds == 2.0
-        assert batches.written_between(connection, hour, hour + timedelta(hours=1)) == {"like": 4}
-        (bounded,) = batches.applied_after(connection, 0, RELAY, most=1)
+        assert reports.written_between(connection, hour, hour + timedelta(hours=1)) == {"like": 4}
+        (bounded,) = reports.applied_after(connection, 0, RELAY, most=1)
         assert bounded.last_id == first
 
 
@@ -288,8 +288,8 @@ def test_sweep_keeps_what_is_young(connect: Callable[[], Any]) -> None:
     with closing(connect()) as connection:
         for days in range(10):
             add_batch(connection, at=now - timedelta(days=days, minutes=1))
-        assert batches.sweep_batches(connection, now - timedelta(days=7)) == 3
-        assert batches.sweep_batches(connection, now - timedelta(days=7)) == 0
+        assert reports.sweep_batches(connection, now - timedelta(days=7)) == 3
+        assert reports.sweep_batches(connection, now - timedelta(days=7)) == 0
 
 
 # The sensor -----------------------------------------------------------------------------------------------------------
@@ -625,4 +625,4 @@ def test_the_housekeeping_job_runs(index: None, connect: Callable[[], Any], tmp_
             for _ in range(2):
                 assert job.execute_in_process(instance=instance).success
             assert history.prune_runs(instance, datetime.now(timezone.utc) + timedelta(hours=1)) == 2
-        assert batches.newest_batch(connection) == 0
+        assert reports.newest_batch(connection) == 0

@@ -23,8 +23,8 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import CursorMoved, apply
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.lease import LockLost, LockTaken, stream_lock
 from appview_pipeline.store.staging import copy_rows
+from appview_pipeline.store.stream_lock import LockLost, LockTaken, stream_lock
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post
 from appview_pipeline_tests.support.tables import fresh_database, one, rows
 

@@ -9,7 +9,7 @@ import dagster as dg
 
 from appview_pipeline.defs.tables.groups import FAMILIES, Family
 from appview_pipeline.defs.tables.partitions import key_of
-from appview_pipeline.store.batches import Applied, StreamState
+from appview_pipeline.store.reports import Applied, StreamState
 
 FIREHOSE = dg.AssetKey("firehose")
 

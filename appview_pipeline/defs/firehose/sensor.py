@@ -33,8 +33,8 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.consumer_process import EXIT_LOCKED, EXIT_OPERATOR_ERROR, ConsumerProcess
 from appview_pipeline.logs import level_of
 from appview_pipeline.shards import WHOLE, Shard
-from appview_pipeline.store import batches
-from appview_pipeline.store.batches import Applied, StreamState
+from appview_pipeline.store import reports as stored_reports
+from appview_pipeline.store.reports import Applied, StreamState
 
 log = logging.getLogger(__name__)
 
@@ -246,17 +246,17 @@ class _Tick:
             # Reporting begins here: there is nothing yet, and what comes must not wait until the families' next turn.
             begins = state.position.batch < 0
             if begins:
-                newest = batches.newest_batch(connection)
+                newest = stored_reports.newest_batch(connection)
                 state.position = Position(newest, newest)
-            applied = batches.applied_after(connection, state.position.batch, self.relay, shard=self.shard)
+            applied = stored_reports.applied_after(connection, state.position.batch, self.relay, shard=self.shard)
             for_families: list[tuple[Applied, dict[str, int]]] = []
             shards: list[StreamState] = []
             families_to = state.position.families_batch
             families_due = not begins and time.monotonic() >= state.families_due
             if families_due:
-                shards = batches.stream_state(connection, self.relay)
-                for one in batches.applied_after(connection, families_to, self.relay, shard=self.shard):
-                    in_hour = batches.written_between(connection, one.hour, next_hour(one.hour))
+                shards = stored_reports.stream_state(connection, self.relay)
+                for one in stored_reports.applied_after(connection, families_to, self.relay, shard=self.shard):
+                    in_hour = stored_reports.written_between(connection, one.hour, next_hour(one.hour))
                     for_families.append((one, in_hour))
                     families_to = max(families_to, one.last_id)
         for one in applied:

@@ -19,7 +19,7 @@ from appview_pipeline.defs.tables.groups import FAMILIES, IN_ORDER, Family
 from appview_pipeline.defs.tables.partitions import HOURS
 from appview_pipeline.defs.tables.reruns import Metadata, RerunConfig, collections_of, rerun, rerun_metadata
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store import batches
+from appview_pipeline.store import reports as stored_reports
 from appview_pipeline.store.columns import tables
 
 OWNERS = ("team:appview",)
@@ -85,7 +85,7 @@ def firehose(index: IndexDatabase) -> dg.MaterializeResult[None]:
     """Where the stream stands: cursor, lag, and the batches of the last hour, summed over its shards."""
     relay = settings.load().relay_url
     with index.open().connect("reader") as connection:
-        shards = batches.stream_state(connection, relay)
+        shards = stored_reports.stream_state(connection, relay)
     metadata: dict[str, int | float | str] = {"relay": relay}
     if shards:
         metadata["last_seq"] = max(shard.seq for shard in shards)
@@ -109,7 +109,7 @@ def firehose(index: IndexDatabase) -> dg.MaterializeResult[None]:
 def keeps_up(index: IndexDatabase) -> dg.AssetCheckResult:
     """The lag of the shard that is furthest behind."""
     with index.open().connect("reader") as connection:
-        shards = batches.stream_state(connection, settings.load().relay_url)
+        shards = stored_reports.stream_state(connection, settings.load().relay_url)
     return reports.stream_result(shards)
 
 
@@ -121,15 +121,15 @@ def keeps_up(index: IndexDatabase) -> dg.AssetCheckResult:
 def few_dead_letters(index: IndexDatabase) -> dg.AssetCheckResult:
     """Dead letters against events of the last hour."""
     with index.open().connect("reader") as connection:
-        shards = batches.stream_state(connection, settings.load().relay_url)
+        shards = stored_reports.stream_state(connection, settings.load().relay_url)
     return reports.rejected_result(sum(shard.events for shard in shards), sum(shard.rejected for shard in shards))
 
 
 def _measure(index: IndexDatabase, family: Family, since: datetime, until: datetime) -> Metadata:
     database = index.open()
     with database.connect("maintenance") as connection:
-        sizes = batches.table_sizes(connection, family.tables)
-        written = batches.written_between(connection, since, until)
+        sizes = stored_reports.table_sizes(connection, family.tables)
+        written = stored_reports.written_between(connection, since, until)
         measured: Metadata = {
             "rows_written": sum(written.get(table, 0) for table in family.tables),
             "bytes_on_disk": sum(size.bytes for size in sizes),
@@ -138,7 +138,7 @@ def _measure(index: IndexDatabase, family: Family, since: datetime, until: datet
             if size.estimated_rows >= 0:
                 measured[f"estimated_rows {size.name}"] = size.estimated_rows
         if family.collections != ():
-            records = batches.partition_records(connection, since, until, family.collections)
+            records = stored_reports.partition_records(connection, since, until, family.collections)
             measured["records"] = records.records
             measured["repositories"] = records.repositories
             if records.newest is not None:
@@ -149,7 +149,7 @@ def _measure(index: IndexDatabase, family: Family, since: datetime, until: datet
 def _recount(index: IndexDatabase, family: Family, since: datetime, until: datetime) -> dg.AssetCheckResult:
     assert family.check is not None
     with index.open().connect("maintenance") as connection:
-        drift = batches.aggregate_drift(connection, family.check, since, until)
+        drift = stored_reports.aggregate_drift(connection, family.check, since, until)
     examples = f" Among them {', '.join(drift.examples)}." if drift.examples else ""
     return dg.AssetCheckResult(
         asset_key=dg.AssetKey(family.key),

@@ -40,7 +40,7 @@ from appview_pipeline.store.apply import CursorMoved, Report
 from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import Database, open_database
 from appview_pipeline.store.gaps import open_stream_gaps
-from appview_pipeline.store.lease import LockLost, LockTaken, StreamLock, stream_lock
+from appview_pipeline.store.stream_lock import LockLost, LockTaken, StreamLock, stream_lock
 
 log = logging.getLogger("appview_pipeline.consumer")
 

@@ -22,7 +22,7 @@ import psycopg2
 import pytest
 
 from appview_pipeline.ingest.consumer_process import COMMAND
-from appview_pipeline.store import lease
+from appview_pipeline.store import stream_lock
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.relay import Relay
@@ -320,7 +320,7 @@ def test_connections_that_are_cut_lose_nothing(database: Database, start: Start,
     with Relay(frames[:100]) as relay, fresh() as want:
         locks = (
             "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' "
-            f"AND (classid::bigint << 32 | objid::bigint) = {lease._key(relay.url, '0/1')})"
+            f"AND (classid::bigint << 32 | objid::bigint) = {stream_lock._key(relay.url, '0/1')})"
         )
         consumer = start(database.url, relay.url, APPVIEW_BATCH_EVENTS="5")
         until(lambda: (cursor(database, relay.url) or 0) > 5, consumer)

@@ -9,7 +9,7 @@ import pytest
 from appview_pipeline.addresses import basic_authorization
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import Shard
-from appview_pipeline.store import lease, migrate
+from appview_pipeline.store import migrate, stream_lock
 from appview_pipeline.store.cursors import name_relays, open_cursor
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded import EmbeddedPostgres
@@ -137,7 +137,7 @@ def test_a_standby_is_no_place_for_a_stream(database: Database) -> None:
             return (True,)
 
     with pytest.raises(OperatorError, match=r"is a standby.*target_session_attrs=read-write"):
-        lease._refuse_standby(Standby(), database)  # type: ignore[arg-type]
+        stream_lock._refuse_standby(Standby(), database)  # type: ignore[arg-type]
 
 
 def test_the_consumer_goes_on_under_the_name(database: Database) -> None:
