@@ -20,8 +20,7 @@ import psycopg2
 import pytest
 from hypothesis import settings
 
-from appview_pipeline.store import embedded
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres, ephemeral
 from appview_pipeline_tests.support.budget import EXAMPLES, SECONDS, Budget
 from appview_pipeline_tests.support.checkout import CHECKOUT
 
@@ -130,7 +129,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
     """A private PostgreSQL server without durability, on the binaries that the product would choose."""
-    with embedded.ephemeral(parent=memory_folder()) as postgres:
+    with ephemeral(parent=memory_folder()) as postgres:
         yield postgres
 
 

@@ -19,7 +19,7 @@ from appview_pipeline.addresses import (
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store import migrate, postgres
 from appview_pipeline.store.database import open_database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conftest import run_sql
 
 READABLE = {

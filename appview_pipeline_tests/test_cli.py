@@ -21,7 +21,7 @@ from appview_pipeline import __version__
 from appview_pipeline.cli import cli
 from appview_pipeline.store import migrate as migrations
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conftest import run_sql
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.relay import Relay

@@ -31,9 +31,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import embedded, postgres
 from appview_pipeline.store import migrate as migrations
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store import postgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres, attach
 from appview_pipeline.store.postgres import Role
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def open_database(settings: Settings, *, migrate: bool | None = None) -> Databas
     """
     server: EmbeddedPostgres | None = None
     if settings.database_url is None:
-        server = embedded.attach(settings)
+        server = attach(settings)
         url = server.url()
     else:
         url = settings.database_url

@@ -11,8 +11,9 @@ import time
 
 import click
 
-from appview_pipeline.store import embedded, migrate
+from appview_pipeline.store import migrate
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.embedded.attach import ephemeral
 from appview_pipeline_tests.benchmark.processes import cpu_seconds
 from appview_pipeline_tests.conftest import memory_folder, run_sql
 from appview_pipeline_tests.properties.growth import SHAPES, Measured
@@ -43,7 +44,7 @@ def cpu_milliseconds(database: Database, shape: str, n: int) -> float:
 def main(sizes: str, shapes: tuple[str, ...], runs: int) -> None:
     """Measures how the CPU of a batch grows with its size."""
     counts = [int(size) for size in sizes.split(",")]
-    with embedded.ephemeral(parent=memory_folder()) as server:
+    with ephemeral(parent=memory_folder()) as server:
         run_sql(server, f'CREATE DATABASE "{TEMPLATE}"')
         migrate.upgrade(server.url(TEMPLATE))
         run_sql(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", TEMPLATE)

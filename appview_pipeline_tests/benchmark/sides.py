@@ -24,11 +24,20 @@ _HOLD_SERVER = """
 import sys
 from pathlib import Path
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import embedded
-server = embedded.attach(Settings(state_dir=Path(sys.argv[1])), idle_seconds=1)
+try:
+    from appview_pipeline.store.embedded.attach import attach
+except ImportError:  # a revision before store/embedded/
+    from appview_pipeline.store.embedded import attach
+server = attach(Settings(state_dir=Path(sys.argv[1])), idle_seconds=1)
 print(server.socket_dir, flush=True)
 sys.stdin.read()
 """
+
+
+def _consumer_module(checkout: Path) -> str:
+    """The module that is the consumer process in `checkout`: revisions before `ingest/live/` have it one folder up."""
+    is_live = (checkout / "appview_pipeline/ingest/live/consumer.py").exists()
+    return "appview_pipeline.ingest.live.consumer" if is_live else "appview_pipeline.ingest.consumer"
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ class Consumer:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "appview_pipeline.ingest.live.consumer"],
+                [sys.executable, "-m", _consumer_module(side.checkout)],
                 cwd=side.checkout,
                 env=side.environment(**variables),
                 stdin=subprocess.PIPE,

@@ -17,7 +17,7 @@ import pytest
 
 from appview_pipeline.protocol.cid import cid_for_cbor, cid_for_raw, to_text
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.pages import Page, broken, pages
 from appview_pipeline_tests.conformance.reference.reader import Reader, serving
 from appview_pipeline_tests.ingest.test_bad_input import UNREADABLE_DIDS, one_of_each, posts_with, records_with

@@ -20,7 +20,7 @@ from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.plugins import PLUGINS, plugins_of
 from appview_pipeline_tests.support.checkout import SHARED
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, did_of, post, update

@@ -18,7 +18,7 @@ import zstandard
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties.model import Model
 from appview_pipeline_tests.support.checkout import SHARED
 from appview_pipeline_tests.support.scenarios import (

@@ -141,7 +141,7 @@ class Dev:
         return [
             command
             for command in self.processes().values()
-            if "store.supervisor" not in command and "postgres" not in command
+            if "embedded.supervisor" not in command and "postgres" not in command
         ]
 
     def kill(self) -> None:

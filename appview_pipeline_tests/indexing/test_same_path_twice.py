@@ -18,7 +18,7 @@ from appview_pipeline.protocol.commit import prove, read_commit
 from appview_pipeline.protocol.frames import Commit, decode_frame
 from appview_pipeline.protocol.syntax import tid_before, tid_from_micros
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.content import iso
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support import scenarios, tables

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from appview_pipeline.protocol.cid import cid_for_cbor, cid_for_raw, from_text, to_text
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.staging import Value, copy_rows, copy_text
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post, rev

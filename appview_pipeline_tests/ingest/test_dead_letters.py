@@ -26,7 +26,7 @@ from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.dead_letters import kinds_of_letters, list_letters, sweep_letters
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update
 from appview_pipeline_tests.support.tables import fresh_database, one, rows
 

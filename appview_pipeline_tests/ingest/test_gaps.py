@@ -26,7 +26,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store.applied import applied_revs
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.gaps import sweep_gaps
 from appview_pipeline_tests.store.test_plans import ExplainingCursor
 from appview_pipeline_tests.support.checkout import CHECKOUT

@@ -33,7 +33,7 @@ from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.store import counters
 from appview_pipeline.store.contacts import ContactMatch, notify_contact_match
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.repair import entries, list_work, prepare_repair, repair_records
 from appview_pipeline_tests.properties.fed import Index, fresh_index
 from appview_pipeline_tests.properties.model import Commit, Op

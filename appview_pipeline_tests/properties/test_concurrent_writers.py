@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties import model
 from appview_pipeline_tests.properties.fed import Index, fresh_index
 from appview_pipeline_tests.properties.networks import NAMES, Arrival, Network, arrivals, did_of, networks, told

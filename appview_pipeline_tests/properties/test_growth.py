@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psycopg2
 import pytest
 
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties.growth import SHAPES, Story, measure
 from appview_pipeline_tests.support.tables import fresh_database, one
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties import model
 from appview_pipeline_tests.properties.fed import Deliver, Index, fresh_index
 from appview_pipeline_tests.properties.model import Model, Record

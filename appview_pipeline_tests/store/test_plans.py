@@ -18,7 +18,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store import prepared
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.postgres import libpq_url
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.prefill import prefill

@@ -21,7 +21,7 @@ from appview_pipeline.shards import WHOLE
 from appview_pipeline.store import migrate, postgres, sql
 from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import open_database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.stream_lock import stream_lock
 from appview_pipeline_tests.conftest import run_sql
 from appview_pipeline_tests.support.checkout import CHECKOUT

@@ -22,8 +22,8 @@ from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import database, embedded, migrate, postgres, sql
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store import database, migrate, postgres, sql
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres, ephemeral
 from appview_pipeline_tests.conformance.reference import check
 from appview_pipeline_tests.conformance.reference.catalog import OUR_ADDITIONS, OUR_OMISSIONS, snapshot
 from appview_pipeline_tests.support.checkout import CHECKOUT
@@ -40,7 +40,7 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
     elif not OLDEST.exists():
         pytest.skip(f"{OLDEST} is not there")
     else:
-        with embedded.ephemeral(postgres_bin=OLDEST) as server:
+        with ephemeral(postgres_bin=OLDEST) as server:
             yield server.url("postgres")
 
 

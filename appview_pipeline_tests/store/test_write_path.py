@@ -30,7 +30,7 @@ from appview_pipeline.store.apply import CursorMoved, Report
 from appview_pipeline.store.apply import apply as real_apply
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.stream_lock import LockLost, LockTaken, stream_lock
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.frames import START, WHEN, Person, Stream, create, delete, did_of, post, rev, update

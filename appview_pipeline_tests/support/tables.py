@@ -20,7 +20,7 @@ import psycopg2
 from appview_pipeline.ingest.files.replay import Summary, replay
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conftest import run_sql
 from appview_pipeline_tests.simulated_network.corpus import write_corpus
 

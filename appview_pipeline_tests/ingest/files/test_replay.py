@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from appview_pipeline.indexing.registry import COLLECTIONS
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.relay import frame_seq
 from appview_pipeline_tests.support.checkout import CHECKOUT

@@ -24,7 +24,7 @@ import pytest
 from appview_pipeline.ingest.consumer_process import COMMAND
 from appview_pipeline.store import stream_lock
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post

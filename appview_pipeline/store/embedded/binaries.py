@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store import server_user
-from appview_pipeline.store.server_user import ServerUser
-from appview_pipeline.store.state_folder import StateFolder
+from appview_pipeline.store.embedded import server_user
+from appview_pipeline.store.embedded.server_user import ServerUser
+from appview_pipeline.store.embedded.state_folder import StateFolder
 
 # Our SQL is written for this version and later ones.
 OLDEST_MAJOR = 15

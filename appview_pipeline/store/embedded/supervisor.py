@@ -1,4 +1,4 @@
-"""The process that owns the embedded PostgreSQL: `python -m appview_pipeline.store.supervisor STATE_DIR`.
+"""The process that owns the embedded PostgreSQL: `python -m appview_pipeline.store.embedded.supervisor STATE_DIR`.
 
 Started (detached) by the first process that needs the database, see `embedded.attach`. It runs the server as its child,
 starts it again when it dies, and ends it once nobody has used it for a while: once it could have had `users.lock` for
@@ -24,9 +24,9 @@ from types import FrameType
 import psycopg2
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store import state_folder
-from appview_pipeline.store.postgres_server import PostgresServer
-from appview_pipeline.store.state_folder import StateFolder, Status
+from appview_pipeline.store.embedded import state_folder
+from appview_pipeline.store.embedded.server import PostgresServer
+from appview_pipeline.store.embedded.state_folder import StateFolder, Status
 
 DATABASE = "appview"
 IDLE_SECONDS = 20.0
@@ -186,7 +186,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m appview_pipeline.store.supervisor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m appview_pipeline.store.embedded.supervisor", description=__doc__)
     parser.add_argument("state_dir", type=Path)
     parser.add_argument("--postgres-bin", type=Path)
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Literal
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store.server_user import ServerUser
+from appview_pipeline.store.embedded.server_user import ServerUser
 
 # The supervisor's log is kept in two files (`postgres.log`, `postgres.log.1`) of at most about this many bytes each.
 LOG_BYTES = 16_000_000

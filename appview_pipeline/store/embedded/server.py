@@ -23,8 +23,8 @@ from pathlib import Path
 import psycopg2
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store import postgres_binaries, postgres_conf, server_user, state_folder
-from appview_pipeline.store.state_folder import SOCKET_PORT, StateFolder, rotate_log, socket_dir
+from appview_pipeline.store.embedded import binaries, configuration, server_user, state_folder
+from appview_pipeline.store.embedded.state_folder import SOCKET_PORT, StateFolder, rotate_log, socket_dir
 
 # A fast shutdown ends with a checkpoint; on a slow disk that takes its time. Then the hard ways.
 _STOP_SECONDS = 60.0
@@ -76,18 +76,18 @@ class PostgresServer:
                 f"The database's user `{self._user.name}` (PostgreSQL refuses to run as root) cannot enter {barrier}: "
                 "set APPVIEW_STATE_DIR to a folder it can reach, such as /var/lib/appview-pipeline."
             )
-        found = postgres_binaries.find(self._configured_binaries, self._data_major())
-        self._binaries = postgres_binaries.runnable_by(self._user, found, self.state)
+        found = binaries.find(self._configured_binaries, self._data_major())
+        self._binaries = binaries.runnable_by(self._user, found, self.state)
         self.socket_dir = socket_dir(self.state, self._user)
         if not data_dir.exists():
             self._create_data_dir()
         if not self.state.user_conf.exists():
             with os.fdopen(self.state.open("postgresql.user.conf", os.O_WRONLY), "w", encoding="utf-8") as file:
-                file.write(postgres_conf.USER_CONF)
+                file.write(configuration.USER_CONF)
         state_folder.restrict(self.state, self._user)
-        text = postgres_conf.conf_text(
-            postgres_conf.server_settings(
-                postgres_conf.usable_memory(),
+        text = configuration.conf_text(
+            configuration.server_settings(
+                configuration.usable_memory(),
                 shutil.disk_usage(data_dir).total,
                 ephemeral=self._ephemeral,
                 lz4=self._accepts("wal_compression=lz4"),

@@ -25,10 +25,10 @@ import psycopg2
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import server_user, state_folder
-from appview_pipeline.store.postgres_server import PostgresServer
-from appview_pipeline.store.state_folder import SOCKET_PORT, StateFolder, Status
-from appview_pipeline.store.supervisor import DATABASE, IDLE_SECONDS
+from appview_pipeline.store.embedded import server_user, state_folder
+from appview_pipeline.store.embedded.server import PostgresServer
+from appview_pipeline.store.embedded.state_folder import SOCKET_PORT, StateFolder, Status
+from appview_pipeline.store.embedded.supervisor import DATABASE, IDLE_SECONDS
 
 # Recovery after a crash reads up to 4 GB of log: 20 s on a fast disk, minutes on a slow one.
 START_SECONDS = 300.0
@@ -176,7 +176,7 @@ def default_state_dir() -> Path:
     `.appview` in the checkout that this package runs from. Where root's database user could not reach that, or this
     user could not write it, and where there is no checkout: a folder in the system's (root) or the user's state folder.
     """
-    checkout = Path(__file__).resolve().parents[2]
+    checkout = Path(__file__).resolve().parents[3]
     is_checkout = (checkout / "workspace.yaml").exists()
     is_root = os.geteuid() == 0
     if is_checkout:
@@ -265,11 +265,11 @@ def _report(status: Status, state: StateFolder, waited: float) -> Status:
 
 def _start_supervisor(state: StateFolder, owner_lock: int, postgres_bin: Path | None, idle_seconds: float) -> None:
     """Starts the supervisor as a process of its own, which keeps `owner_lock` and nothing else of ours."""
-    argv = [sys.executable, "-m", "appview_pipeline.store.supervisor", str(state.path)]
+    argv = [sys.executable, "-m", "appview_pipeline.store.embedded.supervisor", str(state.path)]
     argv += ["--owner-lock", str(owner_lock), "--idle-seconds", str(idle_seconds)]
     if postgres_bin is not None:
         argv += ["--postgres-bin", str(postgres_bin.expanduser().absolute())]
-    package_parent = str(Path(__file__).resolve().parents[2])
+    package_parent = str(Path(__file__).resolve().parents[3])
     environment = server_user.environment(*_PYTHON_NEEDS)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_parent, os.environ.get("PYTHONPATH"))))
     state_folder.rotate_log(state)
