@@ -53,9 +53,9 @@ def current(url: str) -> str | None:
 
 def version_of(connection: Connection) -> str | None:
     """The schema version, read on `connection`; None where there is none."""
-    if connection.scalar(text(f"select to_regclass('{VERSION_SCHEMA}.{VERSION_TABLE}')")) is None:
+    if connection.scalar(text(f"SELECT to_regclass('{VERSION_SCHEMA}.{VERSION_TABLE}')")) is None:
         return None
-    version: str | None = connection.scalar(text(f"select version_num from {VERSION_SCHEMA}.{VERSION_TABLE}"))
+    version: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_SCHEMA}.{VERSION_TABLE}"))
     return version
 
 
@@ -95,7 +95,7 @@ def _upgrade(url: str, to: str, where: str) -> str:
         before = version_of(connection)
         if before is None:
             _check_empty(connection, where)
-            connection.execute(text(f"create schema if not exists {VERSION_SCHEMA}"))
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {VERSION_SCHEMA}"))
         else:
             _check_known(before, where)
         connection.commit()
@@ -108,7 +108,7 @@ def _upgrade(url: str, to: str, where: str) -> str:
         if after == head():
             # Versions before stored relays by any spelling, passwords included: `status` would show them.
             name_relays(cast(PsycopgConnection, connection.connection.driver_connection))
-        if before is None and connection.scalar(text("select to_regclass('bsky.actor_handle_tgrm_idx')")) is None:
+        if before is None and connection.scalar(text("SELECT to_regclass('bsky.actor_handle_tgrm_idx')")) is None:
             log.warning(
                 "pg_trgm is not available in %s: searching actors and starter packs by name will be slow", where
             )
@@ -119,16 +119,16 @@ def _upgrade(url: str, to: str, where: str) -> str:
 
 def _take_turn(connection: Connection, where: str) -> None:
     """Waits until this is the only process migrating the database; the turn ends with the session."""
-    connection.execute(text(f"set lock_timeout = '{_WAIT_FOR_OTHER}'"))
+    connection.execute(text(f"SET lock_timeout = '{_WAIT_FOR_OTHER}'"))
     try:
-        connection.execute(text("select pg_advisory_lock(:key)"), {"key": _LOCK})
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
     except OperationalError as error:
         if not isinstance(error.orig, LockNotAvailable):
             raise
         raise OperatorError(
             f"another process has been migrating {where} for more than {_WAIT_FOR_OTHER}: see what holds it up."
         ) from error
-    connection.execute(text(f"set lock_timeout = '{round(MIGRATION.lock * 1000)}ms'"))
+    connection.execute(text(f"SET lock_timeout = '{round(MIGRATION.lock * 1000)}ms'"))
 
 
 def _check_known(version: str, where: str) -> None:
@@ -140,7 +140,7 @@ def _check_known(version: str, where: str) -> None:
 
 
 def _check_empty(connection: Connection, where: str) -> None:
-    if connection.scalar(text("select to_regnamespace('bsky') is not null")):
+    if connection.scalar(text("SELECT to_regnamespace('bsky') IS NOT NULL")):
         raise OperatorError(
             f"{where} already has a schema bsky that appview-pipeline did not make: "
             "use an empty database, or drop or rename that schema."

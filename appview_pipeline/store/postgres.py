@@ -270,7 +270,7 @@ def begin_session(connection: PsycopgConnection, application_name: str, role: Ro
     if connection.server_version >= 170_000:
         session["transaction_timeout"] = "0"
     connection.autocommit = True  # outside of a transaction: its rollback would undo the settings
-    _execute_at_start(connection, "; ".join(f"set {key} = '{value}'" for key, value in session.items()))
+    _execute_at_start(connection, "; ".join(f"SET {key} = '{value}'" for key, value in session.items()))
     connection.autocommit = False
 
 
@@ -307,7 +307,7 @@ def refuse_shared_sessions(connection: PsycopgConnection, url: str) -> None:
             try:
                 _answered(other)
                 cursor = other.cursor()
-                cursor.execute("begin; select pg_backend_pid()")
+                cursor.execute("BEGIN; SELECT pg_backend_pid()")
                 if not _answered(other):
                     return  # one session at a time: whoever needs a second one says so
                 shared = cursor.fetchone() == (before,) or _backend_pid(connection) != before
@@ -324,7 +324,7 @@ def refuse_shared_sessions(connection: PsycopgConnection, url: str) -> None:
 
 
 def _backend_pid(connection: PsycopgConnection) -> int:
-    return int(_execute_at_start(connection, "select pg_backend_pid()")[0])
+    return int(_execute_at_start(connection, "SELECT pg_backend_pid()")[0])
 
 
 def _answered(connection: PsycopgConnection) -> bool:
@@ -341,7 +341,7 @@ def _answered(connection: PsycopgConnection) -> bool:
 def check_server(connection: Connection) -> None:
     """Raises `OperatorError` where the server is too old or the database is not UTF-8."""
     version, encoding = connection.execute(
-        text("select current_setting('server_version_num')::int / 10000, current_setting('server_encoding')")
+        text("SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding')")
     ).one()
     if version < OLDEST_SERVER:
         raise OperatorError(f"the server is PostgreSQL {version}: use {OLDEST_SERVER} or newer.")
@@ -357,8 +357,8 @@ def sorts_by_byte(connection: Connection) -> bool:
     return bool(
         connection.scalar(
             text("""
-                select array_agg(v order by v) = array_agg(v order by v collate "C")
-                from unnest(array['B', 'a', 'Z', 'é', '-1', '.0', '0', 'aa', 'a-b', '2024-01-01T', '2024']) v
+                SELECT array_agg(v ORDER BY v) = array_agg(v ORDER BY v COLLATE "C")
+                FROM unnest(ARRAY['B', 'a', 'Z', 'é', '-1', '.0', '0', 'aa', 'a-b', '2024-01-01T', '2024']) v
             """)
         )
     )

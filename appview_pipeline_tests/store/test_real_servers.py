@@ -145,7 +145,7 @@ def test_a_statement_that_takes_too_long_ends_a_migration_with_a_sentence(
 ) -> None:
     limited(monkeypatch, statement=0.3)
     whole = sql.read
-    monkeypatch.setattr(sql, "read", lambda name: whole(name) + "; select pg_sleep(5)")
+    monkeypatch.setattr(sql, "read", lambda name: whole(name) + "; SELECT pg_sleep(5)")
     sentence = told(lambda: migrate.upgrade(server.url(empty)))
     assert "statement timeout" in sentence and "run `appview-pipeline migrate` again" in sentence
 
@@ -153,14 +153,14 @@ def test_a_statement_that_takes_too_long_ends_a_migration_with_a_sentence(
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        ("select pg_terminate_backend(pg_backend_pid())", "is the server running? Try again"),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", "is the server running? Try again"),
         (
             "do $$ begin raise exception using errcode = 'disk_full', message = 'no space left'; end $$",
             "free some disk",
         ),
-        ("set transaction read only; create table t ()", "target_session_attrs"),
-        ("create table pipeline.schema_version ()", "remove or rename"),
-        ("select 1 / 0", "division by zero"),
+        ("SET TRANSACTION READ ONLY; CREATE TABLE t ()", "target_session_attrs"),
+        ("CREATE TABLE pipeline.schema_version ()", "remove or rename"),
+        ("SELECT 1 / 0", "division by zero"),
         ("no sql", "syntax error"),
     ],
 )

@@ -114,17 +114,17 @@ def test_several_processes_migrate_one_database_at_once(empty_url: str) -> None:
         process.stdin.flush()
     results = [process.communicate(timeout=120) for process in processes]
     assert [out.strip() for out, _ in results] == [migrate.head()] * 4, results
-    assert rows(empty_url, "select version_num from pipeline.schema_version") == [(migrate.head(),)]
+    assert rows(empty_url, "SELECT version_num FROM pipeline.schema_version") == [(migrate.head(),)]
 
 
 def test_a_failed_migration_leaves_the_version_before_it(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     migrate.upgrade(empty_url, "0001")
     whole = sql.read
-    monkeypatch.setattr(sql, "read", lambda name: whole(name) + "; select 1 / 0")
+    monkeypatch.setattr(sql, "read", lambda name: whole(name) + "; SELECT 1 / 0")
     with pytest.raises(Exception, match="division by zero"):
         migrate.upgrade(empty_url)
     assert migrate.current(empty_url) == "0001"
-    assert rows(empty_url, "select to_regclass('pipeline.repo')") == [(None,)]
+    assert rows(empty_url, "SELECT to_regclass('pipeline.repo')") == [(None,)]
     monkeypatch.undo()
     assert migrate.upgrade(empty_url) == migrate.head()
 
@@ -241,30 +241,30 @@ def test_the_reference_finds_nothing_to_do(server_url: str) -> None:
 
 def test_every_table_and_column_of_ours_says_what_it_is(database_url: str) -> None:
     silent = """
-        select relname, attname from pg_class
-        left join pg_attribute on attrelid = pg_class.oid and attnum > 0 and not attisdropped
-        where relnamespace = 'pipeline'::regnamespace and relkind = 'r' and relname <> 'schema_version'
-            and (obj_description(pg_class.oid) is null or col_description(attrelid, attnum) is null)
+        SELECT relname, attname FROM pg_class
+        LEFT JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
+        WHERE relnamespace = 'pipeline'::regnamespace AND relkind = 'r' AND relname <> 'schema_version'
+            AND (obj_description(pg_class.oid) IS NULL OR col_description(attrelid, attnum) IS NULL)
     """
     assert rows(database_url, silent) == []
 
 
 def test_updates_of_counters_stay_on_their_page(database_url: str) -> None:
     """HOT needs room on the page and no index on what changes."""
-    run(database_url, "insert into bsky.post_agg (uri) select 'at://u/' || i from generate_series(1, 2000) i")
-    run(database_url, """update bsky.post_agg set "likeCount" = "likeCount" + 1 where uri like '%7'""")
-    run(database_url, "select pg_stat_force_next_flush()")
+    run(database_url, "INSERT INTO bsky.post_agg (uri) SELECT 'at://u/' || i FROM generate_series(1, 2000) i")
+    run(database_url, """UPDATE bsky.post_agg SET "likeCount" = "likeCount" + 1 WHERE uri LIKE '%7'""")
+    run(database_url, "SELECT pg_stat_force_next_flush()")
     ((updated, hot),) = rows(
-        database_url, "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'post_agg'"
+        database_url, "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'post_agg'"
     )
     assert updated == hot == 200
 
 
 def test_what_is_known_once_stays_one_row(database_url: str) -> None:
     """Redelivery finds the same gap and the same notification, also where parts of the key are null."""
-    gap = "insert into pipeline.gap (kind, relay, from_text, to_text) values ('sequence', 'wss://r', '7', null)"
-    notification = """insert into bsky.notification (did, "recordUri", "recordCid", author, reason, "sortAt")
-        values ('did:plc:a', 'at://b/c/d', 'cid', 'did:plc:b', 'like', '2024')"""
+    gap = "INSERT INTO pipeline.gap (kind, relay, from_text, to_text) VALUES ('sequence', 'wss://r', '7', NULL)"
+    notification = """INSERT INTO bsky.notification (did, "recordUri", "recordCid", author, reason, "sortAt")
+        VALUES ('did:plc:a', 'at://b/c/d', 'cid', 'did:plc:b', 'like', '2024')"""
     for statement in (gap, notification):
         run(database_url, statement)
         run(database_url, f"{statement} on conflict do nothing")
@@ -274,22 +274,22 @@ def test_what_is_known_once_stays_one_row(database_url: str) -> None:
 
 def test_revs_compare_by_byte_whatever_the_database_sorts_by(server_url: str) -> None:
     try:
-        run(server_url, "drop database if exists by_language")
+        run(server_url, "DROP DATABASE IF EXISTS by_language")
         run(
             server_url,
-            "create database by_language template template0 locale_provider icu icu_locale 'en-US' locale 'C'",
+            "CREATE DATABASE by_language TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C'",
         )
     except psycopg2.Error as error:
         pytest.skip(f"no ICU on this server: {error}")
     url = postgres.parse_url(server_url).set(database="by_language").render_as_string(hide_password=False)
     try:
         migrate.upgrade(url)
-        run(url, "insert into pipeline.repo (did, rev) values ('a', 'B'), ('b', 'a'), ('c', 'a-b'), ('d', 'aa')")
-        assert rows(url, "select string_agg(rev, ' ' order by rev) from pipeline.repo") == [("B a a-b aa",)]
+        run(url, "INSERT INTO pipeline.repo (did, rev) VALUES ('a', 'B'), ('b', 'a'), ('c', 'a-b'), ('d', 'aa')")
+        assert rows(url, "SELECT string_agg(rev, ' ' ORDER BY rev) FROM pipeline.repo") == [("B a a-b aa",)]
         with postgres.transient(url) as connection:
             assert not postgres.sorts_by_byte(connection)
     finally:
-        run(server_url, "drop database by_language with (force)")
+        run(server_url, "DROP DATABASE by_language WITH (FORCE)")
 
 
 # --- connections ----------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def opened(database_url: str) -> Iterator[database.Database]:
 
 def show(connection: Connection, *names: str) -> list[str]:
     with connection.cursor() as cursor:
-        cursor.execute("select " + ", ".join(f"current_setting('{name}')" for name in names))
+        cursor.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in names))
         return list(cursor.fetchall()[0])
 
 
@@ -326,14 +326,14 @@ def test_a_connection_is_bounded_by_its_role_also_after_another_role_and_a_rollb
 
 
 def test_a_block_commits_or_rolls_back_as_a_whole(opened: database.Database) -> None:
-    insert = "insert into pipeline.cursor (relay, seq) values (%s, 1)"
+    insert = "INSERT INTO pipeline.cursor (relay, seq) VALUES (%s, 1)"
     with opened.connect("writer") as connection:
         connection.cursor().execute(insert, ["kept"])
     with pytest.raises(KeyError), opened.connect("writer") as connection:
         connection.cursor().execute(insert, ["lost"])
         raise KeyError
     with opened.connect("reader") as connection, connection.cursor() as cursor:
-        cursor.execute("select relay from pipeline.cursor")
+        cursor.execute("SELECT relay FROM pipeline.cursor")
         assert cursor.fetchall() == [("kept",)]
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
             cursor.execute(insert, ["read-only"])
@@ -346,15 +346,15 @@ def test_a_failed_statement_that_was_ignored_is_no_commit(opened: database.Datab
         opened.connect("writer") as connection,
         contextlib.suppress(psycopg2.errors.DivisionByZero),
     ):
-        connection.cursor().execute("select 1 / 0")
+        connection.cursor().execute("SELECT 1 / 0")
 
 
 def test_a_lost_connection_raises_what_failed_and_the_next_one_works(
     opened: database.Database, database_url: str
 ) -> None:
     with pytest.raises(psycopg2.OperationalError), opened.connect("writer") as connection:
-        run(database_url, f"select pg_terminate_backend({connection.info.backend_pid})")
-        connection.cursor().execute("select 1")
+        run(database_url, f"SELECT pg_terminate_backend({connection.info.backend_pid})")
+        connection.cursor().execute("SELECT 1")
     for _ in range(3):
         with opened.connect("writer") as connection:
             assert show(connection, "lock_timeout") == ["30s"]
@@ -417,13 +417,13 @@ def told(action: Callable[[], object]) -> str:
 def test_the_schema_that_is_missing_old_new_or_not_ours_is_named(empty_url: str) -> None:
     settings = Settings(database_url=empty_url)
     assert "run `appview-pipeline migrate`" in told(lambda: database.open_database(settings))
-    run(empty_url, "create schema bsky")
+    run(empty_url, "CREATE SCHEMA bsky")
     assert "did not make" in told(lambda: migrate.upgrade(empty_url))
-    run(empty_url, "drop schema bsky")
+    run(empty_url, "DROP SCHEMA bsky")
     migrate.upgrade(empty_url, "0001")
     assert "0001, older than" in told(lambda: database.open_database(settings))
     database.open_database(settings, migrate=True).close()
-    run(empty_url, "update pipeline.schema_version set version_num = '9999'")
+    run(empty_url, "UPDATE pipeline.schema_version SET version_num = '9999'")
     for action in (lambda: database.open_database(settings), lambda: migrate.upgrade(empty_url)):
         assert "9999, newer than" in told(action)
 
@@ -437,8 +437,8 @@ def test_a_server_or_database_that_is_not_there_is_named(server_url: str) -> Non
 
 
 def test_a_role_that_may_too_little_is_told_so(empty_url: str) -> None:
-    run(empty_url, "drop role if exists weak")
-    run(empty_url, "create role weak login")
+    run(empty_url, "DROP ROLE IF EXISTS weak")
+    run(empty_url, "CREATE ROLE weak LOGIN")
     try:
         assert "weak lacks a privilege" in told(lambda: migrate.upgrade(as_role(empty_url, "weak")))
         migrate.upgrade(empty_url)
@@ -446,21 +446,21 @@ def test_a_role_that_may_too_little_is_told_so(empty_url: str) -> None:
             lambda: database.open_database(Settings(database_url=as_role(empty_url, "weak")))
         )
     finally:
-        run(empty_url, "drop role weak")
+        run(empty_url, "DROP ROLE weak")
 
 
 def test_a_role_that_may_create_schemas_is_enough(empty_url: str) -> None:
     """Managed servers give no superuser: what is not allowed beyond our schemas is left out with a warning."""
-    run(empty_url, "drop role if exists plain")
-    run(empty_url, "create role plain login")
+    run(empty_url, "DROP ROLE IF EXISTS plain")
+    run(empty_url, "CREATE ROLE plain LOGIN")
     try:
         run(empty_url, f'grant create on database "{postgres.parse_url(empty_url).database}" to plain')
         url = as_role(empty_url, "plain")
         assert migrate.upgrade(url) == migrate.head()
         database.open_database(Settings(database_url=url)).close()
     finally:
-        run(empty_url, "drop owned by plain")
-        run(empty_url, "drop role plain")
+        run(empty_url, "DROP OWNED BY plain")
+        run(empty_url, "DROP ROLE plain")
 
 
 def test_trigram_indexes_are_left_out_with_a_warning_where_the_extension_is_not_to_be_had(
@@ -468,27 +468,27 @@ def test_trigram_indexes_are_left_out_with_a_warning_where_the_extension_is_not_
 ) -> None:
     whole = sql.read
     monkeypatch.setattr(
-        sql, "read", lambda name: whole(name).replace("not exists pg_trgm", "not exists pg_trgm_absent")
+        sql, "read", lambda name: whole(name).replace("NOT EXISTS pg_trgm", "NOT EXISTS pg_trgm_absent")
     )
     migrate.upgrade(empty_url)
     assert "pg_trgm is not available" in caplog.text
-    assert rows(empty_url, "select relname from pg_class where relname like '%tgrm%'") == []
+    assert rows(empty_url, "SELECT relname FROM pg_class WHERE relname LIKE '%tgrm%'") == []
 
 
 def test_the_extension_is_used_from_where_it_is(empty_url: str) -> None:
-    run(empty_url, "create schema extensions; create extension pg_trgm schema extensions")
+    run(empty_url, "CREATE SCHEMA extensions; CREATE EXTENSION pg_trgm SCHEMA extensions")
     migrate.upgrade(empty_url)
-    assert len(rows(empty_url, "select relname from pg_class where relname like '%tgrm%'")) == 3
+    assert len(rows(empty_url, "SELECT relname FROM pg_class WHERE relname LIKE '%tgrm%'")) == 3
 
 
 def test_a_database_that_is_not_utf8_is_refused(server_url: str) -> None:
-    run(server_url, "drop database if exists latin")
-    run(server_url, "create database latin template template0 encoding 'LATIN1' locale_provider libc locale 'C'")
+    run(server_url, "DROP DATABASE IF EXISTS latin")
+    run(server_url, "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'")
     latin = postgres.parse_url(server_url).set(database="latin").render_as_string(hide_password=False)
     try:
         assert "LATIN1" in told(lambda: migrate.upgrade(latin))
     finally:
-        run(server_url, "drop database latin with (force)")
+        run(server_url, "DROP DATABASE latin WITH (FORCE)")
 
 
 @pytest.mark.parametrize(

@@ -10,125 +10,125 @@
 -- Dates are the reference's ISO strings (UTC, milliseconds, "Z"): least() and every ("sortAt", cid) index compare them as
 -- text. pg_trgm and the three trigram indexes are left out, with a notice, where the extension can't be had.
 
-create schema bsky;
-comment on schema bsky is
+CREATE SCHEMA bsky;
+COMMENT ON SCHEMA bsky IS
     'What the reference AppView (@atproto/bsky) serves from. Written by appview-pipeline; the private tables by the AppView.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Every record as it stands in its repository, and how far each repository was read.
 
-create table bsky.record (
-    uri varchar primary key,
-    cid varchar not null,
-    did varchar not null,
-    json text not null,
-    "indexedAt" varchar not null,
+CREATE TABLE bsky.record (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    did varchar NOT NULL,
+    json text NOT NULL,
+    "indexedAt" varchar NOT NULL,
     "takedownRef" varchar,
     tags jsonb,
-    rev varchar collate "C",  -- ours
-    "appliedAt" timestamptz not null default now()  -- ours
+    rev varchar COLLATE "C",  -- ours
+    "appliedAt" timestamptz NOT NULL DEFAULT now()  -- ours
 );
-create index record_did_idx on bsky.record (did);
+CREATE INDEX record_did_idx ON bsky.record (did);
 -- Ours. Time partitions of reruns select by "appliedAt"; it grows with the table, which is what BRIN is for.
-create index record_applied_at_idx on bsky.record using brin ("appliedAt") with (autosummarize = on);
+CREATE INDEX record_applied_at_idx ON bsky.record USING brin ("appliedAt") WITH (autosummarize = on);
 
-create table bsky.duplicate_record (
-    uri varchar primary key,
-    cid varchar not null,
-    "duplicateOf" varchar not null,
-    "indexedAt" varchar not null
+CREATE TABLE bsky.duplicate_record (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    "duplicateOf" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL
 );
-create index duplicate_record_duplicate_of_idx on bsky.duplicate_record ("duplicateOf");
+CREATE INDEX duplicate_record_duplicate_of_idx ON bsky.duplicate_record ("duplicateOf");
 
-create table bsky.actor_sync (
-    did varchar primary key,
-    "commitCid" varchar not null,
+CREATE TABLE bsky.actor_sync (
+    did varchar PRIMARY KEY,
+    "commitCid" varchar NOT NULL,
     "repoRev" varchar
-) with (fillfactor = 70);
+) WITH (fillfactor = 70);
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Accounts.
 
-create table bsky.actor (
-    did varchar primary key,
+CREATE TABLE bsky.actor (
+    did varchar PRIMARY KEY,
     handle varchar,
-    "indexedAt" varchar not null,
+    "indexedAt" varchar NOT NULL,
     "takedownRef" varchar,
     "upstreamStatus" varchar,
-    "trustedVerifier" boolean not null default false,
+    "trustedVerifier" boolean NOT NULL DEFAULT false,
     "ageAssuranceStatus" text,
     "ageAssuranceLastInitiatedAt" varchar,
     "ageAssuranceAccess" text,
     "ageAssuranceCountryCode" text,
     "ageAssuranceRegionCode" text,
-    constraint actor_handle_key unique (handle)
+    CONSTRAINT actor_handle_key UNIQUE (handle)
 );
 
-create table bsky.actor_state (
-    did varchar primary key,
-    "lastSeenNotifs" varchar not null,
-    "priorityNotifs" boolean not null default false
+CREATE TABLE bsky.actor_state (
+    did varchar PRIMARY KEY,
+    "lastSeenNotifs" varchar NOT NULL,
+    "priorityNotifs" boolean NOT NULL DEFAULT false
 );
 
-create table bsky.profile (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
+CREATE TABLE bsky.profile (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
     "displayName" varchar,
     description varchar,
     "avatarCid" varchar,
     "bannerCid" varchar,
-    "indexedAt" varchar not null,
+    "indexedAt" varchar NOT NULL,
     "joinedViaStarterPackUri" varchar,
-    "createdAt" varchar not null,
+    "createdAt" varchar NOT NULL,
     "pinnedPost" varchar,
     "pinnedPostCid" varchar
 );
-create index profile_creator_idx on bsky.profile (creator);
-create index profile_starter_pack_joined_idx on bsky.profile ("joinedViaStarterPackUri", "createdAt");
+CREATE INDEX profile_creator_idx ON bsky.profile (creator);
+CREATE INDEX profile_starter_pack_joined_idx ON bsky.profile ("joinedViaStarterPackUri", "createdAt");
 
-create table bsky.profile_agg (
-    did varchar primary key,
-    "followersCount" bigint not null default 0,
-    "followsCount" bigint not null default 0,
-    "postsCount" bigint not null default 0
-) with (fillfactor = 70);
+CREATE TABLE bsky.profile_agg (
+    did varchar PRIMARY KEY,
+    "followersCount" bigint NOT NULL DEFAULT 0,
+    "followsCount" bigint NOT NULL DEFAULT 0,
+    "postsCount" bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 70);
 
-create table bsky.verification (
-    uri varchar primary key,
-    cid varchar not null,
-    rkey varchar not null,
-    creator varchar not null,
-    subject varchar not null,
-    handle varchar not null,
-    "displayName" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortedAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
-    constraint verification_unique_subject_creator unique (subject, creator)
+CREATE TABLE bsky.verification (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    rkey varchar NOT NULL,
+    creator varchar NOT NULL,
+    subject varchar NOT NULL,
+    handle varchar NOT NULL,
+    "displayName" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortedAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
+    CONSTRAINT verification_unique_subject_creator UNIQUE (subject, creator)
 );
 
-create table bsky.did_cache (
-    did varchar primary key,
-    doc jsonb not null,
-    "updatedAt" bigint not null
+CREATE TABLE bsky.did_cache (
+    did varchar PRIMARY KEY,
+    doc jsonb NOT NULL,
+    "updatedAt" bigint NOT NULL
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Posts, what they embed, and what was done with them.
 
-create table bsky.post (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    text varchar not null,
+CREATE TABLE bsky.post (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    text varchar NOT NULL,
     "replyRoot" varchar,
     "replyRootCid" varchar,
     "replyParent" varchar,
     "replyParentCid" varchar,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
     langs jsonb,
     "invalidReplyRoot" boolean,
     "violatesThreadGate" boolean,
@@ -137,409 +137,409 @@ create table bsky.post (
     "hasThreadGate" boolean,
     "hasPostGate" boolean
 );
-create index post_creator_cursor_idx on bsky.post (creator, "sortAt", cid);
-create index post_order_by_idx on bsky.post ("sortAt", cid);
-create index post_replyparent_idx on bsky.post ("replyParent") include (uri);
+CREATE INDEX post_creator_cursor_idx ON bsky.post (creator, "sortAt", cid);
+CREATE INDEX post_order_by_idx ON bsky.post ("sortAt", cid);
+CREATE INDEX post_replyparent_idx ON bsky.post ("replyParent") INCLUDE (uri);
 
-create table bsky.post_agg (
-    uri varchar primary key,
-    "likeCount" bigint not null default 0,
-    "replyCount" bigint not null default 0,
-    "repostCount" bigint not null default 0,
-    "quoteCount" bigint not null default 0,
-    "bookmarkCount" bigint not null default 0
-) with (fillfactor = 70);
+CREATE TABLE bsky.post_agg (
+    uri varchar PRIMARY KEY,
+    "likeCount" bigint NOT NULL DEFAULT 0,
+    "replyCount" bigint NOT NULL DEFAULT 0,
+    "repostCount" bigint NOT NULL DEFAULT 0,
+    "quoteCount" bigint NOT NULL DEFAULT 0,
+    "bookmarkCount" bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 70);
 
-create table bsky.post_embed_image (
-    "postUri" varchar not null,
-    position varchar not null,
-    "imageCid" varchar not null,
-    alt varchar not null,
-    primary key ("postUri", position)
+CREATE TABLE bsky.post_embed_image (
+    "postUri" varchar NOT NULL,
+    position varchar NOT NULL,
+    "imageCid" varchar NOT NULL,
+    alt varchar NOT NULL,
+    PRIMARY KEY ("postUri", position)
 );
 
-create table bsky.post_embed_external (
-    "postUri" varchar primary key,
-    uri varchar not null,
-    title varchar not null,
-    description varchar not null,
+CREATE TABLE bsky.post_embed_external (
+    "postUri" varchar PRIMARY KEY,
+    uri varchar NOT NULL,
+    title varchar NOT NULL,
+    description varchar NOT NULL,
     "thumbCid" varchar
 );
 
-create table bsky.post_embed_record (
-    "postUri" varchar not null,
-    "embedUri" varchar not null,
-    "embedCid" varchar not null,
-    primary key ("postUri", "embedUri")
+CREATE TABLE bsky.post_embed_record (
+    "postUri" varchar NOT NULL,
+    "embedUri" varchar NOT NULL,
+    "embedCid" varchar NOT NULL,
+    PRIMARY KEY ("postUri", "embedUri")
 );
 
-create table bsky.post_embed_video (
-    "postUri" varchar primary key,
-    "videoCid" varchar not null,
+CREATE TABLE bsky.post_embed_video (
+    "postUri" varchar PRIMARY KEY,
+    "videoCid" varchar NOT NULL,
     alt varchar
 );
 
-create table bsky.post_embed_gallery_image (
-    "postUri" varchar not null,
-    position varchar not null,
-    "imageCid" varchar not null,
-    alt varchar not null,
-    primary key ("postUri", position)
+CREATE TABLE bsky.post_embed_gallery_image (
+    "postUri" varchar NOT NULL,
+    position varchar NOT NULL,
+    "imageCid" varchar NOT NULL,
+    alt varchar NOT NULL,
+    PRIMARY KEY ("postUri", position)
 );
 
-create table bsky.quote (
-    uri varchar primary key,
-    cid varchar not null,
-    subject varchar not null,
-    "subjectCid" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored
+CREATE TABLE bsky.quote (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    subject varchar NOT NULL,
+    "subjectCid" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED
 );
-create index quote_subject_cursor_idx on bsky.quote (subject, "sortAt", cid);
+CREATE INDEX quote_subject_cursor_idx ON bsky.quote (subject, "sortAt", cid);
 
-create table bsky."like" (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    subject varchar not null,
-    "subjectCid" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
+CREATE TABLE bsky."like" (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    subject varchar NOT NULL,
+    "subjectCid" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
     via varchar,
     "viaCid" varchar,
-    constraint like_unique_subject unique (subject, creator)
+    CONSTRAINT like_unique_subject UNIQUE (subject, creator)
 );
-create index like_creator_cursor_idx on bsky."like" (creator, "sortAt", cid);
-create index like_subject_sort_at_creator_idx on bsky."like" (subject, "sortAt" desc) include (creator);
+CREATE INDEX like_creator_cursor_idx ON bsky."like" (creator, "sortAt", cid);
+CREATE INDEX like_subject_sort_at_creator_idx ON bsky."like" (subject, "sortAt" DESC) INCLUDE (creator);
 
-create table bsky.repost (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    subject varchar not null,
-    "subjectCid" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
+CREATE TABLE bsky.repost (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    subject varchar NOT NULL,
+    "subjectCid" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
     via varchar,
     "viaCid" varchar,
-    constraint repost_unique_subject unique (creator, subject)
+    CONSTRAINT repost_unique_subject UNIQUE (creator, subject)
 );
-create index repost_order_by_idx on bsky.repost ("sortAt", cid);
-create index repost_subject_idx on bsky.repost (subject);
+CREATE INDEX repost_order_by_idx ON bsky.repost ("sortAt", cid);
+CREATE INDEX repost_subject_idx ON bsky.repost (subject);
 
-create table bsky.thread_gate (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "postUri" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    constraint "thread_gate_postUri_key" unique ("postUri")
-);
-
-create table bsky.post_gate (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "postUri" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    constraint "post_gate_postUri_key" unique ("postUri")
+CREATE TABLE bsky.thread_gate (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "postUri" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    CONSTRAINT "thread_gate_postUri_key" UNIQUE ("postUri")
 );
 
-create table bsky.op_thread_reply (
-    "rootUri" varchar not null,
-    "parentUri" varchar not null,
-    uri varchar not null,
+CREATE TABLE bsky.post_gate (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "postUri" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    CONSTRAINT "post_gate_postUri_key" UNIQUE ("postUri")
+);
+
+CREATE TABLE bsky.op_thread_reply (
+    "rootUri" varchar NOT NULL,
+    "parentUri" varchar NOT NULL,
+    uri varchar NOT NULL,
     "deletedAt" varchar,
-    primary key ("rootUri", uri)
+    PRIMARY KEY ("rootUri", uri)
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Feeds and suggestions.
 
-create table bsky.feed_item (
-    uri varchar primary key,
-    cid varchar not null,
-    type varchar not null,
-    "postUri" varchar not null,
-    "originatorDid" varchar not null,
-    "sortAt" varchar not null
+CREATE TABLE bsky.feed_item (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    type varchar NOT NULL,
+    "postUri" varchar NOT NULL,
+    "originatorDid" varchar NOT NULL,
+    "sortAt" varchar NOT NULL
 );
-create index feed_item_cursor_idx on bsky.feed_item ("sortAt", cid);
-create index feed_item_originator_cursor_idx on bsky.feed_item ("originatorDid", "sortAt", cid);
-create index feed_item_post_uri_idx on bsky.feed_item ("postUri");
+CREATE INDEX feed_item_cursor_idx ON bsky.feed_item ("sortAt", cid);
+CREATE INDEX feed_item_originator_cursor_idx ON bsky.feed_item ("originatorDid", "sortAt", cid);
+CREATE INDEX feed_item_post_uri_idx ON bsky.feed_item ("postUri");
 
-create table bsky.feed_generator (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "feedDid" varchar not null,
+CREATE TABLE bsky.feed_generator (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "feedDid" varchar NOT NULL,
     "displayName" varchar,
     description varchar,
     "descriptionFacets" varchar,
     "avatarCid" varchar,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED
 );
-create index feed_generator_creator_index on bsky.feed_generator (creator);
+CREATE INDEX feed_generator_creator_index ON bsky.feed_generator (creator);
 
-create table bsky.suggested_feed (
-    uri varchar primary key,
-    "order" integer not null
-);
-
-create table bsky.suggested_follow (
-    did varchar primary key,
-    "order" integer not null
+CREATE TABLE bsky.suggested_feed (
+    uri varchar PRIMARY KEY,
+    "order" integer NOT NULL
 );
 
-create table bsky.tagged_suggestion (
-    tag varchar not null,
-    subject varchar not null,
-    "subjectType" varchar not null,
-    primary key (tag, subject)
+CREATE TABLE bsky.suggested_follow (
+    did varchar PRIMARY KEY,
+    "order" integer NOT NULL
 );
 
-create table bsky.view_param (
-    name varchar primary key,
+CREATE TABLE bsky.tagged_suggestion (
+    tag varchar NOT NULL,
+    subject varchar NOT NULL,
+    "subjectType" varchar NOT NULL,
+    PRIMARY KEY (tag, subject)
+);
+
+CREATE TABLE bsky.view_param (
+    name varchar PRIMARY KEY,
     value varchar
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- The social graph.
 
-create table bsky.follow (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "subjectDid" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
-    constraint follow_unique_subject unique (creator, "subjectDid")
+CREATE TABLE bsky.follow (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "subjectDid" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
+    CONSTRAINT follow_unique_subject UNIQUE (creator, "subjectDid")
 );
-create index follow_creator_cursor_idx on bsky.follow (creator, "sortAt", cid);
-create index follow_subject_cursor_idx on bsky.follow ("subjectDid", "sortAt", cid);
+CREATE INDEX follow_creator_cursor_idx ON bsky.follow (creator, "sortAt", cid);
+CREATE INDEX follow_subject_cursor_idx ON bsky.follow ("subjectDid", "sortAt", cid);
 
-create table bsky.actor_block (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "subjectDid" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
-    constraint actor_block_unique_subject unique (creator, "subjectDid")
+CREATE TABLE bsky.actor_block (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "subjectDid" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
+    CONSTRAINT actor_block_unique_subject UNIQUE (creator, "subjectDid")
 );
-create index actor_block_subjectdid_idx on bsky.actor_block ("subjectDid");
+CREATE INDEX actor_block_subjectdid_idx ON bsky.actor_block ("subjectDid");
 
-create table bsky.list (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    name varchar not null,
-    purpose varchar not null,
+CREATE TABLE bsky.list (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    name varchar NOT NULL,
+    purpose varchar NOT NULL,
     description varchar,
     "descriptionFacets" varchar,
     "avatarCid" varchar,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED
 );
-create index list_creator_idx on bsky.list (creator);
+CREATE INDEX list_creator_idx ON bsky.list (creator);
 
-create table bsky.list_item (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "subjectDid" varchar not null,
-    "listUri" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
-    constraint list_item_unique_subject_in_list unique ("listUri", "subjectDid")
+CREATE TABLE bsky.list_item (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "subjectDid" varchar NOT NULL,
+    "listUri" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
+    CONSTRAINT list_item_unique_subject_in_list UNIQUE ("listUri", "subjectDid")
 );
-create index list_item_creator_idx on bsky.list_item (creator);
-create index list_item_subject_idx on bsky.list_item ("subjectDid");
+CREATE INDEX list_item_creator_idx ON bsky.list_item (creator);
+CREATE INDEX list_item_subject_idx ON bsky.list_item ("subjectDid");
 
-create table bsky.list_block (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "subjectUri" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
-    constraint list_block_unique_subject unique (creator, "subjectUri")
-);
-
-create table bsky.reference_list_opt_out (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "subjectUri" varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
-    constraint reference_list_opt_out_unique_subject unique (creator, "subjectUri")
+CREATE TABLE bsky.list_block (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "subjectUri" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
+    CONSTRAINT list_block_unique_subject UNIQUE (creator, "subjectUri")
 );
 
-create table bsky.starter_pack (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored,
+CREATE TABLE bsky.reference_list_opt_out (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "subjectUri" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
+    CONSTRAINT reference_list_opt_out_unique_subject UNIQUE (creator, "subjectUri")
+);
+
+CREATE TABLE bsky.starter_pack (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED,
     name varchar
 );
-create index starter_pack_creator_order_by_idx on bsky.starter_pack (creator, "sortAt", cid);
+CREATE INDEX starter_pack_creator_order_by_idx ON bsky.starter_pack (creator, "sortAt", cid);
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Labels and labelers.
 
-create table bsky.label (
-    src varchar not null,
-    uri varchar not null,
-    cid varchar not null,
-    val varchar not null,
-    neg boolean not null,
-    cts varchar not null,
+CREATE TABLE bsky.label (
+    src varchar NOT NULL,
+    uri varchar NOT NULL,
+    cid varchar NOT NULL,
+    val varchar NOT NULL,
+    neg boolean NOT NULL,
+    cts varchar NOT NULL,
     exp varchar,
-    primary key (src, uri, cid, val)
+    PRIMARY KEY (src, uri, cid, val)
 );
-create index label_cts_idx on bsky.label (cts);
-create index label_uri_index on bsky.label (uri);
+CREATE INDEX label_cts_idx ON bsky.label (cts);
+CREATE INDEX label_uri_index ON bsky.label (uri);
 
-create table bsky.labeler (
-    uri varchar primary key,
-    cid varchar not null,
-    creator varchar not null,
-    "createdAt" varchar not null,
-    "indexedAt" varchar not null,
-    "sortAt" varchar not null generated always as (least("createdAt", "indexedAt")) stored
+CREATE TABLE bsky.labeler (
+    uri varchar PRIMARY KEY,
+    cid varchar NOT NULL,
+    creator varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "sortAt" varchar NOT NULL GENERATED ALWAYS AS (least("createdAt", "indexedAt")) STORED
 );
-create index labeler_order_by_idx on bsky.labeler ("sortAt", cid);
+CREATE INDEX labeler_order_by_idx ON bsky.labeler ("sortAt", cid);
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Notifications.
 
-create table bsky.notification (
-    id bigserial primary key,
-    did varchar not null,
-    "recordUri" varchar not null,
-    "recordCid" varchar not null,
-    author varchar not null,
-    reason varchar not null,
+CREATE TABLE bsky.notification (
+    id bigserial PRIMARY KEY,
+    did varchar NOT NULL,
+    "recordUri" varchar NOT NULL,
+    "recordCid" varchar NOT NULL,
+    author varchar NOT NULL,
+    reason varchar NOT NULL,
     "reasonSubject" varchar,
-    "sortAt" varchar not null
+    "sortAt" varchar NOT NULL
 );
-create index notification_author_idx on bsky.notification (author);
-create index notification_did_sortat_idx on bsky.notification (did, "sortAt");
-create index notification_record_idx on bsky.notification ("recordUri");
+CREATE INDEX notification_author_idx ON bsky.notification (author);
+CREATE INDEX notification_did_sortat_idx ON bsky.notification (did, "sortAt");
+CREATE INDEX notification_record_idx ON bsky.notification ("recordUri");
 -- Ours: replaying an event can't notify twice.
-create unique index notification_record_did_reason_idx on bsky.notification ("recordUri", did, reason);
+CREATE UNIQUE INDEX notification_record_did_reason_idx ON bsky.notification ("recordUri", did, reason);
 
-create table bsky.notification_push_token (
-    did varchar not null,
-    platform varchar not null,
-    token varchar not null,
-    "appId" varchar not null,
-    primary key (did, token)
+CREATE TABLE bsky.notification_push_token (
+    did varchar NOT NULL,
+    platform varchar NOT NULL,
+    token varchar NOT NULL,
+    "appId" varchar NOT NULL,
+    PRIMARY KEY (did, token)
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Private state of this AppView's own users: written by the reference AppView when it serves them, never from the network.
 
-create table bsky.mute (
-    "subjectDid" varchar not null,
-    "mutedByDid" varchar not null,
-    "createdAt" varchar not null,
-    "onlyReposts" boolean not null default false,
-    "onlyQuoteposts" boolean not null default false,
-    primary key ("mutedByDid", "subjectDid")
+CREATE TABLE bsky.mute (
+    "subjectDid" varchar NOT NULL,
+    "mutedByDid" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "onlyReposts" boolean NOT NULL DEFAULT false,
+    "onlyQuoteposts" boolean NOT NULL DEFAULT false,
+    PRIMARY KEY ("mutedByDid", "subjectDid")
 );
 
-create table bsky.list_mute (
-    "listUri" varchar not null,
-    "mutedByDid" varchar not null,
-    "createdAt" varchar not null,
-    primary key ("mutedByDid", "listUri")
+CREATE TABLE bsky.list_mute (
+    "listUri" varchar NOT NULL,
+    "mutedByDid" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    PRIMARY KEY ("mutedByDid", "listUri")
 );
 
-create table bsky.thread_mute (
-    "rootUri" varchar not null,
-    "mutedByDid" varchar not null,
-    "createdAt" varchar not null,
-    primary key ("rootUri", "mutedByDid")
+CREATE TABLE bsky.thread_mute (
+    "rootUri" varchar NOT NULL,
+    "mutedByDid" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    PRIMARY KEY ("rootUri", "mutedByDid")
 );
 
-create table bsky.activity_subscription (
-    creator varchar not null,
-    "subjectDid" varchar not null,
-    key varchar not null,
-    "indexedAt" varchar not null,
-    post boolean not null,
-    reply boolean not null,
-    primary key (creator, key),
-    constraint activity_subscription_unique_creator_subject_did unique (creator, "subjectDid")
+CREATE TABLE bsky.activity_subscription (
+    creator varchar NOT NULL,
+    "subjectDid" varchar NOT NULL,
+    key varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    post boolean NOT NULL,
+    reply boolean NOT NULL,
+    PRIMARY KEY (creator, key),
+    CONSTRAINT activity_subscription_unique_creator_subject_did UNIQUE (creator, "subjectDid")
 );
 
-create table bsky.bookmark (
-    creator varchar not null,
-    key varchar not null,
-    "subjectUri" varchar not null,
-    "subjectCid" varchar not null,
-    "indexedAt" varchar not null,
-    primary key (creator, key),
-    constraint bookmark_unique_uri_creator unique ("subjectUri", creator)
+CREATE TABLE bsky.bookmark (
+    creator varchar NOT NULL,
+    key varchar NOT NULL,
+    "subjectUri" varchar NOT NULL,
+    "subjectCid" varchar NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    PRIMARY KEY (creator, key),
+    CONSTRAINT bookmark_unique_uri_creator UNIQUE ("subjectUri", creator)
 );
 
-create table bsky.draft (
-    creator varchar not null,
-    key varchar not null,
-    "createdAt" varchar not null,
-    "updatedAt" varchar not null,
-    payload text not null,
-    primary key (creator, key)
+CREATE TABLE bsky.draft (
+    creator varchar NOT NULL,
+    key varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "updatedAt" varchar NOT NULL,
+    payload text NOT NULL,
+    PRIMARY KEY (creator, key)
 );
-create index draft_creator_updated_at_key_idx on bsky.draft (creator, "updatedAt", key);
+CREATE INDEX draft_creator_updated_at_key_idx ON bsky.draft (creator, "updatedAt", key);
 
-create table bsky.private_data (
-    "actorDid" varchar not null,
-    namespace varchar not null,
-    key varchar not null,
-    payload text not null,
-    "indexedAt" varchar not null,
-    "updatedAt" varchar not null,
-    primary key ("actorDid", namespace, key)
+CREATE TABLE bsky.private_data (
+    "actorDid" varchar NOT NULL,
+    namespace varchar NOT NULL,
+    key varchar NOT NULL,
+    payload text NOT NULL,
+    "indexedAt" varchar NOT NULL,
+    "updatedAt" varchar NOT NULL,
+    PRIMARY KEY ("actorDid", namespace, key)
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Moderation. The reference's migrations still create these; its indexer only uses blob_takedown.
 
-create table bsky.blob_takedown (
-    did varchar not null,
-    cid varchar not null,
-    "takedownRef" varchar not null,
-    primary key (did, cid)
+CREATE TABLE bsky.blob_takedown (
+    did varchar NOT NULL,
+    cid varchar NOT NULL,
+    "takedownRef" varchar NOT NULL,
+    PRIMARY KEY (did, cid)
 );
 
-create table bsky.moderation_action (
-    id serial primary key,
-    action varchar not null,
-    "subjectType" varchar not null,
-    "subjectDid" varchar not null,
+CREATE TABLE bsky.moderation_action (
+    id serial PRIMARY KEY,
+    action varchar NOT NULL,
+    "subjectType" varchar NOT NULL,
+    "subjectDid" varchar NOT NULL,
     "subjectUri" varchar,
     "subjectCid" varchar,
-    reason text not null,
-    "createdAt" varchar not null,
-    "createdBy" varchar not null,
+    reason text NOT NULL,
+    "createdAt" varchar NOT NULL,
+    "createdBy" varchar NOT NULL,
     "reversedAt" varchar,
     "reversedBy" varchar,
     "reversedReason" text,
@@ -549,26 +549,26 @@ create table bsky.moderation_action (
     "expiresAt" varchar
 );
 
-create table bsky.moderation_action_subject_blob (
-    "actionId" integer not null,
-    cid varchar not null,
-    primary key ("actionId", cid),
-    constraint "moderation_action_subject_blob_actionId_fkey" foreign key ("actionId")
-        references bsky.moderation_action (id)
+CREATE TABLE bsky.moderation_action_subject_blob (
+    "actionId" integer NOT NULL,
+    cid varchar NOT NULL,
+    PRIMARY KEY ("actionId", cid),
+    CONSTRAINT "moderation_action_subject_blob_actionId_fkey" FOREIGN KEY ("actionId")
+        REFERENCES bsky.moderation_action (id)
 );
-create index moderation_action_subject_blob_cid_idx on bsky.moderation_action_subject_blob (cid);
+CREATE INDEX moderation_action_subject_blob_cid_idx ON bsky.moderation_action_subject_blob (cid);
 
-create table bsky.moderation_event (
-    id serial primary key,
-    action varchar not null,
-    "subjectType" varchar not null,
-    "subjectDid" varchar not null,
+CREATE TABLE bsky.moderation_event (
+    id serial PRIMARY KEY,
+    action varchar NOT NULL,
+    "subjectType" varchar NOT NULL,
+    "subjectDid" varchar NOT NULL,
     "subjectUri" varchar,
     "subjectCid" varchar,
     comment text,
     meta jsonb,
-    "createdAt" varchar not null,
-    "createdBy" varchar not null,
+    "createdAt" varchar NOT NULL,
+    "createdBy" varchar NOT NULL,
     "reversedAt" varchar,
     "reversedBy" varchar,
     "durationInHours" integer,
@@ -579,129 +579,129 @@ create table bsky.moderation_event (
     "legacyRefId" integer
 );
 
-create table bsky.moderation_report (
-    id serial primary key,
-    "subjectType" varchar not null,
-    "subjectDid" varchar not null,
+CREATE TABLE bsky.moderation_report (
+    id serial PRIMARY KEY,
+    "subjectType" varchar NOT NULL,
+    "subjectDid" varchar NOT NULL,
     "subjectUri" varchar,
     "subjectCid" varchar,
-    "reasonType" varchar not null,
+    "reasonType" varchar NOT NULL,
     reason text,
-    "reportedByDid" varchar not null,
-    "createdAt" varchar not null
+    "reportedByDid" varchar NOT NULL,
+    "createdAt" varchar NOT NULL
 );
 
-create table bsky.moderation_report_resolution (
-    "reportId" integer not null,
-    "actionId" integer not null,
-    "createdBy" varchar not null,
-    "createdAt" varchar not null,
-    primary key ("reportId", "actionId"),
-    constraint "moderation_report_resolution_actionId_fkey" foreign key ("actionId")
-        references bsky.moderation_action (id),
-    constraint "moderation_report_resolution_reportId_fkey" foreign key ("reportId")
-        references bsky.moderation_report (id)
+CREATE TABLE bsky.moderation_report_resolution (
+    "reportId" integer NOT NULL,
+    "actionId" integer NOT NULL,
+    "createdBy" varchar NOT NULL,
+    "createdAt" varchar NOT NULL,
+    PRIMARY KEY ("reportId", "actionId"),
+    CONSTRAINT "moderation_report_resolution_actionId_fkey" FOREIGN KEY ("actionId")
+        REFERENCES bsky.moderation_action (id),
+    CONSTRAINT "moderation_report_resolution_reportId_fkey" FOREIGN KEY ("reportId")
+        REFERENCES bsky.moderation_report (id)
 );
-create index moderation_report_resolution_action_id_idx on bsky.moderation_report_resolution ("actionId");
+CREATE INDEX moderation_report_resolution_action_id_idx ON bsky.moderation_report_resolution ("actionId");
 
-create table bsky.moderation_subject_status (
-    id serial primary key,
-    did varchar not null,
-    "recordPath" varchar not null default '',
+CREATE TABLE bsky.moderation_subject_status (
+    id serial PRIMARY KEY,
+    did varchar NOT NULL,
+    "recordPath" varchar NOT NULL DEFAULT '',
     "blobCids" jsonb,
     "recordCid" varchar,
-    "reviewState" varchar not null,
+    "reviewState" varchar NOT NULL,
     comment varchar,
     "muteUntil" varchar,
     "lastReviewedAt" varchar,
     "lastReviewedBy" varchar,
     "lastReportedAt" varchar,
-    takendown boolean not null default false,
+    takendown boolean NOT NULL DEFAULT false,
     "suspendUntil" varchar,
-    "createdAt" varchar not null,
-    "updatedAt" varchar not null,
-    constraint moderation_status_unique_idx unique (did, "recordPath")
+    "createdAt" varchar NOT NULL,
+    "updatedAt" varchar NOT NULL,
+    CONSTRAINT moderation_status_unique_idx UNIQUE (did, "recordPath")
 );
-create index moderation_subject_status_blob_cids_idx on bsky.moderation_subject_status using gin ("blobCids");
+CREATE INDEX moderation_subject_status_blob_cids_idx ON bsky.moderation_subject_status USING gin ("blobCids");
 
-create table bsky.subscription (
-    service varchar not null,
-    method varchar not null,
-    state varchar not null,
-    primary key (service, method)
+CREATE TABLE bsky.subscription (
+    service varchar NOT NULL,
+    method varchar NOT NULL,
+    state varchar NOT NULL,
+    PRIMARY KEY (service, method)
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Search by trigrams. The reference looks for the operator class along "bsky", public; where a database already has the
 -- extension elsewhere, it is used from there.
 
-do $$
-declare
+DO $$
+DECLARE
     operator_class text;
-begin
-    begin
-        create extension if not exists pg_trgm with schema public;
-    exception
+BEGIN
+    BEGIN
+        CREATE EXTENSION IF NOT EXISTS pg_trgm WITH SCHEMA public;
+    EXCEPTION
         -- 58P01 and 0A000: not installed on the server; 42501: we may not; 3F000: no schema public.
-        when undefined_file or feature_not_supported or insufficient_privilege or invalid_schema_name then
-            raise notice 'pg_trgm is not available (%): actors, profiles and starter packs get no trigram indexes', sqlerrm;
-            return;
-    end;
-    select format('%I.gist_trgm_ops', n.nspname) into strict operator_class
-    from pg_extension e join pg_namespace n on n.oid = e.extnamespace
-    where e.extname = 'pg_trgm';
-    execute 'create index actor_handle_tgrm_idx on bsky.actor using gist (handle ' || operator_class || ')';
-    execute 'create index profile_display_name_tgrm_idx on bsky.profile using gist ("displayName" ' || operator_class || ')';
-    execute 'create index starter_pack_name_tgrm_idx on bsky.starter_pack using gist (name ' || operator_class || ')';
-end
+        WHEN undefined_file OR feature_not_supported OR insufficient_privilege OR invalid_schema_name THEN
+            RAISE NOTICE 'pg_trgm is not available (%): actors, profiles and starter packs get no trigram indexes', sqlerrm;
+            RETURN;
+    END;
+    SELECT format('%I.gist_trgm_ops', n.nspname) INTO STRICT operator_class
+    FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+    WHERE e.extname = 'pg_trgm';
+    EXECUTE 'CREATE INDEX actor_handle_tgrm_idx ON bsky.actor USING gist (handle ' || operator_class || ')';
+    EXECUTE 'CREATE INDEX profile_display_name_tgrm_idx ON bsky.profile USING gist ("displayName" ' || operator_class || ')';
+    EXECUTE 'CREATE INDEX starter_pack_name_tgrm_idx ON bsky.starter_pack USING gist (name ' || operator_class || ')';
+END
 $$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Popular posts of the last day, refreshed by whoever serves them.
 
-insert into bsky.view_param (name, value) values ('whats_hot_like_threshold', '2'), ('whats_hot_interval', '1day');
+INSERT INTO bsky.view_param (name, value) VALUES ('whats_hot_like_threshold', '2'), ('whats_hot_interval', '1day');
 
-create materialized view bsky.algo_whats_hot_view as
-select
+CREATE MATERIALIZED VIEW bsky.algo_whats_hot_view AS
+SELECT
     post.uri,
     post.cid,
     round(
         1000000 * (
             post_agg."likeCount"
-            / ((extract(epoch from age(now(), post."indexedAt"::timestamp)) / 3600 + 2) ^ 1.8)
+            / ((extract(epoch FROM age(now(), post."indexedAt"::timestamp)) / 3600 + 2) ^ 1.8)
         )
-    ) as score
-from bsky.post
-join bsky.post_agg on post_agg.uri = post.uri
-where post."indexedAt" > (
-        select to_char(now() - value::interval, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as val
-        from bsky.view_param
-        where name = 'whats_hot_interval'
+    ) AS score
+FROM bsky.post
+JOIN bsky.post_agg ON post_agg.uri = post.uri
+WHERE post."indexedAt" > (
+        SELECT to_char(now() - value::interval, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS val
+        FROM bsky.view_param
+        WHERE name = 'whats_hot_interval'
     )
-    and post."replyParent" is null
-    and post_agg."likeCount" > (
-        select value::integer as val
-        from bsky.view_param
-        where name = 'whats_hot_like_threshold'
+    AND post."replyParent" IS NULL
+    AND post_agg."likeCount" > (
+        SELECT value::integer AS val
+        FROM bsky.view_param
+        WHERE name = 'whats_hot_like_threshold'
     );
-create unique index algo_whats_hot_view_uri_idx on bsky.algo_whats_hot_view (uri);
-create index algo_whats_hot_view_cursor_idx on bsky.algo_whats_hot_view (score, cid);
+CREATE UNIQUE INDEX algo_whats_hot_view_uri_idx ON bsky.algo_whats_hot_view (uri);
+CREATE INDEX algo_whats_hot_view_cursor_idx ON bsky.algo_whats_hot_view (score, cid);
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- The reference's own migrator: these are done, only newer ones would run.
 
-create table bsky.kysely_migration (
-    name varchar(255) primary key,
-    "timestamp" varchar(255) not null
+CREATE TABLE bsky.kysely_migration (
+    name varchar(255) PRIMARY KEY,
+    "timestamp" varchar(255) NOT NULL
 );
-create table bsky.kysely_migration_lock (
-    id varchar(255) primary key,
-    is_locked integer not null default 0
+CREATE TABLE bsky.kysely_migration_lock (
+    id varchar(255) PRIMARY KEY,
+    is_locked integer NOT NULL DEFAULT 0
 );
-insert into bsky.kysely_migration_lock (id, is_locked) values ('migration_lock', 0);
-insert into bsky.kysely_migration (name, "timestamp")
-select name, to_char(now() at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
-from unnest(array[
+INSERT INTO bsky.kysely_migration_lock (id, is_locked) VALUES ('migration_lock', 0);
+INSERT INTO bsky.kysely_migration (name, "timestamp")
+SELECT name, to_char(now() AT TIME ZONE 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+FROM unnest(ARRAY[
     '_20230309T045948368Z', '_20230408T152211201Z', '_20230417T210628672Z', '_20230420T211446071Z',
     '_20230427T194702079Z', '_20230605T144730094Z', '_20230607T211442112Z', '_20230608T155101190Z',
     '_20230608T201813132Z', '_20230608T205147239Z', '_20230609T153623961Z', '_20230609T232122649Z',
@@ -718,14 +718,14 @@ from unnest(array[
     '_20250813T174955711Z', '_20251120T004738098Z', '_20260112T133951271Z', '_20260604T224952774Z',
     '_20260618T200000000Z', '_20260729T223157563Z', '_20260819T170000000Z', '_20260827T200000000Z',
     '_20260904T130000000Z'
-]) as done (name);
+]) AS done (name);
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Our additions.
 
-comment on column bsky.record.rev is
+COMMENT ON COLUMN bsky.record.rev IS
     'Rev of the commit that this state of the record comes from; null: read from a repository export, rev unknown.';
-comment on column bsky.record."appliedAt" is
+COMMENT ON COLUMN bsky.record."appliedAt" IS
     'When we applied this state. Time partitions of reruns select by it.';
-comment on index bsky.notification_record_did_reason_idx is
+COMMENT ON INDEX bsky.notification_record_did_reason_idx IS
     'One notification per record, recipient and reason, however often an event is applied.';

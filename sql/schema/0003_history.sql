@@ -6,159 +6,159 @@
 --
 -- Guarantees: (uri, rev) is one event, written once; the state of a record as of a rev is its newest event up to it.
 
-create table pipeline.version (
-    uri text not null,
-    rev text collate "C" not null,
-    collection text not null,
-    deleted boolean not null,
+CREATE TABLE pipeline.version (
+    uri text NOT NULL,
+    rev text COLLATE "C" NOT NULL,
+    collection text NOT NULL,
+    deleted boolean NOT NULL,
     root text,
     parent text,
     invalid boolean,
     mentions jsonb,
     fact text,
     record jsonb,
-    primary key (uri, rev)
+    PRIMARY KEY (uri, rev)
 );
-create index version_parent_idx on pipeline.version (parent) where parent is not null;
-create index version_fact_idx on pipeline.version (fact) where fact is not null;
-comment on table pipeline.version is
+CREATE INDEX version_parent_idx ON pipeline.version (parent) WHERE parent IS NOT NULL;
+CREATE INDEX version_fact_idx ON pipeline.version (fact) WHERE fact IS NOT NULL;
+COMMENT ON TABLE pipeline.version IS
     'Events of posts, gates, follows and list items that are not the current state of their record.';
-comment on column pipeline.version.uri is 'at:// URI of the record.';
-comment on column pipeline.version.rev is 'Rev of the commit that wrote or deleted it.';
-comment on column pipeline.version.collection is 'NSID of its collection.';
-comment on column pipeline.version.deleted is 'Whether the event deleted the record; the columns below are null then.';
-comment on column pipeline.version.root is 'Of a reply: URI of the root it names.';
-comment on column pipeline.version.parent is 'Of a reply: URI of the post it replies to.';
-comment on column pipeline.version.invalid is 'Of a post: whether it is no valid reply, as post."invalidReplyRoot".';
-comment on column pipeline.version.mentions is 'Of a post: array of the DIDs that its facets mention.';
-comment on column pipeline.version.fact is 'Of a follow "<follower> <followed>", of a list item "<list> <member>".';
-comment on column pipeline.version.record is 'Of a gate: the record.';
+COMMENT ON COLUMN pipeline.version.uri IS 'at:// URI of the record.';
+COMMENT ON COLUMN pipeline.version.rev IS 'Rev of the commit that wrote or deleted it.';
+COMMENT ON COLUMN pipeline.version.collection IS 'NSID of its collection.';
+COMMENT ON COLUMN pipeline.version.deleted IS 'Whether the event deleted the record; the columns below are null then.';
+COMMENT ON COLUMN pipeline.version.root IS 'Of a reply: URI of the root it names.';
+COMMENT ON COLUMN pipeline.version.parent IS 'Of a reply: URI of the post it replies to.';
+COMMENT ON COLUMN pipeline.version.invalid IS 'Of a post: whether it is no valid reply, as post."invalidReplyRoot".';
+COMMENT ON COLUMN pipeline.version.mentions IS 'Of a post: array of the DIDs that its facets mention.';
+COMMENT ON COLUMN pipeline.version.fact IS 'Of a follow "<follower> <followed>", of a list item "<list> <member>".';
+COMMENT ON COLUMN pipeline.version.record IS 'Of a gate: the record.';
 
-create table pipeline.dependency (
-    fact text not null,
-    uri text not null,
-    primary key (fact, uri)
+CREATE TABLE pipeline.dependency (
+    fact text NOT NULL,
+    uri text NOT NULL,
+    PRIMARY KEY (fact, uri)
 );
-comment on table pipeline.dependency is
+COMMENT ON TABLE pipeline.dependency IS
     'Replies whose thread gate asks for a follow or a list item: judged again when such an event arrives late.';
-comment on column pipeline.dependency.fact is 'As version.fact.';
-comment on column pipeline.dependency.uri is 'at:// URI of the reply.';
+COMMENT ON COLUMN pipeline.dependency.fact IS 'As version.fact.';
+COMMENT ON COLUMN pipeline.dependency.uri IS 'at:// URI of the reply.';
 
 -- All replies of a thread, for gates that arrive late.
-create index post_reply_root_idx on bsky.post ("replyRoot") where "replyRoot" is not null;
+CREATE INDEX post_reply_root_idx ON bsky.post ("replyRoot") WHERE "replyRoot" IS NOT NULL;
 
 -- Who subscribed to an author's posts.
-create index activity_subscription_subject_idx on bsky.activity_subscription ("subjectDid");
+CREATE INDEX activity_subscription_subject_idx ON bsky.activity_subscription ("subjectDid");
 
 -- A post as of a rev: no row when it did not exist then.
-create function pipeline.post_as_of(of_uri text, of_rev text)
-returns table (rev text, root text, parent text, invalid boolean, mentions jsonb)
-language sql stable
-begin atomic
-    select e.rev, e.root, e.parent, e.invalid, e.mentions
-    from (
-        select r.rev, p."replyRoot" as root, p."replyParent" as parent, p."invalidReplyRoot" as invalid,
-            null::jsonb as mentions, false as deleted
-        from bsky.post p
-        join bsky.record r using (uri)
-        where p.uri = of_uri and r.rev <= of_rev collate "C"
-        union all
-        select v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
-        from pipeline.version v
-        where v.uri = of_uri and v.rev <= of_rev collate "C"
-        order by 1 desc
-        limit 1
+CREATE FUNCTION pipeline.post_as_of(of_uri text, of_rev text)
+RETURNS TABLE (rev text, root text, parent text, invalid boolean, mentions jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.rev, e.root, e.parent, e.invalid, e.mentions
+    FROM (
+        SELECT r.rev, p."replyRoot" AS root, p."replyParent" AS parent, p."invalidReplyRoot" AS invalid,
+            NULL::jsonb AS mentions, false AS deleted
+        FROM bsky.post p
+        JOIN bsky.record r USING (uri)
+        WHERE p.uri = of_uri AND r.rev <= of_rev COLLATE "C"
+        UNION ALL
+        SELECT v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
+        FROM pipeline.version v
+        WHERE v.uri = of_uri AND v.rev <= of_rev COLLATE "C"
+        ORDER BY 1 DESC
+        LIMIT 1
     ) e
-    where not e.deleted;
-end;
-comment on function pipeline.post_as_of is
+    WHERE NOT e.deleted;
+END;
+COMMENT ON FUNCTION pipeline.post_as_of IS
     'The state of a post as of a rev, no row if it did not exist. mentions is null for the current state: see record.';
 
 -- The replies to a post, alive or not.
-create function pipeline.replies_to(of_uri text)
-returns table (uri text, rev text, live boolean)
-language sql stable
-begin atomic
-    select p.uri, r.rev, true
-    from bsky.post p
-    join bsky.record r using (uri)
-    where p."replyParent" = of_uri
-    union all
-    select v.uri, v.rev, false
-    from pipeline.version v
-    where v.parent = of_uri
-    offset 0;
-end;
-comment on function pipeline.replies_to is 'Replies to a post: live ones and past versions.';
+CREATE FUNCTION pipeline.replies_to(of_uri text)
+RETURNS TABLE (uri text, rev text, live boolean)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT p.uri, r.rev, true
+    FROM bsky.post p
+    JOIN bsky.record r USING (uri)
+    WHERE p."replyParent" = of_uri
+    UNION ALL
+    SELECT v.uri, v.rev, false
+    FROM pipeline.version v
+    WHERE v.parent = of_uri
+    OFFSET 0;
+END;
+COMMENT ON FUNCTION pipeline.replies_to IS 'Replies to a post: live ones and past versions.';
 
 -- Any of the other records as of a rev.
-create function pipeline.record_as_of(of_uri text, of_rev text)
-returns table (record jsonb)
-language sql stable
-begin atomic
-    select e.record
-    from (
-        select r.rev, r.json::jsonb as record, false as deleted
-        from bsky.record r
-        where r.uri = of_uri and r.rev <= of_rev collate "C"
-        union all
-        select v.rev, v.record, v.deleted
-        from pipeline.version v
-        where v.uri = of_uri and v.rev <= of_rev collate "C"
-        order by 1 desc
-        limit 1
+CREATE FUNCTION pipeline.record_as_of(of_uri text, of_rev text)
+RETURNS TABLE (record jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.record
+    FROM (
+        SELECT r.rev, r.json::jsonb AS record, false AS deleted
+        FROM bsky.record r
+        WHERE r.uri = of_uri AND r.rev <= of_rev COLLATE "C"
+        UNION ALL
+        SELECT v.rev, v.record, v.deleted
+        FROM pipeline.version v
+        WHERE v.uri = of_uri AND v.rev <= of_rev COLLATE "C"
+        ORDER BY 1 DESC
+        LIMIT 1
     ) e
-    where not e.deleted;
-end;
-comment on function pipeline.record_as_of is 'A gate record as of a rev, no row if it did not exist.';
+    WHERE NOT e.deleted;
+END;
+COMMENT ON FUNCTION pipeline.record_as_of IS 'A gate record as of a rev, no row if it did not exist.';
 
 -- Whether a past event said `of_fact` and nothing had changed it by `of_rev`.
-create function pipeline.fact_in_history(of_fact text, of_rev text)
-returns boolean
-language sql stable
-begin atomic
-    select exists (
-        select
-        from pipeline.version v
-        where v.fact = of_fact
-            and v.rev <= of_rev collate "C"
-            and not exists (
-                select
-                from pipeline.version later
-                where later.uri = v.uri and later.rev > v.rev and later.rev <= of_rev collate "C"
+CREATE FUNCTION pipeline.fact_in_history(of_fact text, of_rev text)
+RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT
+        FROM pipeline.version v
+        WHERE v.fact = of_fact
+            AND v.rev <= of_rev COLLATE "C"
+            AND NOT EXISTS (
+                SELECT
+                FROM pipeline.version later
+                WHERE later.uri = v.uri AND later.rev > v.rev AND later.rev <= of_rev COLLATE "C"
             )
-            and not exists (
-                select
-                from bsky.record r
-                where r.uri = v.uri and r.rev > v.rev and r.rev <= of_rev collate "C"
+            AND NOT EXISTS (
+                SELECT
+                FROM bsky.record r
+                WHERE r.uri = v.uri AND r.rev > v.rev AND r.rev <= of_rev COLLATE "C"
             )
     );
-end;
+END;
 
-create function pipeline.follows_as_of(follower text, followed text, of_rev text)
-returns boolean
-language sql stable
-begin atomic
-    select exists (
-        select
-        from bsky.follow f
-        join bsky.record r using (uri)
-        where f.creator = follower and f."subjectDid" = followed and r.rev <= of_rev collate "C"
+CREATE FUNCTION pipeline.follows_as_of(follower text, followed text, of_rev text)
+RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT
+        FROM bsky.follow f
+        JOIN bsky.record r USING (uri)
+        WHERE f.creator = follower AND f."subjectDid" = followed AND r.rev <= of_rev COLLATE "C"
     )
-    or pipeline.fact_in_history(follower || ' ' || followed, of_rev);
-end;
-comment on function pipeline.follows_as_of is 'Whether one account followed another as of a rev.';
+    OR pipeline.fact_in_history(follower || ' ' || followed, of_rev);
+END;
+COMMENT ON FUNCTION pipeline.follows_as_of IS 'Whether one account followed another as of a rev.';
 
-create function pipeline.listed_as_of(list text, member text, of_rev text)
-returns boolean
-language sql stable
-begin atomic
-    select exists (
-        select
-        from bsky.list_item i
-        join bsky.record r using (uri)
-        where i."listUri" = list and i."subjectDid" = member and r.rev <= of_rev collate "C"
+CREATE FUNCTION pipeline.listed_as_of(list text, member text, of_rev text)
+RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT
+        FROM bsky.list_item i
+        JOIN bsky.record r USING (uri)
+        WHERE i."listUri" = list AND i."subjectDid" = member AND r.rev <= of_rev COLLATE "C"
     )
-    or pipeline.fact_in_history(list || ' ' || member, of_rev);
-end;
-comment on function pipeline.listed_as_of is 'Whether an account was on a list as of a rev.';
+    OR pipeline.fact_in_history(list || ' ' || member, of_rev);
+END;
+COMMENT ON FUNCTION pipeline.listed_as_of IS 'Whether an account was on a list as of a rev.';

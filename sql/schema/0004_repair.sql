@@ -1,46 +1,46 @@
 -- What reruns and retries need to know: whom records told in a way that can't be told from what they say now, where the
 -- rotating recount stands, and where a dead letter came from.
 
-create table pipeline.silenced (
-    record_uri text not null,
-    did text not null,
-    reason text not null,
-    primary key (record_uri, did, reason)
+CREATE TABLE pipeline.silenced (
+    record_uri text NOT NULL,
+    did text NOT NULL,
+    reason text NOT NULL,
+    PRIMARY KEY (record_uri, did, reason)
 );
-comment on table pipeline.silenced is
+COMMENT ON TABLE pipeline.silenced IS
     'Notifications not written because their recipient had muted the thread then; he may have unmuted it since.';
-comment on column pipeline.silenced.record_uri is 'As notification."recordUri".';
-comment on column pipeline.silenced.did is 'Who was not told.';
-comment on column pipeline.silenced.reason is 'As notification.reason.';
+COMMENT ON COLUMN pipeline.silenced.record_uri IS 'As notification."recordUri".';
+COMMENT ON COLUMN pipeline.silenced.did IS 'Who was not told.';
+COMMENT ON COLUMN pipeline.silenced.reason IS 'As notification.reason.';
 
-create table pipeline.told_otherwise (
-    uri text primary key
+CREATE TABLE pipeline.told_otherwise (
+    uri text PRIMARY KEY
 );
-comment on table pipeline.told_otherwise is
+COMMENT ON TABLE pipeline.told_otherwise IS
     'Likes, reposts and follows that were edited, or took a duplicate''s place: whom they told is not to be read off them.';
-comment on column pipeline.told_otherwise.uri is 'at:// URI of the record.';
+COMMENT ON COLUMN pipeline.told_otherwise.uri IS 'at:// URI of the record.';
 
-create table pipeline.recount_position (
-    name text primary key,
-    after_key text not null,
-    rounds bigint not null default 0,
-    updated_at timestamptz not null default now()
+CREATE TABLE pipeline.recount_position (
+    name text PRIMARY KEY,
+    after_key text NOT NULL,
+    rounds bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT now()
 );
-comment on table pipeline.recount_position is 'How far the rotating recount of the counters has come.';
-comment on column pipeline.recount_position.name is 'Table of schema bsky.';
-comment on column pipeline.recount_position.after_key is 'Last key compared; empty: a round begins.';
-comment on column pipeline.recount_position.rounds is 'Rounds completed: how often every counter has been compared.';
-comment on column pipeline.recount_position.updated_at is 'When some were last compared.';
+COMMENT ON TABLE pipeline.recount_position IS 'How far the rotating recount of the counters has come.';
+COMMENT ON COLUMN pipeline.recount_position.name IS 'Table of schema bsky.';
+COMMENT ON COLUMN pipeline.recount_position.after_key IS 'Last key compared; empty: a round begins.';
+COMMENT ON COLUMN pipeline.recount_position.rounds IS 'Rounds completed: how often every counter has been compared.';
+COMMENT ON COLUMN pipeline.recount_position.updated_at IS 'When some were last compared.';
 
-alter table pipeline.dead_letter
-    add column form text check (form in ('frame', 'block', 'json', 'other')),
-    add column rev text collate "C",
-    add column cid text,
-    add column action text,
-    add column event_time text;
-comment on column pipeline.dead_letter.form is
+ALTER TABLE pipeline.dead_letter
+    ADD COLUMN form text CHECK (form IN ('frame', 'block', 'json', 'other')),
+    ADD COLUMN rev text COLLATE "C",
+    ADD COLUMN cid text,
+    ADD COLUMN action text,
+    ADD COLUMN event_time text;
+COMMENT ON COLUMN pipeline.dead_letter.form IS
     'What bytes is: a frame, a record''s DAG-CBOR block, a record''s JSON, or other (not to be retried); null: not known.';
-comment on column pipeline.dead_letter.rev is 'Rev of the commit, for a retry of one record of it.';
-comment on column pipeline.dead_letter.cid is 'CID of the record, as the commit names it.';
-comment on column pipeline.dead_letter.action is 'create or update, as the commit says.';
-comment on column pipeline.dead_letter.event_time is 'Time that the event states; the record''s "indexedAt" when a retry succeeds.';
+COMMENT ON COLUMN pipeline.dead_letter.rev IS 'Rev of the commit, for a retry of one record of it.';
+COMMENT ON COLUMN pipeline.dead_letter.cid IS 'CID of the record, as the commit names it.';
+COMMENT ON COLUMN pipeline.dead_letter.action IS 'create or update, as the commit says.';
+COMMENT ON COLUMN pipeline.dead_letter.event_time IS 'Time that the event states; the record''s "indexedAt" when a retry succeeds.';

@@ -3,4 +3,4 @@
 -- notification ("recordUri") is the reference's; our unique index ("recordUri", did, reason) begins with the same column and
 -- serves the same look-ups and deletions.
 
-drop index bsky.notification_record_idx;
+DROP INDEX bsky.notification_record_idx;

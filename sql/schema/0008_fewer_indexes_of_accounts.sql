@@ -4,5 +4,5 @@
 -- record (did): an account's records are 'at://<did>/' <= uri < 'at://<did>0' in the primary key.
 -- notification (author): what an account's records told is the same span of "recordUri".
 
-drop index bsky.record_did_idx;
-drop index bsky.notification_author_idx;
+DROP INDEX bsky.record_did_idx;
+DROP INDEX bsky.notification_author_idx;

@@ -1,103 +1,103 @@
 -- What else follows from the history (0003_history.sql), asked for by statements of sql/apply/.
 
 -- Whether a gate named a post once. Only a state of it proves that; a deletion may be that of a gate that was refused.
-create function pipeline.had_gate(post_uri text, gate_uri text)
-returns boolean
-language sql stable
-begin atomic
-    select false
-    from pipeline.version v
-    where v.uri = gate_uri and not v.deleted and v.record ->> 'post' = post_uri
-    limit 1;
-end;
-comment on function pipeline.had_gate is 'False if a gate that is gone named the post, else null: as post."hasThreadGate".';
+CREATE FUNCTION pipeline.had_gate(post_uri text, gate_uri text)
+RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT false
+    FROM pipeline.version v
+    WHERE v.uri = gate_uri AND NOT v.deleted AND v.record ->> 'post' = post_uri
+    LIMIT 1;
+END;
+COMMENT ON FUNCTION pipeline.had_gate IS 'False if a gate that is gone named the post, else null: as post."hasThreadGate".';
 
-comment on table pipeline.version is 'Events of records that are not the current state of their record.';
-comment on column pipeline.version.fact is
+COMMENT ON TABLE pipeline.version IS 'Events of records that are not the current state of their record.';
+COMMENT ON COLUMN pipeline.version.fact IS
     'Of a follow "<follower> <followed>", of a list item "<list> <member>", of a verification, like or repost the same after "verified", "like", "repost".';
-comment on column pipeline.version.record is
+COMMENT ON COLUMN pipeline.version.record IS
     'Of a gate or declaration: the record. Of a verification, like, repost or follow: "sortAt" and what else its notification has. Of another record: itself if it has a reply, allow or hiddenReplies.';
 
 -- As in 0003_history.sql, now that other records have versions too.
-create or replace function pipeline.post_as_of(of_uri text, of_rev text)
-returns table (rev text, root text, parent text, invalid boolean, mentions jsonb)
-language sql stable
-begin atomic
-    select e.rev, e.root, e.parent, e.invalid, e.mentions
-    from (
-        select r.rev, p."replyRoot" as root, p."replyParent" as parent, p."invalidReplyRoot" as invalid,
-            null::jsonb as mentions, false as deleted
-        from bsky.post p
-        join bsky.record r using (uri)
-        where p.uri = of_uri and r.rev <= of_rev collate "C"
-        union all
-        select v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
-        from pipeline.version v
-        where v.uri = of_uri and v.rev <= of_rev collate "C" and v.collection = 'app.bsky.feed.post'
-        order by 1 desc
-        limit 1
+CREATE OR REPLACE FUNCTION pipeline.post_as_of(of_uri text, of_rev text)
+RETURNS TABLE (rev text, root text, parent text, invalid boolean, mentions jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.rev, e.root, e.parent, e.invalid, e.mentions
+    FROM (
+        SELECT r.rev, p."replyRoot" AS root, p."replyParent" AS parent, p."invalidReplyRoot" AS invalid,
+            NULL::jsonb AS mentions, false AS deleted
+        FROM bsky.post p
+        JOIN bsky.record r USING (uri)
+        WHERE p.uri = of_uri AND r.rev <= of_rev COLLATE "C"
+        UNION ALL
+        SELECT v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
+        FROM pipeline.version v
+        WHERE v.uri = of_uri AND v.rev <= of_rev COLLATE "C" AND v.collection = 'app.bsky.feed.post'
+        ORDER BY 1 DESC
+        LIMIT 1
     ) e
-    where not e.deleted;
-end;
+    WHERE NOT e.deleted;
+END;
 
 -- What a reply names as its parent, as of a rev. A post, usually; but a reply to a list, a feed generator or any other
 -- record is valid just as well.
-create function pipeline.parent_as_of(of_uri text, of_rev text)
-returns table (rev text, root text, parent text, invalid boolean)
-language sql stable
-begin atomic
-    select p.rev, p.root, p.parent, p.invalid
-    from pipeline.post_as_of(of_uri, of_rev) p
-    where split_part(of_uri, '/', 4) = 'app.bsky.feed.post'
-    union all
-    select e.rev, e.record #>> '{reply,root,uri}',
-        case when e.record -> 'reply' in ('null', 'false', '0', '""') then null else e.record ->> 'reply' end,
-        null::boolean
-    from (
-        select r.rev, r.json::jsonb as record, false as deleted
-        from bsky.record r
-        where r.uri = of_uri and r.rev <= of_rev collate "C"
-        union all
-        select v.rev, v.record, v.deleted
-        from pipeline.version v
-        where v.uri = of_uri and v.rev <= of_rev collate "C"
-        order by 1 desc
-        limit 1
+CREATE FUNCTION pipeline.parent_as_of(of_uri text, of_rev text)
+RETURNS TABLE (rev text, root text, parent text, invalid boolean)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT p.rev, p.root, p.parent, p.invalid
+    FROM pipeline.post_as_of(of_uri, of_rev) p
+    WHERE split_part(of_uri, '/', 4) = 'app.bsky.feed.post'
+    UNION ALL
+    SELECT e.rev, e.record #>> '{reply,root,uri}',
+        CASE WHEN e.record -> 'reply' IN ('null', 'false', '0', '""') THEN NULL ELSE e.record ->> 'reply' END,
+        NULL::boolean
+    FROM (
+        SELECT r.rev, r.json::jsonb AS record, false AS deleted
+        FROM bsky.record r
+        WHERE r.uri = of_uri AND r.rev <= of_rev COLLATE "C"
+        UNION ALL
+        SELECT v.rev, v.record, v.deleted
+        FROM pipeline.version v
+        WHERE v.uri = of_uri AND v.rev <= of_rev COLLATE "C"
+        ORDER BY 1 DESC
+        LIMIT 1
     ) e
-    where split_part(of_uri, '/', 4) <> 'app.bsky.feed.post' and not e.deleted;
-end;
-comment on function pipeline.parent_as_of is
+    WHERE split_part(of_uri, '/', 4) <> 'app.bsky.feed.post' AND NOT e.deleted;
+END;
+COMMENT ON FUNCTION pipeline.parent_as_of IS
     'The state of any record as of a rev, no row if it did not exist: what it replies to, if anything.';
 
 -- Where the thread gate of a root is looked for: under the root's own key if that is a post, else the root is taken for it
 -- (the reference does so, and it rarely has an `allow`).
-create function pipeline.thread_gate_of(root text)
-returns text
-language sql immutable
-begin atomic
-    select case
-        when split_part(root, '/', 4) = 'app.bsky.feed.post'
-            then 'at://' || split_part(root, '/', 3) || '/app.bsky.feed.threadgate/' || split_part(root, '/', 5)
-        else root
-    end;
-end;
-comment on function pipeline.thread_gate_of is 'URI under which the thread gate of a root is looked for.';
+CREATE FUNCTION pipeline.thread_gate_of(root text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN split_part(root, '/', 4) = 'app.bsky.feed.post'
+            THEN 'at://' || split_part(root, '/', 3) || '/app.bsky.feed.threadgate/' || split_part(root, '/', 5)
+        ELSE root
+    END;
+END;
+COMMENT ON FUNCTION pipeline.thread_gate_of IS 'URI under which the thread gate of a root is looked for.';
 
-create table pipeline.reply_to_other (
-    subject text not null,
-    uri text not null,
-    rev text collate "C" not null,
-    primary key (subject, uri, rev)
+CREATE TABLE pipeline.reply_to_other (
+    subject text NOT NULL,
+    uri text NOT NULL,
+    rev text COLLATE "C" NOT NULL,
+    PRIMARY KEY (subject, uri, rev)
 );
-create index reply_to_other_rev_idx on pipeline.reply_to_other (rev);
-comment on table pipeline.reply_to_other is
+CREATE INDEX reply_to_other_rev_idx ON pipeline.reply_to_other (rev);
+COMMENT ON TABLE pipeline.reply_to_other IS
     'Replies whose parent or root is no post: judged again when an event of that arrives late. They are rare.';
-comment on column pipeline.reply_to_other.subject is 'at:// URI of the parent or root.';
-comment on column pipeline.reply_to_other.uri is 'at:// URI of the reply.';
-comment on column pipeline.reply_to_other.rev is 'Rev of the commit that wrote this state of the reply.';
-insert into pipeline.reply_to_other (subject, uri, rev)
-select distinct s.subject, p.uri, coalesce(r.rev, split_part(p.uri, '/', 5))
-from bsky.post p
-join bsky.record r using (uri)
-cross join lateral (values (p."replyParent"), (p."replyRoot")) s (subject)
-where split_part(s.subject, '/', 4) <> 'app.bsky.feed.post';
+COMMENT ON COLUMN pipeline.reply_to_other.subject IS 'at:// URI of the parent or root.';
+COMMENT ON COLUMN pipeline.reply_to_other.uri IS 'at:// URI of the reply.';
+COMMENT ON COLUMN pipeline.reply_to_other.rev IS 'Rev of the commit that wrote this state of the reply.';
+INSERT INTO pipeline.reply_to_other (subject, uri, rev)
+SELECT DISTINCT s.subject, p.uri, coalesce(r.rev, split_part(p.uri, '/', 5))
+FROM bsky.post p
+JOIN bsky.record r USING (uri)
+CROSS JOIN LATERAL (VALUES (p."replyParent"), (p."replyRoot")) s (subject)
+WHERE split_part(s.subject, '/', 4) <> 'app.bsky.feed.post';

@@ -4,131 +4,131 @@
 -- found without reading the older ones, of which a popular post has tens of thousands. States as of a rev are found by one
 -- look-up each, however often a record was edited.
 
-alter table bsky.post
-    add column rev text collate "C";
-comment on column bsky.post.rev is 'Rev of the commit that wrote this state, as record.rev.';
+ALTER TABLE bsky.post
+    ADD COLUMN rev text COLLATE "C";
+COMMENT ON COLUMN bsky.post.rev IS 'Rev of the commit that wrote this state, as record.rev.';
 
-update bsky.post p set rev = r.rev from bsky.record r where r.uri = p.uri;
+UPDATE bsky.post p SET rev = r.rev FROM bsky.record r WHERE r.uri = p.uri;
 
 -- Posts that are no replies need no entry here; the reference asks by equality, which never finds them.
-drop index bsky.post_replyparent_idx;
-create index post_reply_parent_idx on bsky.post ("replyParent", rev) include (uri) where "replyParent" is not null;
-drop index bsky.post_reply_root_idx;
-create index post_reply_root_idx on bsky.post ("replyRoot", rev) where "replyRoot" is not null;
-drop index pipeline.version_parent_idx;
-create index version_parent_idx on pipeline.version (parent, rev) where parent is not null;
+DROP INDEX bsky.post_replyparent_idx;
+CREATE INDEX post_reply_parent_idx ON bsky.post ("replyParent", rev) INCLUDE (uri) WHERE "replyParent" IS NOT NULL;
+DROP INDEX bsky.post_reply_root_idx;
+CREATE INDEX post_reply_root_idx ON bsky.post ("replyRoot", rev) WHERE "replyRoot" IS NOT NULL;
+DROP INDEX pipeline.version_parent_idx;
+CREATE INDEX version_parent_idx ON pipeline.version (parent, rev) WHERE parent IS NOT NULL;
 
 -- A post as of a rev: no row when it did not exist then.
-create or replace function pipeline.post_as_of(of_uri text, of_rev text)
-returns table (rev text, root text, parent text, invalid boolean, mentions jsonb)
-language sql stable
-begin atomic
-    select e.rev, e.root, e.parent, e.invalid, e.mentions
-    from (
-        select p.rev, p."replyRoot" as root, p."replyParent" as parent, p."invalidReplyRoot" as invalid,
-            null::jsonb as mentions, false as deleted
-        from bsky.post p
-        where p.uri = of_uri and p.rev <= of_rev collate "C"
-        union all
+CREATE OR REPLACE FUNCTION pipeline.post_as_of(of_uri text, of_rev text)
+RETURNS TABLE (rev text, root text, parent text, invalid boolean, mentions jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.rev, e.root, e.parent, e.invalid, e.mentions
+    FROM (
+        SELECT p.rev, p."replyRoot" AS root, p."replyParent" AS parent, p."invalidReplyRoot" AS invalid,
+            NULL::jsonb AS mentions, false AS deleted
+        FROM bsky.post p
+        WHERE p.uri = of_uri AND p.rev <= of_rev COLLATE "C"
+        UNION ALL
         (
-            select v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
-            from pipeline.version v
-            where v.uri = of_uri and v.rev <= of_rev collate "C" and v.collection = 'app.bsky.feed.post'
-            order by v.rev desc
-            limit 1
+            SELECT v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
+            FROM pipeline.version v
+            WHERE v.uri = of_uri AND v.rev <= of_rev COLLATE "C" AND v.collection = 'app.bsky.feed.post'
+            ORDER BY v.rev DESC
+            LIMIT 1
         )
-        order by 1 desc
-        limit 1
+        ORDER BY 1 DESC
+        LIMIT 1
     ) e
-    where not e.deleted;
-end;
+    WHERE NOT e.deleted;
+END;
 
 -- The replies to a post, alive or not, from a rev on and before another one.
-create function pipeline.replies_between(of_uri text, since text, until text)
-returns table (uri text, rev text, live boolean)
-language sql stable
-begin atomic
-    select p.uri, p.rev, true
-    from bsky.post p
-    where p."replyParent" = of_uri and p.rev >= since collate "C" and p.rev < until collate "C"
-    union all
-    select v.uri, v.rev, false
-    from pipeline.version v
-    where v.parent = of_uri and v.rev >= since collate "C" and v.rev < until collate "C"
-    offset 0;
-end;
-comment on function pipeline.replies_between is
+CREATE FUNCTION pipeline.replies_between(of_uri text, since text, until text)
+RETURNS TABLE (uri text, rev text, live boolean)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT p.uri, p.rev, true
+    FROM bsky.post p
+    WHERE p."replyParent" = of_uri AND p.rev >= since COLLATE "C" AND p.rev < until COLLATE "C"
+    UNION ALL
+    SELECT v.uri, v.rev, false
+    FROM pipeline.version v
+    WHERE v.parent = of_uri AND v.rev >= since COLLATE "C" AND v.rev < until COLLATE "C"
+    OFFSET 0;
+END;
+COMMENT ON FUNCTION pipeline.replies_between IS
     'Replies to a post, live ones and past versions, of since <= rev < until; E''\x7f'' is later than any rev.';
 
 -- When the next event of a post came after a rev; later than any rev when none did. (A function that returns a table is made
 -- part of the query that calls it; one that returns a value and looks into a table is not.)
-create function pipeline.next_rev(of_uri text, of_rev text)
-returns table (rev text)
-language sql stable
-begin atomic
-    select coalesce(least(
-        (select p.rev from bsky.post p where p.uri = of_uri and p.rev > of_rev collate "C"),
+CREATE FUNCTION pipeline.next_rev(of_uri text, of_rev text)
+RETURNS TABLE (rev text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT coalesce(least(
+        (SELECT p.rev FROM bsky.post p WHERE p.uri = of_uri AND p.rev > of_rev COLLATE "C"),
         (
-            select v.rev
-            from pipeline.version v
-            where v.uri = of_uri and v.rev > of_rev collate "C"
-            order by v.rev
-            limit 1
+            SELECT v.rev
+            FROM pipeline.version v
+            WHERE v.uri = of_uri AND v.rev > of_rev COLLATE "C"
+            ORDER BY v.rev
+            LIMIT 1
         )
     ), E'\x7f');
-end;
+END;
 
 -- Which state of a record there was as of a rev: its rev, and whether it is the current one; no row for none.
-create function pipeline.state_as_of(of_uri text, of_rev text)
-returns table (rev text, is_current boolean)
-language sql stable
-begin atomic
-    select e.rev, e.is_current
-    from (
-        select r.rev, true as is_current, false as deleted
-        from bsky.record r
-        where r.uri = of_uri and r.rev <= of_rev collate "C"
-        union all
+CREATE FUNCTION pipeline.state_as_of(of_uri text, of_rev text)
+RETURNS TABLE (rev text, is_current boolean)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.rev, e.is_current
+    FROM (
+        SELECT r.rev, true AS is_current, false AS deleted
+        FROM bsky.record r
+        WHERE r.uri = of_uri AND r.rev <= of_rev COLLATE "C"
+        UNION ALL
         (
-            select v.rev, false, v.deleted
-            from pipeline.version v
-            where v.uri = of_uri and v.rev <= of_rev collate "C"
-            order by v.rev desc
-            limit 1
+            SELECT v.rev, false, v.deleted
+            FROM pipeline.version v
+            WHERE v.uri = of_uri AND v.rev <= of_rev COLLATE "C"
+            ORDER BY v.rev DESC
+            LIMIT 1
         )
-        order by 1 desc
-        limit 1
+        ORDER BY 1 DESC
+        LIMIT 1
     ) e
-    where not e.deleted;
-end;
-comment on function pipeline.state_as_of is
+    WHERE NOT e.deleted;
+END;
+COMMENT ON FUNCTION pipeline.state_as_of IS
     'The state of a gate, declaration or other record as of a rev. Its record is read by record_at, once for all who ask for it.';
 
-create function pipeline.record_at(of_uri text, of_rev text, is_current boolean)
-returns table (record jsonb)
-language sql stable
-begin atomic
-    select case
-        when is_current then (select r.json::jsonb from bsky.record r where r.uri = of_uri)
-        else (select v.record from pipeline.version v where v.uri = of_uri and v.rev = of_rev collate "C")
-    end;
-end;
-comment on function pipeline.record_at is 'The record of a state that state_as_of found.';
+CREATE FUNCTION pipeline.record_at(of_uri text, of_rev text, is_current boolean)
+RETURNS TABLE (record jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN is_current THEN (SELECT r.json::jsonb FROM bsky.record r WHERE r.uri = of_uri)
+        ELSE (SELECT v.record FROM pipeline.version v WHERE v.uri = of_uri AND v.rev = of_rev COLLATE "C")
+    END;
+END;
+COMMENT ON FUNCTION pipeline.record_at IS 'The record of a state that state_as_of found.';
 
 -- What a rule of a thread gate asks for; null where it asks for no follow or list item.
-create function pipeline.fact_of_rule(kind text, list text, owner text, replier text)
-returns text
-language sql immutable
-return case kind
-    when 'app.bsky.feed.threadgate#followerRule' then replier || ' ' || owner
-    when 'app.bsky.feed.threadgate#followingRule' then owner || ' ' || replier
-    when 'app.bsky.feed.threadgate#listRule' then list || ' ' || replier
-end;
-comment on function pipeline.fact_of_rule is 'The fact (as version.fact) that lets an account reply by a rule of a gate.';
+CREATE FUNCTION pipeline.fact_of_rule(kind text, list text, owner text, replier text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE kind
+    WHEN 'app.bsky.feed.threadgate#followerRule' THEN replier || ' ' || owner
+    WHEN 'app.bsky.feed.threadgate#followingRule' THEN owner || ' ' || replier
+    WHEN 'app.bsky.feed.threadgate#listRule' THEN list || ' ' || replier
+END;
+COMMENT ON FUNCTION pipeline.fact_of_rule IS 'The fact (as version.fact) that lets an account reply by a rule of a gate.';
 
-drop function pipeline.replies_to;
-drop function pipeline.record_as_of;
-drop function pipeline.parent_as_of;
-drop function pipeline.follows_as_of;
-drop function pipeline.listed_as_of;
-drop function pipeline.fact_in_history;
+DROP FUNCTION pipeline.replies_to;
+DROP FUNCTION pipeline.record_as_of;
+DROP FUNCTION pipeline.parent_as_of;
+DROP FUNCTION pipeline.follows_as_of;
+DROP FUNCTION pipeline.listed_as_of;
+DROP FUNCTION pipeline.fact_in_history;

@@ -1,79 +1,79 @@
 -- What the history knows of likes, reposts and follows, for their notifications (sql/apply/told_pair.sql).
 
 -- What a record says of another, as version.fact. Likes, reposts and follows.
-create function pipeline.fact_of(of_uri text, body jsonb)
-returns text
-language sql immutable
-begin atomic
-    select case split_part(of_uri, '/', 4)
-        when 'app.bsky.feed.like' then 'like ' || split_part(of_uri, '/', 3) || ' ' || (body #>> '{subject,uri}')
-        when 'app.bsky.feed.repost' then 'repost ' || split_part(of_uri, '/', 3) || ' ' || (body #>> '{subject,uri}')
-        when 'app.bsky.graph.follow' then split_part(of_uri, '/', 3) || ' ' || (body ->> 'subject')
-    end;
-end;
-comment on function pipeline.fact_of is 'What a like, repost or follow says, as version.fact.';
+CREATE FUNCTION pipeline.fact_of(of_uri text, body jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+    SELECT CASE split_part(of_uri, '/', 4)
+        WHEN 'app.bsky.feed.like' THEN 'like ' || split_part(of_uri, '/', 3) || ' ' || (body #>> '{subject,uri}')
+        WHEN 'app.bsky.feed.repost' THEN 'repost ' || split_part(of_uri, '/', 3) || ' ' || (body #>> '{subject,uri}')
+        WHEN 'app.bsky.graph.follow' THEN split_part(of_uri, '/', 3) || ' ' || (body ->> 'subject')
+    END;
+END;
+COMMENT ON FUNCTION pipeline.fact_of IS 'What a like, repost or follow says, as version.fact.';
 
 -- All states, past and current, of the likes, reposts or follows of one subject by one account. (Of a current duplicate the
 -- time is not known: it never notified by this state.)
-create function pipeline.states_of_pair(kind text, of_creator text, of_subject text)
-returns table (uri text, rev text, cid text, sort_at text, via text, fact text)
-language sql stable
-begin atomic
-    with said as (
-        select case kind
-            when 'app.bsky.feed.like' then 'like ' || of_creator || ' ' || of_subject
-            when 'app.bsky.feed.repost' then 'repost ' || of_creator || ' ' || of_subject
-            when 'app.bsky.graph.follow' then of_creator || ' ' || of_subject
-        end as fact
-    ), live as materialized (
-        select l.uri, l."sortAt" as sort_at, l.via from bsky."like" l
-        where kind = 'app.bsky.feed.like' and l.subject = of_subject and l.creator = of_creator
-        union all
-        select l.uri, l."sortAt", l.via from bsky.repost l
-        where kind = 'app.bsky.feed.repost' and l.subject = of_subject and l.creator = of_creator
-        union all
-        select l.uri, l."sortAt", null from bsky.follow l
-        where kind = 'app.bsky.graph.follow' and l."subjectDid" = of_subject and l.creator = of_creator
+CREATE FUNCTION pipeline.states_of_pair(kind text, of_creator text, of_subject text)
+RETURNS TABLE (uri text, rev text, cid text, sort_at text, via text, fact text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH said AS (
+        SELECT CASE kind
+            WHEN 'app.bsky.feed.like' THEN 'like ' || of_creator || ' ' || of_subject
+            WHEN 'app.bsky.feed.repost' THEN 'repost ' || of_creator || ' ' || of_subject
+            WHEN 'app.bsky.graph.follow' THEN of_creator || ' ' || of_subject
+        END AS fact
+    ), live AS MATERIALIZED (
+        SELECT l.uri, l."sortAt" AS sort_at, l.via FROM bsky."like" l
+        WHERE kind = 'app.bsky.feed.like' AND l.subject = of_subject AND l.creator = of_creator
+        UNION ALL
+        SELECT l.uri, l."sortAt", l.via FROM bsky.repost l
+        WHERE kind = 'app.bsky.feed.repost' AND l.subject = of_subject AND l.creator = of_creator
+        UNION ALL
+        SELECT l.uri, l."sortAt", NULL FROM bsky.follow l
+        WHERE kind = 'app.bsky.graph.follow' AND l."subjectDid" = of_subject AND l.creator = of_creator
     )
-    select r.uri, coalesce(r.rev, split_part(r.uri, '/', 5)), r.cid, l.sort_at, l.via, s.fact
-    from said s
-    cross join live l
-    join bsky.record r on r.uri = l.uri
-    union all
-    select r.uri, coalesce(r.rev, split_part(r.uri, '/', 5)), r.cid, null, null, s.fact
-    from said s
-    cross join live l
-    join bsky.duplicate_record d on d."duplicateOf" = l.uri
-    join bsky.record r on r.uri = d.uri
-    union all
-    select v.uri, v.rev, null, v.record ->> 'sortAt', v.record ->> 'via', v.fact
-    from said s
-    join pipeline.version v on v.fact = s.fact
-    where not v.deleted and v.collection = kind;
-end;
-comment on function pipeline.states_of_pair is 'States, past and current, of likes, reposts or follows of a subject by an account.';
+    SELECT r.uri, coalesce(r.rev, split_part(r.uri, '/', 5)), r.cid, l.sort_at, l.via, s.fact
+    FROM said s
+    CROSS JOIN live l
+    JOIN bsky.record r ON r.uri = l.uri
+    UNION ALL
+    SELECT r.uri, coalesce(r.rev, split_part(r.uri, '/', 5)), r.cid, NULL, NULL, s.fact
+    FROM said s
+    CROSS JOIN live l
+    JOIN bsky.duplicate_record d ON d."duplicateOf" = l.uri
+    JOIN bsky.record r ON r.uri = d.uri
+    UNION ALL
+    SELECT v.uri, v.rev, NULL, v.record ->> 'sortAt', v.record ->> 'via', v.fact
+    FROM said s
+    JOIN pipeline.version v ON v.fact = s.fact
+    WHERE NOT v.deleted AND v.collection = kind;
+END;
+COMMENT ON FUNCTION pipeline.states_of_pair IS 'States, past and current, of likes, reposts or follows of a subject by an account.';
 
 -- As in 0011_revs_of_posts.sql, but for what is no post nothing is looked up: it may have thousands of versions.
-create or replace function pipeline.post_as_of(of_uri text, of_rev text)
-returns table (rev text, root text, parent text, invalid boolean, mentions jsonb)
-language sql stable
-begin atomic
-    select e.rev, e.root, e.parent, e.invalid, e.mentions
-    from (
-        select p.rev, p."replyRoot" as root, p."replyParent" as parent, p."invalidReplyRoot" as invalid,
-            null::jsonb as mentions, false as deleted
-        from bsky.post p
-        where p.uri = of_uri and p.rev <= of_rev collate "C"
-        union all
+CREATE OR REPLACE FUNCTION pipeline.post_as_of(of_uri text, of_rev text)
+RETURNS TABLE (rev text, root text, parent text, invalid boolean, mentions jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.rev, e.root, e.parent, e.invalid, e.mentions
+    FROM (
+        SELECT p.rev, p."replyRoot" AS root, p."replyParent" AS parent, p."invalidReplyRoot" AS invalid,
+            NULL::jsonb AS mentions, false AS deleted
+        FROM bsky.post p
+        WHERE p.uri = of_uri AND p.rev <= of_rev COLLATE "C"
+        UNION ALL
         (
-            select v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
-            from pipeline.version v
-            where v.uri = of_uri and v.rev <= of_rev collate "C"
-            order by v.rev desc
-            limit 1
+            SELECT v.rev, v.root, v.parent, v.invalid, v.mentions, v.deleted
+            FROM pipeline.version v
+            WHERE v.uri = of_uri AND v.rev <= of_rev COLLATE "C"
+            ORDER BY v.rev DESC
+            LIMIT 1
         )
-        order by 1 desc
-        limit 1
+        ORDER BY 1 DESC
+        LIMIT 1
     ) e
-    where not e.deleted and split_part(of_uri, '/', 4) = 'app.bsky.feed.post';
-end;
+    WHERE NOT e.deleted AND split_part(of_uri, '/', 4) = 'app.bsky.feed.post';
+END;

@@ -1,17 +1,17 @@
 -- What readers are told of an account that is not active: `bsky.actor."upstreamStatus"`, of which they know four values.
 
 -- A status that is none of them, or missing, counts as `deactivated`: the account is hidden until it is active again.
-create function pipeline.upstream_status(active boolean, status text) returns text
-  language sql immutable parallel safe
-  return case
-    when active then null
-    when status in ('deactivated', 'suspended', 'takendown', 'deleted') then status
-    else 'deactivated'
-  end;
+CREATE FUNCTION pipeline.upstream_status(active boolean, status text) RETURNS text
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+  RETURN CASE
+    WHEN active THEN NULL
+    WHEN status IN ('deactivated', 'suspended', 'takendown', 'deleted') THEN status
+    ELSE 'deactivated'
+  END;
 
-update bsky.actor a
-set "upstreamStatus" = pipeline.upstream_status(r.active, r.status)
-from pipeline.repo r
-where r.did = a.did
-  and not r.active
-  and a."upstreamStatus" is distinct from pipeline.upstream_status(r.active, r.status);
+UPDATE bsky.actor a
+SET "upstreamStatus" = pipeline.upstream_status(r.active, r.status)
+FROM pipeline.repo r
+WHERE r.did = a.did
+  AND NOT r.active
+  AND a."upstreamStatus" IS DISTINCT FROM pipeline.upstream_status(r.active, r.status);

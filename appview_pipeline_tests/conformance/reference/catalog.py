@@ -8,56 +8,56 @@ from psycopg2.extensions import connection as PsycopgConnection
 # NOT NULL constraints are part of their columns (PostgreSQL 18 lists them as constraints too).
 QUERIES = (
     """
-    select 'column',
-        relation.relname || '.' || attname || ' #' || row_number() over (partition by attrelid order by attnum),
+    SELECT 'column',
+        relation.relname || '.' || attname || ' #' || row_number() OVER (PARTITION BY attrelid ORDER BY attnum),
         concat_ws(' ',
             format_type(atttypid, atttypmod),
-            case when attcollation <> 0 then 'collate ' || attcollation::regcollation end,
-            case when attnotnull then 'not null' end,
-            case attgenerated when '' then 'default ' else 'generated ' end || pg_get_expr(adbin, adrelid))
-    from pg_attribute
-    join pg_class relation on relation.oid = attrelid
-    left join pg_attrdef on adrelid = attrelid and adnum = attnum
-    where relation.relnamespace = %(schema)s::regnamespace and relkind in ('r', 'm') and attnum > 0 and not attisdropped
+            CASE WHEN attcollation <> 0 THEN 'collate ' || attcollation::regcollation END,
+            CASE WHEN attnotnull THEN 'not null' END,
+            CASE attgenerated WHEN '' THEN 'default ' ELSE 'generated ' END || pg_get_expr(adbin, adrelid))
+    FROM pg_attribute
+    JOIN pg_class relation ON relation.oid = attrelid
+    LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    WHERE relation.relnamespace = %(schema)s::regnamespace AND relkind IN ('r', 'm') AND attnum > 0 AND NOT attisdropped
     """,
     """
-    select 'constraint', conrelid::regclass || ' ' || conname, pg_get_constraintdef(oid)
-    from pg_constraint
-    where connamespace = %(schema)s::regnamespace and contype <> 'n'
+    SELECT 'constraint', conrelid::regclass || ' ' || conname, pg_get_constraintdef(oid)
+    FROM pg_constraint
+    WHERE connamespace = %(schema)s::regnamespace AND contype <> 'n'
     """,
     """
-    select 'index', relname, pg_get_indexdef(oid)
-    from pg_class
-    where relnamespace = %(schema)s::regnamespace and relkind = 'i'
+    SELECT 'index', relname, pg_get_indexdef(oid)
+    FROM pg_class
+    WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'i'
     """,
     """
-    select case relkind when 'm' then 'materialized view' when 'r' then 'table' else 'view' end, relname,
-        case when relkind = 'r' then '' else pg_get_viewdef(oid) end
-    from pg_class
-    where relnamespace = %(schema)s::regnamespace and relkind in ('r', 'm', 'v')
+    SELECT CASE relkind WHEN 'm' THEN 'materialized view' WHEN 'r' THEN 'table' ELSE 'view' END, relname,
+        CASE WHEN relkind = 'r' THEN '' ELSE pg_get_viewdef(oid) END
+    FROM pg_class
+    WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('r', 'm', 'v')
     """,
     """
-    select 'sequence', c.relname,
-        concat_ws(' ', format_type(seqtypid, null), seqstart, seqincrement, seqmin, seqmax, seqcache, seqcycle,
+    SELECT 'sequence', c.relname,
+        concat_ws(' ', format_type(seqtypid, NULL), seqstart, seqincrement, seqmin, seqmax, seqcache, seqcycle,
             'owned by', refobjid::regclass, refobjsubid)
-    from pg_sequence
-    join pg_class c on c.oid = seqrelid
-    left join pg_depend on objid = c.oid and deptype = 'a'
-    where c.relnamespace = %(schema)s::regnamespace
+    FROM pg_sequence
+    JOIN pg_class c ON c.oid = seqrelid
+    LEFT JOIN pg_depend ON objid = c.oid AND deptype = 'a'
+    WHERE c.relnamespace = %(schema)s::regnamespace
     """,
     """
-    select 'function', proname, pg_get_functiondef(oid) from pg_proc where pronamespace = %(schema)s::regnamespace
+    SELECT 'function', proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace
     """,
     """
-    select 'trigger', tgrelid::regclass || ' ' || tgname, pg_get_triggerdef(pg_trigger.oid)
-    from pg_trigger
-    join pg_class on pg_class.oid = tgrelid
-    where relnamespace = %(schema)s::regnamespace and not tgisinternal
+    SELECT 'trigger', tgrelid::regclass || ' ' || tgname, pg_get_triggerdef(pg_trigger.oid)
+    FROM pg_trigger
+    JOIN pg_class ON pg_class.oid = tgrelid
+    WHERE relnamespace = %(schema)s::regnamespace AND NOT tgisinternal
     """,
     """
-    select 'type', typname, typtype::text
-    from pg_type
-    where typnamespace = %(schema)s::regnamespace and typtype in ('e', 'd', 'r')
+    SELECT 'type', typname, typtype::text
+    FROM pg_type
+    WHERE typnamespace = %(schema)s::regnamespace AND typtype IN ('e', 'd', 'r')
     """,
 )
 

@@ -54,11 +54,11 @@ def scratch_database(url: str) -> Iterator[str]:
     server = psycopg2.connect(postgres.libpq_url(url))
     server.autocommit = True
     try:
-        server.cursor().execute(f"create database {name} template template0")
+        server.cursor().execute(f"CREATE DATABASE {name} TEMPLATE template0")
         try:
             yield postgres.parse_url(url).set(database=name).render_as_string(hide_password=False)
         finally:
-            server.cursor().execute(f"drop database {name} with (force)")
+            server.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         server.close()
 
@@ -70,7 +70,7 @@ def contents(url: str) -> tuple[dict[tuple[str, str], str], dict[str, list[tuple
         rows = {}
         with connection.cursor() as cursor:
             for name, columns in (("kysely_migration", "name"), ("kysely_migration_lock", "*"), ("view_param", "*")):
-                cursor.execute(f"select {columns} from bsky.{name} order by 1")
+                cursor.execute(f"SELECT {columns} FROM bsky.{name} ORDER BY 1")
                 rows[name] = cursor.fetchall()
         return snapshot(connection, "bsky"), rows
     finally:
