@@ -8,21 +8,18 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
-import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import psycopg2
 import pytest
 from hypothesis import settings
 
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres, ephemeral
 from appview_pipeline_tests.support.budget import EXAMPLES, SECONDS, Budget
 from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.database import memory_folder, run_sql
 
 WORKERS = 2
 """Processes that run the whole suite, each with a PostgreSQL of its own; `-n` says otherwise."""
@@ -163,21 +160,3 @@ def conformance() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no conformance data in {folder}")
     return folder
-
-
-def memory_folder() -> Path | None:
-    """A file system in memory with room for the tests, where cloning a database takes 20 ms instead of 400 ms."""
-    folder = Path("/dev/shm")
-    try:
-        roomy = shutil.disk_usage(folder).free > 2_000_000_000
-    except OSError:
-        return None
-    return folder if roomy and os.access(folder, os.W_OK) else None
-
-
-def run_sql(server: EmbeddedPostgres, statement: str, *parameters: Any) -> None:
-    """Runs a statement on the server's maintenance database, outside of any transaction."""
-    with closing(psycopg2.connect(host=str(server.socket_dir), port=5432, user="postgres", dbname="postgres")) as con:
-        con.autocommit = True
-        with con.cursor() as cursor:
-            cursor.execute(statement, parameters or None)

@@ -20,7 +20,7 @@ from appview_pipeline.settings import Settings, load
 from appview_pipeline.store import migrate, postgres
 from appview_pipeline.store.database import open_database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
-from appview_pipeline_tests.conftest import run_sql
+from appview_pipeline_tests.support.database import run_sql
 
 READABLE = {
     "postgresql://user:p@host:5433/db": "database db on host:5433",

@@ -27,8 +27,8 @@ from appview_pipeline.ingest.consumer_process import ConsumerProcess
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
-from appview_pipeline_tests.ingest.live.test_consumer import Consumer, until
 from appview_pipeline_tests.simulated_network.relay import Relay
+from appview_pipeline_tests.support.consumers import Consumer, until
 from appview_pipeline_tests.support.frames import Person, Stream, post
 from appview_pipeline_tests.support.tables import fresh_database, rows
 

@@ -15,8 +15,8 @@ from appview_pipeline.store import migrate
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import ephemeral
 from appview_pipeline_tests.benchmark.processes import cpu_seconds
-from appview_pipeline_tests.conftest import memory_folder, run_sql
 from appview_pipeline_tests.properties.growth import SHAPES, Measured
+from appview_pipeline_tests.support.database import memory_folder, run_sql
 from appview_pipeline_tests.support.tables import fresh_database, one
 
 TEMPLATE = "growth"

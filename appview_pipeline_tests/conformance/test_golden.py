@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,21 +11,13 @@ import pytest
 from appview_pipeline.ingest.files.replay import replay
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import open_database
+from appview_pipeline_tests.conformance.golden_state import state_module
 
 UNSEEN_UPDATE = {
     "uri": "at://did:plc:mb6o6ohnafbk33xaw5jpn63c/app.bsky.actor.status/self",
     "cid": "bafyreigoaona7k6tazp6q4jleukqbxrlwh7qpdajs6pk6oatc5rwicc6pi",
     "indexedAt": "2026-07-04T14:38:07.623Z",
 }
-
-
-def state_module(conformance: Path) -> ModuleType:
-    """The conformance folder's own dump-and-compare."""
-    spec = importlib.util.spec_from_file_location("conformance_state", conformance / "state.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def replayed(database_url: str, path: Path, **options: Any) -> None:

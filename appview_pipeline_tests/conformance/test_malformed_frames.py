@@ -10,7 +10,7 @@ import pytest
 
 from appview_pipeline.ingest.files.capture_file import read_frames
 from appview_pipeline.store.database import Database
-from appview_pipeline_tests.conformance.test_golden import state_module
+from appview_pipeline_tests.conformance.golden_state import state_module
 from appview_pipeline_tests.support.tables import fresh_database, one, replayed_frames, rows
 
 # What is no dead letter: the stream about itself, removed and unknown types, and commits that nothing is wrong with

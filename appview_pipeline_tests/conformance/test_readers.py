@@ -20,9 +20,9 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.pages import Page, broken, pages
 from appview_pipeline_tests.conformance.reference.reader import Reader, serving
-from appview_pipeline_tests.ingest.test_bad_input import UNREADABLE_DIDS, one_of_each, posts_with, records_with
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post, update
+from appview_pipeline_tests.support.records import UNREADABLE_DIDS, one_of_each, posts_with, records_with
 from appview_pipeline_tests.support.tables import fresh_database, replayed_frames, rows
 
 pytestmark = pytest.mark.slow

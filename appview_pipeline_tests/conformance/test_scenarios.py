@@ -20,6 +20,7 @@ from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties.model import Model
+from appview_pipeline_tests.simulated_network.corpus import read_corpus
 from appview_pipeline_tests.support.checkout import SHARED
 from appview_pipeline_tests.support.scenarios import (
     COLLECTIONS,
@@ -31,7 +32,6 @@ from appview_pipeline_tests.support.scenarios import (
     differences,
     dump,
     feed,
-    frames_of,
     load,
     modelled,
     validators,
@@ -174,7 +174,7 @@ def golden(conformance: Path, name: str) -> State:
 
 
 def test_model_makes_the_golden_tables_of_the_corpus(conformance: Path) -> None:
-    frames = list(frames_of(conformance / "frames/jetstream-corpus/frames.bin.zst"))
+    frames = list(read_corpus(conformance / "frames/jetstream-corpus/frames.bin.zst"))
     model = modelled(Model(), read_changes(frames, validators(), COLLECTIONS))
     # docs/differences.md: the reference loses an update of a record that it never saw; we keep it.
     (difference,) = differences(model.state(), golden(conformance, "jetstream-corpus"))

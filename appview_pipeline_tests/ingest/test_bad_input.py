@@ -24,6 +24,7 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.staging import Value, copy_rows, copy_text
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post, rev
+from appview_pipeline_tests.support.records import UNREADABLE_DIDS, one_of_each, posts_with, records_with
 from appview_pipeline_tests.support.tables import Dump, dump, fresh_database, one, replayed_frames, rows
 
 Fresh = Callable[[], AbstractContextManager[Database]]
@@ -583,32 +584,6 @@ def test_an_identifier_with_nul_is_none(replay: Replay) -> None:
     assert rows(database.url, "SELECT DISTINCT text FROM bsky.post") == [("good",)]
 
 
-def one_of_each(ann: Person) -> list[Write]:
-    """A record of every collection that has rows of its own."""
-    strong = {"uri": ann.uri("app.bsky.feed.post/a"), "cid": to_text(cid_for_cbor(b"x"))}
-    members, dated = ann.uri("app.bsky.graph.list/a"), {"createdAt": WHEN}
-    return [
-        post("a", "x"),
-        create("app.bsky.feed.like/a", {"subject": strong, **dated}),
-        create("app.bsky.feed.repost/a", {"subject": strong, **dated}),
-        create("app.bsky.feed.threadgate/a", {"post": strong["uri"], **dated}),
-        create("app.bsky.feed.postgate/a", {"post": strong["uri"], **dated}),
-        create("app.bsky.feed.generator/a", {"did": ann.did, "displayName": "x", **dated}),
-        create("app.bsky.graph.follow/a", {"subject": ann.did, **dated}),
-        create("app.bsky.graph.block/a", {"subject": ann.did, **dated}),
-        create("app.bsky.graph.list/a", {"name": "x", "purpose": "app.bsky.graph.defs#curatelist", **dated}),
-        create("app.bsky.graph.listitem/a", {"list": members, "subject": ann.did, **dated}),
-        create("app.bsky.graph.listblock/a", {"subject": members, **dated}),
-        create("app.bsky.graph.starterpack/a", {"name": "x", "list": members, **dated}),
-        create("app.bsky.graph.verification/a", {"subject": ann.did, "handle": "a.test", "displayName": "x", **dated}),
-        create("app.bsky.actor.profile/self", {"displayName": "x"}),
-        create("app.bsky.actor.status/self", {"status": "app.bsky.actor.status#live", **dated}),
-        create("app.bsky.labeler.service/self", {"policies": {"labelValues": []}, **dated}),
-        create("chat.bsky.actor.declaration/self", {"allowIncoming": "all"}),
-        create("app.bsky.notification.declaration/self", {"allowSubscriptions": "none"}),
-    ]
-
-
 PLACES: list[Callable[[dict[str, Any], Any], dict[str, Any]]] = [
     lambda record, value: {**record, "__proto__": value},
     lambda record, value: {"__proto__": value, **record},
@@ -655,48 +630,6 @@ def test_any_stored_record_can_take_the_place_of_its_duplicate(replay: Replay) -
     assert letters(database) == []
     assert rows(database.url, "SELECT uri FROM bsky.like") == [(ann.uri(likes[-1].path),)]
     assert one(database.url, 'SELECT "likeCount" FROM bsky.post_agg WHERE uri = %s', target["uri"]) == 1
-
-
-# ---- what readers of the database could not show
-
-
-def posts_with(uri: str) -> list[dict[str, Any]]:
-    """Posts in which an AT URI stands everywhere where readers take it apart."""
-    strong = {"uri": uri, "cid": to_text(cid_for_cbor(b"x"))}
-    fine = {"uri": "at://did:plc:" + "a" * 24 + "/app.bsky.feed.post/a", "cid": strong["cid"]}
-    said = {"$type": "app.bsky.feed.post", "text": "x", "createdAt": WHEN}
-    quote = {"$type": "app.bsky.embed.record", "record": strong}
-    external = {"uri": "https://example.com", "title": "", "description": "", "associatedRefs": [fine, strong]}
-    link = {"$type": "app.bsky.embed.external", "external": external}
-    with_media = {"$type": "app.bsky.embed.recordWithMedia"}
-    return [
-        {**said, "reply": {"root": strong, "parent": strong}},
-        {**said, "reply": {"root": strong, "parent": fine}},
-        {**said, "reply": {"root": fine, "parent": strong}},
-        {**said, "embed": quote},
-        {**said, "embed": {**with_media, "record": {"record": strong}, "media": {"$type": "com.example.media"}}},
-        {**said, "embed": link},
-        {**said, "embed": {**with_media, "record": {"record": fine}, "media": link}},
-    ]
-
-
-def records_with(ann: Person, uri: str) -> list[dict[str, Any]]:
-    """Records of other collections in which readers take an AT URI apart."""
-    strong = {"uri": uri, "cid": to_text(cid_for_cbor(b"x"))}
-    fine, dated = ann.uri("app.bsky.graph.list/l"), {"createdAt": WHEN}
-    rule = {"$type": "app.bsky.feed.threadgate#listRule", "list": uri}
-    pack = {"$type": "app.bsky.graph.starterpack", "name": "x", **dated}
-    return [
-        {"$type": "app.bsky.feed.repost", "subject": strong, **dated},
-        {"$type": "app.bsky.feed.threadgate", "post": ann.uri("app.bsky.feed.post/bad"), "allow": [rule], **dated},
-        {**pack, "list": uri},
-        {**pack, "list": fine, "feeds": [{"uri": uri}]},
-        {"$type": "app.bsky.actor.profile", "pinnedPost": strong},
-        {"$type": "app.bsky.actor.profile", "joinedViaStarterPack": strong},
-    ]
-
-
-UNREADABLE_DIDS = ["did:web:a_b.example", "did:web:a.example%3A80", "did:x:_", "did:x:%25."]
 
 
 @pytest.mark.parametrize("authority", ["ann.test", "ANN.test", *UNREADABLE_DIDS])

@@ -28,8 +28,8 @@ from appview_pipeline.store.applied import applied_revs
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.gaps import sweep_gaps
-from appview_pipeline_tests.store.test_plans import ExplainingCursor
 from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.explain import ExplainingCursor
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post, rev
 from appview_pipeline_tests.support.tables import fresh_database, one, rows
 

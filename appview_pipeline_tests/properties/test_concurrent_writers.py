@@ -23,9 +23,10 @@ from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties import model
+from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_any_order, quick
 from appview_pipeline_tests.properties.fed import Index, fresh_index
 from appview_pipeline_tests.properties.networks import NAMES, Arrival, Network, arrivals, did_of, networks, told
-from appview_pipeline_tests.properties.test_order_independence import (
+from appview_pipeline_tests.properties.stories import (
     FOLLOW,
     GATE,
     LIKE1,
@@ -34,13 +35,8 @@ from appview_pipeline_tests.properties.test_order_independence import (
     A,
     B,
     C,
-    but_for_private_state,
-    check,
-    everything,
-    in_any_order,
     muted,
     post,
-    quick,
     quote,
     reply,
 )

@@ -6,7 +6,7 @@ import base64
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,44 +36,24 @@ from appview_pipeline.protocol.frames import (
     Sync,
     decode_frame,
 )
+from appview_pipeline_tests.properties.stories import POST
+from appview_pipeline_tests.simulated_network.corpus import read_corpus
+from appview_pipeline_tests.support.made_frames import (
+    CORPUS_TIME,
+    DID,
+    EVERYTHING,
+    KEY,
+    RECORD,
+    REV,
+    WHEN,
+    commit_event,
+    corpus_commits,
+    corpus_frames,
+    make_body,
+    make_frame,
+)
 
-CORPUS_TIME = 1_783_175_888_000_000
 FAR_FUTURE = 2_000_000_000_000_000
-KEY = bytes(31) + b"\x07"
-DID = "did:plc:" + "a" * 24
-REV = "3mptbypluud2a"
-WHEN = "2026-07-04T14:38:07.517Z"
-POST = "app.bsky.feed.post"
-
-
-class Everything:
-    """Every collection is wanted."""
-
-    def __contains__(self, collection: object) -> bool:
-        return True
-
-
-EVERYTHING = Everything()
-
-
-def read_frames(path: Path) -> Iterator[bytes]:
-    """The frames of a corpus file: zstd of `[u32 little-endian length][frame]...`."""
-    with path.open("rb") as file:
-        data = zstandard.ZstdDecompressor().stream_reader(file).read()
-    position = 0
-    while position < len(data):
-        end = position + 4 + int.from_bytes(data[position : position + 4], "little")
-        yield data[position + 4 : end]
-        position = end
-
-
-def corpus_frames(conformance: Path) -> list[bytes]:
-    return list(read_frames(conformance / "frames" / "jetstream-corpus" / "frames.bin.zst"))
-
-
-def corpus_commits(conformance: Path) -> list[Commit]:
-    events = map(decode_frame, corpus_frames(conformance))
-    return [event for event in events if isinstance(event, Commit)]
 
 
 def from_json(value: Any) -> Any:
@@ -85,44 +65,6 @@ def from_json(value: Any) -> Any:
             return cid.from_text(value["$link"])
         return {key: from_json(inner) for key, inner in value.items()}
     return [from_json(inner) for inner in value] if isinstance(value, list) else value
-
-
-def make_frame(body: dict[str, Any], kind: str = "#commit") -> bytes:
-    encoded: bytes = encode_dag_cbor({"op": 1, "t": kind}) + encode_dag_cbor(body)
-    return encoded
-
-
-def make_body(records: dict[str, bytes], **changes: Any) -> dict[str, Any]:
-    """The body of a well-formed, signed `#commit` that creates records (path -> block), `changes` laid over."""
-    links = {path: cid.cid_for_cbor(block) for path, block in records.items()}
-    tree = mst.build(links)
-    block = signing.sign_commit(KEY, did=DID, rev=REV, data=tree.cid)
-    commit = cid.cid_for_cbor(block)
-    blocks = {commit: block, **dict(mst.blocks(tree)), **{links[path]: records[path] for path in records}}
-    body = {
-        "seq": 1,
-        "repo": DID,
-        "rev": REV,
-        "since": None,
-        "time": "2026-07-04T14:38:07.517Z",
-        "commit": commit,
-        "prevData": mst.EMPTY.cid,
-        "ops": [{"action": "create", "path": path, "cid": link} for path, link in links.items()],
-        "blocks": car.write_car(commit, blocks),
-        "blobs": [],
-        "tooBig": False,
-        "rebase": False,
-    }
-    return {**body, **changes}
-
-
-def commit_event(body: dict[str, Any]) -> Commit:
-    event = decode_frame(make_frame(body))
-    assert isinstance(event, Commit)
-    return event
-
-
-RECORD: bytes = encode_dag_cbor({"$type": POST, "text": "hello"})
 
 
 # --- the corpus ------------------------------------------------------------------------------------------------------
@@ -195,7 +137,7 @@ def test_scenario_frames(conformance: Path) -> None:
     problems = []
     unproved = set()
     for path in sorted((conformance / "scenarios" / "frames").glob("*.frames.bin.zst")):
-        for event in map(decode_frame, read_frames(path)):
+        for event in map(decode_frame, read_corpus(path)):
             if isinstance(event, Commit):
                 content = read_commit(event, FAR_FUTURE, EVERYTHING)
                 problems += [(path.name[:2], op.path.partition("/")[0], op.problem) for op in content.ops if op.problem]

@@ -12,7 +12,7 @@ from libipld import encode_dag_cbor
 
 from appview_pipeline.protocol.commit import InvalidCommit, prove, read_commit, read_sync
 from appview_pipeline.protocol.frames import Commit, FrameError, Sync, decode_frame
-from appview_pipeline_tests.protocol.test_frames import (
+from appview_pipeline_tests.support.made_frames import (
     CORPUS_TIME,
     EVERYTHING,
     RECORD,

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, ClassVar
 
 import pytest
-from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
@@ -22,8 +20,8 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.postgres import libpq_url
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.prefill import prefill
-from appview_pipeline_tests.properties.watched import name_of
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
+from appview_pipeline_tests.support.explain import ExplainingCursor
 from appview_pipeline_tests.support.frames import Person, Stream, delete, post
 from appview_pipeline_tests.support.tables import fresh_database, one
 
@@ -89,30 +87,6 @@ def test_plans_are_made_anew_after_a_while(
     index(database, ann.commit(post("c", "x")), ann.commit(post("d", "x")))
     assert in_session(database, first) > before
     assert one(database.url, "SELECT count(*) FROM bsky.post") == 4
-
-
-class ExplainingCursor(Cursor):
-    """Notes what each statement's plan reads without saying which rows it wants."""
-
-    found: ClassVar[set[tuple[str, str]]] = set()
-
-    def execute(self, query: Any, vars: Any = None) -> None:
-        if query.startswith(("INSERT", "UPDATE", "DELETE", "SELECT", "WITH")):
-            super().execute(f"EXPLAIN (VERBOSE, FORMAT JSON) {query}", vars)
-            found = self.fetchone()
-            assert found is not None
-            for table in whole_tables(found[0][0]["Plan"]):
-                self.found.add((name_of(query), table))
-        super().execute(query, vars)
-
-
-def whole_tables(node: dict[str, Any]) -> Iterator[str]:
-    """The permanent tables that a plan reads from end to end."""
-    scans = ("Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Index Scan")
-    if node["Node Type"] in scans and "Index Cond" not in node and node.get("Schema") in ("bsky", "pipeline"):
-        yield node.get("Relation Name") or node["Index Name"]
-    for child in node.get("Plans", ()):
-        yield from whole_tables(child)
 
 
 @pytest.mark.parametrize("records", [0, 500, 4_000])

@@ -23,8 +23,8 @@ from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import open_database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.stream_lock import stream_lock
-from appview_pipeline_tests.conftest import run_sql
 from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.database import run_sql
 from appview_pipeline_tests.support.pooler import Pooler
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")

@@ -7,17 +7,15 @@ conformance scenarios (conformance/scenarios/README.md) are read here, as their 
 from __future__ import annotations
 
 import json
-import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libipld
 import orjson
-import zstandard
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.indexing.changes import AccountState, Change, DeadLetter, RecordDelete, RepoState
@@ -35,6 +33,7 @@ from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.properties.model import Commit, Model, Op
+from appview_pipeline_tests.simulated_network.corpus import read_corpus
 
 State = dict[str, Any]
 
@@ -135,19 +134,9 @@ def load(conformance: Path) -> list[Scenario]:
     found = []
     for path in sorted((conformance / "scenarios").glob("[0-9]*.json")):
         document = json.loads(path.read_text())
-        frames = list(frames_of(conformance / "scenarios" / document["frames"]["file"]))
+        frames = list(read_corpus(conformance / "scenarios" / document["frames"]["file"]))
         found.append(Scenario(document["id"], document["steps"], document["facts"], document["expected"], frames))
     return found
-
-
-def frames_of(path: Path) -> Iterator[bytes]:
-    """The frames of a conformance file (`[u32 LE length][frame]...`, zstd)."""
-    data = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
-    position = 0
-    while position < len(data):
-        (length,) = struct.unpack_from("<I", data, position)
-        yield data[position + 4 : position + 4 + length]
-        position += 4 + length
 
 
 def _is_event(step: dict[str, Any]) -> bool:

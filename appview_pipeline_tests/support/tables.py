@@ -21,8 +21,8 @@ from appview_pipeline.ingest.files.replay import Summary, replay
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
-from appview_pipeline_tests.conftest import run_sql
 from appview_pipeline_tests.simulated_network.corpus import write_corpus
+from appview_pipeline_tests.support.database import run_sql
 
 Dump = dict[str, list[str]]
 """Rows by table (`schema.table`), each row one line of JSON, sorted; tables without rows are absent."""

@@ -13,8 +13,8 @@ from appview_pipeline.store import migrate, stream_lock
 from appview_pipeline.store.cursors import name_relays, open_cursor
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
-from appview_pipeline_tests.ingest.live.test_consumer import Consumer, until
 from appview_pipeline_tests.simulated_network.relay import Relay
+from appview_pipeline_tests.support.consumers import Consumer, until
 from appview_pipeline_tests.support.frames import Person, Stream, post
 from appview_pipeline_tests.support.tables import fresh_database, one, rows
 

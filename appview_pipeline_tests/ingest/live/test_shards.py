@@ -39,26 +39,18 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.status import read_status
 from appview_pipeline.store.stream_lock import stream_lock
-from appview_pipeline_tests.ingest.live.test_consumer import Consumer, Start, cursor, start, until, without_cursor
 from appview_pipeline_tests.properties import model
+from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_order
 from appview_pipeline_tests.properties.fed import Index, fresh_index, network_changes
 from appview_pipeline_tests.properties.networks import Arrival, Network, arrivals, networks, told
-from appview_pipeline_tests.properties.test_order_independence import (
-    but_for_private_state,
-    check,
-    everything,
-    in_order,
-    quote,
-    reply,
-)
-from appview_pipeline_tests.properties.test_order_independence import post as said
+from appview_pipeline_tests.properties.stories import post as said
+from appview_pipeline_tests.properties.stories import quote, reply
 from appview_pipeline_tests.simulated_network.relay import Relay, info_frame
 from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.consumers import Consumer, Start, cursor, until, without_cursor
 from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
 from appview_pipeline_tests.support.scenarios import differences
 from appview_pipeline_tests.support.tables import assert_equal, dump, fresh_database, one, replayed_frames, rows
-
-__all__ = ["start"]  # a fixture of test_consumer
 
 Fresh = Callable[[], AbstractContextManager[Database]]
 
