@@ -1,9 +1,9 @@
-"""The columns of our tables, read from the schema files, for readers that have no database at hand."""
+"""The columns of our tables, read from the schema files: Dagster shows them before there is a database."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from appview_pipeline.store.sql import folder
@@ -22,6 +22,12 @@ _ADDED = re.compile(
     r"(?P<rest>(?: COLLATE | NOT NULL| DEFAULT | REFERENCES | CHECK |[,;]).*)$",
     re.MULTILINE,
 )
+_COMMENT = re.compile(
+    r'^COMMENT ON COLUMN (?P<table>\w+\."?\w+"?)\."?(?P<column>\w+)"? IS(?P<literals>(?:\s+\'(?:[^\']|\'\')*\')+);',
+    re.MULTILINE,
+)
+_LITERAL = re.compile(r"'((?:[^']|'')*)'")
+_KEY = re.compile(r"^    (?:CONSTRAINT \w+ )?PRIMARY KEY \(([^)]*)\)", re.MULTILINE)
 _NOT_A_COLUMN = {"PRIMARY", "UNIQUE", "CONSTRAINT", "FOREIGN", "CHECK", "EXCLUDE"}
 
 
@@ -34,27 +40,54 @@ class Column:
     nullable: bool
     ours: bool
     """Not in the reference's schema."""
+    description: str | None
+    """What it holds: the newest comment on it."""
 
 
 @cache
 def tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that the schema files create, by `schema.table`, in order."""
     found: dict[str, tuple[Column, ...]] = {}
+    comments: dict[tuple[str, str], str] = {}
     for path in sorted((folder() / "schema").glob("*.sql")):
-        for schema, table, body in _TABLE.findall(path.read_text(encoding="utf-8")):
-            key = re.search(r"^    (?:CONSTRAINT \w+ )?PRIMARY KEY \(([^)]*)\)", body, re.MULTILINE)
-            keys = {name.strip().strip('"') for name in key.group(1).split(",")} if key else set()
-            columns = []
-            for match in _COLUMN.finditer(body):
-                name = match["quoted"] or match["plain"]
-                if match["plain"] in _NOT_A_COLUMN:
-                    continue
-                required = "NOT NULL" in match["rest"] or "PRIMARY KEY" in match["rest"] or name in keys
-                columns.append(Column(name, match["type"], not required, "-- ours" in match["rest"]))
-            found[f"{schema}.{table}"] = tuple(columns)
-        for schema, table, body in _ALTERED.findall(path.read_text(encoding="utf-8")):
-            found[f"{schema}.{table}"] += tuple(
-                Column(match["name"], match["type"], "NOT NULL" not in match["rest"], schema == "bsky")
-                for match in _ADDED.finditer(body)
-            )
-    return found
+        text = path.read_text(encoding="utf-8")
+        for schema, table, body in _TABLE.findall(text):
+            found[f"{schema}.{table}"] = _created(body)
+        for schema, table, body in _ALTERED.findall(text):
+            found[f"{schema}.{table}"] += _added(body, ours=schema == "bsky")
+        for match in _COMMENT.finditer(text):
+            comment = "".join(_LITERAL.findall(match["literals"])).replace("''", "'")
+            comments[match["table"].replace('"', ""), match["column"]] = comment
+    return {
+        table: tuple(replace(column, description=comments.get((table, column.name))) for column in columns)
+        for table, columns in found.items()
+    }
+
+
+def _created(body: str) -> tuple[Column, ...]:
+    """The columns between the parentheses of a `CREATE TABLE`."""
+    key = _KEY.search(body)
+    keys = {name.strip().strip('"') for name in key.group(1).split(",")} if key else set()
+    columns = []
+    for match in _COLUMN.finditer(body):
+        name = match["quoted"] or match["plain"]
+        if match["plain"] in _NOT_A_COLUMN:
+            continue
+        rest = match["rest"]
+        required = "NOT NULL" in rest or "PRIMARY KEY" in rest or name in keys
+        columns.append(Column(name, match["type"], nullable=not required, ours="-- ours" in rest, description=None))
+    return tuple(columns)
+
+
+def _added(body: str, *, ours: bool) -> tuple[Column, ...]:
+    """The columns of an `ALTER TABLE` that adds some."""
+    return tuple(
+        Column(
+            match["name"],
+            match["type"],
+            nullable="NOT NULL" not in match["rest"],
+            ours=ours,
+            description=None,
+        )
+        for match in _ADDED.finditer(body)
+    )

@@ -23,6 +23,7 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import database, migrate, postgres, sql
+from appview_pipeline.store.columns import tables
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres, ephemeral
 from appview_pipeline_tests.conformance.reference import check
 from appview_pipeline_tests.conformance.reference.catalog import OUR_ADDITIONS, OUR_OMISSIONS, snapshot
@@ -239,14 +240,32 @@ def test_the_reference_finds_nothing_to_do(server_url: str) -> None:
     assert check.differences(Path(packages), server_url) == []
 
 
-def test_every_table_and_column_of_ours_says_what_it_is(database_url: str) -> None:
-    silent = """
-        SELECT relname, attname FROM pg_class
-        LEFT JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
-        WHERE relnamespace = 'pipeline'::regnamespace AND relkind = 'r' AND relname <> 'schema_version'
-            AND (obj_description(pg_class.oid) IS NULL OR col_description(attrelid, attnum) IS NULL)
-    """
-    assert rows(database_url, silent) == []
+COMMENTS = """
+    SELECT relkind, relnamespace::regnamespace || '.' || relname, attname, obj_description(pg_class.oid),
+        col_description(attrelid, attnum)
+    FROM pg_class
+    JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
+    WHERE relnamespace IN ('bsky'::regnamespace, 'pipeline'::regnamespace) AND relkind IN ('r', 'm')
+        AND relname <> 'schema_version'
+    ORDER BY 2, attnum
+"""
+
+
+def test_every_table_and_column_says_what_it_holds(database_url: str) -> None:
+    """Only Alembic's table has no comment."""
+    comments = rows(database_url, COMMENTS)
+    assert len(comments) > 400
+    assert [(table, column) for _, table, column, *texts in comments if not all(texts)] == []
+    descriptions = [text for _, table, _, _, text in comments if table.startswith("bsky.")]
+    assert [text for text in descriptions if len(text) > 120 or "\n" in text] == []
+
+
+def test_columns_and_comments_are_read_from_the_schema_files_as_the_database_has_them(database_url: str) -> None:
+    in_database: dict[str, list[tuple[str, str]]] = {}
+    for kind, table, column, _, comment in rows(database_url, COMMENTS):
+        if kind == "r":
+            in_database.setdefault(table, []).append((column, comment))
+    assert {table: [(c.name, c.description) for c in columns] for table, columns in tables().items()} == in_database
 
 
 def test_updates_of_counters_stay_on_their_page(database_url: str) -> None:
