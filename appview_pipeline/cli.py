@@ -84,12 +84,12 @@ def replay(file: Path, batch_size: int | None) -> None:
 def capture(file: Path, seconds: float, cursor: int | None) -> None:
     """Write the relay's frames to FILE, which `replay` reads; compressed if its name ends in .zst."""
     from appview_pipeline.ingest.files.capture import capture as run
-    from appview_pipeline.network.firehose import Status
+    from appview_pipeline.network.subscription import SubscriptionStatus
 
     settings = _begin("capture")
     with tqdm(total=round(seconds), unit="s", desc=file.name, file=sys.stderr) as bar, logging_redirect_tqdm():
 
-        def show(gone: float, status: Status) -> None:
+        def show(gone: float, status: SubscriptionStatus) -> None:
             bar.n = min(round(gone), round(seconds))
             bar.set_postfix_str(f"{status.frames:,} frames" if status.connected else status.last_error or "connecting")
 

@@ -38,9 +38,10 @@ def configured(**settings: str) -> io.StringIO:
 
 def test_text_lines() -> None:
     stream = configured()
-    logging.getLogger("appview_pipeline.network.firehose").info("Connected to %s.", "x", extra={"cursor": 5, "é": "ü"})
+    logger = logging.getLogger("appview_pipeline.network.subscription")
+    logger.info("Connected to %s.", "x", extra={"cursor": 5, "é": "ü"})
     time, rest = stream.getvalue().split(" ", 1)
-    assert rest == "INFO    consumer network.firehose: Connected to x. cursor=5 é=ü\n"
+    assert rest == "INFO    consumer network.subscription: Connected to x. cursor=5 é=ü\n"
     assert len(time) == len("2026-07-04T14:38:09.123Z") and time.endswith("Z")
 
 

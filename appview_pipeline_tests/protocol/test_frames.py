@@ -14,7 +14,6 @@ import pytest
 import zstandard
 from libipld import decode_dag_cbor, decode_dag_cbor_multi, encode_dag_cbor
 
-from appview_pipeline.network.peek import control_of, did_of, seq_of
 from appview_pipeline.protocol import car, cid, mst, signing
 from appview_pipeline.protocol.commit import (
     InvalidCommit,
@@ -36,6 +35,7 @@ from appview_pipeline.protocol.frames import (
     Sync,
     decode_frame,
 )
+from appview_pipeline.protocol.peek import control_of, did_of, seq_of
 from appview_pipeline_tests.properties.stories import POST
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
 from appview_pipeline_tests.support.made_frames import (

@@ -9,8 +9,8 @@ from typing import Any
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.files.capture_file import CaptureWriter
-from appview_pipeline.network.firehose import Status, Subscription
-from appview_pipeline.network.peek import seq_of
+from appview_pipeline.network.subscription import Subscription, SubscriptionStatus
+from appview_pipeline.protocol.peek import seq_of
 from appview_pipeline.settings import Settings
 
 _STEP_SECONDS = 0.25
@@ -22,7 +22,7 @@ def capture(
     path: Path | str,
     seconds: float,
     cursor: int | None = None,
-    progress: Callable[[float, Status], None] | None = None,
+    progress: Callable[[float, SubscriptionStatus], None] | None = None,
 ) -> dict[str, Any]:
     """Captures frames from the relay for `seconds` into `path` (see `CaptureWriter`).
 

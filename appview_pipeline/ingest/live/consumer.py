@@ -31,8 +31,8 @@ from appview_pipeline.ingest.lifetime import Lifetime
 from appview_pipeline.ingest.live.sequence_numbers import Numbers, Seen
 from appview_pipeline.ingest.watchdog import Watchdog
 from appview_pipeline.ingest.writer import Position, Stopped, Writer
-from appview_pipeline.network.firehose import Notice, Subscription
-from appview_pipeline.network.peek import did_of, seq_among_many
+from appview_pipeline.network.subscription import Notice, Subscription
+from appview_pipeline.protocol.peek import did_of, seq_among_many
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.shards import Shard
 from appview_pipeline.store.applied import AppliedRevs, applied_revs

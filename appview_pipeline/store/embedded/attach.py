@@ -27,7 +27,7 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.embedded import server_user, state_folder
 from appview_pipeline.store.embedded.server import PostgresServer
-from appview_pipeline.store.embedded.state_folder import SOCKET_PORT, StateFolder, Status
+from appview_pipeline.store.embedded.state_folder import SOCKET_PORT, StateFolder, SupervisorStatus
 from appview_pipeline.store.embedded.supervisor import DATABASE, IDLE_SECONDS
 
 # Recovery after a crash reads up to 4 GB of log: 20 s on a fast disk, minutes on a slow one.
@@ -52,7 +52,7 @@ class EmbeddedPostgres:
         version: str,
         state: StateFolder,
         close: Callable[[], None],
-        ensure: Callable[[float], Status] | None = None,
+        ensure: Callable[[float], SupervisorStatus] | None = None,
     ) -> None:
         self.socket_dir = socket_dir
         self.version = version
@@ -105,7 +105,7 @@ def attach(
     deadline = time.monotonic() + start_timeout
     users_lock = _hold_users_lock(state, deadline, start_timeout)
 
-    def ensure(timeout: float) -> Status:
+    def ensure(timeout: float) -> SupervisorStatus:
         return _wait_until_ready(state, settings.postgres_bin, idle_seconds, timeout)
 
     try:
@@ -213,7 +213,9 @@ def _hold_users_lock(state: StateFolder, deadline: float, timeout: float) -> int
         os.close(descriptor)  # the folder was removed and made anew meanwhile
 
 
-def _wait_until_ready(state: StateFolder, postgres_bin: Path | None, idle_seconds: float, timeout: float) -> Status:
+def _wait_until_ready(
+    state: StateFolder, postgres_bin: Path | None, idle_seconds: float, timeout: float
+) -> SupervisorStatus:
     """Returns the status of a running server. The caller holds the users' lock, so that nobody stops it for idleness.
 
     Who gets the owner's lock has the duty to start the supervisor, and passes the lock on to it: at any moment at most
@@ -257,7 +259,7 @@ def _wait_until_ready(state: StateFolder, postgres_bin: Path | None, idle_second
         os.close(owner_lock)
 
 
-def _report(status: Status, state: StateFolder, waited: float) -> Status:
+def _report(status: SupervisorStatus, state: StateFolder, waited: float) -> SupervisorStatus:
     level = logging.INFO if waited > 0.1 else logging.DEBUG
     _log.log(level, "embedded PostgreSQL %s is ready after %.1f s: %s", status.version, waited, state.path)
     return status
@@ -295,7 +297,7 @@ def _start_supervisor(state: StateFolder, owner_lock: int, postgres_bin: Path | 
         os.close(log)
 
 
-def _is_usable(status: Status, state: StateFolder) -> bool:
+def _is_usable(status: SupervisorStatus, state: StateFolder) -> bool:
     if status.phase != "ready":
         return False
     try:

@@ -4,7 +4,7 @@
     run/                  the server's Unix socket (elsewhere when the path would be too long for one)
     owner.lock            exclusive flock of the supervisor, from before its process starts until it has ended
     users.lock            shared flock of every process that uses the database
-    embedded.json         what the supervisor is doing (`Status`)
+    embedded.json         what the supervisor is doing (`SupervisorStatus`)
     postgres.log          output of the supervisor and of the server
     postgresql.user.conf  server settings of the operator
 
@@ -207,7 +207,7 @@ def unlock(descriptor: int) -> None:
 
 
 @dataclass(frozen=True)
-class Status:
+class SupervisorStatus:
     """What the supervisor last said. Believed only while somebody holds `owner.lock`.
 
     `run` differs for every supervisor; `reason` is the sentence for the operator when `phase` is `failed`.
@@ -221,27 +221,27 @@ class Status:
 
     def now(
         self, phase: Literal["starting", "ready", "stopped", "failed"], socket_dir: str = "", version: str = ""
-    ) -> Status:
+    ) -> SupervisorStatus:
         return replace(self, phase=phase, socket_dir=socket_dir, version=version)
 
-    def failed(self, reason: str) -> Status:
+    def failed(self, reason: str) -> SupervisorStatus:
         return replace(self, phase="failed", reason=reason)
 
 
-def new_status() -> Status:
+def new_status() -> SupervisorStatus:
     """The first status of a new supervisor."""
-    return Status("starting", uuid.uuid4().hex)
+    return SupervisorStatus("starting", uuid.uuid4().hex)
 
 
-def read_status(state: StateFolder) -> Status | None:
+def read_status(state: StateFolder) -> SupervisorStatus | None:
     """The last status written whole, or None."""
     try:
-        return Status(**json.loads((state.path / "embedded.json").read_bytes()))
+        return SupervisorStatus(**json.loads((state.path / "embedded.json").read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write_status(state: StateFolder, status: Status) -> None:
+def write_status(state: StateFolder, status: SupervisorStatus) -> None:
     """Replaces the status; readers see the old one or the new one."""
     name = f"embedded.json.{os.getpid()}"
     descriptor = state.open(name, os.O_WRONLY | os.O_TRUNC)

@@ -26,7 +26,7 @@ import psycopg2
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.embedded import state_folder
 from appview_pipeline.store.embedded.server import PostgresServer
-from appview_pipeline.store.embedded.state_folder import StateFolder, Status
+from appview_pipeline.store.embedded.state_folder import StateFolder, SupervisorStatus
 
 DATABASE = "appview"
 IDLE_SECONDS = 20.0
@@ -115,7 +115,9 @@ def supervise(state: StateFolder, owner_lock: int, *, binaries: Path | None, idl
         state_folder.write_status(state, status.now("stopped"))
 
 
-def _run(state: StateFolder, owner_lock: int, server: PostgresServer, status: Status, idle_seconds: float) -> None:
+def _run(
+    state: StateFolder, owner_lock: int, server: PostgresServer, status: SupervisorStatus, idle_seconds: float
+) -> None:
     signals = _Signals()
     idle = _Idle(state, idle_seconds)
     deaths: deque[float] = deque(maxlen=_MOST_RESTARTS)
@@ -150,7 +152,7 @@ def _run(state: StateFolder, owner_lock: int, server: PostgresServer, status: St
     _say("stopping: " + ("told to" if signals.stop else "nobody uses it"))
 
 
-def _become_ready(state: StateFolder, server: PostgresServer, status: Status) -> bool:
+def _become_ready(state: StateFolder, server: PostgresServer, status: SupervisorStatus) -> bool:
     try:
         server.create_database(DATABASE)
     except psycopg2.Error as error:

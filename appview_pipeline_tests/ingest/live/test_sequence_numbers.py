@@ -14,8 +14,8 @@ from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.live.consumer import _numbers_of, own_frames
 from appview_pipeline.ingest.live.sequence_numbers import Numbers, Seen
 from appview_pipeline.ingest.writer import _reached
-from appview_pipeline.network import peek
 from appview_pipeline.network.sequence import CONFIRMING, QUIET_SECONDS
+from appview_pipeline.protocol import peek
 from appview_pipeline.shards import Shard
 from appview_pipeline.store.gaps import StreamGap
 from appview_pipeline_tests.support.frames import Person, Stream, post

@@ -28,8 +28,8 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.live.consumer import own_frames
 from appview_pipeline.ingest.writer import Position, Writer
-from appview_pipeline.network.peek import did_of
 from appview_pipeline.protocol.frames import FrameError, decode_frame
+from appview_pipeline.protocol.peek import did_of
 from appview_pipeline.settings import Settings
 from appview_pipeline.shards import WHOLE, Shard, StoredCursor, number_of, start_of
 from appview_pipeline.store import apply as apply_module

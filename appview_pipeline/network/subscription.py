@@ -30,9 +30,9 @@ from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSProtocolError,
 from appview_pipeline import backoff as policies
 from appview_pipeline.addresses import basic_authorization, split_relay
 from appview_pipeline.backoff import Backoff
-from appview_pipeline.network.peek import COMMIT_HEADER, MAX_FRAME_BYTES, Control, control_of, printable, seq_of
 from appview_pipeline.network.refusals import CONNECT_FAILURES, explain
 from appview_pipeline.network.sequence import CONFIRMING, Line
+from appview_pipeline.protocol.peek import COMMIT_HEADER, MAX_FRAME_BYTES, Control, control_of, printable, seq_of
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class Status:
+class SubscriptionStatus:
     """A snapshot. `cursor`: newest sequence number received. Bytes and frames are totals, `buffered_*` what waits to be
     taken. Times are UNIX seconds. `last_error` stays after its cause has gone; `state` tells how things are now."""
 
@@ -172,7 +172,7 @@ class Subscription:
         self._ready = threading.Event()
         self._woken = False  # set by whoever calls `wake`, reset by the consumer
         self._notices: deque[Notice] = deque()
-        self._status = Status(cursor=cursor)  # network, but for the counters below
+        self._status = SubscriptionStatus(cursor=cursor)  # network, but for the counters below
         self._frames = 0
         self._bytes = 0
         self._last_frame_at: float | None = None
@@ -238,7 +238,7 @@ class Subscription:
         return [notices.popleft() for _ in range(len(notices))]
 
     @property
-    def status(self) -> Status:
+    def status(self) -> SubscriptionStatus:
         """How things are now."""
         return replace(
             self._status,

@@ -23,8 +23,10 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from appview_pipeline.backoff import Backoff
-from appview_pipeline.network import firehose, peek, refusals
-from appview_pipeline.network.firehose import Subscription
+from appview_pipeline.network import refusals
+from appview_pipeline.network import subscription as subscriptions
+from appview_pipeline.network.subscription import Subscription
+from appview_pipeline.protocol import peek
 
 Handler = Callable[[ServerConnection, int, "int | None"], Awaitable[None]]
 
@@ -490,14 +492,14 @@ def test_the_stream_is_resumed_where_a_relay_goes_on_elsewhere(first: int) -> No
 
 def test_notices_are_bounded() -> None:
     async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
-        for _ in range(firehose.MAX_NOTICES + 100):
+        for _ in range(subscriptions.MAX_NOTICES + 100):
             await connection.send(OUTDATED)
         await connection.send(frame(1))
         await forever(connection)
 
     with Relay(handler) as relay, quick(relay.url, 0) as subscription:
         take_until(subscription, 1)
-        assert len(subscription.notices()) == firehose.MAX_NOTICES
+        assert len(subscription.notices()) == subscriptions.MAX_NOTICES
         assert subscription.status.notices_dropped == 100
 
 
@@ -951,7 +953,7 @@ def test_a_defect_of_ours_is_raised_where_frames_are_taken(monkeypatch: pytest.M
             raise ZeroDivisionError("a defect")
         return 1
 
-    monkeypatch.setattr(firehose, "seq_of", broken)
+    monkeypatch.setattr(subscriptions, "seq_of", broken)
     with Relay(handler) as relay, quick(relay.url) as subscription:
         wait_for(lambda: subscription._failure)
         with pytest.raises(RuntimeError, match="thread failed"):
