@@ -11,15 +11,18 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres, ephemeral
 from appview_pipeline_tests.support.budget import EXAMPLES, SECONDS, Budget
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import memory_folder, run_sql
+from appview_pipeline_tests.support.tables import Fresh, fresh_database
 
 WORKERS = 2
 """Processes that run the whole suite, each with a PostgreSQL of its own; `-n` says otherwise."""
@@ -151,6 +154,19 @@ def database_url(server: EmbeddedPostgres, template_database: str) -> Iterator[s
     run_sql(server, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY file_copy')
     yield server.url(name)
     run_sql(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def fresh(server: EmbeddedPostgres, template_database: str) -> Fresh:
+    """Makes databases for tests that need several: `with fresh() as database`, `with fresh(batch_events=4) as ...`."""
+    return partial(fresh_database, server, template_database)
+
+
+@pytest.fixture
+def database(fresh: Fresh) -> Iterator[Database]:
+    """A database at the newest schema version, dropped after the test."""
+    with fresh() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -55,12 +54,6 @@ def sentence(failed: subprocess.CompletedProcess[str]) -> str:
     last = failed.stderr.strip().splitlines()[-1]
     assert last.endswith((".", "?")), last
     return last
-
-
-@pytest.fixture
-def database(server: EmbeddedPostgres, template_database: str) -> Iterator[Database]:
-    with fresh_database(server, template_database) as made:
-        yield made
 
 
 @pytest.fixture

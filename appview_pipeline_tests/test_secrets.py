@@ -26,11 +26,10 @@ from appview_pipeline.defs.firehose.sensor import firehose_sensor
 from appview_pipeline.ingest.consumer_process import ConsumerProcess
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.consumers import Consumer, until
 from appview_pipeline_tests.support.frames import Person, Stream, post
-from appview_pipeline_tests.support.tables import fresh_database, rows
+from appview_pipeline_tests.support.tables import rows
 
 # Every piece of a password has `hush` in it. {folder}: the socket's, {name}: the database.
 DATABASES = [
@@ -60,12 +59,6 @@ UNREACHABLE = [
     "postgresql://user:hush@no-such-host.invalid/db?sslmode=require",
     "postgresql://user:hush@127.0.0.1:1/db?sslmode=hush",
 ]
-
-
-@pytest.fixture
-def database(server: EmbeddedPostgres, template_database: str) -> Iterator[Database]:
-    with fresh_database(server, template_database) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -41,12 +41,6 @@ def index_of(conformance: Path) -> list[dict[str, Any]]:
     return entries
 
 
-@pytest.fixture
-def database(server: Any, template_database: str) -> Any:
-    with fresh_database(server, template_database) as database:
-        yield database
-
-
 @pytest.mark.parametrize("batch_size", [1, 7, 500])
 def test_all_of_them_among_real_frames(database: Database, conformance: Path, tmp_path: Path, batch_size: int) -> None:
     real = list(read_frames(conformance / "frames/jetstream-corpus/frames.bin.zst"))

@@ -6,7 +6,7 @@ import json
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,10 @@ from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.plugins import PLUGINS, plugins_of
 from appview_pipeline_tests.support.checkout import SHARED
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, did_of, post, update
-from appview_pipeline_tests.support.tables import fresh_database, one, rows
+from appview_pipeline_tests.support.tables import one, rows
 
 BEYOND = frozenset(
     (
@@ -42,12 +41,6 @@ BEYOND = frozenset(
 NOWHERE = to_text(cid_for_cbor(b"nothing"))
 SIZES = (1, 2, 3, 0)
 """Frames a batch; 0: all of them."""
-
-
-@pytest.fixture
-def database(server: EmbeddedPostgres, template_database: str) -> Iterator[Database]:
-    with fresh_database(server, template_database) as made:
-        yield made
 
 
 def index(database: Database, frames: Sequence[bytes], size: int) -> None:

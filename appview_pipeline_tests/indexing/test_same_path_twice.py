@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,25 +18,11 @@ from appview_pipeline.protocol.commit import prove, read_commit
 from appview_pipeline.protocol.frames import Commit, decode_frame
 from appview_pipeline.protocol.syntax import tid_before, tid_from_micros
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.content import iso
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support import scenarios, tables
 from appview_pipeline_tests.support.frames import START, WHEN, Person, Stream, create, delete, post, update
-from appview_pipeline_tests.support.tables import fresh_database, one, replayed_frames, rows
-
-Fresh = Callable[[], AbstractContextManager[Database]]
-
-
-@pytest.fixture(scope="module")
-def fresh(server: EmbeddedPostgres, template_database: str) -> Fresh:
-    return lambda: fresh_database(server, template_database)
-
-
-@pytest.fixture
-def database(fresh: Fresh) -> Iterator[Database]:
-    with fresh() as made:
-        yield made
+from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
 
 
 def state(database: Database) -> scenarios.State:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,12 @@ from hypothesis import strategies as st
 
 from appview_pipeline.protocol.cid import cid_for_cbor, cid_for_raw, from_text, to_text
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.staging import Value, copy_rows, copy_text
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post, rev
 from appview_pipeline_tests.support.records import UNREADABLE_DIDS, one_of_each, posts_with, records_with
-from appview_pipeline_tests.support.tables import Dump, dump, fresh_database, one, replayed_frames, rows
+from appview_pipeline_tests.support.tables import Dump, Fresh, dump, one, replayed_frames, rows
 
-Fresh = Callable[[], AbstractContextManager[Database]]
 Replay = Callable[..., Database]
 
 quick = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -54,17 +52,6 @@ HOSTILE = [
 hostile = st.lists(
     st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs"]), max_size=4)), max_size=8
 ).map("".join)
-
-
-@pytest.fixture(scope="module")
-def fresh(server: EmbeddedPostgres, template_database: str) -> Fresh:
-    return lambda: fresh_database(server, template_database)
-
-
-@pytest.fixture
-def database(fresh: Fresh) -> Iterator[Database]:
-    with fresh() as made:
-        yield made
 
 
 # ---- COPY

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,6 @@ class Strict:
 
     def get(self, nsid: str) -> Any:
         return lambda record: "refused by mistake"
-
-
-@pytest.fixture
-def database(server: EmbeddedPostgres, template_database: str) -> Iterator[Database]:
-    with fresh_database(server, template_database) as made:
-        yield made
 
 
 @pytest.fixture

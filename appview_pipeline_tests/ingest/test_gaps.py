@@ -6,8 +6,7 @@ import itertools
 import random
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -26,28 +25,15 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store.applied import applied_revs
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.gaps import sweep_gaps
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.explain import ExplainingCursor
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post, rev
-from appview_pipeline_tests.support.tables import fresh_database, one, rows
+from appview_pipeline_tests.support.tables import Fresh, one, rows
 
-Fresh = Callable[[], AbstractContextManager[Database]]
 Gap = tuple[Any, ...]
 
 PATH = "app.bsky.feed.post/lost"
-
-
-@pytest.fixture(scope="module")
-def fresh(server: EmbeddedPostgres, template_database: str) -> Fresh:
-    return lambda: fresh_database(server, template_database)
-
-
-@pytest.fixture
-def database(fresh: Fresh) -> Iterator[Database]:
-    with fresh() as made:
-        yield made
 
 
 @pytest.fixture

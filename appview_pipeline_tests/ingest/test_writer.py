@@ -31,12 +31,6 @@ from appview_pipeline_tests.support.tables import fresh_database, one, rows
 RELAY = "wss://relay.test"
 
 
-@pytest.fixture
-def database(server: Any, template_database: str) -> Iterator[Database]:
-    with fresh_database(server, template_database) as database:
-        yield database
-
-
 def write(database: Database, frames: Sequence[bytes], position: Position | None = None) -> Writer:
     writer = Writer(database, Settings(database_url=database.url), RELAY, position)
     writer.write(read_changes(frames, record_validators(), IndexedCollections()), time.time())

@@ -4,7 +4,6 @@ tables that cost little when they are emptied."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,12 +23,6 @@ from appview_pipeline_tests.simulated_network.corpus import read_corpus
 from appview_pipeline_tests.support.explain import ExplainingCursor
 from appview_pipeline_tests.support.frames import Person, Stream, delete, post
 from appview_pipeline_tests.support.tables import fresh_database, one
-
-
-@pytest.fixture
-def database(server: EmbeddedPostgres, template_database: str) -> Iterator[Database]:
-    with fresh_database(server, template_database) as made:
-        yield made
 
 
 def index(database: Database, *frames: bytes) -> None:

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,30 +29,16 @@ from appview_pipeline.store.apply import CursorMoved, Report
 from appview_pipeline.store.apply import apply as real_apply
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.stream_lock import LockLost, LockTaken, stream_lock
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.frames import START, WHEN, Person, Stream, create, delete, did_of, post, rev, update
-from appview_pipeline_tests.support.tables import assert_equal, dump, fresh_database, one, rows
-
-Fresh = Callable[..., AbstractContextManager[Database]]
+from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, rows
 
 RELAY = "wss://relay.example"
 NOWHERE = to_text(cid_for_cbor(b"nothing"))
 few = settings(
     max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture(scope="module")
-def fresh(server: EmbeddedPostgres, template_database: str) -> Fresh:
-    return lambda **settings: fresh_database(server, template_database, **settings)
-
-
-@pytest.fixture
-def database(fresh: Fresh) -> Iterator[Database]:
-    with fresh() as made:
-        yield made
 
 
 @pytest.fixture

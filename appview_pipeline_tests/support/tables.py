@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from appview_pipeline_tests.support.database import run_sql
 
 Dump = dict[str, list[str]]
 """Rows by table (`schema.table`), each row one line of JSON, sorted; tables without rows are absent."""
+
+Fresh = Callable[..., AbstractContextManager[Database]]
+"""Makes a database for a block; keyword arguments are settings."""
 
 LEFT_OUT = {
     "bsky.record": {"appliedAt"},

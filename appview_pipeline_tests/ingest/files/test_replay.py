@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,23 +23,20 @@ from hypothesis import strategies as st
 
 from appview_pipeline.indexing.registry import COLLECTIONS
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.relay import frame_seq
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.frames import busy_frames
 from appview_pipeline_tests.support.tables import (
     Dump,
+    Fresh,
     assert_equal,
     dump,
-    fresh_database,
     one,
     replayed,
     replayed_frames,
     rows,
 )
-
-Fresh = Callable[[], AbstractContextManager[Database]]
 
 few = settings(
     max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -53,11 +50,6 @@ class Corpus:
     path: Path
     frames: list[bytes]
     tables: Dump
-
-
-@pytest.fixture(scope="module")
-def fresh(server: EmbeddedPostgres, template_database: str) -> Fresh:
-    return lambda: fresh_database(server, template_database)
 
 
 @pytest.fixture(scope="module")

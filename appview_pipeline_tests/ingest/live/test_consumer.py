@@ -7,8 +7,6 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -18,24 +16,10 @@ import pytest
 
 from appview_pipeline.store import stream_lock
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.consumers import Start, cursor, is_past, until, without_cursor
 from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
-from appview_pipeline_tests.support.tables import assert_equal, dump, fresh_database, one, replayed_frames, rows
-
-Fresh = Callable[[], AbstractContextManager[Database]]
-
-
-@pytest.fixture(scope="module")
-def fresh(server: EmbeddedPostgres, template_database: str) -> Fresh:
-    return lambda: fresh_database(server, template_database)
-
-
-@pytest.fixture
-def database(fresh: Fresh) -> Iterator[Database]:
-    with fresh() as made:
-        yield made
+from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, replayed_frames, rows
 
 
 def keys(database: Database) -> set[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from appview_pipeline.addresses import basic_authorization
@@ -12,19 +10,12 @@ from appview_pipeline.shards import Shard
 from appview_pipeline.store import migrate, stream_lock
 from appview_pipeline.store.cursors import name_relays, open_cursor
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.consumers import Consumer, until
 from appview_pipeline_tests.support.frames import Person, Stream, post
-from appview_pipeline_tests.support.tables import fresh_database, one, rows
+from appview_pipeline_tests.support.tables import one, rows
 
 NAME = "wss://relay.example"
-
-
-@pytest.fixture
-def database(server: EmbeddedPostgres, template_database: str) -> Iterator[Database]:
-    with fresh_database(server, template_database) as made:
-        yield made
 
 
 def cursors(database: Database) -> list[tuple[str, str, int]]:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -50,9 +49,7 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.consumers import Consumer, Start, cursor, until, without_cursor
 from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
 from appview_pipeline_tests.support.scenarios import differences
-from appview_pipeline_tests.support.tables import assert_equal, dump, fresh_database, one, replayed_frames, rows
-
-Fresh = Callable[[], AbstractContextManager[Database]]
+from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, replayed_frames, rows
 
 RELAY = "wss://relay.example"
 quick = settings(max_examples=25, suppress_health_check=tuple(HealthCheck))
@@ -62,11 +59,6 @@ quick = settings(max_examples=25, suppress_health_check=tuple(HealthCheck))
 def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Index]:
     with fresh_index(server, template_database) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def fresh(server: EmbeddedPostgres, template_database: str) -> Fresh:
-    return lambda: fresh_database(server, template_database)
 
 
 def layout(count: int) -> list[Shard]:
