@@ -66,6 +66,11 @@ DEV_REQUIRES = [
     "types-requests",
     "types-psycopg2",
     "types-tqdm",
+    # The recipes of `justfile`: what CI runs, and what people type.
+    "rust-just>=1.40,<2",
+    # Checks before a commit; its hooks run the tools that are installed here, and need no network.
+    "pre-commit>=4",
+    "pre-commit-hooks>=5",
 ]
 
 setup(

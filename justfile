@@ -1,0 +1,58 @@
+# The project's commands, each written once: people, `.ci/run` and .github/workflows/ci.yml call these recipes.
+# `just` comes with the test extra (`pip install -e '.[dev]'`). Arguments go to the command behind a recipe.
+
+set positional-arguments
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# Show the recipes.
+_default:
+    @{{ just_executable() }} --list --unsorted
+
+# Install the checkout, and what tests and checks need, into the active virtual environment.
+setup:
+    python -m pip install --quiet --upgrade pip setuptools wheel
+    pip install --quiet -e '.[dev]'
+
+# Start Dagster, and with it the firehose sensor, on http://localhost:3000.
+dev *options:
+    dagster dev "$@"
+
+# Start the simulated network: a relay, a PLC directory and a PDS on this machine (docs/simulated-network.md).
+network *options:
+    python -m appview_pipeline_tests.simulated_network "$@"
+
+# Check style and format.
+lint:
+    ruff check .
+    ruff format --check .
+
+# Check types.
+types:
+    mypy
+
+# Rewrite the code in the project's format, and mend what ruff can mend.
+format:
+    ruff check --fix .
+    ruff format .
+
+# Run the tests: `just test`, `just test appview_pipeline_tests/store -k gap`.
+[no-exit-message]
+test *arguments:
+    pytest "$@" || { code=$?; [ $code -ne 5 ] || echo "No test was run: what was given ($*) chooses none." >&2; exit $code; }
+
+# Check and test as CI does, slow tests included; random properties share four minutes.
+[no-exit-message]
+ci *arguments: lint types
+    {{ just_executable() }} test --slow --budget=4 "$@"
+
+# Run the random properties for MINUTES, and the tests marked thorough (docs/testing.md).
+thorough minutes="60" *options:
+    python -m appview_pipeline_tests.thorough --minutes "$@"
+
+# Measure how fast commits are indexed (docs/benchmarks.md): `just bench --quick` takes a minute.
+bench *options:
+    python -m appview_pipeline_tests.benchmark "$@"
+
+# Run the hooks of .pre-commit-config.yaml on all files.
+hooks:
+    pre-commit run --all-files
