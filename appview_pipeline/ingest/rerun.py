@@ -10,14 +10,12 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from psycopg2 import errors
-from psycopg2.extensions import connection as Connection
-
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import build_again
 from appview_pipeline.store.apply import EFFECTS, Batch, HeirRecord
-from appview_pipeline.store.database import Database
+from appview_pipeline.store.database import Connection, Database
+from appview_pipeline.store.errors import Busy, translated
 from appview_pipeline.store.repair import (
     Listed,
     Repairs,
@@ -45,8 +43,6 @@ LOOKS = 3
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 200, 20, 5_000
 ORPHANS = 1_000
 """Rows an account and table that are searched for ones without a record when the rerun is one of a span of time."""
-# Somebody else has the locks: the rerun gives way.
-BUSY = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.QueryCanceled)
 
 _T = TypeVar("_T")
 
@@ -171,8 +167,9 @@ def patiently(connection: Connection, do: Callable[[], _T]) -> _T:
     pause = backoff.rerun()
     while True:
         try:
-            return do()
-        except BUSY as error:
+            with translated():
+                return do()
+        except Busy as error:  # somebody else has the locks: the rerun gives way
             connection.rollback()
             if pause.failures + 1 == backoff.RERUN_TRIES:
                 raise OperatorError(

@@ -10,14 +10,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-import psycopg2
-
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.indexing.registry import COLLECTIONS
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.stored_blocks import Wanted, stored_blocks
 
 log = logging.getLogger(__name__)
@@ -49,8 +48,8 @@ def restore(database: Database, changes: Sequence[Change]) -> Sequence[Change]:
         try:
             with database.connect("reader") as connection:
                 known = {**stored_blocks(connection, unknown), **known}
-        except (psycopg2.Error, OperatorError) as error:
-            log.warning("Missing record blocks can't be looked up: %s", str(error).strip().partition("\n")[0])
+        except (DatabaseError, OperatorError) as error:
+            log.warning("Missing record blocks can't be looked up: %s", error)
     return [_restored(change, known) if change.dead_letters else change for change in changes] if known else changes
 
 

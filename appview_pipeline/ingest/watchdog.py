@@ -10,12 +10,11 @@ import logging
 import threading
 import time
 
-import psycopg2
-
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.store.activity import statement_of
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import DatabaseError
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +67,8 @@ class Watchdog:
         try:
             with self._database.dedicated("reader") as connection:
                 statement = statement_of(connection, backend)
-        except (OperatorError, psycopg2.Error) as error:
-            sentence = str(error).strip().partition("\n")[0]
-            return f"and PostgreSQL can't be asked where it is ({sentence})"
+        except (DatabaseError, OperatorError) as error:
+            return f"and PostgreSQL can't be asked where it is ({error})"
         if statement is None:
             return "now between two statements"
         where = f"now at {statement.name} ({statement.seconds:.0f} s)"

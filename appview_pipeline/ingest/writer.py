@@ -26,10 +26,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import psycopg2
-from psycopg2 import errors
-from psycopg2.extensions import connection as Connection
-
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import Batch, build
@@ -38,24 +34,13 @@ from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.ingest.restore import MISSING_BLOCK, restore
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import CursorMove, LetterLimits, Report, apply, prepare
-from appview_pipeline.store.database import Database
-from appview_pipeline.store.prepared import shown_name
+from appview_pipeline.store.database import Connection, Database
+from appview_pipeline.store.errors import Cancelled, LockWait, RefusedData, Transient
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-# PostgreSQL refuses the data itself: SQLSTATE classes 22, 23 and 54.
-REFUSED = (psycopg2.DataError, psycopg2.IntegrityError, errors.ProgramLimitExceeded, errors.StatementTooComplex)
-# Worth another try as it is.
-TRANSIENT = (
-    errors.SerializationFailure,
-    errors.DeadlockDetected,
-    errors.LockNotAvailable,
-    errors.QueryCanceled,
-    psycopg2.OperationalError,
-    psycopg2.InterfaceError,
-)
 CANCELLED_BATCH = 2
 """Cancellations after which a batch is halved."""
 CANCELLED_BY_OTHERS = 5
@@ -160,7 +145,7 @@ class Writer:
         self.at_work = AtWork(time.monotonic(), len(changes), None)
         try:
             return [self._write_once(changes, received_at, decode_ms, folded, share=share, patience=patience)]
-        except REFUSED as refusal:
+        except RefusedData as refusal:
             if len(changes) == 1:
                 return [self._write_without_offenders(changes[0], refusal, received_at, decode_ms)]
             log.warning("PostgreSQL refuses a row among %s changes; looking for it", f"{len(changes):,}")
@@ -189,7 +174,7 @@ class Writer:
     ) -> Report:
         """One transaction, tried again while the error is a passing one.
 
-        Raises what is in `REFUSED`, and `_TookTooLong` when cancelled `patience` times (None: never).
+        Raises `RefusedData`, and `_TookTooLong` when cancelled `patience` times (None: never).
         """
 
         def attempt(share: float) -> Report:
@@ -207,22 +192,20 @@ class Writer:
             began = time.monotonic()
             try:
                 return attempt(share)
-            except REFUSED:
-                raise
-            except (*TRANSIENT, OperatorError) as error:
+            except (Transient, OperatorError) as error:
                 self.retries += 1
                 if self.at_work is not None:
                     self.at_work = replace(self.at_work, backend=None)
                 sentence = _words(error)
-                if isinstance(error, errors.QueryCanceled):
-                    sentence = f"{_statement(error)}: {sentence}"
+                if isinstance(error, Cancelled):
+                    sentence = f"{error.statement}: {sentence}"
                     if is_single and time.monotonic() - began < 0.9 * share * self._limit:
                         by_others += 1
                     else:
                         cancelled += 1
                     if patience is not None and (cancelled >= patience or by_others >= CANCELLED_BY_OTHERS):
                         raise _TookTooLong(sentence) from error
-                elif isinstance(error, errors.LockNotAvailable):
+                elif isinstance(error, LockWait):
                     share = 1.0  # the time of a part is for its work, not for others'
                 wait = pause.next()
                 log.warning("Batch not written, trying again in %.1f s: %s", wait, sentence)
@@ -284,7 +267,7 @@ class Writer:
                 return self._write_once([rest], received_at, decode_ms, patience=1)
             except _TookTooLong as error:
                 return self._write_letter(change, "time-out", str(error), received_at, decode_ms)
-            except REFUSED as error:
+            except RefusedData as error:
                 refusal = error
         return self._write_letter(change, "postgres", _words(refusal), received_at, decode_ms)
 
@@ -323,7 +306,7 @@ class Writer:
             rest = replace(change, writes=kept, dead_letters=[*change.dead_letters, *letters])
             try:
                 return self._write_once([rest], received_at, decode_ms, patience=1)
-            except (_TookTooLong, *REFUSED) as rest_error:
+            except (_TookTooLong, RefusedData) as rest_error:
                 log.error("The rest of the commit can't be written either: %s", _words(rest_error))
         log.error(
             "A change of %s exceeds the time that a statement may take and is given up as a dead letter (time-out): %s",
@@ -351,7 +334,7 @@ class Writer:
 
         try:
             self._patiently(attempt, share, 1, is_single=True)
-        except REFUSED as error:
+        except RefusedData as error:
             return "postgres", _words(error)
         except _TookTooLong as error:
             return "time-out", str(error)
@@ -402,12 +385,6 @@ def _letter(write: RecordWrite, kind: str, reason: str) -> DeadLetter:
         action=write.action,
         time=write.indexed_at,
     )
-
-
-def _statement(error: psycopg2.Error) -> str:
-    """The name of the statement that an error ended, as `sql/apply/` has it; its first words where it has none."""
-    query = getattr(error.cursor, "query", None) or b""
-    return shown_name(query.decode("utf-8", "replace")) or "a statement"
 
 
 def _words(error: Exception) -> str:

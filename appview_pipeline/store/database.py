@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TypeVar, cast
 
 import psycopg2
@@ -34,9 +34,13 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import migrate as migrations
 from appview_pipeline.store import postgres
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres, attach
+from appview_pipeline.store.errors import translated
 from appview_pipeline.store.postgres import Role
 
 log = logging.getLogger(__name__)
+
+Connection = PsycopgConnection
+"""What `Database` gives to its callers and `store/`'s functions take."""
 
 _T = TypeVar("_T")
 
@@ -85,10 +89,15 @@ class Database:
 
     @contextmanager
     def connect(self, role: str) -> Iterator[PsycopgConnection]:
-        """A psycopg2 connection of the pool in `role`: commits when the block ends, rolls back when it raises.
+        """A connection of the pool in `role`: commits when the block ends, rolls back when it raises.
 
-        Raises `OperatorError` when there is none to be had; the errors of statements are psycopg2's own.
+        Raises `OperatorError` when there is none to be had, and `store.errors.DatabaseError` when a statement fails.
         """
+        with translated(), self._transaction(role) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, role: str) -> Iterator[PsycopgConnection]:
         pooled = self._obtain(self.engine.raw_connection)
         try:
             connection = cast(PsycopgConnection, pooled.driver_connection)
@@ -115,18 +124,15 @@ class Database:
 
     @contextmanager
     def dedicated(self, role: str) -> Iterator[PsycopgConnection]:
-        """A psycopg2 connection outside of the pool and its limit, in autocommit, for holding session locks.
+        """A connection outside of the pool and its limit, in autocommit, for holding session locks.
 
-        Closed after the block. Raises `OperatorError` when there is none to be had.
+        Closed after the block. Raises errors as `connect` does.
         """
-        connection = self._obtain(lambda: postgres.connect(self.url))
-        try:
+        with translated(), closing(self._obtain(lambda: postgres.connect(self.url))) as connection:
             with postgres.in_words(self.url):
                 self._take_role(connection, role)
             connection.autocommit = True
             yield connection
-        finally:
-            connection.close()
 
     def _take_role(self, connection: PsycopgConnection, role: str) -> None:
         postgres.begin_session(connection, f"appview-pipeline {role}", self.roles[role])

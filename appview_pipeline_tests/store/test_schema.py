@@ -25,6 +25,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import database, migrate, postgres, sql
 from appview_pipeline.store.columns import tables
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres, ephemeral
+from appview_pipeline.store.errors import Transient
 from appview_pipeline_tests.conformance.reference import check
 from appview_pipeline_tests.conformance.reference.catalog import OUR_ADDITIONS, OUR_OMISSIONS, snapshot
 from appview_pipeline_tests.support.checkout import CHECKOUT
@@ -371,7 +372,7 @@ def test_a_failed_statement_that_was_ignored_is_no_commit(opened: database.Datab
 def test_a_lost_connection_raises_what_failed_and_the_next_one_works(
     opened: database.Database, database_url: str
 ) -> None:
-    with pytest.raises(psycopg2.OperationalError), opened.connect("writer") as connection:
+    with pytest.raises(Transient), opened.connect("writer") as connection:
         run(database_url, f"SELECT pg_terminate_backend({connection.info.backend_pid})")
         connection.cursor().execute("SELECT 1")
     for _ in range(3):

@@ -29,6 +29,7 @@ from appview_pipeline.store.apply import CursorMoved, Report
 from appview_pipeline.store.apply import apply as real_apply
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.stream_lock import LockLost, LockTaken, stream_lock
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.frames import START, WHEN, Person, Stream, create, delete, did_of, post, rev, update
@@ -612,8 +613,9 @@ def test_an_error_of_ours_is_raised_and_nothing_written(database: Database, stre
     refuse(database, "NEW.text = 'b'", "42501")
     ann = Person(stream, "ann")
     position = Position(RELAY, "0/1", None)
-    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+    with pytest.raises(DatabaseError) as caught:
         writer_for(database, position).write(changes_of(ann.commit(post("a", "a")), ann.commit(post("b", "b"))), 0.0)
+    assert isinstance(caught.value.__cause__, psycopg2.errors.InsufficientPrivilege)
     assert uris(database) == set() and position.seq is None
     assert rows(database.url, "SELECT 1 FROM pipeline.cursor") == []
 

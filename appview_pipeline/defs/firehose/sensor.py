@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 
 import dagster as dg
-import psycopg2
-import sqlalchemy.exc
 from dagster._core.instance.ref import InstanceRef
 
 from appview_pipeline import settings as settings_module
@@ -34,6 +32,7 @@ from appview_pipeline.ingest.consumer_process import EXIT_LOCKED, EXIT_OPERATOR_
 from appview_pipeline.logs import level_of
 from appview_pipeline.shards import WHOLE, Shard
 from appview_pipeline.store import reports as stored_reports
+from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.reports import Applied, StreamState
 
 log = logging.getLogger(__name__)
@@ -231,8 +230,8 @@ class _Tick:
             self._report()
         except OperatorError as error:
             self._lost_database(str(error))
-        except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError) as error:
-            self._lost_database(f"can't read the batches: {str(error).strip().splitlines()[0]}")
+        except DatabaseError as error:
+            self._lost_database(f"can't read the batches: {error}")
 
     def _lost_database(self, words: str) -> None:
         if self.trouble != words:
