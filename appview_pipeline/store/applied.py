@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection
 
-from appview_pipeline.store.sql import read
+from appview_pipeline.store.sql import sections
 
 
 class AppliedRevs(NamedTuple):
@@ -23,5 +23,5 @@ class AppliedRevs(NamedTuple):
 def applied_revs(connection: Connection, dids: Collection[str]) -> dict[str, AppliedRevs]:
     """The spans of applied revs of those of `dids` that have one."""
     with connection.cursor() as cursor:
-        cursor.execute(read("apply/applied_revs.sql"), {"dids": list(dids)})
+        cursor.execute(sections("apply/applied_revs.sql")[""], {"dids": list(dids)})
         return {did: AppliedRevs(first, last) for did, first, last in cursor.fetchall()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection
 
-from appview_pipeline.store.sql import read
+from appview_pipeline.store.sql import sections
 
 MOST_BATCHES = 5_000
 SWEPT_AT_ONCE = 20_000
@@ -89,7 +89,7 @@ class Drift:
 
 def _rows(connection: Connection, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
-        cursor.execute(read(name), parameters)
+        cursor.execute(sections(name)[""], parameters)
         return cursor.fetchall()
 
 
@@ -147,7 +147,7 @@ def sweep_batches(connection: Connection, before: datetime) -> int:
     swept = 0
     while True:
         with connection.cursor() as cursor:
-            cursor.execute(read("sweep/batch.sql"), {"before": before, "most": SWEPT_AT_ONCE})
+            cursor.execute(sections("sweep/batch.sql")[""], {"before": before, "most": SWEPT_AT_ONCE})
             deleted = cursor.rowcount
         connection.commit()
         swept += deleted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from itertools import dropwhile
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -23,22 +25,45 @@ def read(name: str) -> str:
     return (folder() / name).read_text(encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Statement:
+    """A statement of a file: what PostgreSQL gets, and the comment that describes it."""
+
+    text: str
+    description: str
+
+
 @cache
-def sections(name: str) -> dict[str, str]:
-    """The statements of a file by name; a line `-- :name` begins one. What stands before the first is under ""."""
-    statements: dict[str, list[str]] = {"": []}
+def statements(name: str) -> dict[str, Statement]:
+    """The statements of a file by name, in order. A line `-- :name` begins one; its description, comment lines, and then
+    its text follow. A file of one statement has no such line: its head describes the statement, whose name is "".
+    """
+    lines: dict[str, list[str]] = {"": []}
     current = ""
     for line in read(name).splitlines():
         if line.startswith("-- :"):
             current = line[4:].strip()
-            assert current not in statements, f"{name} names {current} twice"
-            statements[current] = []
+            assert current not in lines, f"{name} names {current} twice"
+            lines[current] = []
         else:
-            statements[current].append(line)
-    found = {key: "\n".join(lines).strip() for key, lines in statements.items()}
+            lines[current].append(line)
+    found = {key: _statement(part) for key, part in lines.items()}
     for key, statement in found.items():
-        named(statement, f"{Path(name).stem}.{key}")
+        if statement.text:
+            named(statement.text, f"{Path(name).stem}.{key}" if key else Path(name).stem)
     return found
+
+
+def _statement(lines: list[str]) -> Statement:
+    text = list(dropwhile(lambda line: not line or line.startswith("--"), lines))
+    description = (line.removeprefix("--").removeprefix(" ") for line in lines[: len(lines) - len(text)])
+    return Statement("\n".join(text).strip(), "\n".join(description).strip())
+
+
+@cache
+def sections(name: str) -> dict[str, str]:
+    """The texts of a file's statements by name, without their descriptions."""
+    return {key: statement.text for key, statement in statements(name).items()}
 
 
 _names: dict[str, str] = {}

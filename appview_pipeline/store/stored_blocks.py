@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection
 
-from appview_pipeline.store.sql import read
+from appview_pipeline.store.sql import sections
 
 MAX_COLLECTIONS = 50
 MAX_RECORDS = 2_000
@@ -35,5 +35,5 @@ def stored_blocks(connection: Connection, wanted: Iterable[Wanted]) -> dict[tupl
         "most": MAX_RECORDS,
     }
     with connection.cursor() as cursor:
-        cursor.execute(read("apply/stored_blocks.sql"), parameters)
+        cursor.execute(sections("apply/stored_blocks.sql")[""], parameters)
         return {(did, collection, cid): text for did, collection, cid, text in cursor.fetchall()}

@@ -50,9 +50,9 @@ UNION ALL
 SELECT n, 'did:plc:' || bench.base32(sha256(int8send(n)), 24)
 FROM generate_series(%(known_accounts)s, %(accounts)s - 1) n;
 
+-- :posts
 -- What record i is: 70 likes, 12 posts, 9 reposts, 8 follows, 1 block in a hundred. Posts are known beforehand, for others
 -- to refer to them.
--- :posts
 INSERT INTO bench.post (n, i, did, rkey, cid, micros, parent)
 SELECT n - 1, NULL, creator, split_part(uri, '/', 5), cid, %(begin)s + n, NULL
 FROM bench.known_post
@@ -71,8 +71,8 @@ FROM (
 JOIN bench.account a ON a.n = floor(power(bench.u(p.i, 2), 2) * %(accounts)s)::bigint;
 ANALYZE bench.account, bench.post;
 
--- Who did what, for the numbers of a chunk. `subject` is a post's, of a follow or block an account's number.
 -- :chunk
+-- Who did what, for the numbers of a chunk. `subject` is a post's, of a follow or block an account's number.
 CREATE TEMPORARY TABLE chunk ON COMMIT DROP AS
 SELECT c.i, c.kind, a.did, bench.tid(c.micros) AS rkey, bench.iso(c.micros) AS at, c.subject,
   bench.cid(c.i, CASE WHEN c.kind = 'post' THEN 'post' ELSE 'other' END) AS cid
@@ -211,8 +211,8 @@ SELECT parent_did, uri, cid, did, 'reply', parent, at FROM wrote WHERE parent_di
 ORDER BY 2
 ON CONFLICT DO NOTHING;
 
--- The corpus' posts, which were there before its first frame.
 -- :known
+-- The corpus' posts, which were there before its first frame.
 INSERT INTO bsky.record (uri, cid, did, json, "indexedAt", rev)
 SELECT uri, cid, creator, '{"text":"known","$type":"app.bsky.feed.post","createdAt":"' || bench.iso(%(begin)s) || '"}',
   bench.iso(%(begin)s), split_part(uri, '/', 5)

@@ -30,8 +30,8 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
--- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs
+-- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'actor_block'
 FROM stage_block s

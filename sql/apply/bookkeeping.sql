@@ -4,9 +4,9 @@
 -- Guarantees: the cursor moves only from where this batch began (compare and set), so of two consumers one fails, and
 -- what it points past is applied.
 
+-- :ignored
 -- Names are anybody's to invent: past the first 10,000 they are counted together. A commit that is known to be applied
 -- (repo.sql) has been counted.
--- :ignored
 INSERT INTO pipeline.ignored_collection AS i (collection, creates, updates, deletes)
 SELECT n.name, sum(s.creates), sum(s.updates), sum(s.deletes)
 FROM stage_ignored s

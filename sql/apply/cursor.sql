@@ -11,8 +11,8 @@ SELECT shard, seq, updated_at
 FROM pipeline.cursor
 WHERE relay = %(relay)s;
 
--- (The clock rather than now(): the transaction may have begun long before it got the lock.)
 -- :open
+-- (The clock rather than now(): the transaction may have begun long before it got the lock.)
 INSERT INTO pipeline.cursor (relay, shard, seq, updated_at)
 VALUES (%(relay)s, %(shard)s, %(seq)s, clock_timestamp())
 ON CONFLICT (relay, shard) DO UPDATE SET seq = excluded.seq, updated_at = excluded.updated_at;

@@ -3,8 +3,8 @@
 -- Guarantees: delivered again, it is not written again. Of one kind no more than a number is stored per minute and no more
 -- than a number of bytes per day (UTC); what exceeds either is counted in dead_letter_overflow.
 
--- A letter takes its bytes, and 500 for its row and indexes (dead_letter_day counts the same).
 -- :insert
+-- A letter takes its bytes, and 500 for its row and indexes (dead_letter_day counts the same).
 WITH recent AS (
   SELECT kind, count(*) AS stored
   FROM pipeline.dead_letter

@@ -9,26 +9,26 @@
 -- there and {stage_key_1}, {stage_key_2} here; {collection} is the collection's name. None of it runs for a batch of plain
 -- creations without duplicates.
 
--- The keys that are about to lose their record.
 -- :vacate
+-- The keys that are about to lose their record.
 INSERT INTO vacancy (uri, key_1, key_2, rev)
 SELECT l.uri, l.{key_1}, l.{key_2}, t.rev
 FROM touched t
 CROSS JOIN LATERAL (SELECT * FROM bsky.{table} l WHERE l.uri = t.uri OFFSET 0) l
 WHERE t.change <> 'stale' AND NOT t.removed;
 
--- After `remove`.
 -- :removed
+-- After `remove`.
 UPDATE touched SET removed = true WHERE collection = {collection} AND change <> 'stale';
 
--- Duplicates that were touched themselves.
 -- :leave
+-- Duplicates that were touched themselves.
 DELETE FROM bsky.duplicate_record d
 USING touched t
 WHERE d.uri = t.uri AND t.collection = {collection} AND t.change <> 'stale';
 
--- The duplicates of a record that is gone compete again; they are staged like newly arrived ones.
 -- :heirs
+-- The duplicates of a record that is gone compete again; they are staged like newly arrived ones.
 WITH heir AS (
   DELETE FROM bsky.duplicate_record d
   USING touched t
@@ -40,8 +40,8 @@ FROM heir
 JOIN bsky.record r USING (uri)
 WHERE NOT EXISTS (SELECT FROM {stage} s WHERE s.uri = r.uri);
 
--- Live records that a staged one precedes; `remove` and `add` of the collection then change places. Returns how many.
 -- :challenge
+-- Live records that a staged one precedes; `remove` and `add` of the collection then change places. Returns how many.
 WITH challenged AS (
   SELECT DISTINCT l.uri, r.rev, r."indexedAt"
   FROM (SELECT s.* FROM {stage} s WHERE NOT EXISTS (SELECT FROM added a WHERE a.uri = s.uri) OFFSET 0) s
@@ -60,8 +60,8 @@ WITH challenged AS (
 )
 SELECT count(*) FROM demoted;
 
--- Whoever is not live is a duplicate of who is: staged records, demoted ones, and the demoted ones' duplicates.
 -- :lose
+-- Whoever is not live is a duplicate of who is: staged records, demoted ones, and the demoted ones' duplicates.
 WITH loser AS (
   SELECT s.uri, s.cid, s.{stage_key_1} AS key_1, s.{stage_key_2} AS key_2, s.indexed_at
   FROM {stage} s
@@ -87,8 +87,8 @@ WHERE l.uri <> o.uri
 ORDER BY o.uri
 ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, "duplicateOf" = excluded."duplicateOf";
 
--- Who took the place of whom. A record made after its predecessor was deleted is no heir: it notifies anew.
 -- :succeed
+-- Who took the place of whom. A record made after its predecessor was deleted is no heir: it notifies anew.
 INSERT INTO succession (old_uri, new_uri, new_cid)
 SELECT v.uri, l.uri, l.cid
 FROM vacancy v

@@ -54,8 +54,8 @@ JOIN added USING (uri)
 WHERE NOT EXISTS (
     SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
--- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs
+-- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'follow'
 FROM stage_follow s

@@ -5,10 +5,10 @@
 -- (kind `repository`, or `sequence`), which only fetching everything closes. A chain's gap closes once the commits known
 -- lead from one end to the other, whatever order they arrived in.
 
+-- :begin
 -- What the batch itself takes for the end of a gap may not be the newest commit known before it (known_repo): it begins
 -- there. A commit that follows that one leaves none, and between commits known to be applied nothing is missing. From the
 -- first gap of a repository on everything is accounted for up to its newest commit: what comes late there adds no gap.
--- :begin
 UPDATE stage_gap s SET
   from_text = k.rev,
   links = s.links || jsonb_build_object(k.rev, jsonb_build_array(NULL, NULL, k.data_cid))
@@ -32,8 +32,8 @@ WHERE k.did = s.did AND s.kind IN ('chain', 'sync') AND (
   )
 );
 
--- Refused commits lie between: their own gaps say so, one each, and lead all the way.
 -- :explained
+-- Refused commits lie between: their own gaps say so, one each, and lead all the way.
 DELETE FROM stage_gap s
 WHERE s.kind = 'chain' AND EXISTS (
   WITH RECURSIVE back (rev, steps) AS (
@@ -52,8 +52,8 @@ WHERE s.kind = 'chain' AND EXISTS (
   SELECT FROM back WHERE rev = s.from_text AND steps > 0
 );
 
--- A row that is found again is left as it is (`again` looks at it). `resolved`: found and closed at once.
 -- :note
+-- A row that is found again is left as it is (`again` looks at it). `resolved`: found and closed at once.
 WITH subject AS MATERIALIZED (
   SELECT DISTINCT did, relay, shard FROM stage_gap
 ), room AS MATERIALIZED (
@@ -106,8 +106,8 @@ ORDER BY 1, 2, 3, 4, 5, 6
 ON CONFLICT ON CONSTRAINT gap_once DO UPDATE SET resolved_at = NULL, detected_at = now()
 WHERE g.resolved_at IS NOT NULL AND g.from_text IS NULL AND g.to_text IS NULL;
 
--- A stream's gap is closed by what its consumer sees, and open again when it is found again; so is what has no bounds.
 -- :again
+-- A stream's gap is closed by what its consumer sees, and open again when it is found again; so is what has no bounds.
 UPDATE pipeline.gap g SET
   resolved_at = CASE WHEN g.resolved_at IS NULL THEN now() END,
   detected_at = CASE WHEN g.resolved_at IS NULL THEN g.detected_at ELSE now() END
@@ -132,8 +132,8 @@ WHERE g.id = ANY (ARRAY(
 -- ---------------------------------------------------------------------------------------------------------------------
 -- For batches with commits that arrived late.
 
--- Repositories of late commits that have open gaps; their commits are staged then (stage_link).
 -- :late
+-- Repositories of late commits that have open gaps; their commits are staged then (stage_link).
 SELECT s.did
 FROM stage_repo s
 JOIN known_repo k USING (did)
@@ -183,8 +183,8 @@ WITH RECURSIVE subject AS MATERIALIZED (
 UPDATE pipeline.gap g SET resolved_at = now()
 WHERE g.id = ANY (ARRAY(SELECT id FROM back WHERE rev = from_text));
 
--- A refused commit came again, and was not refused.
 -- :close_commits
+-- A refused commit came again, and was not refused.
 UPDATE pipeline.gap g SET resolved_at = now()
 WHERE g.id = ANY (ARRAY(
   SELECT f.id

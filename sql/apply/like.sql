@@ -45,8 +45,8 @@ SELECT subject, 1
 FROM stage_like
 JOIN added USING (uri);
 
--- Liking one's own post tells nobody, not even whose repost one found it by.
 -- :notify
+-- Liking one's own post tells nobody, not even whose repost one found it by.
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT n.did, s.uri, s.cid, s.creator, n.reason, n.subject, least(s.created_at, s.indexed_at)
 FROM stage_like s
@@ -61,8 +61,8 @@ WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3)
   AND NOT EXISTS (
     SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
--- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs
+-- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'like'
 FROM stage_like s

@@ -28,8 +28,8 @@ FROM stage_list
 ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
 
--- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs
+-- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'list'
 FROM stage_list s

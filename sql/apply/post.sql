@@ -104,9 +104,9 @@ FROM changed c
 JOIN bsky.post p USING (uri)
 WHERE o."rootUri" = p."replyRoot" AND o.uri = c.uri AND o."deletedAt" IS NULL;
 
+-- :forget
 -- A deleted post goes from the feeds of those who had reposted it, and nobody quotes it any more who had before. Deletions
 -- count also where the post is there again, or was never seen. (Under the lock of thread.sql, as all of this file.)
--- :forget
 WITH deleted AS MATERIALIZED (
   SELECT uri, max(rev) AS rev
   FROM (
@@ -164,8 +164,8 @@ SELECT creator, 1
 FROM stage_post
 JOIN added USING (uri);
 
--- What an author writes in his own thread.
 -- :op_thread
+-- What an author writes in his own thread.
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri)
 SELECT s.reply_root, s.reply_parent, s.uri
 FROM stage_post s
@@ -216,9 +216,9 @@ WITH quoting AS MATERIALIZED (
 INSERT INTO delta_post (uri, quotes)
 SELECT subject, 1 FROM quoted;
 
+-- :differs
 -- Staged posts of which something is missing or says something else, by table; a rerun repairs that and nothing else. Flags
 -- are judgements: see sql/repair/post.sql.
--- :differs
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'post'
 FROM stage_post s

@@ -188,8 +188,8 @@ JOIN telling t USING (uri, rev)
 WHERE n.did <> t.creator AND NOT t.is_first
 ORDER BY t.uri, n.did, n.rank, n.height;
 
--- Whose subscription waits for a follow to arrive is noted with the post.
 -- :subscriptions
+-- Whose subscription waits for a follow to arrive is noted with the post.
 WITH subscribed AS MATERIALIZED (
   SELECT t.uri, t.rev, t.cid, t.creator, t.sort_at, t.is_new, s.creator AS did
   FROM telling t
@@ -244,8 +244,8 @@ WITH subscribed AS MATERIALIZED (
 INSERT INTO subscription (uri, rev, cid, creator, sort_at, is_new, did, follow, follow_back)
 SELECT uri, rev, cid, creator, sort_at, is_new, did, follow, follow_back FROM asked;
 
--- Run after `facts` of thread.sql, where there are subscriptions.
 -- :subscribers
+-- Run after `facts` of thread.sql, where there are subscriptions.
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT s.did, s.uri, s.cid, s.creator, 'subscribed-post', NULL, s.sort_at
 FROM subscription s
@@ -253,10 +253,10 @@ JOIN fact_asked f ON f.fact = s.follow AND f.rev = s.rev AND f.holds
 LEFT JOIN fact_asked b ON b.fact = s.follow_back AND b.rev = s.rev
 WHERE s.follow_back IS NULL OR b.holds;
 
+-- :muted_threads
 -- A like or repost that came before the post it names could not know the thread. Who muted that is told no longer; who
 -- muted the post itself, which turns out to be no root, is told now. A like that is older than the post says nothing of
 -- its thread, whenever it comes.
--- :muted_threads
 WITH muter AS (
   SELECT e.uri, split_part(e.uri, '/', 3) AS creator, min(e.rev) AS rev
   FROM post_event e

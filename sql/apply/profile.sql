@@ -31,9 +31,9 @@ FROM stage_profile
 ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
 
+-- :joined
 -- What counts is a state with nothing before it, also where the batch supersedes it: the first one, and the first one
 -- after a deletion.
--- :joined
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT split_part(s.pack, '/', 3), s.uri, s.cid, s.did, 'starterpack-joined', s.pack, s.indexed_at
 FROM (
@@ -59,8 +59,8 @@ WHERE s.pack IS NOT NULL
     )
   );
 
--- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs
+-- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'profile'
 FROM stage_profile s

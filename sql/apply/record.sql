@@ -3,8 +3,8 @@
 -- Guarantees: for a record the newest rev wins, whatever the order of arrival and however often it arrives; a deletion
 -- is remembered as a tombstone with its rev. `touched` names every staged write and delete that was no plain creation.
 
--- Returns the number of rows written, and of those the number that replaced an older state.
 -- :write
+-- Returns the number of rows written, and of those the number that replaced an older state.
 WITH written AS (
   INSERT INTO bsky.record AS r (uri, cid, did, json, "indexedAt", rev)
   SELECT uri, cid, did, json, indexed_at, rev
@@ -45,8 +45,8 @@ SELECT s.uri, s.collection, 'deleted', s.rev, s.indexed_at
 FROM gone
 JOIN stage_delete s USING (uri);
 
--- A deletion leaves its tombstone also where the record was never seen: the record may still arrive.
 -- :tombstones
+-- A deletion leaves its tombstone also where the record was never seen: the record may still arrive.
 INSERT INTO pipeline.tombstone AS t (uri, rev, seq, collection)
 SELECT DISTINCT ON (uri) uri, rev, seq, collection
 FROM (

@@ -12,8 +12,8 @@ SELECT DISTINCT relay
 FROM pipeline.cursor
 WHERE position('://' IN relay) > 0;
 
--- (Once, and over all batches that are kept.)
 -- :limits
+-- (Once, and over all batches that are kept.)
 SET LOCAL statement_timeout = '1h';
 
 -- :cursors

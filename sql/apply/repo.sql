@@ -12,9 +12,9 @@ WHERE did = ANY (ARRAY(SELECT did FROM stage_repo))
 ORDER BY did
 FOR UPDATE;
 
+-- :make
 -- A repository that nobody knew has no row to lock: whoever makes it first has it. Returns how many others have made in the
 -- meantime; those are locked then (`lock_others`).
--- :make
 WITH unknown AS MATERIALIZED (
   SELECT did FROM stage_repo s WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did)
 ), made AS (
@@ -33,8 +33,8 @@ WHERE did = ANY (ARRAY(SELECT did FROM stage_repo EXCEPT SELECT did FROM known_r
 ORDER BY did
 FOR UPDATE;
 
--- How many of the batch's writes and deletes may be older than what is applied (late.sql looks at them).
 -- :count_late
+-- How many of the batch's writes and deletes may be older than what is applied (late.sql looks at them).
 SELECT count(*) FROM stage_repo s JOIN known_repo k USING (did) WHERE s.oldest_rev <= k.rev;
 
 -- :advance
@@ -66,9 +66,9 @@ ON CONFLICT (did) DO UPDATE SET
   updated_at = now()
 WHERE r.rev IS NULL OR r.rev < excluded.rev;
 
+-- :gaps
 -- A commit that does not follow the newest one we know, or a #sync to a tree that is not ours: what lies between is
 -- missing until the repository is fetched (gap.sql).
--- :gaps
 INSERT INTO stage_gap (kind, did, from_text, to_text, links)
 SELECT CASE WHEN s.first_is_sync THEN 'sync' ELSE 'chain' END, s.did, k.rev, s.first_rev,
   jsonb_build_object(
@@ -84,8 +84,8 @@ WHERE s.first_rev > k.rev
     OR (s.first_is_sync AND s.first_data IS DISTINCT FROM k.data_cid)
   );
 
--- The reference's own note of the newest commit, which it serves as Atproto-Repo-Rev.
 -- :last_seen
+-- The reference's own note of the newest commit, which it serves as Atproto-Repo-Rev.
 INSERT INTO bsky.actor_sync AS a (did, "commitCid", "repoRev")
 SELECT did, commit_cid, rev
 FROM stage_repo
@@ -93,8 +93,8 @@ ORDER BY did
 ON CONFLICT (did) DO UPDATE SET "commitCid" = excluded."commitCid", "repoRev" = excluded."repoRev"
 WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLATE "C";
 
--- An account that commits exists. Its handle is resolved elsewhere; until then readers see `handle.invalid`.
 -- :actors
+-- An account that commits exists. Its handle is resolved elsewhere; until then readers see `handle.invalid`.
 WITH unknown AS MATERIALIZED (
   SELECT did, indexed_at
   FROM stage_repo s

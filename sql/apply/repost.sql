@@ -44,8 +44,8 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
--- A post that was deleted since is in nobody's feed. The deletion of anything else (a list, a feed generator) leaves it there.
 -- :feed
+-- A post that was deleted since is in nobody's feed. The deletion of anything else (a list, a feed generator) leaves it there.
 INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
 SELECT s.uri, s.cid, 'repost', s.subject, s.creator, least(s.created_at, s.indexed_at)
 FROM stage_repost s
@@ -81,8 +81,8 @@ WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3)
   AND NOT EXISTS (
     SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
--- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs
+-- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'repost'
 FROM stage_repost s

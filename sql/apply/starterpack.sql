@@ -23,8 +23,8 @@ FROM stage_starterpack
 ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
 
--- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs
+-- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'starter_pack'
 FROM stage_starterpack s

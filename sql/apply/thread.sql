@@ -72,13 +72,13 @@ CREATE TEMPORARY TABLE quote_judgement (
   violating boolean NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+-- :lock
 -- Taken by every batch with records, after it has written what its own repositories bring and before it looks at, or writes
 -- to, what other repositories bring: judgements, counters, notifications, feed items of deleted posts. Until its commit.
--- :lock
 SELECT pg_advisory_xact_lock(hashtext('appview-pipeline: judging'));
 
--- A state that an update replaces was there before and is no event; one that nobody has seen, and a deletion, is.
 -- :events
+-- A state that an update replaces was there before and is no event; one that nobody has seen, and a deletion, is.
 INSERT INTO post_event (uri, rev, moves)
 SELECT e.uri, e.rev,
   e.is_creation
@@ -107,9 +107,9 @@ LEFT JOIN LATERAL (
   LIMIT 1
 ) before ON true;
 
+-- :events_of_others
 -- Events of other records that earlier replies name as their parent or root. Such replies are rare, and a stream in order
 -- has none that is newer than what it brings: then nothing is looked up.
--- :events_of_others
 INSERT INTO post_event (uri, rev)
 SELECT e.uri, e.rev
 FROM (
@@ -143,12 +143,12 @@ WHERE v.parent IS NOT NULL AND v.invalid IS NULL;
 -- An event is looked at once a post, from the oldest of its revs on: several edits of a post don't multiply its replies.
 -- (`OFFSET 0` keeps the planner from turning a look-up into a scan of a large table: it can't guess how few rows ask.)
 
+-- :affected_below
 -- A reply depends on the state of its parent as of its own rev, that one on its own parent's, and so on to any depth
 -- (`below`): of every state found, the replies between its rev and the next state's. UNION keeps each once.
 -- Whom a reply notifies depends on where the four posts above it were as of its own rev. So where a post moves, replies
 -- as new as that are looked for four levels down also past older ones (`second` to `fourth`): those are unaffected, but
 -- later replies below them notify these ancestors.
--- :affected_below
 WITH RECURSIVE event AS MATERIALIZED (
   SELECT uri, min(rev) AS since, min(rev) FILTER (WHERE moves) AS moved
   FROM post_event
@@ -187,9 +187,9 @@ SELECT uri, rev, live FROM third WHERE rev >= moved
 UNION
 SELECT uri, rev, live FROM fourth;
 
+-- :affected_in_thread
 -- In the threads of the batch's gates, and of its posts, whose mentions a gate may ask for. A gate decides by its record key,
 -- whatever record of that key it says to be its post: so it is looked for (`gates`), and so its posts are found here.
--- :affected_in_thread
 WITH event (post_uri, rev) AS (
   SELECT post_uri, min(rev)
   FROM (
@@ -212,8 +212,8 @@ CROSS JOIN LATERAL (
   SELECT p.uri, p.rev FROM bsky.post p WHERE p."replyRoot" = e.post_uri AND p.rev >= e.rev OFFSET 0
 ) c;
 
--- By its follows and list items, its own and those that end with it.
 -- :affected_by_facts
+-- By its follows and list items, its own and those that end with it.
 WITH event (fact, rev) AS (
   SELECT fact, min(rev)
   FROM (
@@ -260,8 +260,8 @@ CROSS JOIN LATERAL (
   OFFSET 0
 ) p;
 
--- Parents first, level by level. What no level reaches (posts of one commit that answer each other) stays invalid.
 -- :judge_roots
+-- Parents first, level by level. What no level reaches (posts of one commit that answer each other) stays invalid.
 WITH RECURSIVE other AS MATERIALIZED (
   SELECT j.uri, j.rev, j.parent, p.rev AS parent_rev, p.is_current
   FROM judgement j
@@ -327,8 +327,8 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL pipeline.state_as_of(u.gate_uri, j.rev) g
 WHERE (j.live OR j.is_new) AND split_part(j.root, '/', 3) <> j.creator;
 
--- A gate that does not list who may reply turns nobody away, and has no rows here.
 -- :rules
+-- A gate that does not list who may reply turns nobody away, and has no rows here.
 INSERT INTO gate_rule (gate_uri, gate_rev, kind, list)
 SELECT g.gate_uri, g.gate_rev, r.rule ->> '$type', r.rule ->> 'list'
 FROM (SELECT DISTINCT gate_uri, gate_rev, is_current FROM gated) g
@@ -338,8 +338,8 @@ CROSS JOIN LATERAL (
 LEFT JOIN LATERAL jsonb_array_elements(CASE WHEN jsonb_typeof(a.allow) = 'array' THEN a.allow END) r (rule) ON true
 WHERE jsonb_typeof(a.allow) = 'array';
 
--- Replies that a follow or list item decides on are found again by it, should it come late.
 -- :ask_facts
+-- Replies that a follow or list item decides on are found again by it, should it come late.
 WITH asked AS MATERIALIZED (
   SELECT DISTINCT f.fact, g.uri, g.rev
   FROM gated g
@@ -354,9 +354,9 @@ WITH asked AS MATERIALIZED (
 INSERT INTO fact_asked (fact, rev)
 SELECT DISTINCT fact, rev FROM asked;
 
+-- :facts
 -- Whether each fact held: more records began to say it up to that rev, it included, than ceased to. A record ceases with its
 -- next event. (One pass over a fact's history, however many revs are asked about.)
--- :facts
 WITH fact AS MATERIALIZED (
   SELECT DISTINCT fact FROM fact_asked WHERE holds IS NULL
 ), said AS MATERIALIZED (
@@ -429,8 +429,8 @@ UPDATE judgement t SET violating = true
 FROM refused r
 WHERE t.uri = r.uri AND t.rev = r.rev;
 
--- As the reference has it: both flags are set, or neither. Counts the reply with its parent, or no longer.
 -- :flag
+-- As the reference has it: both flags are set, or neither. Counts the reply with its parent, or no longer.
 WITH flagged AS (
   UPDATE bsky.post p SET
     "invalidReplyRoot" = CASE WHEN j.invalid OR j.violating THEN j.invalid END,
@@ -457,8 +457,8 @@ SELECT parent,
 FROM judgement
 WHERE live AND violating IS DISTINCT FROM (is_new OR was_violating IS TRUE);
 
--- What is not there is missed: it can be fetched, and until it is there the judgement is not final.
 -- :pend
+-- What is not there is missed: it can be fetched, and until it is there the judgement is not final.
 WITH missed AS (
   INSERT INTO pipeline.pending (uri, kind, missing)
   SELECT j.uri, 'reply', j.parent
@@ -474,9 +474,9 @@ USING judgement j
 WHERE d.uri = j.uri AND d.uri = ANY (ARRAY(SELECT uri FROM judgement)) AND d.kind = 'reply'
   AND (NOT j.live OR j.parent_rev IS NOT NULL OR d.missing <> j.parent);
 
+-- :judge_quotes
 -- Quotes of the batch, and those that a post gate of the batch concerns: by what they embed, for bsky.quote forgets a quote
 -- when the quoted post goes, which changes nothing of whether it was allowed. A gate's post is that of its record key, as above.
--- :judge_quotes
 WITH gate_event (post_uri, rev) AS (
   SELECT post_uri, min(rev)
   FROM (

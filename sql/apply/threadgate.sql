@@ -35,8 +35,8 @@ FROM stage_threadgate s
 JOIN added USING (uri)
 WHERE p.uri = s.post_uri AND p.uri = ANY (ARRAY(SELECT post_uri FROM stage_threadgate));
 
--- Posts whose gate is gone, be it one that nobody saw. A deletion proves nothing: what it deletes may have been refused.
 -- :unflag
+-- Posts whose gate is gone, be it one that nobody saw. A deletion proves nothing: what it deletes may have been refused.
 UPDATE bsky.post p SET "hasThreadGate" = false
 FROM (
   SELECT DISTINCT v.record ->> 'post' AS post_uri
@@ -50,8 +50,8 @@ WHERE p.uri = gone.post_uri
   AND p."hasThreadGate" IS DISTINCT FROM false
   AND NOT EXISTS (SELECT FROM bsky.thread_gate g WHERE g."postUri" = gone.post_uri);
 
--- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs
+-- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'thread_gate'
 FROM stage_threadgate s

@@ -33,9 +33,9 @@ CREATE TEMPORARY TABLE told_wanted (
   opener text NOT NULL                   -- the record that notified first
 ) ON COMMIT DELETE ROWS;
 
+-- :near
 -- Records with a history that this batch adds to: superseded by the batch itself, succeeded by others that say the same, late,
 -- or deleted after an edit. Returns the number of their keys.
--- :near
 WITH affected_record AS MATERIALIZED (
   SELECT uri FROM stage_superseded
   UNION
@@ -95,8 +95,8 @@ CROSS JOIN LATERAL pipeline.states_of_pair(k.kind, k.creator, k.subject) x
 WHERE k.is_near
 GROUP BY x.uri;
 
--- What else those records say or said.
 -- :further
+-- What else those records say or said.
 INSERT INTO told_key (kind, creator, subject, is_near)
 SELECT DISTINCT split_part(f.uri, '/', 4), split_part(f.uri, '/', 3), substring(f.fact FROM '[^ ]*$'), false
 FROM (
@@ -196,8 +196,8 @@ CROSS JOIN LATERAL (
 WHERE h.record_uri IN (SELECT uri FROM told_record)
 ORDER BY h.record_uri, n.did, n.reason, h.opener = h.record_uri DESC, h.rev, h.opener COLLATE "C";
 
--- What their own files would have told.
 -- :instead
+-- What their own files would have told.
 WITH replaced AS (
   DELETE FROM new_notification w
   WHERE w.record_uri IN (SELECT uri FROM told_record)
@@ -217,8 +217,8 @@ WITH replaced AS (
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT did, record_uri, record_cid, author, reason, reason_subject, sort_at FROM told_wanted;
 
--- A notification of a record that has it no longer goes to the one of the same account that has.
 -- :pass_on
+-- A notification of a record that has it no longer goes to the one of the same account that has.
 WITH there AS MATERIALIZED (
   SELECT n.id, n.did, n.author, n."recordUri", n.reason, n."reasonSubject"
   FROM bsky.notification n
@@ -248,8 +248,8 @@ DELETE FROM bsky.notification n
 USING superfluous s
 WHERE n.id = s.id AND NOT EXISTS (SELECT FROM passed p WHERE p.id = s.id);
 
--- Whom they told is not to be read off the records: reruns must know.
 -- :remember
+-- Whom they told is not to be read off the records: reruns must know.
 INSERT INTO pipeline.told_otherwise (uri)
 SELECT t.uri
 FROM told_record t

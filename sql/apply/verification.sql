@@ -35,10 +35,10 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
+-- :tell
 -- The whole history of what the batch's verifications say, from bsky.record and pipeline.version, and whom it told: a
 -- creation when nothing said the same, a deletion of the one that counted. An edit is neither, but lets the next in rank
 -- count. What an event that came late shows not to have been told is taken back.
--- :tell
 WITH key AS MATERIALIZED (
   SELECT creator, subject FROM stage_verification
   UNION
@@ -126,8 +126,8 @@ INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reaso
 SELECT subject, uri, cid, creator, reason, NULL, sort_at
 FROM told;
 
--- Staged records whose row is missing or says something else; a rerun repairs them.
 -- :differs
+-- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'verification'
 FROM stage_verification s

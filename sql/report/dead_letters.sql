@@ -1,7 +1,7 @@
 -- Dead letters: what upstream sent and could not be indexed.
 
--- Newest first, at most %(most)s; of a kind (null: of all), with those resolved or without.
 -- :list
+-- Newest first, at most %(most)s; of a kind (null: of all), with those resolved or without.
 SELECT id, source, seq, did, path, kind, reason, form, rev, byte_length, octet_length(bytes), first_seen, retried_at,
   resolved_at
 FROM pipeline.dead_letter
@@ -10,8 +10,8 @@ WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
 ORDER BY id DESC
 LIMIT %(most)s;
 
--- By kind: how many are open and resolved, how many more were only counted, first and last.
 -- :kinds
+-- By kind: how many are open and resolved, how many more were only counted, first and last.
 SELECT kind, sum(open)::bigint, sum(resolved)::bigint, sum(uncounted)::bigint, min(first), max(last)
 FROM (
   SELECT kind, count(*) FILTER (WHERE resolved_at IS NULL) AS open, count(resolved_at) AS resolved, 0 AS uncounted,

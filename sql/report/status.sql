@@ -1,7 +1,7 @@
 -- Where the index stands, for `appview-pipeline status`. Reads only; nothing here counts a large table.
 
--- A cursor of a former layout is shown as such until all shards of the present one have started.
 -- :streams
+-- A cursor of a former layout is shown as such until all shards of the present one have started.
 SELECT
   c.relay,
   c.shard,
@@ -38,8 +38,8 @@ WHERE resolved_at IS NULL
 GROUP BY kind
 ORDER BY kind;
 
--- Bytes stored today (UTC) of what is allowed, and letters of the last 24 hours that were only counted.
 -- :dead_letters_of_day
+-- Bytes stored today (UTC) of what is allowed, and letters of the last 24 hours that were only counted.
 SELECT kind, sum(bytes)::bigint, sum(left_out)::bigint
 FROM (
   SELECT kind, bytes, 0 AS left_out FROM pipeline.dead_letter_day WHERE day = (now() AT TIME ZONE 'UTC')::date
