@@ -35,8 +35,10 @@ class Statement:
 
 @cache
 def statements(name: str) -> dict[str, Statement]:
-    """The statements of a file by name, in order. A line `-- :name` begins one; its description, comment lines, and then
-    its text follow. A file of one statement has no such line: its head describes the statement, whose name is "".
+    """The statements of a file by name, in order.
+
+    A line `-- :name` begins one; comment lines that describe it follow, then its text. A file of one statement has no
+    such line: its head describes the statement, whose name is "".
     """
     lines: dict[str, list[str]] = {"": []}
     current = ""
