@@ -25,7 +25,7 @@ from appview_pipeline.indexing.collection import Collection, RecordWrite, Row, R
 from appview_pipeline.indexing.record_fields import created_at
 from appview_pipeline.indexing.registry import COLLECTIONS, STAGES
 from appview_pipeline.protocol.record_json import record_from_json
-from appview_pipeline.store.apply import HeirRecord, Report
+from appview_pipeline.store.batch import Report, StoredRecord
 from appview_pipeline.store.staging import copy_text
 
 
@@ -70,7 +70,7 @@ class Batch:
         states = [change.repo for change in self.changes if change.repo is not None and change.repo.did in dids]
         return [(it.did, it.rev, it.since, it.prev_data, it.data) for it in states if not it.is_sync]
 
-    def stage_again(self, collection: str, heirs: Sequence[HeirRecord]) -> Rows:
+    def stage_again(self, collection: str, heirs: Sequence[StoredRecord]) -> Rows:
         """The staging rows of records that are stored already."""
         rows = _empty_rows()
         for heir in heirs:
@@ -165,7 +165,7 @@ def build(changes: Sequence[Change], source: str, *, shard: str = "0/1", dead_le
     return Batch(report, rows, frozenset(event.collection for event in newest.values()), changes=changes)
 
 
-def build_again(records: Iterable[HeirRecord]) -> tuple[Batch, list[str]]:
+def build_again(records: Iterable[StoredRecord]) -> tuple[Batch, list[str]]:
     """Stored records as a batch, and the URIs of those that can't be read any more."""
     rows = _empty_rows()
     unreadable = []

@@ -10,7 +10,7 @@ from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.protocol.frames import Commit
 from appview_pipeline.store.applied import AppliedRevs
-from appview_pipeline.store.apply import Report
+from appview_pipeline.store.batch import Report
 
 LookUp = Callable[[set[str]], Mapping[str, AppliedRevs]]
 

@@ -13,8 +13,9 @@ from typing import TypeVar
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import build_again
-from appview_pipeline.store.apply import EFFECTS, Batch, HeirRecord
+from appview_pipeline.store.batch import Batch, StoredRecord
 from appview_pipeline.store.database import Connection, Database
+from appview_pipeline.store.effects import EFFECTS
 from appview_pipeline.store.errors import Busy, translated
 from appview_pipeline.store.repair import (
     Listed,
@@ -101,7 +102,7 @@ def rederive(
     started = time.monotonic()
     rederived = Rederived()
 
-    def stage(records: Sequence[HeirRecord]) -> Batch:
+    def stage(records: Sequence[StoredRecord]) -> Batch:
         batch, unreadable = build_again(records)
         rederived.unreadable += [uri for uri in unreadable if uri not in rederived.unreadable]
         return batch

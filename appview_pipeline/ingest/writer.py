@@ -33,7 +33,8 @@ from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.ingest.restore import MISSING_BLOCK, restore
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.apply import CursorMove, LetterLimits, Report, apply, prepare
+from appview_pipeline.store.apply import apply, prepare
+from appview_pipeline.store.batch import CursorMove, DeadLetterLimits, Report
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.errors import Cancelled, LockWait, RefusedData, Transient
 
@@ -98,7 +99,7 @@ class Writer:
         self._database = database
         self._settings = settings
         self._source = source
-        self._letters = LetterLimits(settings.dead_letters_per_minute, settings.dead_letter_day_bytes)
+        self._limits = DeadLetterLimits(settings.dead_letters_per_minute, settings.dead_letter_day_bytes)
         self.position = position
         self._stopped = stopped
         self._limit = database.roles["writer"].statement
@@ -229,7 +230,7 @@ class Writer:
         if position is not None and batch.report.last_seq is not None:
             move = CursorMove(position.relay, position.shard, position.seq, _reached(changes, position.seq))
         with self._prepared(share) as connection:
-            report = apply(connection, batch, move=move, letters=self._letters)
+            report = apply(connection, batch, move=move, limits=self._limits)
         if position is not None and move is not None:
             position.seq = move.to_seq
         return report

@@ -25,24 +25,14 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store import counters
-from appview_pipeline.store.apply import (
-    AFFECTED,
-    EFFECTS,
-    SHARED_STAGES,
-    Batch,
-    Effect,
-    HeirRecord,
-    Report,
-    count,
-    duplicates_of,
-    fill_placeholders,
-    judge_replies,
-    prepare,
-    run,
-    run_effect,
-)
+from appview_pipeline.store.apply import prepare
+from appview_pipeline.store.batch import SHARED_STAGES, Batch, StoredRecord
+from appview_pipeline.store.effects import EFFECTS, Effect
+from appview_pipeline.store.evaluation import AFFECTED, evaluate_replies, lock_cross_repository
+from appview_pipeline.store.run_effects import duplicates_of, run_effect
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_rows
+from appview_pipeline.store.statements import count_rows, fill_placeholders, run, run_for_number
 
 UNTOLD = (
     errors.SerializationFailure,
@@ -118,7 +108,7 @@ _DERIVED: tuple[_Rows, ...] = (
     ),
 )
 
-Stage = Callable[[Sequence[HeirRecord]], Batch]
+Stage = Callable[[Sequence[StoredRecord]], Batch]
 """Stages stored records as a batch; records that can't be read are left out."""
 
 
@@ -180,9 +170,9 @@ def list_work(
             if wanted := sorted(set(rows.collections) & set(collections)):
                 name = "orphans_by_creator" if rows.creator is not None else "orphans_by_uri"
                 cursor.execute(_of_table(statements[name], rows), {"collections": wanted, "orphans": orphans})
-        if count(cursor, "SELECT count(*) FROM orphan"):
+        if count_rows(cursor, "orphan"):
             cursor.execute(statements["merge"])
-        length = count(cursor, "SELECT count(*) FROM rerun")
+        length = count_rows(cursor, "rerun")
     connection.commit()
     return length
 
@@ -287,7 +277,6 @@ class _Chunk:
         self._locking = locking
         self._cursor = cursor
         self._stage = stage
-        self._report = Report("rerun")
         self.locked_at = 0.0
 
     def look(self, listed: Listed) -> Look:
@@ -336,7 +325,7 @@ class _Chunk:
         if gone:
             cursor.execute(chunk["gone"], {"uris": gone})
         relatives = self._compare(batch)
-        if gone or count(cursor, "SELECT count(*) FROM differing"):
+        if gone or count_rows(cursor, "differing"):
             self._restore(records, relatives, gone)
             self._copy(batch)
         told = self._judge(batch)
@@ -351,9 +340,9 @@ class _Chunk:
             repairs.add(table, rows, examples)
         return repairs
 
-    def _read(self, listed: Listed) -> dict[str, HeirRecord]:
+    def _read(self, listed: Listed) -> dict[str, StoredRecord]:
         self._cursor.execute(sections("repair/chunk.sql")["read"], {"uris": list(listed)})
-        return {row[0]: HeirRecord(*row) for row in self._cursor.fetchall()}
+        return {row[0]: StoredRecord(*row) for row in self._cursor.fetchall()}
 
     def _copy(self, batch: Batch) -> None:
         """Makes the staging tables hold the rows of `batch`, and nothing else."""
@@ -366,9 +355,9 @@ class _Chunk:
             # Temporary tables are never analyzed by themselves, and their joins are with the largest tables there are.
             self._cursor.execute(f"ANALYZE {', '.join(filled)}")
 
-    def _compare(self, batch: Batch) -> list[HeirRecord]:
+    def _compare(self, batch: Batch) -> list[StoredRecord]:
         """Fills `differing`. Returns the records that compete with those that differ."""
-        relatives: list[HeirRecord] = []
+        relatives: list[StoredRecord] = []
         for effect in _staged(batch):
             self._cursor.execute(sections(f"apply/{effect.file}.sql")["differs"])
             if effect.natural_key is not None:
@@ -376,7 +365,7 @@ class _Chunk:
                 self._cursor.execute(statements["rightful"], of_table)
                 self._cursor.execute(statements["wrongful"], of_table)
                 self._cursor.execute(statements["relatives"], of_table)
-                found = [HeirRecord(*row) for row in self._cursor.fetchall()]
+                found = [StoredRecord(*row) for row in self._cursor.fetchall()]
                 for relative in found:
                     self._cursor.execute(
                         "INSERT INTO differing (uri, table_name) VALUES (%s, %s)", (relative.uri, effect.table)
@@ -384,7 +373,9 @@ class _Chunk:
                 relatives += found
         return relatives
 
-    def _restore(self, records: dict[str, HeirRecord], relatives: Sequence[HeirRecord], gone: Sequence[str]) -> None:
+    def _restore(
+        self, records: dict[str, StoredRecord], relatives: Sequence[StoredRecord], gone: Sequence[str]
+    ) -> None:
         """Repairs what is in `differing`, and takes out what has no record. Leaves the staging tables as they fall."""
         cursor = self._cursor
         chunk, posts = sections("repair/chunk.sql"), sections("repair/post.sql")
@@ -395,7 +386,7 @@ class _Chunk:
         self._copy(batch)
         cursor.execute(chunk["hold"])
         # A writer that deletes what a restored record quotes or reposts is waited for, or waits (sql/apply/gone.sql).
-        cursor.execute(sections("apply/thread.sql")["lock"])
+        lock_cross_repository(cursor)
         gone_collections = {uri.split("/")[3] for uri in gone}
         if gone:
             for rows in _DERIVED:
@@ -406,7 +397,7 @@ class _Chunk:
             staged, removed = effect in _staged(batch), effect.collection in gone_collections
             if effect.collection == POST:
                 if removed:
-                    run(cursor, self._report, "post", "remove")
+                    run(cursor, sections("apply/post.sql"), "remove")
                 if staged:
                     self._restore_posts()
             elif staged or removed:
@@ -418,7 +409,7 @@ class _Chunk:
                     cursor.execute(statements["name"], {"table": effect.table})
                 if effect.file == "repost":
                     cursor.execute(posts["lacking_of_reposts"])
-                    run(cursor, self._report, "repost", "feed")
+                    run(cursor, sections("apply/repost.sql"), "feed")
         if gone:
             cursor.execute(posts["remains"])
             cursor.execute(posts["gone_events"])
@@ -436,10 +427,10 @@ class _Chunk:
         for table, statement in POST_TABLES:
             if statement not in done:
                 self._cursor.execute(posts["lacking"], {"table": table})
-                run(self._cursor, self._report, "post", statement)
+                run(self._cursor, sections("apply/post.sql"), statement)
                 done.add(statement)
             if table == "post":
-                run(self._cursor, self._report, "post", "count")
+                run(self._cursor, sections("apply/post.sql"), "count")
 
     def _judge(self, batch: Batch) -> bool:
         """Sets the flags of posts right, and says whom posts notify. False: there are no posts to be judged."""
@@ -447,32 +438,32 @@ class _Chunk:
         rows = batch.rows
         if any(rows.get(table) for table in ("stage_post", "stage_threadgate", "stage_postgate")):
             cursor.execute(posts["gates"])
-        if not rows.get("stage_post") and not count(cursor, "SELECT count(*) FROM affected"):
+        if not rows.get("stage_post") and not count_rows(cursor, "affected"):
             return False
         thread = sections("apply/thread.sql")
         if self._locking:
-            cursor.execute(thread["lock"])
+            lock_cross_repository(cursor)
         cursor.execute(posts["unjudged"])
         if cursor.rowcount:
             cursor.execute(thread["affected_below"])
         cursor.execute(posts["judge"])
         cursor.execute(thread["collect_affected"])
-        if count(cursor, "SELECT count(*) FROM judgement"):
-            judge_replies(cursor, self._report)
+        if count_rows(cursor, "judgement"):
+            evaluate_replies(cursor)
             cursor.execute(posts["misjudged"])
             if cursor.rowcount:
                 cursor.execute(posts["rejudged"])
                 cursor.execute(thread["affected_below"])
                 cursor.execute(thread["collect_affected"])
-                judge_replies(cursor, self._report)
+                evaluate_replies(cursor)
                 cursor.execute(posts["misjudged_again"])
                 cursor.execute(posts["misjudged"])
-            run(cursor, self._report, "thread", "flag", "pend")
+            run(cursor, sections("apply/thread.sql"), "flag", "pend")
         cursor.execute(posts["quotes_before"])
         if rows.get("stage_post_record"):
-            run(cursor, self._report, "thread", "judge_quotes")
+            run(cursor, sections("apply/thread.sql"), "judge_quotes")
         cursor.execute(posts["note_flags"])
-        run(cursor, self._report, "post_notification", "collect", "tell")
+        run(cursor, sections("apply/post_notification.sql"), "collect", "tell")
         return True
 
     def _notify(self, batch: Batch, judged: bool, moved: bool) -> None:
@@ -482,17 +473,17 @@ class _Chunk:
         for effect in told:
             names = {"{stage}": effect.stages[0], "{table}": f'"{effect.table}"'}
             cursor.execute(fill_placeholders(statements["live"], names))
-            run(cursor, self._report, effect.file, "notify")
-        if moved or count(cursor, "SELECT count(*) FROM touched"):
-            if count(cursor, sections("apply/told_pair.sql")["near"]):
-                run(cursor, self._report, "told_pair", "records", "further", "wanted", "pass_on")
-            run(cursor, self._report, "notification", "withdraw", "remember")
+            run(cursor, sections(f"apply/{effect.file}.sql"), "notify")
+        if moved or count_rows(cursor, "touched"):
+            if run_for_number(cursor, sections("apply/told_pair.sql")["near"]):
+                run(cursor, sections("apply/told_pair.sql"), "records", "further", "wanted", "pass_on")
+            run(cursor, sections("apply/notification.sql"), "withdraw", "remember")
         if not told and not judged:
             return
         for name in ("examine", "leave_alone", "wanted_once", "superfluous", "amended", "not_missing"):
             cursor.execute(statements[name])
-        run(cursor, self._report, "notification", "silence")
-        if count(cursor, sections("apply/notification.sql")["insert"]):
+        run(cursor, sections("apply/notification.sql"), "silence")
+        if run_for_number(cursor, sections("apply/notification.sql")["insert"]):
             cursor.execute(statements["note"])
 
 

@@ -20,7 +20,8 @@ from appview_pipeline.ingest.dead_letters import retry
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.apply import CursorMoved, apply
+from appview_pipeline.store.apply import apply
+from appview_pipeline.store.batch import CursorMoved
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.staging import copy_rows

@@ -25,7 +25,7 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.apply import CursorMoved
+from appview_pipeline.store.batch import CursorMoved
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline_tests.properties.watched import WatchedDatabase, name_of
 from appview_pipeline_tests.support.checkout import CHECKOUT

@@ -25,8 +25,8 @@ from appview_pipeline.ingest.writer import Position, Stopped, Writer
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.apply import CursorMoved, Report
 from appview_pipeline.store.apply import apply as real_apply
+from appview_pipeline.store.batch import CursorMoved, Report
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import DatabaseError

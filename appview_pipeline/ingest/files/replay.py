@@ -16,7 +16,7 @@ from appview_pipeline.ingest.files.capture_file import CaptureReader
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.applied import AppliedRevs, applied_revs
-from appview_pipeline.store.apply import Report
+from appview_pipeline.store.batch import Report
 from appview_pipeline.store.database import Database
 
 

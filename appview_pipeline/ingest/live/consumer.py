@@ -36,7 +36,7 @@ from appview_pipeline.protocol.peek import did_of, seq_among_many
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.shards import Shard
 from appview_pipeline.store.applied import AppliedRevs, applied_revs
-from appview_pipeline.store.apply import CursorMoved, Report
+from appview_pipeline.store.batch import CursorMoved, Report
 from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import Database, open_database
 from appview_pipeline.store.gaps import open_stream_gaps

@@ -32,6 +32,7 @@ from appview_pipeline.protocol.peek import did_of
 from appview_pipeline.settings import Settings
 from appview_pipeline.shards import WHOLE, Shard, StoredCursor, number_of, start_of
 from appview_pipeline.store import apply as apply_module
+from appview_pipeline.store import bookkeeping
 from appview_pipeline.store import reports as reported
 from appview_pipeline.store.cursors import cursor_of, open_cursor
 from appview_pipeline.store.database import Database
@@ -284,7 +285,7 @@ class Together:
     retries: int = 0
 
     def __post_init__(self) -> None:
-        meet, note = apply_module._meet_others, apply_module._note
+        meet, report = apply_module._begin_cross_repository_work, bookkeeping.write_report
 
         def meet_late(*arguments: Any) -> None:
             barrier = self.barriers.pop(threading.get_ident(), None)
@@ -296,8 +297,8 @@ class Together:
                     self.missed += 1
             meet(*arguments)
 
-        def note_held(*arguments: Any) -> None:
-            note(*arguments)
+        def report_held(*arguments: Any) -> None:
+            report(*arguments)
             if threading.get_ident() == self.held:
                 self.held = None
                 self.at_commit.set()
@@ -306,8 +307,8 @@ class Together:
                     time.sleep(0.002)
                 self.missed += time.monotonic() >= deadline
 
-        self.monkeypatch.setattr(apply_module, "_meet_others", meet_late)
-        self.monkeypatch.setattr(apply_module, "_note", note_held)
+        self.monkeypatch.setattr(apply_module, "_begin_cross_repository_work", meet_late)
+        self.monkeypatch.setattr(apply_module, "write_report", report_held)
 
     def in_rounds(self, count: int) -> Callable[[Database, Sequence[Sequence[Change]]], None]:
         """Delivers each batch by `count` writers at once."""

@@ -1,0 +1,160 @@
+"""What a batch is made of: rows to be staged, a report of what became of them, a move of the stream's cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from appview_pipeline.store.staging import Value
+
+SHARED_STAGES: dict[str, tuple[str, ...]] = {
+    "stage_repo": (
+        "did",
+        "oldest_rev",
+        "first_rev",
+        "first_since",
+        "first_prev_data",
+        "first_data",
+        "first_is_sync",
+        "chain_from",
+        "chain_since",
+        "chain_prev_data",
+        "rev",
+        "commit_cid",
+        "data_cid",
+        "seq",
+        "indexed_at",
+    ),
+    "stage_write": ("uri", "cid", "did", "collection", "action", "rev", "json", "indexed_at"),
+    "stage_delete": ("uri", "did", "collection", "rev", "seq", "indexed_at"),
+    "stage_superseded": ("uri", "did", "collection", "action", "rev", "cid", "json", "seq", "created_at", "indexed_at"),
+    "stage_account": ("did", "active", "status", "at", "indexed_at"),
+    "stage_ignored": ("did", "rev", "collection", "creates", "updates", "deletes"),
+    "stage_dead_letter": (
+        "fingerprint",
+        "source",
+        "seq",
+        "did",
+        "path",
+        "kind",
+        "reason",
+        "bytes",
+        "byte_length",
+        "form",
+        "rev",
+        "cid",
+        "action",
+        "event_time",
+    ),
+    "stage_gap": ("kind", "did", "relay", "shard", "from_text", "to_text", "links", "resolved"),
+}
+"""Staging tables of sql/apply/staging.sql that Python fills, and their columns in the order of a row's values."""
+
+LINK_COLUMNS = ("did", "rev", "since", "prev_data", "data")
+"""Columns of `stage_link`, which few batches need."""
+
+
+class CursorMoved(Exception):
+    """The cursor was not where the batch began: somebody else consumes this stream. Nothing was written."""
+
+
+@dataclass(frozen=True)
+class CursorMove:
+    """The stream's progress that commits together with a batch: `seq` before it (None: no cursor yet) and after it."""
+
+    relay: str
+    shard: str
+    from_seq: int | None
+    to_seq: int
+
+
+@dataclass(frozen=True)
+class DeadLetterLimits:
+    """Dead letters of a kind stored in a minute, and bytes of them in a day; what exceeds either is only counted."""
+
+    per_minute: int
+    bytes_per_day: int
+
+
+DEAD_LETTER_LIMITS = DeadLetterLimits(1_000, 50_000_000)
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A stored record that takes part again in who holds its natural key."""
+
+    uri: str
+    cid: str
+    did: str
+    rev: str
+    json: str
+    indexed_at: str
+
+
+@dataclass
+class Report:
+    """What a batch's row in `pipeline.batch` says; `apply` adds what it finds out."""
+
+    source: str
+    shard: str = "0/1"
+    first_seq: int | None = None
+    last_seq: int | None = None
+    frames: int = 0
+    events: int = 0
+    ops: dict[str, dict[str, int]] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
+    rejected_by_kind: dict[str, int] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
+    stale: int = 0
+    skipped: int = 0
+    doubtful: int = 0
+    bytes: int = 0
+    relay_time: str | None = None
+    received_at: float | None = None
+    decode_ms: float = 0.0
+    apply_ms: float = 0.0
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.rejected_by_kind.values())
+
+    def add_written(self, table: str, rows: int) -> None:
+        """Counts rows of a table of schema bsky that the batch inserted, updated or deleted."""
+        if rows > 0:
+            self.written[table] = self.written.get(table, 0) + rows
+
+
+class Batch(Protocol):
+    """What `apply` needs to know of a batch (indexing/batch.py builds it)."""
+
+    @property
+    def rows(self) -> Mapping[str, Sequence[Sequence[Value]]]:
+        """Rows by staging table; tables without rows may be absent."""
+        ...
+
+    @property
+    def texts(self) -> Mapping[str, bytes]:
+        """Rows that are encoded for COPY already."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        """Columns of the collections' staging tables."""
+        ...
+
+    @property
+    def seen(self) -> Set[str]:
+        """The collections that the batch has events of."""
+        ...
+
+    @property
+    def report(self) -> Report: ...
+
+    def links_of(self, dids: Set[str]) -> Sequence[Sequence[Value]]:
+        """The commits of these repositories, for `stage_link`."""
+        ...
+
+    def stage_again(self, collection: str, heirs: Sequence[StoredRecord]) -> Mapping[str, Sequence[Sequence[Value]]]:
+        """The staging rows of records that are stored already."""
+        ...

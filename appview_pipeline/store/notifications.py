@@ -1,0 +1,36 @@
+"""bsky.notification: which of the notifications that effects have collected are written, and which are withdrawn."""
+
+from __future__ import annotations
+
+from psycopg2.extensions import cursor as Cursor
+
+from appview_pipeline.store.batch import Batch
+from appview_pipeline.store.effects import PAIRS
+from appview_pipeline.store.sql import sections
+from appview_pipeline.store.statements import count_rows, run, run_for_number
+
+
+def write_notifications(cursor: Cursor, batch: Batch, *, changed: bool, late: bool, evaluated: bool) -> None:
+    """Writes what `new_notification` holds, and withdraws what is superfluous.
+
+    `changed`: stored records were changed or deleted. `late`: commits of the batch are older than what is known of
+    their repositories. `evaluated`: posts have been evaluated.
+    """
+    notification, pairs = sections("apply/notification.sql"), sections("apply/told_pair.sql")
+    # A record that comes late may take the place of another though the batch itself changes none.
+    moved = changed or late or count_rows(cursor, "succession") > 0
+    if changed:
+        cursor.execute(notification["told_already"])
+    has_history = False
+    if batch.seen & PAIRS and (moved or batch.rows.get("stage_superseded")):
+        has_history = run_for_number(cursor, pairs["near"]) > 0
+        if has_history:
+            run(cursor, pairs, "records", "further", "wanted", "instead", "pass_on")
+    if moved:
+        run(cursor, notification, "renew", "withdraw", "remember")
+    if has_history:
+        cursor.execute(pairs["remember"])
+    cursor.execute(notification["silence"])
+    if evaluated:
+        cursor.execute(notification["withdraw_superfluous"])
+    batch.report.add_written("notification", run_for_number(cursor, notification["insert"]))

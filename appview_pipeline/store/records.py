@@ -1,0 +1,68 @@
+"""bsky.record and the past states of records: what a batch writes before any effect runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from psycopg2.extensions import cursor as Cursor
+
+from appview_pipeline.store.batch import Batch, StoredRecord
+from appview_pipeline.store.effects import TIMED
+from appview_pipeline.store.sql import sections
+from appview_pipeline.store.statements import count_rows, run_for_number
+
+Changes = Mapping[str, frozenset[str]]
+"""What happened to stored records, other than creations, by collection: the values of `touched.change`."""
+
+
+def write_records(cursor: Cursor, batch: Batch) -> Changes:
+    """Applies writes and deletes to bsky.record; keeps the states that they replace for `keep_versions`."""
+    record = sections("apply/record.sql")
+    version = sections("apply/version.sql")
+    if batch.rows.get("stage_write"):
+        cursor.execute(version["replaced"])
+        batch.report.add_written("record", run_for_number(cursor, record["write"]))
+    if batch.rows.get("stage_delete"):
+        cursor.execute(version["deleted"])
+        cursor.execute(record["delete"])
+        batch.report.add_written("record", cursor.rowcount)
+    if batch.rows.get("stage_delete") or batch.rows.get("stage_superseded"):
+        cursor.execute(record["tombstones"])
+    cursor.execute(
+        "SELECT collection, array_agg(DISTINCT change), count(*) FILTER (WHERE change = 'stale') "
+        "FROM touched GROUP BY collection"
+    )
+    changes = {}
+    for collection, kinds, stale in cursor.fetchall():
+        changes[collection] = frozenset(kinds)
+        batch.report.stale += stale
+    return changes
+
+
+def keep_versions(cursor: Cursor, batch: Batch, changes: Changes) -> bool:
+    """Remembers the events that have been superseded. Returns whether posts may be evaluated by any of them."""
+    version = sections("apply/version.sql")
+    if batch.rows.get("stage_superseded") or any("stale" in kinds for kinds in changes.values()):
+        cursor.execute(version["overtaken"])
+    if not count_rows(cursor, "new_version"):
+        return False
+    if batch.seen & TIMED:
+        _time_duplicates(cursor, batch)
+    cursor.execute(version["keep"])
+    cursor.execute(version["op_thread"])
+    return run_for_number(cursor, version["deciding"]) > 0
+
+
+def _time_duplicates(cursor: Cursor, batch: Batch) -> None:
+    """Reads the times of duplicates, which no table has, off their records."""
+    version = sections("apply/version.sql")
+    cursor.execute(version["untimed"])
+    untimed: dict[str, list[StoredRecord]] = {}
+    for collection, *row in cursor.fetchall():
+        untimed.setdefault(collection, []).append(StoredRecord(*row))
+    for collection, records in untimed.items():
+        ((table, staged),) = batch.stage_again(collection, records).items()
+        rows = [dict(zip(batch.columns[table], values, strict=True)) for values in staged]
+        sort_ats = [min(str(row["created_at"]), str(row["indexed_at"])) for row in rows]
+        times = {"uris": [row["uri"] for row in rows], "revs": [row["rev"] for row in rows], "sort_ats": sort_ats}
+        cursor.execute(version["time"], times)

@@ -1,0 +1,69 @@
+"""What a batch does to repositories and accounts: their states, their chains of commits, and the gaps in those."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg2.extensions import cursor as Cursor
+
+from appview_pipeline.store.batch import LINK_COLUMNS, Batch
+from appview_pipeline.store.sql import sections
+from appview_pipeline.store.staging import copy_rows
+from appview_pipeline.store.statements import run, run_for_number
+
+
+@dataclass(frozen=True)
+class RepoChanges:
+    """`late`: commits of the batch that are older than what is known of their repositories. `has_gaps`: something is
+    missing before the batch's commits."""
+
+    late: int = 0
+    has_gaps: bool = False
+
+
+def advance_repos(cursor: Cursor, batch: Batch) -> RepoChanges:
+    """Locks the batch's repositories in the order of their DIDs, and moves their states on."""
+    if not batch.rows.get("stage_repo"):
+        return RepoChanges()
+    repo = sections("apply/repo.sql")
+    cursor.execute(repo["lock"])
+    if run_for_number(cursor, repo["make"]):
+        cursor.execute(repo["lock_others"])
+    if late := run_for_number(cursor, repo["count_late"]):
+        cursor.execute(sections("apply/late.sql")["mark"])
+    cursor.execute(repo["gaps"])
+    has_gaps = cursor.rowcount > 0
+    cursor.execute(repo["advance"])
+    cursor.execute(repo["last_seen"])
+    batch.report.add_written("actor_sync", cursor.rowcount)
+    cursor.execute(repo["actors"])
+    batch.report.add_written("actor", cursor.rowcount)
+    return RepoChanges(late, has_gaps)
+
+
+def update_accounts(cursor: Cursor, batch: Batch) -> None:
+    """Takes over the hosting status of the accounts that the batch has news of."""
+    if batch.rows.get("stage_account"):
+        account = sections("apply/account.sql")
+        cursor.execute(account["apply"])
+        cursor.execute(account["actors"])
+        batch.report.add_written("actor", cursor.rowcount)
+
+
+def note_gaps(cursor: Cursor) -> None:
+    """Writes down what is missing. Refused commits first: they may explain why a chain is broken."""
+    gap = sections("apply/gap.sql")
+    run(cursor, gap, "begin", "known")
+    cursor.execute(gap["note"], {"chains": False})
+    cursor.execute(gap["explained"])
+    cursor.execute(gap["note"], {"chains": True})
+    cursor.execute(gap["again"])
+
+
+def close_gaps(cursor: Cursor, batch: Batch) -> None:
+    """Closes the gaps that commits which arrived late prove to be complete."""
+    gap = sections("apply/gap.sql")
+    cursor.execute(gap["late"])
+    if dids := {did for (did,) in cursor.fetchall()}:
+        copy_rows(cursor, "stage_link", LINK_COLUMNS, batch.links_of(dids))
+        run(cursor, gap, "link", "close_chains", "close_commits", "close_records")
