@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from appview_pipeline.ingest.consumer_process import COMMAND
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.tables import dump, rows
+from appview_pipeline_tests.support.waiting import wait_for
 
 Start = Callable[..., "Consumer"]
 
@@ -102,11 +102,9 @@ class Consumer:
                 pipe.close()
 
 
-def until(condition: Callable[[], Any], consumer: Consumer, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen in time:\n{consumer.said}"
-        time.sleep(0.03)
+def until(condition: Callable[[], object], consumer: Consumer, seconds: float = 120.0) -> None:
+    """Waits for a condition; when it fails, the consumer's output is in the failure."""
+    wait_for(condition, seconds, lambda: consumer.said)
 
 
 def cursor(database: Database, relay: str) -> int | None:

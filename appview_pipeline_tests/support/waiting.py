@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Returns as soon as `condition` holds. Raises AssertionError after `seconds`, which only a failure costs."""
+def wait_for(condition: Callable[[], object], seconds: float = 120.0, explain: Callable[[], str] = str) -> None:
+    """Returns as soon as `condition` holds. Raises AssertionError with what `explain` says after `seconds`, which only
+    a failure costs."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"did not happen in {seconds:g} s"
-        time.sleep(0.005)
+        assert time.monotonic() < deadline, f"did not happen in {seconds:g} s\n{explain()}"
+        time.sleep(0.01)
