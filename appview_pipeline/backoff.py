@@ -47,6 +47,10 @@ def relay() -> Backoff:
     return Backoff(first=1.0, longest=64.0, healthy=30.0)
 
 
+FUTURE_CURSOR_SECONDS = 300.0
+"""Between two connections with a cursor that the server says is in its future. Only a person can help, mostly."""
+
+
 def batch() -> Backoff:
     """A batch that PostgreSQL did not take because it is away or busy."""
     return Backoff(first=0.05, longest=10.0, jitter=0.5)

@@ -15,7 +15,8 @@ from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.protocol.cbor import Record
 from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.protocol.commit import InvalidCommit, RecordOp, read_commit, read_sync
-from appview_pipeline.protocol.frames import Account, Commit, Event, FrameError, Identity, Sync, decode_frame
+from appview_pipeline.protocol.event_stream import FrameError
+from appview_pipeline.protocol.frames import Account, Commit, Event, Identity, Sync, decode_frame
 from appview_pipeline.protocol.lexicon import RecordValidator
 from appview_pipeline.protocol.syntax import is_readable_did, normalize_datetime, tid_before
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from picows import WSHandshakeError
 
-from appview_pipeline.protocol.peek import printable
+from appview_pipeline.protocol.event_stream import printable
 
 MAX_RETRY_AFTER = 900.0
 """Longest wait, in seconds, that a server's `Retry-After` can ask for."""

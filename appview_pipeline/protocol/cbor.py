@@ -179,14 +179,14 @@ def decode_exact(block: bytes) -> Record:
     return _Decoder(block).record()
 
 
-def decode_unordered(data: bytes, most: int = 1) -> list[Any]:
+def decode_unordered(data: bytes, limit: int = 1) -> list[Any]:
     """The values that follow one another in a frame, a CAR's header or a commit object that libipld refuses.
 
     It does because keys are not in canonical order, or for a better reason. Links and byte strings are both `bytes`.
 
-    Returns at most one value more than `most`. Raises InvalidRecord, also for a key that comes twice.
+    Returns at most one value more than `limit`. Raises InvalidRecord, also for a key that comes twice.
     """
-    return _Decoder(data, is_envelope=True).values(most)
+    return _Decoder(data, is_envelope=True).values(limit)
 
 
 class _Decoder:
@@ -213,10 +213,10 @@ class _Decoder:
             raise InvalidRecord("not a map")
         return value
 
-    def values(self, most: int) -> list[Any]:
-        """The values that make up the block, stopping one after `most`. Raises InvalidRecord."""
+    def values(self, limit: int) -> list[Any]:
+        """The values that make up the block, stopping one after `limit`. Raises InvalidRecord."""
         found: list[Any] = []
-        while self._position < len(self._block) and len(found) <= most:
+        while self._position < len(self._block) and len(found) <= limit:
             found.append(self._checked())
         return found
 

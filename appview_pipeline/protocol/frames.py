@@ -1,8 +1,7 @@
-"""Frames of `com.atproto.sync.subscribeRepos`: bytes from the relay to events.
+"""Events of `com.atproto.sync.subscribeRepos`: frames from the relay to dataclasses (https://atproto.com/specs/sync).
 
-A frame is two DAG-CBOR objects on end: a header `{op, t}` and a body (https://atproto.com/specs/event-stream,
-https://atproto.com/specs/sync). What is read here is the envelope; `commit.py` looks into the blocks. Unknown types,
-operations and fields are ignored, as the specification asks, so that the network can grow.
+This is the envelope; `commit.py` looks into the blocks. Unknown types, operations and fields are ignored, as the
+specification asks, so that the network can grow.
 """
 
 from __future__ import annotations
@@ -12,40 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from libipld import decode_dag_cbor_multi
-
-from appview_pipeline.protocol.cbor import InvalidRecord, decode_unordered
 from appview_pipeline.protocol.cid import is_dag_cbor
+from appview_pipeline.protocol.event_stream import (
+    MAX_FRAME_BYTES,
+    MAX_SEQ,
+    FrameError,
+    Info,
+    StreamError,
+    free_text,
+    info,
+    read_frame,
+    seq_in,
+    stream_error,
+)
 from appview_pipeline.protocol.syntax import is_datetime, is_did, is_handle, is_tid
-
-MAX_FRAME = 5_000_000
-"""Bytes of a frame (specification)."""
-MAX_SEQ = 2**53 - 1
-MAX_TEXT = 1024
-"""Characters kept of the free text in #info, #account and error frames."""
-
-
-class FrameError(ValueError):
-    """A frame that is no event. `kind` is a short constant to count by, `reason` says it in words; `seq`, `did`, `rev`
-    and `since` are given as far as the frame could be read."""
-
-    def __init__(
-        self,
-        kind: str,
-        reason: str,
-        seq: int | None = None,
-        did: str | None = None,
-        *,
-        rev: str | None = None,
-        since: str | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.kind = kind
-        self.reason = reason
-        self.seq = seq
-        self.did = did
-        self.rev = rev
-        self.since = since
 
 
 @dataclass(slots=True)
@@ -99,22 +78,6 @@ class Account:
 
 
 @dataclass(slots=True)
-class Info:
-    """`#info`: the stream about itself, e.g. `OutdatedCursor`."""
-
-    name: str
-    message: str | None
-
-
-@dataclass(slots=True)
-class StreamError:
-    """An error frame, e.g. `FutureCursor` or `ConsumerTooSlow`; the server closes the connection after it."""
-
-    error: str
-    message: str | None
-
-
-@dataclass(slots=True)
 class Ignored:
     """A frame of a type or operation that we don't know or that was removed; `what` names it."""
 
@@ -132,50 +95,33 @@ def decode_frame(data: bytes) -> Event:
     revs (TIDs), datetimes, CIDs. Map keys may be in any order. Memory is bounded by the frame's size (about 65 bytes a
     byte in the worst case), depth by the decoders' limits.
     """
-    if len(data) > MAX_FRAME:
-        raise FrameError("frame-size", f"frame of {len(data):,} bytes; the limit is {MAX_FRAME:,}")
-    try:
-        items = decode_dag_cbor_multi(data)
-    except (ValueError, RecursionError):
-        try:
-            items = decode_unordered(data, most=2)
-        except InvalidRecord as error:
-            raise FrameError("frame-cbor", str(error)) from None
-    if len(items) != 2:
-        raise FrameError("frame-cbor", f"{len(items)} CBOR objects instead of header and body")
-    header, body = items
-    if type(header) is not dict or type(header.get("op")) is not int:
+    if len(data) > MAX_FRAME_BYTES:
+        raise FrameError("frame-size", f"frame of {len(data):,} bytes; the limit is {MAX_FRAME_BYTES:,}")
+    header, body = read_frame(data)
+    if type(header.get("op")) is not int:
         raise FrameError("frame-header", "header without an operation")
     if header == _COMMIT_HEADER and type(body) is dict:
         return _commit(body, len(data))
     op = header["op"]
     if op == -1:
-        return _stream_error(body)
+        if type(body) is not dict or type(body.get("error")) is not str:
+            raise FrameError("frame-body", "error frame without an error name")
+        return stream_error(body)
     kind = header.get("t")
     read = _READERS.get(kind) if op == 1 and type(kind) is str else None
     if read is None:
-        what = f"type {_text(kind)}" if op == 1 else f"operation {op}"
-        return Ignored(what, _seq(body) if type(body) is dict else None)
+        what = f"type {free_text(kind)}" if op == 1 else f"operation {op}"
+        return Ignored(what, seq_in(body) if type(body) is dict else None)
     if type(body) is not dict:
         raise FrameError("frame-body", f"body of {kind} is not a map")
     return read(body, len(data))
-
-
-def _seq(body: dict[str, Any]) -> int | None:
-    seq = body.get("seq")
-    return seq if type(seq) is int and 0 < seq <= MAX_SEQ else None
-
-
-def _text(value: object) -> str | None:
-    """Free text, safe to store and to log."""
-    return value.replace("\0", "")[:MAX_TEXT] if isinstance(value, str) else None
 
 
 def _refuse(body: dict[str, Any], reason: str) -> NoReturn:
     did = body.get("repo") or body.get("did")
     rev, since = (it if isinstance(it, str) and is_tid(it) else None for it in (body.get("rev"), body.get("since")))
     raise FrameError(
-        "frame-body", reason, _seq(body), did if isinstance(did, str) and is_did(did) else None, rev=rev, since=since
+        "frame-body", reason, seq_in(body), did if isinstance(did, str) and is_did(did) else None, rev=rev, since=since
     )
 
 
@@ -258,17 +204,11 @@ def _account(body: dict[str, Any], size: int) -> Account:
     active = body.get("active")
     if type(active) is not bool:
         _refuse(body, "active is not a boolean")
-    return Account(seq, did, active, _text(body.get("status")), time)
+    return Account(seq, did, active, free_text(body.get("status")), time)
 
 
 def _info(body: dict[str, Any], size: int) -> Info:
-    return Info(_text(body.get("name")) or "", _text(body.get("message")))
-
-
-def _stream_error(body: object) -> StreamError:
-    if type(body) is not dict or type(body.get("error")) is not str:
-        raise FrameError("frame-body", "error frame without an error name")
-    return StreamError(_text(body["error"]) or "", _text(body.get("message")))
+    return info(body)
 
 
 _COMMIT_HEADER = {"op": 1, "t": "#commit"}

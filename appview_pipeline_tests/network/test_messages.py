@@ -8,8 +8,8 @@ import time
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from appview_pipeline.network import subscription as subscriptions
-from appview_pipeline.protocol import peek
+from appview_pipeline.network.notices import MAX_NOTICES
+from appview_pipeline.protocol.event_stream import MAX_FRAME_BYTES
 from appview_pipeline_tests.support.scripted_servers import (
     OUTDATED,
     Relay,
@@ -28,14 +28,14 @@ from appview_pipeline_tests.support.waiting import wait_for
 
 def test_notices_are_bounded() -> None:
     async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
-        for _ in range(subscriptions.MAX_NOTICES + 100):
+        for _ in range(MAX_NOTICES + 100):
             await connection.send(OUTDATED)
         await connection.send(frame(1))
         await forever(connection)
 
     with Relay(handler) as relay, quick(relay.url, 0) as subscription:
         take_until(subscription, 1)
-        assert len(subscription.notices()) == subscriptions.MAX_NOTICES
+        assert len(subscription.notices()) == MAX_NOTICES
         assert subscription.status.notices_dropped == 100
 
 
@@ -56,8 +56,8 @@ def test_large_and_fragmented_messages_arrive_whole(size: int) -> None:
 
 
 @pytest.mark.parametrize("fragmented", [False, True], ids=["one frame", "fragments"])
-def test_a_message_over_the_limit_is_passed_over_and_its_neighbours_come_through(fragmented: bool) -> None:
-    huge = frame(4, peek.MAX_FRAME_BYTES)
+def test_a_message_over_the_limit_is_skipped_and_its_neighbours_come_through(fragmented: bool) -> None:
+    huge = frame(4, MAX_FRAME_BYTES)
 
     async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
         for seq in range((cursor or 0) + 1, 8):

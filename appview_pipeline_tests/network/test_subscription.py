@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from appview_pipeline.backoff import Backoff
-from appview_pipeline.network import subscription as subscriptions
+from appview_pipeline.network import connection as connections
 from appview_pipeline.network.subscription import Subscription
 from appview_pipeline_tests.support.scripted_servers import (
     Relay,
@@ -290,7 +290,7 @@ def test_a_defect_of_ours_is_raised_where_frames_are_taken(monkeypatch: pytest.M
             raise ZeroDivisionError("a defect")
         return 1
 
-    monkeypatch.setattr(subscriptions, "seq_of", broken)
+    monkeypatch.setattr(connections, "seq_of", broken)
     with Relay(handler) as relay, quick(relay.url) as subscription:
         wait_for(lambda: subscription._failure)
         with pytest.raises(RuntimeError, match="thread failed"):

@@ -23,19 +23,9 @@ from appview_pipeline.protocol.commit import (
     read_commit,
     read_sync,
 )
-from appview_pipeline.protocol.frames import (
-    Account,
-    Commit,
-    Event,
-    FrameError,
-    Identity,
-    Ignored,
-    Info,
-    StreamError,
-    Sync,
-    decode_frame,
-)
-from appview_pipeline.protocol.peek import control_of, did_of, seq_of
+from appview_pipeline.protocol.event_stream import FrameError, Info, StreamError, control_of, seq_of
+from appview_pipeline.protocol.frames import Account, Commit, Event, Identity, Ignored, Sync, decode_frame
+from appview_pipeline.protocol.peek import peek_did
 from appview_pipeline_tests.properties.stories import POST
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
 from appview_pipeline_tests.support.made_frames import (
@@ -487,10 +477,10 @@ def test_a_frame_says_the_same_whatever_the_order_of_its_keys(name: str, order: 
     canonical = encode_dag_cbor(header) + encode_dag_cbor(body)
     frame = written(header, ORDERS[order]) + written(body, ORDERS[order])
     assert len(frame) == len(canonical) and decode_frame(frame) == decode_frame(canonical)
-    for peek in (seq_of, did_of, control_of):
-        assert peek(frame) == peek(canonical)
+    for read in (seq_of, peek_did, control_of):
+        assert read(frame) == read(canonical)
     assert seq_of(frame) == body.get("seq")
-    assert did_of(frame) == (DID.encode() if "did" in body or "repo" in body else None)
+    assert peek_did(frame) == (DID.encode() if "did" in body or "repo" in body else None)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -527,7 +517,7 @@ def test_a_key_that_comes_twice_is_refused_everywhere() -> None:
             with pytest.raises(FrameError) as error:
                 decode_frame(frame)
             assert error.value.kind == "frame-cbor"
-            assert (seq_of(frame), did_of(frame)) == (None, None)
+            assert (seq_of(frame), peek_did(frame)) == (None, None)
     assert control_of(b"\xa2\x62op\x20\x62op\x20" + encode_dag_cbor({"error": "x"})) is None
     with pytest.raises(car.InvalidCar):
         car.Blocks(b"\x1a\xa3\x67version\x01\x67version\x01\x65roots\x80")

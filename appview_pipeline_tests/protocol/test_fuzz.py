@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from libipld import encode_dag_cbor
 
 from appview_pipeline.protocol.commit import InvalidCommit, prove, read_commit, read_sync
-from appview_pipeline.protocol.frames import Commit, FrameError, Sync, decode_frame
+from appview_pipeline.protocol.event_stream import FrameError
+from appview_pipeline.protocol.frames import Commit, Sync, decode_frame
 from appview_pipeline_tests.support.made_frames import (
     CORPUS_TIME,
     EVERYTHING,

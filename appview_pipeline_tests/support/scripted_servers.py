@@ -20,14 +20,15 @@ from websockets.exceptions import ConnectionClosed
 
 from appview_pipeline.backoff import Backoff
 from appview_pipeline.network.subscription import Subscription
-from appview_pipeline.protocol import peek
+from appview_pipeline.protocol.event_stream import seq_of
+from appview_pipeline.protocol.peek import COMMIT_HEADER
 
 Handler = Callable[[ServerConnection, int, "int | None"], Awaitable[None]]
 
 
 def frame(seq: int, size: int = 100) -> bytes:
     body = {"seq": seq, "blocks": b"\x00" * size}
-    return peek.COMMIT_HEADER + libipld.encode_dag_cbor(body)
+    return COMMIT_HEADER + libipld.encode_dag_cbor(body)
 
 
 def control(header: dict[str, Any], body: dict[str, Any]) -> bytes:
@@ -109,7 +110,7 @@ def take_until(subscription: Subscription, count: int, seconds: float = 60) -> l
 
 
 def seqs(frames: list[bytes]) -> list[int | None]:
-    return [peek.seq_of(f) for f in frames]
+    return [seq_of(f) for f in frames]
 
 
 async def forever(connection: ServerConnection) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.files.capture_file import CaptureWriter
 from appview_pipeline.network.subscription import Subscription, SubscriptionStatus
-from appview_pipeline.protocol.peek import seq_of
+from appview_pipeline.protocol.event_stream import seq_of
 from appview_pipeline.settings import Settings
 
 _STEP_SECONDS = 0.25

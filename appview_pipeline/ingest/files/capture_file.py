@@ -16,7 +16,7 @@ from typing import BinaryIO
 import zstandard
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.protocol.peek import MAX_FRAME_BYTES
+from appview_pipeline.protocol.event_stream import MAX_FRAME_BYTES
 
 _LENGTH = struct.Struct("<I")
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # as a length it would be 4.2 GB, so no plain file starts with it

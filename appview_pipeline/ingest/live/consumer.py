@@ -31,8 +31,9 @@ from appview_pipeline.ingest.lifetime import Lifetime
 from appview_pipeline.ingest.live.sequence_numbers import Numbers, Seen
 from appview_pipeline.ingest.watchdog import Watchdog
 from appview_pipeline.ingest.writer import Position, Stopped, Writer
-from appview_pipeline.network.subscription import Notice, Subscription
-from appview_pipeline.protocol.peek import did_of, seq_among_many
+from appview_pipeline.network.notices import Notice
+from appview_pipeline.network.subscription import Subscription
+from appview_pipeline.protocol.peek import peek_did, peek_seq
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.shards import Shard
 from appview_pipeline.store.applied import AppliedRevs, applied_revs
@@ -190,7 +191,7 @@ def _consume(
 
 def own_frames(frames: list[bytes], shard: Shard) -> list[bytes]:
     """Those of `frames` that are the shard's, in their order."""
-    return frames if shard.count == 1 else [frame for frame in frames if shard.takes(did_of(frame))]
+    return frames if shard.count == 1 else [frame for frame in frames if shard.takes(peek_did(frame))]
 
 
 def _numbers_of(frames: list[bytes], decoded: list[Change], shard: Shard) -> Sequence[int | None]:
@@ -199,20 +200,20 @@ def _numbers_of(frames: list[bytes], decoded: list[Change], shard: Shard) -> Seq
     if shard.count == 1 or not frames:
         return own
     # Other shards' frames are not decoded: nearly always both ends tell that nothing lies in between but them.
-    first, last = seq_among_many(frames[0]), seq_among_many(frames[-1])
+    first, last = peek_seq(frames[0]), peek_seq(frames[-1])
     known = [number for number in own if number is not None]
     if first is not None and last is not None and last - first == len(frames) - 1 and len(known) == len(own):
         rising = all(map(lt, [first - 1, *known], [*known, last + 1]))
         if rising:
             return range(first, last + 1)
-    return [seq_among_many(frame) for frame in frames]
+    return [peek_seq(frame) for frame in frames]
 
 
 def _judged(frames: list[bytes], decoded: list[Change], shard: Shard, seen: Seen) -> list[Change]:
     """The changes of the shard's own frames, with what their numbers say for the cursor."""
     if not seen.doubtful and seen.restart is None:
         return decoded
-    own = [index for index, frame in enumerate(frames) if shard.count == 1 or shard.takes(did_of(frame))]
+    own = [index for index, frame in enumerate(frames) if shard.count == 1 or shard.takes(peek_did(frame))]
     for change, index in zip(decoded, own, strict=True):
         change.is_doubtful = index in seen.doubtful
     if seen.restart is None:

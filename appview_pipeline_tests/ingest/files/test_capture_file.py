@@ -18,7 +18,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.files.capture import capture
 from appview_pipeline.ingest.files.capture_file import CaptureReader, CaptureWriter, read_frames
-from appview_pipeline.protocol.peek import COMMIT_HEADER, seq_of
+from appview_pipeline.protocol.event_stream import seq_of
+from appview_pipeline.protocol.peek import COMMIT_HEADER
 from appview_pipeline.settings import Settings
 
 NAMES = ["frames.bin", "frames.bin.zst"]

@@ -15,7 +15,8 @@ from appview_pipeline.ingest.live.consumer import _numbers_of, own_frames
 from appview_pipeline.ingest.live.sequence_numbers import Numbers, Seen
 from appview_pipeline.ingest.writer import _reached
 from appview_pipeline.network.sequence import CONFIRMING, QUIET_SECONDS
-from appview_pipeline.protocol import peek
+from appview_pipeline.protocol.event_stream import seq_of
+from appview_pipeline.protocol.peek import peek_seq
 from appview_pipeline.shards import Shard
 from appview_pipeline.store.gaps import StreamGap
 from appview_pipeline_tests.support.frames import Person, Stream, post
@@ -235,9 +236,9 @@ def test_a_hostile_stream_is_bounded() -> None:
 def test_a_number_is_found_without_decoding(seq: int) -> None:
     ann = Person(Stream(), "ann")
     frame = ann.commit(post("a", "a post with seq repo and time in it"), seq=seq)
-    assert peek.seq_among_many(frame) == peek.seq_of(frame) == seq
+    assert peek_seq(frame) == seq_of(frame) == seq
     for odd in (ann.stream.account(ann.did, True, seq=seq), frame[:-1], b"", ann.commit(post("b", "x"), seq=-seq)):
-        assert peek.seq_among_many(odd) in (peek.seq_of(odd), seq)
+        assert peek_seq(odd) in (seq_of(odd), seq)
 
 
 def test_the_numbers_of_other_shards_count_too() -> None:

@@ -27,8 +27,9 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.live.consumer import own_frames
 from appview_pipeline.ingest.writer import Position, Writer
-from appview_pipeline.protocol.frames import FrameError, decode_frame
-from appview_pipeline.protocol.peek import did_of
+from appview_pipeline.protocol.event_stream import FrameError
+from appview_pipeline.protocol.frames import decode_frame
+from appview_pipeline.protocol.peek import peek_did
 from appview_pipeline.settings import Settings
 from appview_pipeline.shards import WHOLE, Shard, StoredCursor, number_of, start_of
 from appview_pipeline.store import apply as apply_module
@@ -126,11 +127,11 @@ def _strange_frames() -> dict[bytes, bytes | None]:
 def test_every_frame_is_one_shards_and_that_of_its_did(fresh: Fresh) -> None:
     frames = [*busy_frames(300), *_strange_frames()]
     for frame, did in _strange_frames().items():
-        assert did_of(frame) == did, frame
+        assert peek_did(frame) == did, frame
     for frame in frames[:300]:
         event = decode_frame(frame)
         did = getattr(event, "repo", None) or getattr(event, "did", None)
-        assert did is not None and did_of(frame) == did.encode()
+        assert did is not None and peek_did(frame) == did.encode()
     for count in (1, 2, 3, 4):
         parts = [own_frames(frames, shard) for shard in layout(count)]
         assert sorted(frame for part in parts for frame in part) == sorted(frames)
@@ -142,7 +143,7 @@ def test_every_frame_is_one_shards_and_that_of_its_did(fresh: Fresh) -> None:
 def test_no_frame_is_too_strange_for_its_did_to_be_looked_for(junk: bytes, cut: int, at: int) -> None:
     frame = PLAIN
     for strange in (junk, frame[:cut], frame[:at] + junk + frame[at + len(junk) :], b"\xa2atg#commitbop\x01" + junk):
-        did_of(strange)
+        peek_did(strange)
         with contextlib.suppress(FrameError):
             decode_frame(strange)
 
