@@ -1,6 +1,7 @@
 """What is stored can be read: the published reference AppView over a database full of odd records.
 
-Needs `APPVIEW_REFERENCE_PACKAGES` (reference_oracle/README.md). What it showed is a rule each in test_bad_input.py.
+Needs `APPVIEW_REFERENCE_PACKAGES` (conformance/reference/README.md). What it showed are rules in
+test_bad_input.py.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def packages() -> Path:
     """The folder of the reference and its Node."""
     folder = Path(os.environ.get("APPVIEW_REFERENCE_PACKAGES", "/nonexistent"))
     if not (folder / "@atproto" / "bsky").is_dir():
-        pytest.skip("APPVIEW_REFERENCE_PACKAGES names no node_modules with @atproto/bsky (reference_oracle/README.md)")
+        pytest.skip("APPVIEW_REFERENCE_PACKAGES names no folder with @atproto/bsky (conformance/reference/README.md)")
     return folder
 
 

@@ -60,7 +60,7 @@ def test_every_record_type_of_the_reference_is_indexed() -> None:
 def test_the_list_of_record_types_is_that_of_the_package() -> None:
     packages = os.environ.get("APPVIEW_REFERENCE_PACKAGES")
     if not packages:
-        pytest.skip("APPVIEW_REFERENCE_PACKAGES names no node_modules with @atproto/bsky (reference_oracle/README.md)")
+        pytest.skip("APPVIEW_REFERENCE_PACKAGES names no folder with @atproto/bsky (conformance/reference/README.md)")
     assert plugins_of(Path(packages)) == PLUGINS
 
 

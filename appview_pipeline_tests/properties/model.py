@@ -433,7 +433,7 @@ class Model:
     # --- the tables ------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """The tables, in the shape of conformance/golden/README.md; actors are not the model's business."""
+        """The tables, in the shape of shared/conformance/golden/README.md; actors are not the model's business."""
         rows = self._rows()
         return {
             "notifications": [*(dict(row) for row in self.notifications.values()), *self._held()],

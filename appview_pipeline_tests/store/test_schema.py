@@ -237,7 +237,7 @@ def as_facts(ours: dict[tuple[str, str], str]) -> dict[str, set[str]]:
 def test_the_reference_finds_nothing_to_do(server_url: str) -> None:
     packages = os.environ.get("APPVIEW_REFERENCE_PACKAGES")
     if not packages:
-        pytest.skip("APPVIEW_REFERENCE_PACKAGES names no node_modules with @atproto/bsky (reference_oracle/README.md)")
+        pytest.skip("APPVIEW_REFERENCE_PACKAGES names no folder with @atproto/bsky (conformance/reference/README.md)")
     assert check.differences(Path(packages), server_url) == []
 
 

@@ -1,7 +1,7 @@
 """Commits into the database and into the model, and the tables out of both in one shape.
 
-The shape is that of conformance/golden/README.md: notifications, aggregates, records, duplicates, rows by table. The
-conformance scenarios (conformance/scenarios/README.md) are read here, as their steps and as their wire frames.
+The shape is that of shared/conformance/golden/README.md: notifications, aggregates, records, duplicates, rows by table.
+The conformance scenarios (shared/conformance/scenarios/README.md) are read here, as steps and as wire frames.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _change_of_step(step: dict[str, Any]) -> Change:
 
 
 def changes_of_car(car: bytes) -> list[Change]:
-    """A repository export, a commit for each record in the order of paths (conformance/golden/README.md)."""
+    """A repository export, a commit for each record in the order of paths (shared/conformance/golden/README.md)."""
     roots, blocks = read_car(car)
     commit = libipld.decode_dag_cbor(blocks[roots[0]])
     found = []
