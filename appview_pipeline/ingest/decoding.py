@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from appview_pipeline.indexing.changes import Change, passed_over, read_change, read_envelope
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.protocol.frames import Commit
-from appview_pipeline.store.applied import AppliedRevs
-from appview_pipeline.store.batch import Report
+from appview_pipeline.store.applied import AppliedRevs, applied_revs
+from appview_pipeline.store.database import Database
 
 LookUp = Callable[[set[str]], Mapping[str, AppliedRevs]]
+"""From repositories to the spans of revs known to be applied, of those that have one."""
 
 
 def read_changes(
@@ -23,8 +24,8 @@ def read_changes(
 ) -> list[Change]:
     """The changes of `frames`, one each, in their order.
 
-    With `look_up` (repositories to the span of revs known to be applied), commits that are applied already are passed
-    over before their blocks are touched; worth it where many are, as in a replay.
+    With `look_up`, commits that are applied already are skipped before their blocks are touched; worth it where many
+    are, as in a replay.
     """
     now = time.time_ns() // 1_000
     envelopes = [read_envelope(frame) for frame in frames]
@@ -42,10 +43,11 @@ def read_changes(
     return changes
 
 
-def mostly_applied(reports: Iterable[Report]) -> bool:
-    """Whether so much of the last batch had been applied before that the next one is worth looking up first."""
-    events = stale = 0
-    for report in reports:
-        events += report.events
-        stale += report.stale
-    return stale * 5 >= events > 0
+def applied_revs_in(database: Database) -> LookUp:
+    """Looks the spans of applied revs up in `database`."""
+
+    def look_up(dids: set[str]) -> Mapping[str, AppliedRevs]:
+        with database.connect("reader") as connection:
+            return applied_revs(connection, dids)
+
+    return look_up

@@ -106,29 +106,29 @@ class Writer:
         self.retries = 0
         self.at_work: AtWork | None = None
 
-    def fold(self, changes: Sequence[Change]) -> Batch:
-        """What `write` would make of `changes`, ready to be copied; may be called while another thread writes."""
-        batch = self._build(changes)
+    def build(self, changes: Sequence[Change]) -> Batch:
+        """The batch of `changes`, encoded for `write`; may be called while another thread writes."""
+        batch = self._batch_of(changes)
         batch.encode()
         return batch
 
     def write(
-        self, changes: Sequence[Change], received_at: float, decode_ms: float = 0.0, folded: Batch | None = None
+        self, changes: Sequence[Change], received_at: float, decode_ms: float = 0.0, built: Batch | None = None
     ) -> list[Report]:
         """Writes `changes` and commits them, in one transaction where PostgreSQL takes them all.
 
-        `folded`: what `fold` made of them.
+        `built`: what `build` made of them.
 
         Waits and tries again as long as the database is away or busy, until told to stop (`Stopped`). A change that
         PostgreSQL refuses, or that takes longer than it may, is found by halving and becomes a dead letter. Raises
         `CursorMoved` when another consumer moved the cursor.
         """
-        if folded is None or MISSING_BLOCK in folded.report.rejected_by_kind:
+        if built is None or MISSING_BLOCK in built.report.rejected_by_kind:
             # Not before now: the batch before this one, which may bring the record, is written.
             known = restore(self._database, changes)
-            changes, folded = known, folded if known is changes else None
+            changes, built = known, built if known is changes else None
         try:
-            return self._write(changes, received_at, decode_ms, folded)
+            return self._write(changes, received_at, decode_ms, built)
         finally:
             self.at_work = None
 
@@ -137,7 +137,7 @@ class Writer:
         changes: Sequence[Change],
         received_at: float,
         decode_ms: float,
-        folded: Batch | None = None,
+        built: Batch | None = None,
         share: float = 1.0,
         patience: int = CANCELLED_BATCH,
     ) -> list[Report]:
@@ -145,7 +145,7 @@ class Writer:
         longer before the batch is halved."""
         self.at_work = AtWork(time.monotonic(), len(changes), None)
         try:
-            return [self._write_once(changes, received_at, decode_ms, folded, share=share, patience=patience)]
+            return [self._write_once(changes, received_at, decode_ms, built, share=share, patience=patience)]
         except RefusedData as refusal:
             if len(changes) == 1:
                 return [self._write_without_offenders(changes[0], refusal, received_at, decode_ms)]
@@ -168,7 +168,7 @@ class Writer:
         changes: Sequence[Change],
         received_at: float,
         decode_ms: float,
-        folded: Batch | None = None,
+        built: Batch | None = None,
         *,
         share: float = 1.0,
         patience: int | None = None,
@@ -179,8 +179,8 @@ class Writer:
         """
 
         def attempt(share: float) -> Report:
-            nonlocal folded
-            batch, folded = folded or self._build(changes), None  # its report is written on: it serves one try
+            nonlocal built
+            batch, built = built or self._batch_of(changes), None  # its report is written on: it serves one try
             return self._apply(changes, batch, received_at, decode_ms, share)
 
         return self._patiently(attempt, share, patience, is_single=len(changes) == 1)
@@ -212,7 +212,7 @@ class Writer:
                 log.warning("Batch not written, trying again in %.1f s: %s", wait, sentence)
                 self._wait(wait)
 
-    def _build(self, changes: Sequence[Change]) -> Batch:
+    def _batch_of(self, changes: Sequence[Change]) -> Batch:
         return build(
             changes,
             self._source,

@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg2
 
-from appview_pipeline.ingest.files.replay import Summary, replay
+from appview_pipeline.ingest.files.replay import ReplaySummary, replay
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
@@ -142,14 +142,14 @@ def fresh_database(server: EmbeddedPostgres, template: str, **settings: Any) -> 
         run_sql(server, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-def replayed(database: Database, path: Path, batch_size: int, **settings: Any) -> Summary:
+def replayed(database: Database, path: Path, batch_size: int, **settings: Any) -> ReplaySummary:
     """Replays a file into a database."""
     return replay(Settings(database_url=database.url, **settings), database, path, batch_size=batch_size)
 
 
 def replayed_frames(
     database: Database, folder: Path, frames: Sequence[bytes], batch_size: int = 5_000, **settings: Any
-) -> Summary:
+) -> ReplaySummary:
     """Replays frames, by way of a file in `folder`, and checks that each was read."""
     path = folder / f"{next(_numbers)}.frames"
     write_corpus(path, frames)

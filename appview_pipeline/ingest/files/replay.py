@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
-from appview_pipeline.ingest.decoding import mostly_applied, read_changes
+from appview_pipeline.ingest.decoding import LookUp, applied_revs_in, read_changes
 from appview_pipeline.ingest.files.capture_file import CaptureReader
+from appview_pipeline.ingest.pipeline import run_pipeline
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.applied import AppliedRevs, applied_revs
 from appview_pipeline.store.batch import Report
 from appview_pipeline.store.database import Database
 
 
 @dataclass
-class Summary:
+class ReplaySummary:
     """What a replay did. `frames` read, `events` among them, `rejected` dead letters, `stale` applied before."""
 
     frames: int = 0
@@ -35,6 +35,7 @@ class Summary:
         return self.events / self.seconds if self.seconds else 0.0
 
     def add(self, reports: list[Report]) -> None:
+        """Adds what a batch did."""
         for report in reports:
             self.frames += report.frames
             self.events += report.events
@@ -49,46 +50,34 @@ def replay(
     *,
     batch_size: int | None = None,
     progress: Callable[[int], object] = lambda read: None,
-) -> Summary:
+) -> ReplaySummary:
     """Applies the frames of the capture at `path` in batches of `batch_size` (default: `APPVIEW_BATCH_EVENTS`).
 
-    Moves no relay's cursor. Replayed again, wholly or in part, it changes nothing. `progress` is told the bytes of the
-    file read since the last call. Raises `OperatorError` for a file that is no capture or that ends in a torn frame.
-
-    While PostgreSQL applies one batch the next one is decoded.
+    Moves no relay's cursor. Replayed again, wholly or in part, it changes nothing. `progress` gets the bytes of the
+    file read since its last call. Raises `OperatorError` for a file that is no capture or that ends in a torn frame.
     """
-    validators = record_validators(settings.lexicon_dir)
-    collections = IndexedCollections(settings.extra_collections)
-    writer = Writer(database, settings, f"replay:{path.name}")
-    summary = Summary()
+    validators, collections = record_validators(settings.lexicon_dir), IndexedCollections(settings.extra_collections)
+    summary = ReplaySummary()
     started = time.monotonic()
 
-    def look_up(dids: set[str]) -> dict[str, AppliedRevs]:
-        with database.connect("reader") as connection:
-            return applied_revs(connection, dids)
+    def decode(frames: list[bytes], look_up: LookUp | None) -> Sequence[Change]:
+        return read_changes(frames, validators, collections, look_up)
 
-    with CaptureReader(path) as frames, ThreadPoolExecutor(1, "apply") as pool:
-        applying: Future[list[Report]] | None = None
-        look_first = False
-        read_before = 0
-        for batch in _batches(iter(frames), batch_size or settings.batch_events):
-            decoding = time.monotonic()
-            changes = read_changes(batch, validators, collections, look_up if look_first else None)
-            folded = writer.fold(changes)
-            decode_ms = (time.monotonic() - decoding) * 1000
-            if applying is not None:
-                reports = applying.result()
-                summary.add(reports)
-                look_first = mostly_applied(reports)
-            applying = pool.submit(writer.write, changes, time.time(), decode_ms, folded)
-            progress(frames.consumed - read_before)
-            read_before = frames.consumed
-        if applying is not None:
-            summary.add(applying.result())
+    with CaptureReader(path) as frames:
+        run_pipeline(
+            _batches(frames, batch_size or settings.batch_events, progress),
+            decode,
+            Writer(database, settings, f"replay:{path.name}"),
+            look_up=applied_revs_in(database),
+            on_applied=summary.add,
+        )
     summary.seconds = time.monotonic() - started
     return summary
 
 
-def _batches(frames: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
+def _batches(capture: CaptureReader, size: int, progress: Callable[[int], object]) -> Iterator[list[bytes]]:
+    frames, read_before = iter(capture), 0
     while batch := list(islice(frames, size)):
         yield batch
+        progress(capture.consumed - read_before)
+        read_before = capture.consumed

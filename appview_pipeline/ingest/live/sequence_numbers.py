@@ -29,7 +29,7 @@ class Seen:
     """(kind, after, until) -> whether nothing is missing there after all."""
 
 
-class Numbers:
+class SequenceNumbers:
     """Watches the numbers of one shard's stream, each once and in order of arrival.
 
     `reached`: the cursor. `allowed` (`APPVIEW_SEQUENCE_GAP`): more numbers left out at once are a gap. `open_gaps`:
@@ -47,7 +47,7 @@ class Numbers:
         for gap in open_gaps:
             self._open.setdefault(gap.after, set()).add((gap.kind, gap.until))
         self._began: dict[int, str] = {}
-        self._passed_over: set[int] = set()
+        self._oversized: set[int] = set()
         self._unread = False  # frames without a number have come since the last one that counts
         self._held: list[int] = []  # frames of this batch that belong to the run that is not confirmed yet
 
@@ -62,10 +62,10 @@ class Numbers:
         while len(self._began) > MAX_OPEN:
             del self._began[next(iter(self._began))]
 
-    def passed_over(self, after: int) -> None:
+    def oversized(self, after: int) -> None:
         """The event after this number was too large to be received."""
-        if len(self._passed_over) < MAX_OPEN:
-            self._passed_over.add(after)
+        if len(self._oversized) < MAX_OPEN:
+            self._oversized.add(after)
 
     def see(self, numbers: Sequence[int | None], now: float) -> Seen:
         """What these frames' numbers say (None: a frame that has none, or can't be read). `now`: monotonic seconds."""
@@ -101,7 +101,7 @@ class Numbers:
     def _usual(self, numbers: Sequence[int | None], seen: Seen) -> bool:
         """Whether all numbers go on as they should; nearly always they do, and this is all that is done."""
         main = self._line.main
-        odd = self._line.other is not None or self._unread or self._began or self._passed_over
+        odd = self._line.other is not None or self._unread or self._began or self._oversized
         if main is None or odd or None in numbers:
             return False
         before, last = main.last, numbers[-1]
@@ -125,8 +125,8 @@ class Numbers:
         if verdict == "follows":
             self._close_passed(seen, before, number)
             seen.skipped += number - before - 1
-            if before in self._passed_over:
-                self._passed_over.discard(before)
+            if before in self._oversized:
+                self._oversized.discard(before)
                 self._unread = True
             if number > before + 1 and (self._unread or kind is not None):
                 self._note(seen, kind or "sequence", before, number)

@@ -11,8 +11,8 @@ from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.live.consumer import _numbers_of, own_frames
-from appview_pipeline.ingest.live.sequence_numbers import Numbers, Seen
+from appview_pipeline.ingest.live.sequence_numbers import Seen, SequenceNumbers
+from appview_pipeline.ingest.live.stream_decoder import numbers_of, own_frames
 from appview_pipeline.ingest.writer import _reached
 from appview_pipeline.network.sequence import CONFIRMING, QUIET_SECONDS
 from appview_pipeline.protocol.event_stream import seq_of
@@ -29,7 +29,7 @@ class Watched:
     """Numbers in batches, and what the cursor and the gaps are after them as the writer would have them."""
 
     def __init__(self, reached: int | None = 100, allowed: int = 10, noted: Sequence[StreamGap] = ()) -> None:
-        self.numbers = Numbers("wss://relay.test", "0/1", reached, allowed, noted)
+        self.numbers = SequenceNumbers("wss://relay.test", "0/1", reached, allowed, noted)
         self.cursor = reached
         self.open: set[tuple[str, int, int]] = {(gap.kind, gap.after, gap.until) for gap in noted}
         self.noted: set[tuple[str, int, int]] = set()
@@ -218,7 +218,7 @@ def test_a_frame_that_can_not_be_read_may_be_what_is_missing() -> None:
 def test_an_event_too_large_to_be_received_is_a_gap() -> None:
     for batches in cuts([101, 102, 104, 105]):
         watched = Watched()
-        watched.numbers.passed_over(102)
+        watched.numbers.oversized(102)
         for batch in batches:
             watched.feed(*batch)
         assert watched.open == {("sequence", 102, 104)} and watched.cursor == 105
@@ -251,7 +251,7 @@ def test_the_numbers_of_other_shards_count_too() -> None:
 
     def numbers(frames: list[bytes]) -> list[int | None]:
         decoded = read_changes(own_frames(frames, shard), record_validators(None), IndexedCollections())
-        return list(_numbers_of(frames, decoded, shard))
+        return list(numbers_of(frames, decoded, shard))
 
     assert numbers(frames) == list(range(1, 41)) and numbers([]) == []
     for lost in range(40):

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change
-from appview_pipeline.ingest.live.consumer import own_frames
+from appview_pipeline.ingest.live.stream_decoder import own_frames
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.protocol.event_stream import FrameError
 from appview_pipeline.protocol.frames import decode_frame
