@@ -138,13 +138,13 @@ class Settings:
     )
     db_pool_size: int = _setting(
         "APPVIEW_DB_POOL_SIZE DB_POOL_SIZE",
-        "Most database connections that one process keeps open.",
+        "Limit of the database connections that one process keeps open.",
         _whole_number(1, 500),
         5,
     )
     state_dir: Path | None = _setting(
         "APPVIEW_STATE_DIR",
-        "Folder of the embedded database and of what this machine must remember.",
+        "Folder of the embedded database and of other state of this machine.",
         Path,
         shown_default="`.appview` in the checkout, else the user's state folder",
     )
@@ -166,12 +166,12 @@ class Settings:
         secret=True,
     )
     plc_url: str = _setting(
-        "APPVIEW_PLC_URL", "PLC directory that DIDs are resolved at.", _url("http", "https"), "https://plc.directory"
+        "APPVIEW_PLC_URL", "PLC directory that resolves DIDs.", _url("http", "https"), "https://plc.directory"
     )
     extra_collections: tuple[str, ...] = _setting(
         "APPVIEW_EXTRA_COLLECTIONS",
         "More collections to keep in `bsky.record`, separated by commas; `*` stands for any characters "
-        "(`sh.tangled.*,pub.leaflet.*`). All that are not kept are counted by name.",
+        "(`sh.tangled.*,pub.leaflet.*`). Other collections are only counted by name.",
         _collections,
         (),
         shown_default="none",
@@ -184,58 +184,60 @@ class Settings:
     )
     start_cursor: int | None = _setting(
         "APPVIEW_START_CURSOR",
-        "Sequence number to start after when this relay has no cursor yet; 0 is the oldest event the relay has.",
+        "Sequence number to start after while this relay has no cursor yet; 0 is the oldest event that the relay "
+        "keeps.",
         _whole_number(0, 2**53 - 1),
         shown_default="the newest event",
     )
     shard: Shard = _setting(
         "APPVIEW_SHARD",
-        "Which repositories are consumed, `i/n`: those whose DID hashes to i of n. Consumers of 0/n to n-1/n share the "
-        "work; n can be changed later (docs/scaling.md).",
+        "Repositories to consume, `i/n`: those whose DID hashes to i of n. Consumers of 0/n to n-1/n share the work; n "
+        "can be changed later (docs/scaling.md).",
         Shard.parse,
         WHOLE,
     )
     batch_events: int = _setting(
         "APPVIEW_BATCH_EVENTS",
-        "Most events in one micro-batch (one transaction). Larger is faster while catching up and holds locks longer.",
+        "Limit of events in one micro-batch (one transaction). A larger one is faster while catching up and holds "
+        "locks longer.",
         _whole_number(1, 100_000),
         5_000,
     )
     batch_seconds: float = _setting(
         "APPVIEW_BATCH_SECONDS",
-        "Longest that an event waits for its micro-batch to fill.",
+        "Limit of the seconds that an event waits for its micro-batch to fill.",
         _seconds(0.01, 60),
         0.5,
     )
     buffer_bytes: int = _setting(
         "APPVIEW_BUFFER_BYTES",
-        "Bytes of frames kept in memory between socket and database; beyond it the socket is not read.",
+        "Limit of the bytes of frames in memory between socket and database; beyond it the socket is not read.",
         _whole_number(6_000_000, 4_000_000_000),
         64_000_000,
     )
     sequence_gap: int = _setting(
         "APPVIEW_SEQUENCE_GAP",
-        "Sequence numbers that the relay may leave out between two events; more at once are a row in `pipeline.gap`. "
-        "Relays leave out single numbers; a hundred are a fifth of a second of the network.",
+        "Limit of the sequence numbers that the relay may leave out between two events; more at once are a row in "
+        "`pipeline.gap`. Relays leave out single numbers; a hundred are a fifth of a second of the network.",
         _whole_number(0, 10**12),
         100,
     )
     dead_letter_bytes: int = _setting(
         "APPVIEW_DEAD_LETTER_BYTES",
-        "Bytes of the offending frame or record kept with a dead letter.",
+        "Limit of the bytes of a frame or record that are kept with its dead letter.",
         _whole_number(0, 5_000_000),
         65_536,
     )
     dead_letters_per_minute: int = _setting(
         "APPVIEW_DEAD_LETTERS_PER_MINUTE",
-        "Dead letters stored per reason and minute; what exceeds it is only counted.",
+        "Limit of the dead letters stored per kind and minute; more are only counted.",
         _whole_number(1, 1_000_000),
         1_000,
     )
     dead_letter_day_bytes: int = _setting(
         "APPVIEW_DEAD_LETTER_DAY_BYTES",
-        "Bytes of dead letters stored per kind and day (UTC), 500 a letter added for its row; what exceeds it is only "
-        "counted.",
+        "Limit of the bytes of dead letters stored per kind and day (UTC), with 500 a letter for its row; more are "
+        "only counted.",
         _whole_number(0, 10**15),
         50_000_000,
     )
@@ -247,26 +249,27 @@ class Settings:
     )
     statement_timeout: float = _setting(
         "APPVIEW_STATEMENT_TIMEOUT",
-        "Longest that one statement of the write path may run before its batch is retried.",
+        "Limit of the seconds that one statement of the write path may run before its batch is tried again.",
         _seconds(1, 86_400),
         120.0,
     )
     slow_batch_seconds: float = _setting(
         "APPVIEW_SLOW_BATCH_SECONDS",
-        "A micro-batch that is at work for longer is a warning in the tick, with the name of its statement.",
+        "Seconds after which a micro-batch that is still at work is a warning in the tick, with the name of its "
+        "statement.",
         _seconds(0.1, 86_400),
         30.0,
     )
     lease_seconds: float = _setting(
         "APPVIEW_LEASE_SECONDS",
-        "How long the consumer goes on when no tick renews its lease: longer than a busy machine pauses between two "
-        "ticks. Switching off, reloading and the death of Dagster's processes end it within 10 s all the same.",
+        "Seconds that the consumer goes on without a tick that renews its lease: more than a busy machine pauses "
+        "between two ticks. Switching off, reloading and the death of Dagster's processes end it within 10 s all the same.",
         _seconds(1, 3_600),
         90.0,
     )
     log_level: str = _setting(
         "APPVIEW_LOG_LEVEL LOG_LEVEL",
-        "Least severe log line shown.",
+        "Level of the least severe log lines shown.",
         _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
         "INFO",
     )
