@@ -35,12 +35,6 @@ INSTALL_REQUIRES = [
     "cryptography>=42",
     # The relay subscription: the cheapest WebSocket client per frame that Python has.
     "picows>=2.1,<3",
-    # XRPC models and client: off the hot path (checks, tests).
-    "atproto>=0.0.62,<0.1",
-    # PLC directory and PDSes.
-    "requests>=2.32,<3",
-    # Handles: the _atproto TXT record.
-    "dnspython>=2.7,<3",
     # Captures and corpora are zstd files.
     "zstandard>=0.23,<1",
     # Command line and its progress bar.
@@ -54,8 +48,11 @@ DEV_REQUIRES = [
     "pytest-xdist>=3.6",
     # Properties: same tables for any batch size, restart, redelivery.
     "hypothesis>=6.130",
-    # Its relay, over real sockets.
+    # Tests of the simulated network: its relay over real sockets, its PDS and PLC directory as a client sees them.
     "websockets>=14",
+    "requests>=2.32,<3",
+    # A second opinion: the published client reads the simulated network.
+    "atproto>=0.0.62,<0.1",
     # A test builds the wheel without build isolation.
     "setuptools>=69",
     "wheel",
