@@ -22,6 +22,7 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres, ephemeral
 from appview_pipeline_tests.support.budget import EXAMPLES, SECONDS, Budget
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import memory_folder, run_sql
+from appview_pipeline_tests.support.frames import Stream
 from appview_pipeline_tests.support.tables import Fresh, fresh_database
 
 WORKERS = 2
@@ -167,6 +168,12 @@ def database(fresh: Fresh) -> Iterator[Database]:
     """A database at the newest schema version, dropped after the test."""
     with fresh() as made:
         yield made
+
+
+@pytest.fixture
+def stream() -> Stream:
+    """A relay's stream that has just begun."""
+    return Stream()
 
 
 @pytest.fixture(scope="session")

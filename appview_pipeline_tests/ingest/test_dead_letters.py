@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,13 @@ from appview_pipeline import settings as settings_module
 from appview_pipeline.cli import cli
 from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.definitions import defs
-from appview_pipeline.indexing.registry import IndexedCollections
-from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest import dead_letters as dead_letters_module
 from appview_pipeline.ingest.dead_letters import retry
-from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.dead_letters import kinds_of_letters, list_letters, sweep_letters
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update
 from appview_pipeline_tests.support.tables import fresh_database, one, rows
 
@@ -42,12 +38,6 @@ class Strict:
 @pytest.fixture
 def alice() -> Person:
     return Person(Stream(), "alice")
-
-
-def index(database: Database, *frames: bytes, validators: Any = None, **more: Any) -> None:
-    validators = validators or record_validators(None)
-    changes = read_changes(frames, validators, IndexedCollections())
-    Writer(database, Settings(database_url=database.url, **more), "wss://relay.example").write(changes, time.time())
 
 
 def try_again(database: Database, **arguments: Any) -> dead_letters_module.Retried:

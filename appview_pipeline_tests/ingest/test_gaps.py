@@ -14,10 +14,7 @@ import libipld
 import pytest
 
 from appview_pipeline.indexing.changes import Change, DeadLetter
-from appview_pipeline.indexing.registry import IndexedCollections
-from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.dead_letters import retry
-from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.car import read_car, write_car
 from appview_pipeline.protocol.cid import cid_for_cbor
@@ -26,25 +23,15 @@ from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store.applied import applied_revs
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.gaps import sweep_gaps
+from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.explain import ExplainingCursor
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post, rev
-from appview_pipeline_tests.support.tables import Fresh, one, rows
+from appview_pipeline_tests.support.tables import Fresh, one, record_keys, rows
 
 Gap = tuple[Any, ...]
 
 PATH = "app.bsky.feed.post/lost"
-
-
-@pytest.fixture
-def stream() -> Stream:
-    return Stream()
-
-
-def index(database: Database, *frames: bytes, **settings: Any) -> None:
-    """The frames as one batch."""
-    changes = read_changes(frames, record_validators(None), IndexedCollections())
-    Writer(database, Settings(database_url=database.url, **settings), "wss://relay.test").write(changes, time.time())
 
 
 def open_gaps(database: Database) -> list[Gap]:
@@ -59,10 +46,6 @@ def altered(frame: bytes, **body: Any) -> bytes:
     header, fields = libipld.decode_dag_cbor_multi(frame)
     fields = {name: value for name, value in {**fields, **body}.items() if value is not None}
     return bytes(libipld.encode_dag_cbor(header) + libipld.encode_dag_cbor(fields))
-
-
-def keys(database: Database) -> set[str]:
-    return {uri.rpartition("/")[2] for (uri,) in rows(database.url, "SELECT uri FROM bsky.record")}
 
 
 # ---- commits that are refused as a whole
@@ -100,7 +83,7 @@ def test_a_refused_commit_is_a_gap_at_once(database: Database, stream: Stream, n
     assert open_gaps(database) == want
     index(database, first, lost, after)
     assert open_gaps(database) == want
-    assert keys(database) == {"first", "after"}
+    assert record_keys(database) == {"first", "after"}
     with database.connect("reader") as connection:
         assert applied_revs(connection, {ann.did}) == {}, "nothing of it is passed over unread"
 
@@ -193,7 +176,7 @@ def test_a_refused_operation_is_a_gap_that_names_its_record(
         assert open_gaps(database) == want
     index(database, ann.commit(post("after", "x")))
     assert open_gaps(database) == want
-    assert keys(database) == {"good", "after"}
+    assert record_keys(database) == {"good", "after"}
 
 
 def test_a_record_that_the_rules_refuse_is_no_gap(database: Database, stream: Stream) -> None:
@@ -258,7 +241,7 @@ def test_a_record_that_was_sent_before_is_taken_from_there(database: Database, s
     ]
     for batch in [frames] if together else [[frame] for frame in frames]:
         index(database, *batch)
-    assert keys(database) == {"first", "other", "second", "beside"}
+    assert record_keys(database) == {"first", "other", "second", "beside"}
     assert open_gaps(database) == [("record", ann.did, "app.bsky.feed.post/third", rev(4))]
     assert rows(database.url, "SELECT kind, path FROM pipeline.dead_letter") == [
         ("record-block", "app.bsky.feed.post/third")
@@ -286,7 +269,7 @@ def test_a_retry_finds_what_has_come_since(database: Database, stream: Stream) -
     assert retry(Settings(database_url=database.url), database).resolved == 0
     index(database, first)
     assert retry(Settings(database_url=database.url), database).resolved == 1
-    assert keys(database) == {"a", "b"} and open_gaps(database) == []
+    assert record_keys(database) == {"a", "b"} and open_gaps(database) == []
 
 
 def test_the_search_for_a_block_is_bounded(database: Database, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +279,7 @@ def test_the_search_for_a_block_is_bounded(database: Database, stream: Stream, m
     for number, rkey in ((9, "x"), (2, "y")):
         frame = without_block(ann.commit(post(rkey, f"text {number}")), f"app.bsky.feed.post/{rkey}")
         index(database, frame)
-    assert "x" in keys(database) and "y" not in keys(database)
+    assert "x" in record_keys(database) and "y" not in record_keys(database)
     plan = rows(
         database.url,
         "EXPLAIN SELECT cid FROM bsky.record WHERE uri >= 'at://did:x/c/' AND uri < 'at://did:x/c0' "
@@ -325,7 +308,7 @@ def test_a_retry_that_succeeds_closes_the_gap(
     ]
     rows(database.url, "ALTER TABLE bsky.post DROP CONSTRAINT short")
     assert retry(Settings(database_url=database.url), database).resolved == 2
-    assert keys(database) == set("abcde")
+    assert record_keys(database) == set("abcde")
     assert open_gaps(database) == []
     assert one(database.url, "SELECT count(*) FROM pipeline.gap WHERE resolved_at IS NOT NULL") == 2
 
@@ -341,7 +324,7 @@ def test_a_refused_commit_or_record_that_comes_whole_closes_its_gap(database: Da
     assert [gap[0] for gap in open_gaps(database)] == ["record"]
     index(database, third)
     assert open_gaps(database) == []
-    assert keys(database) == set("abcd")
+    assert record_keys(database) == set("abcd")
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -359,7 +342,7 @@ def test_commits_that_arrive_in_any_order_leave_no_gap(fresh: Fresh, size: int) 
             assert order[-1] is frames[-1] or len(open_gaps(database)) >= 1
             index(database, arrival[-1])
             assert open_gaps(database) == []
-            assert keys(database) == set("abcde")
+            assert record_keys(database) == set("abcde")
 
 
 def test_a_chain_that_says_something_else_stays_a_gap(database: Database, stream: Stream) -> None:

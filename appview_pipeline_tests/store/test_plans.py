@@ -3,15 +3,8 @@ tables that cost little when they are emptied."""
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from appview_pipeline.indexing.registry import IndexedCollections
-from appview_pipeline.indexing.validators import record_validators
-from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.writer import Writer
-from appview_pipeline.settings import Settings
 from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store import prepared
 from appview_pipeline.store.database import Database
@@ -20,15 +13,10 @@ from appview_pipeline.store.postgres import libpq_url
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.prefill import prefill
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
+from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.explain import ExplainingCursor
 from appview_pipeline_tests.support.frames import Person, Stream, delete, post
 from appview_pipeline_tests.support.tables import fresh_database, one
-
-
-def index(database: Database, *frames: bytes) -> None:
-    """The frames as one batch. All batches of a test get the same connection: the pool has no other."""
-    changes = read_changes(frames, record_validators(None), IndexedCollections())
-    Writer(database, Settings(database_url=database.url), "test").write(changes, time.time())
 
 
 def in_session(database: Database, statement: str) -> list[tuple[object, ...]]:

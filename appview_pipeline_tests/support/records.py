@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import libipld
+
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.frames import WHEN, Person, create, post
@@ -75,3 +77,28 @@ def records_with(ann: Person, uri: str) -> list[dict[str, Any]]:
 
 
 UNREADABLE_DIDS = ["did:web:a_b.example", "did:web:a.example%3A80", "did:x:_", "did:x:%25."]
+
+
+def block_of(**fields: Any) -> bytes:
+    """A post's block; `fields` override what it has."""
+    record = {"$type": "app.bsky.feed.post", "text": "x", "createdAt": WHEN, **fields}
+    return bytes(libipld.encode_dag_cbor({key: value for key, value in record.items() if value is not None}))
+
+
+def without_odd_keys(value: Any) -> Any:
+    if isinstance(value, list):
+        return [without_odd_keys(item) for item in value]
+    if isinstance(value, dict):
+        return {key: without_odd_keys(item) for key, item in value.items() if "\0" not in key and key != "__proto__"}
+    return value
+
+
+NOWHERE = to_text(cid_for_cbor(b"nothing"))
+
+
+def ref(uri: str) -> dict[str, str]:
+    return {"uri": uri, "cid": NOWHERE}
+
+
+def like(rkey: str, uri: str, **more: Any) -> Write:
+    return create(f"app.bsky.feed.like/{rkey}", {"subject": ref(uri), "createdAt": WHEN, **more})

@@ -129,6 +129,18 @@ def one(url: str, statement: str, *parameters: Any) -> Any:
     return value
 
 
+def all_gaps(database: Database) -> list[tuple[Any, ...]]:
+    """Kind, DID and both ends of every gap; none is there twice."""
+    found = rows(database.url, "SELECT kind, did, from_text, to_text FROM pipeline.gap ORDER BY kind, from_text")
+    assert one(database.url, "SELECT count(*) FROM pipeline.gap") == len(set(found))
+    return found
+
+
+def record_keys(database: Database, table: str = "record") -> set[str]:
+    """The record keys of a table of schema bsky."""
+    return {uri.rpartition("/")[2] for (uri,) in rows(database.url, f'SELECT uri FROM bsky."{table}"')}
+
+
 @contextmanager
 def fresh_database(server: EmbeddedPostgres, template: str, **settings: Any) -> Iterator[Database]:
     """A database of its own, for tests that need many; cloned in some 20 ms and dropped after the block."""

@@ -19,11 +19,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.consumers import Start, cursor, is_past, until, without_cursor
 from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
-from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, replayed_frames, rows
-
-
-def keys(database: Database) -> set[str]:
-    return {uri.rpartition("/")[2] for (uri,) in rows(database.url, "SELECT uri FROM bsky.record")}
+from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, record_keys, replayed_frames, rows
 
 
 def test_killed_stopped_and_started_again_nothing_is_lost_or_doubled(
@@ -65,7 +61,7 @@ def test_one_consumer_a_stream_and_none_without_a_lease(database: Database, star
     ann = Person(stream, "ann")
     with Relay([ann.commit(post("a", "x"))]) as relay, Relay() as other:
         first = start(database.url, relay.url)
-        until(lambda: keys(database) == {"a"}, first)
+        until(lambda: record_keys(database) == {"a"}, first)
         forgotten = start(database.url, other.url, APPVIEW_LEASE_SECONDS="3")
         second = start(database.url, relay.url)
         until(lambda: "Subscribing" in forgotten.said, forgotten)
@@ -78,14 +74,14 @@ def test_one_consumer_a_stream_and_none_without_a_lease(database: Database, star
         assert len(relay.cursors) == 1, "the second never subscribed"
         assert "another consumer is at work" in second.lines[-1] and "Traceback" not in second.said
         relay.publish([ann.commit(post("b", "x"))])
-        until(lambda: keys(database) == {"a", "b"}, first)
+        until(lambda: record_keys(database) == {"a", "b"}, first)
         # Killed, its lock is free at once for who waits for it.
         waiting = start(database.url, relay.url)
         until(lambda: "waiting for it to end" in waiting.said, waiting)
         first.end(signal.SIGKILL)
         until(lambda: len(relay.cursors) == 2, waiting, 5)
         relay.publish([ann.commit(post("c", "x"))])
-        until(lambda: keys(database) == {"a", "b", "c"}, waiting)
+        until(lambda: record_keys(database) == {"a", "b", "c"}, waiting)
         assert relay.cursors[-1] == 2
         assert waiting.end(signal.SIGINT) < 10 and waiting.code() == 0
 
@@ -103,7 +99,7 @@ def test_a_batch_that_hangs_does_not_keep_it_from_ending(database: Database, sta
         until(lambda: one(database.url, sleeping) == 1, consumer)
         assert consumer.end() < 10 and consumer.code() == 0
         assert "rolls back" in consumer.said
-        assert keys(database) == set() and cursor(database, relay.url) is None
+        assert record_keys(database) == set() and cursor(database, relay.url) is None
 
 
 def test_a_batch_that_takes_long_is_a_warning_with_its_statement(database: Database, start: Start) -> None:
@@ -117,7 +113,7 @@ def test_a_batch_that_takes_long_is_a_warning_with_its_statement(database: Datab
     ann = Person(Stream(), "ann")
     with Relay([ann.commit(post("a", "x"))]) as relay:
         consumer = start(database.url, relay.url, APPVIEW_SLOW_BATCH_SECONDS="0.4")
-        until(lambda: keys(database) == {"a"}, consumer)
+        until(lambda: record_keys(database) == {"a"}, consumer)
         warnings = [line for line in consumer.lines if "WARNING" in line]
         assert re.search(r"A batch of 1 change has been at work for \d+ s, now at post\.add \(\d+ s\)", warnings[0])
         assert 1 <= len(warnings) <= 3, "not each time that it looks"
@@ -127,7 +123,7 @@ def test_a_batch_that_takes_long_is_a_warning_with_its_statement(database: Datab
             until(lambda: "waits for a lock of process" in consumer.said, consumer)
         (line,) = [line for line in consumer.lines if "waits for a lock" in line][:1]
         assert "(somebody, idle in transaction)" in line
-        until(lambda: keys(database) == {"a", "b"}, consumer)
+        until(lambda: record_keys(database) == {"a", "b"}, consumer)
         assert consumer.end() < 10 and consumer.code() == 0
 
 
@@ -145,7 +141,7 @@ def test_an_error_of_a_batch_is_acted_upon_at_once_on_a_quiet_stream(database: D
         until(lambda: relay.connections == 1, consumer)
         relay.publish([Person(Stream(), "ann").commit(post("a", "x"))])
         assert consumer.code(15) == 3
-        assert "another consumer" in consumer.lines[-1] and keys(database) == set()
+        assert "another consumer" in consumer.lines[-1] and record_keys(database) == set()
 
 
 def free_port() -> int:
@@ -167,7 +163,7 @@ def test_a_relay_that_is_away_is_one_line_and_waited_for(database: Database, sta
     assert all(str(port) in line and "Next attempt in" in line for line in complaints)
     assert "Traceback" not in consumer.said and consumer.process.poll() is None
     with Relay(frames, port=port):
-        until(lambda: keys(database) == {"a"}, consumer)
+        until(lambda: record_keys(database) == {"a"}, consumer)
         assert f"Connected to ws://127.0.0.1:{port} after cursor 0" in consumer.said
     assert consumer.end() < 10 and consumer.code() == 0
     assert one(database.url, "SELECT count(*) FROM pipeline.gap") == 0
@@ -211,8 +207,8 @@ def test_where_a_new_stream_begins(database: Database, start: Start, cursors: tu
         consumer = start(database.url, relay.url, APPVIEW_START_CURSOR=given)
         until(lambda: relay.live == 1, consumer)
         relay.publish([ann.commit(post("c", "x"))])
-        until(lambda: "c" in keys(database), consumer)
-        assert keys(database) == want
+        until(lambda: "c" in record_keys(database), consumer)
+        assert record_keys(database) == want
         assert relay.cursors == [int(given) if given else None]
         assert cursor(database, relay.url) == 3
 
@@ -240,7 +236,7 @@ def test_a_relay_that_numbers_anew_is_followed(database: Database, start: Start)
         until(lambda: relay.live == 1, consumer)
         relay.publish([ann.commit(post("b", "x"))])
         until(lambda: cursor(database, relay.url) == 2, consumer)
-        assert "b" in keys(database)
+        assert "b" in record_keys(database)
         assert one(database.url, "SELECT kind FROM pipeline.gap WHERE relay IS NOT NULL") == "sequence"
         consumer.end()
 
@@ -323,7 +319,7 @@ def test_its_lines_say_where_it_is(database: Database, start: Start) -> None:
     """A line at the start, without the password, and JSON where that is asked for."""
     with Relay([Person(Stream(), "ann").commit(post("a", "x"))]) as relay:
         consumer = start(database.url, relay.url, APPVIEW_LOG_FORMAT="json")
-        until(lambda: keys(database) == {"a"}, consumer)
+        until(lambda: record_keys(database) == {"a"}, consumer)
         consumer.end()
         assert all(line.startswith('{"time"') for line in consumer.lines), consumer.said
         assert relay.url in consumer.lines[0] and '"service": "consumer"' in consumer.lines[0]
