@@ -17,12 +17,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from appview_pipeline.indexing.changes import Change
+from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres, ephemeral
+from appview_pipeline_tests.properties.fed import fresh_index
 from appview_pipeline_tests.support.budget import EXAMPLES, SECONDS, Budget
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import memory_folder, run_sql
-from appview_pipeline_tests.support.frames import Stream
+from appview_pipeline_tests.support.frames import Stream, busy_frames
+from appview_pipeline_tests.support.rerun import Rerun
+from appview_pipeline_tests.support.scenarios import COLLECTIONS, batches_of, feed, validators
 from appview_pipeline_tests.support.tables import Fresh, fresh_database
 
 WORKERS = 2
@@ -174,6 +179,27 @@ def database(fresh: Fresh) -> Iterator[Database]:
 def stream() -> Stream:
     """A relay's stream that has just begun."""
     return Stream()
+
+
+@pytest.fixture(scope="module")
+def rerun_index(server: EmbeddedPostgres, template_database: str) -> Iterator[Rerun]:
+    """An index to rerun; it keeps what the tests of a module write to it."""
+    with fresh_index(server, template_database) as made:
+        yield Rerun(made.database, made.connection, made.clean)
+
+
+@pytest.fixture(scope="session")
+def busy_changes() -> list[Change]:
+    """600 frames of a few accounts in which everything happens often."""
+    return read_changes(list(busy_frames(600)), validators(), COLLECTIONS)
+
+
+@pytest.fixture
+def busy(rerun_index: Rerun, busy_changes: list[Change]) -> Rerun:
+    """An index to rerun, of a network in which everything happens often."""
+    rerun_index.clean()
+    feed(rerun_index.database, batches_of(busy_changes, 50))
+    return rerun_index
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,13 @@ from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, did_of, post, rev, update
 from appview_pipeline_tests.support.records import like
 from appview_pipeline_tests.support.refusing_table import refuse
-from appview_pipeline_tests.support.replays import letters
 from appview_pipeline_tests.support.tables import all_gaps, assert_equal, dump, one, record_keys, rows
 
 RELAY = "wss://relay.example"
+
+
+def letters(database: Database) -> list[tuple[Any, ...]]:
+    return rows(database.url, "SELECT kind, path, seq FROM pipeline.dead_letter ORDER BY seq, path")
 
 
 def broken(person: Person, number: int, seq: int | None = None) -> bytes:

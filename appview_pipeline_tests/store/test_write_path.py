@@ -28,10 +28,6 @@ from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one
 RELAY = "wss://relay.example"
 
 
-def letters(database: Database) -> list[tuple[Any, ...]]:
-    return rows(database.url, "SELECT kind, path, seq FROM pipeline.dead_letter ORDER BY seq, path")
-
-
 def test_an_error_of_ours_is_raised_and_nothing_written(database: Database, stream: Stream) -> None:
     refuse(database, "NEW.text = 'b'", "42501")
     ann = Person(stream, "ann")
@@ -71,9 +67,6 @@ def test_the_pauses_between_tries_grow_and_are_bounded(
     with pytest.raises(Stopped):
         writer_for(database).write(changes_of(Person(stream, "ann").commit(post("a", "a"))), time.time())
     assert pauses[0] <= 0.05 and 5 <= pauses[-1] <= backoff.batch().longest == 10
-
-
-# ---- one writer a stream
 
 
 def test_of_two_writers_with_one_position_one_writes(database: Database, stream: Stream) -> None:

@@ -1,0 +1,39 @@
+"""An index that is rerun, and broken by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, Rederived, rederive
+from appview_pipeline_tests.properties.fed import Index
+
+
+class Rerun(Index):
+    """An index that is rerun, and broken by hand."""
+
+    def run(self, *statements: str) -> None:
+        with self.connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        self.connection.commit()
+
+    def rows(self, statement: str, *parameters: Any) -> list[Any]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            found = cursor.fetchall()
+        self.connection.commit()
+        return [row[0] if len(row) == 1 else row for row in found]
+
+    def rerun(self, **arguments: Any) -> Rederived:
+        return rederive(self.database, DERIVED_COLLECTIONS, **arguments)
+
+    def digest(self) -> dict[str, list[str]]:
+        """Every row of schema bsky with its place and the transaction that wrote it, and what `pipeline` knows."""
+        tables = self.rows(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'bsky' "
+            "OR tablename IN ('version', 'tombstone', 'pending', 'dependency', 'gap', 'told_otherwise', 'silenced')"
+        )
+        return {
+            table: self.rows(f"SELECT t.ctid::text || t.xmin::text || t::text FROM {table} t ORDER BY 1")
+            for table in tables
+        }
