@@ -1,7 +1,7 @@
 """What is stored can be read: the published reference AppView over a database full of odd records.
 
 Needs `APPVIEW_REFERENCE_PACKAGES` (conformance/reference/README.md). What it showed are rules in
-test_bad_input.py.
+test_odd_records.py.
 """
 
 from __future__ import annotations

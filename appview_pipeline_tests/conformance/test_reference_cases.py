@@ -317,7 +317,7 @@ def test_an_identity_event_alone_makes_no_account(database: Database) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_handle_in_a_uri_is_kept_as_it_stands(database: Database, size: int) -> None:
-    """That of a like. What readers show to others needs a DID: reposts and quotes (see test_bad_input.py)."""
+    """That of a like. What readers show to others needs a DID: reposts and quotes (see test_odd_records.py)."""
     by_handle = {"uri": f"at://ben.example.com/{POST}", "cid": NOWHERE}
     one_account(
         database,
