@@ -8,11 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 from click.testing import CliRunner
 
@@ -24,7 +22,7 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.checkout import CHECKOUT
-from appview_pipeline_tests.support.database import run_sql
+from appview_pipeline_tests.support.database import connect, run_sql
 from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
 from appview_pipeline_tests.support.tables import assert_equal, dump, fresh_database, one, replayed, rows
 from appview_pipeline_tests.support.waiting import wait_for
@@ -225,7 +223,7 @@ def test_an_interrupt_says_so_and_what_is_committed_stays(database: Database, tm
         stderr=subprocess.PIPE,
         text=True,
     )
-    with closing(psycopg2.connect(database.url.replace("+psycopg2", ""))) as holder, holder.cursor() as cursor:
+    with connect(database.url) as holder, holder.cursor() as cursor:
         # In the midst of a batch, on the slowest machine, too: it waits for a lock of ours while the signal comes.
         wait_for(lambda: one(database.url, "SELECT count(*) FROM pipeline.batch") >= 3)
         cursor.execute("LOCK pipeline.batch IN EXCLUSIVE MODE")

@@ -6,12 +6,10 @@ import importlib.util
 import json
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import psycopg2
 import pytest
 import zstandard
 
@@ -22,6 +20,7 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties.model import Model
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
 from appview_pipeline_tests.support.checkout import SHARED
+from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.scenarios import (
     COLLECTIONS,
     Cleaner,
@@ -82,7 +81,7 @@ def index(server: EmbeddedPostgres, template_database: str) -> Iterator[tuple[Da
     """A database, a connection to look into it, and what empties it."""
     with (
         fresh_database(server, template_database) as database,
-        closing(psycopg2.connect(database.url.replace("+psycopg2", ""))) as connection,
+        connect(database.url) as connection,
     ):
         yield database, connection, Cleaner(connection)
 

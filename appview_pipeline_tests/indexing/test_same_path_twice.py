@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import libipld
-import psycopg2
 import pytest
 
 from appview_pipeline.protocol import cid
@@ -21,12 +19,13 @@ from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.content import iso
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support import scenarios, tables
+from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.frames import START, WHEN, Person, Stream, create, delete, post, update
 from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
 
 
 def state(database: Database) -> scenarios.State:
-    with closing(psycopg2.connect(database.url.replace("+psycopg2", ""))) as connection:
+    with connect(database.url) as connection:
         found = scenarios.dump(connection)
     for row in found["rows"].get("post", ()):
         del row["rev"]  # it is another one where each operation is a commit

@@ -26,6 +26,7 @@ from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.staging import copy_rows
 from appview_pipeline.store.stream_lock import LockLost, LockTaken, stream_lock
+from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post
 from appview_pipeline_tests.support.tables import fresh_database, one, rows
 
@@ -160,7 +161,7 @@ def test_who_holds_a_lock_turns_nothing_into_a_dead_letter(
     """A lock held for longer than any limit: the batch waits as a whole, and is written when it is free."""
     waits: list[float] = []
 
-    with contextlib.closing(psycopg2.connect(hasty.url.replace("+psycopg2", ""))) as holder:
+    with connect(hasty.url) as holder:
         holder.cursor().execute("LOCK TABLE bsky.post")
 
         def wait(self: Writer, seconds: float) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psycopg2
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties.networks import Arrival, Network
+from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.scenarios import Cleaner, State, change_of, dump, feed
 from appview_pipeline_tests.support.tables import fresh_database
 
@@ -63,7 +63,7 @@ def fresh_index(server: EmbeddedPostgres, template: str) -> Iterator[Index]:
     """An index in a database of its own."""
     with (
         fresh_database(server, template) as database,
-        closing(psycopg2.connect(database.url.replace("+psycopg2", ""))) as connection,
+        connect(database.url) as connection,
     ):
         yield Index(database, connection, Cleaner(connection))
 

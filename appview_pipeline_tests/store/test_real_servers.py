@@ -24,7 +24,7 @@ from appview_pipeline.store.database import open_database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.stream_lock import stream_lock
 from appview_pipeline_tests.support.checkout import CHECKOUT
-from appview_pipeline_tests.support.database import run_sql
+from appview_pipeline_tests.support.database import connect, run_sql
 from appview_pipeline_tests.support.pooler import Pooler
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
@@ -79,7 +79,7 @@ def test_a_start_survives_what_a_role_or_database_sets(server: EmbeddedPostgres,
     run_sql(server, "CREATE ROLE strict LOGIN SUPERUSER")
     try:
         settings = dict(HOSTILE)
-        with closing(psycopg2.connect(server.url("postgres").replace("+psycopg2", ""))) as connection:
+        with connect(server.url("postgres")) as connection:
             if connection.server_version >= 170_000:
                 settings["transaction_timeout"] = "20ms"
         for name, value in settings.items():
@@ -118,7 +118,7 @@ def test_a_start_survives_what_a_role_or_database_sets(server: EmbeddedPostgres,
 
 @contextmanager
 def holding(url: str, statement: str) -> Iterator[None]:
-    with closing(psycopg2.connect(postgres.libpq_url(url))) as connection, connection.cursor() as cursor:
+    with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute(statement)
         yield
 

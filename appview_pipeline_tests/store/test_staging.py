@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
 import psycopg2
@@ -13,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from appview_pipeline.store.staging import Value, copy_rows, copy_text
+from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.hostile_text import HOSTILE, hostile
 from appview_pipeline_tests.support.tables import Fresh
 
@@ -22,7 +22,7 @@ quick = settings(deadline=None, derandomize=True, suppress_health_check=[HealthC
 @pytest.fixture(scope="module")
 def scratch(fresh: Fresh) -> Iterator[psycopg2.extensions.connection]:
     """A connection with a temporary table of each type that staging tables have."""
-    with fresh() as made, closing(psycopg2.connect(made.url.replace("+psycopg2", ""))) as connection:
+    with fresh() as made, connect(made.url) as connection:
         with connection.cursor() as cursor:
             cursor.execute(
                 'CREATE TEMPORARY TABLE scratch (a text, b varchar, c text COLLATE "C", n bigint, f boolean, r bytea, '

@@ -1,4 +1,4 @@
-"""The tests' PostgreSQL server: where its data lies, and statements on its maintenance database."""
+"""The tests' PostgreSQL server: where its data lies, connections, statements outside of any transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+from psycopg2.extensions import connection as Connection
 
+from appview_pipeline.store import postgres
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 
 
@@ -29,3 +31,20 @@ def run_sql(server: EmbeddedPostgres, statement: str, *parameters: Any) -> None:
         con.autocommit = True
         with con.cursor() as cursor:
             cursor.execute(statement, parameters or None)
+
+
+def connect(url: str) -> closing[Connection]:
+    """A connection that ends with the block. `url`: SQLAlchemy's or libpq's."""
+    return closing(psycopg2.connect(postgres.libpq_url(url)))
+
+
+def run(url: str, statement: str) -> None:
+    """Runs a statement outside of any transaction."""
+    with connect(url) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(statement)
+
+
+def as_role(url: str, user: str) -> str:
+    """The URL with another user."""
+    return postgres.parse_url(url).set(username=user).render_as_string(hide_password=False)

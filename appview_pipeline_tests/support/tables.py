@@ -11,18 +11,16 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
-
-import psycopg2
 
 from appview_pipeline.ingest.files.replay import ReplaySummary, replay
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.corpus import write_corpus
-from appview_pipeline_tests.support.database import run_sql
+from appview_pipeline_tests.support.database import connect, run_sql
 
 Dump = dict[str, list[str]]
 """Rows by table (`schema.table`), each row one line of JSON, sorted; tables without rows are absent."""
@@ -62,7 +60,7 @@ _numbers = itertools.count(1)
 def dump(url: str) -> Dump:
     """Everything that is compared. `url` is SQLAlchemy's."""
     found: Dump = {}
-    with closing(psycopg2.connect(url.replace("+psycopg2", ""))) as connection, connection.cursor() as cursor:
+    with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT table_schema || '.' || table_name, array_agg(column_name::text) FROM information_schema.columns "
             "JOIN information_schema.tables USING (table_schema, table_name) "
@@ -116,7 +114,7 @@ def assert_equal(got: Dump, want: Dump) -> None:
 
 def rows(url: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
     """The rows of a query (or of a statement without any, which is committed)."""
-    with closing(psycopg2.connect(url.replace("+psycopg2", ""))) as connection, connection.cursor() as cursor:
+    with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute(statement, parameters or None)
         found = cursor.fetchall() if cursor.description is not None else []
         connection.commit()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import socket
@@ -11,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import libipld
-import psycopg2
 import pytest
 
 from appview_pipeline.store import stream_lock
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.consumers import Start, cursor, is_past, until, without_cursor
+from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
 from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, record_keys, replayed_frames, rows
 
@@ -117,7 +116,7 @@ def test_a_batch_that_takes_long_is_a_warning_with_its_statement(database: Datab
         warnings = [line for line in consumer.lines if "WARNING" in line]
         assert re.search(r"A batch of 1 change has been at work for \d+ s, now at post\.add \(\d+ s\)", warnings[0])
         assert 1 <= len(warnings) <= 3, "not each time that it looks"
-        with contextlib.closing(psycopg2.connect(database.url.replace("+psycopg2", ""))) as holder:
+        with connect(database.url) as holder:
             holder.cursor().execute("SET application_name = 'somebody'; LOCK TABLE bsky.record")
             relay.publish([ann.commit(post("b", "x"))])
             until(lambda: "waits for a lock of process" in consumer.said, consumer)
