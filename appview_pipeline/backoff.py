@@ -56,8 +56,8 @@ def batch() -> Backoff:
     return Backoff(first=0.05, longest=10.0, jitter=0.5)
 
 
-def consumer() -> Backoff:
-    """Starts of a consumer process that keeps failing. A process that ran for a minute had started well."""
+def leased_process() -> Backoff:
+    """Starts of a leased process that keeps failing. A process that ran for a minute had started well."""
     return Backoff(first=1.0, longest=30.0, healthy=60.0, jitter=0.0)
 
 

@@ -23,7 +23,7 @@ from appview_pipeline import cli as command_line
 from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.firehose import sensor as sensor_module
 from appview_pipeline.defs.firehose.sensor import firehose_sensor
-from appview_pipeline.ingest.consumer_process import ConsumerProcess
+from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.relay import Relay
@@ -191,7 +191,7 @@ def test_what_dagster_is_told(
         monkeypatch.setenv("APPVIEW_START_CURSOR", "0")
         for name, value in {"TICK_SECONDS": 6.0, "REPORT_SECONDS": 1.0, "FAMILIES_SECONDS": 0.0}.items():
             monkeypatch.setattr(sensor_module, name, value)
-        state = sensor_module._State(ConsumerProcess())
+        state = sensor_module._State(consumer_process())
         monkeypatch.setattr(sensor_module, "_state", state)
         database_module.reopen()
         results: list[Any] = []

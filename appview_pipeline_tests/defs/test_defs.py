@@ -38,7 +38,7 @@ from appview_pipeline.defs.firehose.stopping import Stopping
 from appview_pipeline.defs.tables.groups import FAMILIES
 from appview_pipeline.defs.tables.partitions import HOURS, key_of
 from appview_pipeline.indexing.registry import COLLECTIONS
-from appview_pipeline.ingest.consumer_process import ConsumerProcess
+from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline.store import reports
 from appview_pipeline.store.columns import tables
 
@@ -318,7 +318,7 @@ def ticks(
 ) -> Iterator[Callable[..., Any]]:
     """Runs one tick of 2 s after the other, each with the cursor that the one before left."""
     libpq = re.sub(r"^postgresql\+psycopg2", "postgresql", database_url)
-    state = sensor_module._State(ConsumerProcess(command=(sys.executable, "-c", CONSUMER, libpq)))
+    state = sensor_module._State(consumer_process(command=(sys.executable, "-c", CONSUMER, libpq)))
     monkeypatch.setattr(sensor_module, "_state", state)
     monkeypatch.setattr(sensor_module, "TICK_SECONDS", 2.0)
     monkeypatch.setattr(sensor_module, "REPORT_SECONDS", 1.0)
@@ -373,7 +373,7 @@ def test_a_tick_whose_cursor_was_lost_is_not_reported_again(ticks: Callable[...,
 def test_a_relay_gone_silent_fails_the_check(
     ticks: Callable[..., Any], connect: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent = ConsumerProcess(command=(sys.executable, "-c", "import os\nwhile os.read(0, 100): pass"))
+    silent = consumer_process(command=(sys.executable, "-c", "import os\nwhile os.read(0, 100): pass"))
     monkeypatch.setattr(sensor_module, "_state", sensor_module._State(silent))
     with closing(connect()) as connection:
         run_sql(
@@ -406,7 +406,7 @@ def test_preview_and_second_tick_only_look(ticks: Callable[..., Any]) -> None:
 
 def test_trouble_is_one_line_and_soon(ticks: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensor_module, "TICK_SECONDS", 30.0)
-    consumer = ConsumerProcess(command=(sys.executable, "-c", "print('set APPVIEW_X'); raise SystemExit(4)"))
+    consumer = consumer_process(command=(sys.executable, "-c", "print('set APPVIEW_X'); raise SystemExit(4)"))
     monkeypatch.setattr(sensor_module, "_state", sensor_module._State(consumer))
     started = time.monotonic()
     result, _ = ticks(None)

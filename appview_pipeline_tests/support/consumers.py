@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from appview_pipeline.ingest.consumer_process import COMMAND
+from appview_pipeline.ingest.live.consumer_process import COMMAND
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.tables import dump, rows

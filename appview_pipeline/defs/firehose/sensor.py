@@ -1,7 +1,7 @@
 """The firehose sensor: keeps the consumer running and reports what it applied.
 
 A tick lasts most of a minute. It never consumes anything itself: the consumer is a child process that lives by the
-lease which ticks renew (`ingest/consumer_process.py`); what ends it sooner is watched in the tick and, between two
+lease which ticks renew (`ingest/leased_process.py`); what ends it sooner is watched in the tick and, between two
 ticks, by a thread (`stopping.py`). It leaves a row in `pipeline.batch` with every micro-batch. A
 tick that dies, times out or runs twice loses and doubles nothing but plots. The cursor in Dagster is how far the plots
 got.
@@ -28,7 +28,8 @@ from appview_pipeline.defs.firehose import reports
 from appview_pipeline.defs.firehose.stopping import Stopping
 from appview_pipeline.defs.tables.partitions import next_hour
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.consumer_process import EXIT_LOCKED, EXIT_OPERATOR_ERROR, ConsumerProcess
+from appview_pipeline.ingest.leased_process import EXIT_LOCKED, EXIT_OPERATOR_ERROR, LeasedProcess
+from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline.logs import level_of
 from appview_pipeline.shards import WHOLE, Shard
 from appview_pipeline.store import reports as stored_reports
@@ -76,7 +77,7 @@ class _State:
     """What lives as long as this code server: the consumer, and how far its ticks got (a tick that Dagster gave up on
     has reported, but its cursor was not saved)."""
 
-    consumer: ConsumerProcess = field(default_factory=ConsumerProcess)
+    consumer: LeasedProcess = field(default_factory=consumer_process)
     working: threading.Lock = field(default_factory=threading.Lock)
     watch: _WatchBetweenTicks | None = None
     position: Position = field(default_factory=Position)

@@ -1,7 +1,7 @@
 """The consumer: the relay's stream, or one shard of it, into the database, until its lease ends.
 
 A process of its own, without Dagster: `python -m appview_pipeline.ingest.live.consumer`. The sensor starts it and keeps
-its lease (`consumer_process.py` says how, and what the exit codes mean).
+its lease (`ingest/leased_process.py` says how, and what the exit codes mean).
 """
 
 from __future__ import annotations
@@ -13,26 +13,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from appview_pipeline import logs
-from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
-from appview_pipeline.ingest.consumer_process import EXIT_ENDED, EXIT_LOCK_LOST, EXIT_LOCKED, EXIT_OPERATOR_ERROR
 from appview_pipeline.ingest.decoding import applied_revs_in
 from appview_pipeline.ingest.interpreter import favour_throughput
-from appview_pipeline.ingest.lifetime import Lifetime
+from appview_pipeline.ingest.lease import run_leased
 from appview_pipeline.ingest.live.sequence_numbers import SequenceNumbers
 from appview_pipeline.ingest.live.stream_decoder import StreamDecoder
 from appview_pipeline.ingest.pipeline import run_pipeline
 from appview_pipeline.ingest.watchdog import Watchdog
-from appview_pipeline.ingest.writer import Position, Stopped, Writer
+from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.network.subscription import Subscription
-from appview_pipeline.settings import Settings, load
-from appview_pipeline.store.batch import CursorMoved, Report
+from appview_pipeline.settings import Settings
+from appview_pipeline.store.batch import Report
 from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import Database, open_database
 from appview_pipeline.store.gaps import open_stream_gaps
-from appview_pipeline.store.stream_lock import LockLost, LockTaken, stream_lock
+from appview_pipeline.store.stream_lock import stream_lock
 
 log = logging.getLogger("appview_pipeline.consumer")
 
@@ -161,30 +158,13 @@ def _seconds_since(moment: str | None) -> float | None:
 
 
 def main() -> int:
-    """Runs the consumer as a process; the exit code says how it ended."""
-    lifetime = Lifetime()
-    try:
-        settings = load()
-        lifetime.set_lease(settings.lease_seconds)
-        logs.configure(settings, "consumer", sys.stdout)
-        logs.log_start(settings, "consumer")
-        favour_throughput()
-        consume(settings, lifetime.stopped)
-    except OperatorError as error:
-        print(error, flush=True)
-        return EXIT_OPERATOR_ERROR
-    except (LockTaken, CursorMoved) as error:
-        log.warning("%s", error)
-        return EXIT_ENDED if lifetime.stopped() else EXIT_LOCKED
-    except LockLost as error:
-        log.warning("%s", error)
-        return EXIT_ENDED if lifetime.stopped() else EXIT_LOCK_LOST
-    except Stopped:
-        log.info("Ended before the batch in hand was written; it is read again at the next start")
-    finally:
-        lifetime.finish()
-    log.info("Ended: %s", lifetime.reason or "told to")
-    return EXIT_ENDED
+    """Runs the consumer as a leased process; the exit code says how it ended."""
+    return run_leased("consumer", _consume_fast)
+
+
+def _consume_fast(settings: Settings, stopped: Callable[[], bool]) -> None:
+    favour_throughput()
+    consume(settings, stopped)
 
 
 if __name__ == "__main__":

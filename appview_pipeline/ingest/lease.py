@@ -1,4 +1,4 @@
-"""How long a consumer lives: as long as somebody renews its lease, and no longer than it is told to."""
+"""The child's side of a leased process (`leased_process.py`): it lives as long as its parent renews its lease."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
-from appview_pipeline.settings import Settings
+from appview_pipeline import logs
+from appview_pipeline.errors import OperatorError
+from appview_pipeline.ingest.leased_process import EXIT_ENDED, EXIT_LOCK_LOST, EXIT_LOCKED, EXIT_OPERATOR_ERROR
+from appview_pipeline.ingest.writer import Stopped
+from appview_pipeline.settings import Settings, load
+from appview_pipeline.store.batch import CursorMoved
+from appview_pipeline.store.stream_lock import LockLost, LockTaken
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +24,12 @@ GRACE_SECONDS = 4.0
 """What is left for the batch in hand once the end is decided; then the process ends and the batch rolls back."""
 
 
-class Lifetime:
+class Lease:
     """Watches standard input (any byte renews the lease, its end is the end) and the signals SIGTERM and SIGINT.
 
     Must be made in the main thread. `stopped()` says whether to come to an end; `GRACE_SECONDS` after it first did, the
     process is ended by force. The lease bridges what a busy machine pauses between two ticks; whatever else should end
-    the consumer closes standard input, or takes the process along that holds its other end.
+    the process closes standard input, or takes the process along that holds its other end.
     """
 
     def __init__(self, lease_seconds: float = Settings.lease_seconds, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -37,7 +44,7 @@ class Lifetime:
         threading.Thread(target=self._listen, name="lease", daemon=True).start()
         threading.Thread(target=self._watch, name="lease-watch", daemon=True).start()
 
-    def set_lease(self, seconds: float) -> None:
+    def set_seconds(self, seconds: float) -> None:
         """How long to go on without a renewal from now on (`APPVIEW_LEASE_SECONDS`)."""
         self._lease_seconds = seconds
 
@@ -46,7 +53,7 @@ class Lifetime:
         return self._stop.is_set()
 
     def finish(self) -> None:
-        """The consumer has come to its end by itself: no force is needed."""
+        """The process has come to its end by itself: no force is needed."""
         self._finished.set()
 
     def _end(self, reason: str) -> None:
@@ -68,3 +75,34 @@ class Lifetime:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
+
+
+def run_leased(service: str, work: Callable[[Settings, Callable[[], bool]], object]) -> int:
+    """Runs `work` in this process until its lease ends, and returns the exit code.
+
+    `service` is its name in the log, which goes to standard output. `work` gets the settings and a function that says
+    whether to come to an end.
+    """
+    log = logging.getLogger(f"appview_pipeline.{service}")
+    lease = Lease()
+    try:
+        settings = load()
+        lease.set_seconds(settings.lease_seconds)
+        logs.configure(settings, service, sys.stdout)
+        logs.log_start(settings, service)
+        work(settings, lease.stopped)
+    except OperatorError as error:
+        print(error, flush=True)
+        return EXIT_OPERATOR_ERROR
+    except (LockTaken, CursorMoved) as error:
+        log.warning("%s", error)
+        return EXIT_ENDED if lease.stopped() else EXIT_LOCKED
+    except LockLost as error:
+        log.warning("%s", error)
+        return EXIT_ENDED if lease.stopped() else EXIT_LOCK_LOST
+    except Stopped:
+        log.info("Ended before the batch in hand was written; it is read again at the next start")
+    finally:
+        lease.finish()
+    log.info("Ended: %s", lease.reason or "its work is done")
+    return EXIT_ENDED

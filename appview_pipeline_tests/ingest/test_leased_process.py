@@ -1,4 +1,4 @@
-"""The consumer child under its lease, with stand-ins for the consumer."""
+"""A child under its lease, with stand-ins for the consumer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from appview_pipeline import backoff
-from appview_pipeline.ingest import consumer_process
-from appview_pipeline.ingest.consumer_process import ConsumerProcess
+from appview_pipeline.ingest import leased_process
+from appview_pipeline.ingest.leased_process import LeasedProcess
+from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline.settings import Settings
 
 OBEDIENT = """
@@ -27,15 +28,15 @@ print("lease closed", flush=True)
 DEAF = "import time, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 
 
-def child(code: str) -> ConsumerProcess:
-    return ConsumerProcess(command=(sys.executable, "-c", code))
+def child(code: str) -> LeasedProcess:
+    return consumer_process(command=(sys.executable, "-c", code))
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[[str], ConsumerProcess]]:
-    made: list[ConsumerProcess] = []
+def make() -> Iterator[Callable[[str], LeasedProcess]]:
+    made: list[LeasedProcess] = []
 
-    def factory(code: str) -> ConsumerProcess:
+    def factory(code: str) -> LeasedProcess:
         made.append(child(code))
         return made[-1]
 
@@ -59,7 +60,7 @@ def alive(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_is_started_once_and_ends_when_told(make: Callable[[str], ConsumerProcess]) -> None:
+def test_is_started_once_and_ends_when_told(make: Callable[[str], LeasedProcess]) -> None:
     consumer = make(OBEDIENT)
     assert consumer.keep() and consumer.keep()
     assert consumer.starts == 1
@@ -71,7 +72,7 @@ def test_is_started_once_and_ends_when_told(make: Callable[[str], ConsumerProces
     assert consumer.keep(), "may be started again at once"
 
 
-def test_a_deaf_child_is_killed_in_time(make: Callable[[str], ConsumerProcess]) -> None:
+def test_a_deaf_child_is_killed_in_time(make: Callable[[str], LeasedProcess]) -> None:
     consumer = make(DEAF)
     consumer.keep()
     until(lambda: consumer._last_line == "up")
@@ -81,7 +82,7 @@ def test_a_deaf_child_is_killed_in_time(make: Callable[[str], ConsumerProcess]) 
     assert consumer.ended is not None and consumer.ended.code == -signal.SIGKILL
 
 
-def test_renewing_never_blocks_on_a_child_that_does_not_read(make: Callable[[str], ConsumerProcess]) -> None:
+def test_renewing_never_blocks_on_a_child_that_does_not_read(make: Callable[[str], LeasedProcess]) -> None:
     consumer = make(DEAF)
     consumer.keep()
     started = time.monotonic()
@@ -91,10 +92,10 @@ def test_renewing_never_blocks_on_a_child_that_does_not_read(make: Callable[[str
 
 
 def test_a_crash_is_told_and_followed_by_longer_and_longer_pauses(
-    make: Callable[[str], ConsumerProcess],
+    make: Callable[[str], LeasedProcess],
 ) -> None:
     consumer = make("print('all is lost', flush=True); raise SystemExit(7)")
-    consumer.backoff = dataclasses.replace(backoff.consumer(), first=0.2)
+    consumer.backoff = dataclasses.replace(backoff.leased_process(), first=0.2)
     pauses = []
     for _ in range(3):
         until(consumer.keep)
@@ -105,36 +106,34 @@ def test_a_crash_is_told_and_followed_by_longer_and_longer_pauses(
     assert "exit code 7" in consumer.ended.sentence and "all is lost" in consumer.ended.sentence
 
 
-def test_an_operators_mistake_is_told_in_its_own_words(make: Callable[[str], ConsumerProcess]) -> None:
+def test_an_operators_mistake_is_told_in_its_own_words(make: Callable[[str], LeasedProcess]) -> None:
     consumer = make("print('set X'); raise SystemExit(4)")
     consumer.keep()
     until(lambda: not consumer.keep())
     assert consumer.ended is not None and consumer.ended.sentence == "set X"
 
 
-def test_too_much_output_is_cut_not_kept(
-    make: Callable[[str], ConsumerProcess], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_much_output_is_cut_not_kept(make: Callable[[str], LeasedProcess], monkeypatch: pytest.MonkeyPatch) -> None:
     consumer = make("print('x' * 100_000); [print(n) for n in range(2000)]; raise SystemExit(0)")
     consumer.keep()
     until(lambda: not consumer.keep())
     lines = consumer.lines()
-    assert len(lines) == consumer_process.KEPT_LINES + 1
+    assert len(lines) == leased_process.MAX_LINES + 1
     assert "left out" in lines[0] and lines[-1] == "1999"
 
 
 LEASED = """
-from appview_pipeline.ingest.lifetime import Lifetime
-lifetime = Lifetime(lease_seconds=3.0)
+from appview_pipeline.ingest.lease import Lease
+lease = Lease(lease_seconds=3.0)
 print("up", flush=True)
-while not lifetime.stopped(): lifetime._stop.wait(0.05)
-lifetime.finish()
-print(lifetime.reason, flush=True)
+while not lease.stopped(): lease._stop.wait(0.05)
+lease.finish()
+print(lease.reason, flush=True)
 """
 
 
 def test_a_pause_between_two_ticks_that_is_shorter_than_the_lease_does_not_end_the_child(
-    make: Callable[[str], ConsumerProcess],
+    make: Callable[[str], LeasedProcess],
 ) -> None:
     """Scaled: 3 s stand for the 90 s of `APPVIEW_LEASE_SECONDS`, and the pauses for more than 30 s each."""
     assert Settings.lease_seconds >= 60
@@ -158,8 +157,8 @@ def test_the_child_ends_with_a_parent_that_is_killed() -> None:
             sys.executable,
             "-c",
             "import sys, time\n"
-            "from appview_pipeline.ingest.consumer_process import ConsumerProcess\n"
-            f"consumer = ConsumerProcess(command=(sys.executable, '-c', {OBEDIENT!r}))\n"
+            "from appview_pipeline.ingest.live.consumer_process import consumer_process\n"
+            f"consumer = consumer_process(command=(sys.executable, '-c', {OBEDIENT!r}))\n"
             "consumer.keep(); print(consumer.pid, flush=True); time.sleep(60)",
         ],
         stdout=subprocess.PIPE,
@@ -172,7 +171,7 @@ def test_the_child_ends_with_a_parent_that_is_killed() -> None:
     until(lambda: not alive(pid))
 
 
-def test_a_lost_lock_is_not_called_another_consumer(make: Callable[[str], ConsumerProcess]) -> None:
+def test_a_lost_lock_is_not_called_another_consumer(make: Callable[[str], LeasedProcess]) -> None:
     consumer = make("print('the lock is gone'); raise SystemExit(5)")
     consumer.keep()
     until(lambda: not consumer.keep())

@@ -1,14 +1,14 @@
-"""The consumer as a child process: started, kept on its lease, listened to and stopped.
+"""A leased process: a child that works without pause, started, kept on its lease, listened to and stopped.
 
-The child is `python -m appview_pipeline.ingest.live.consumer`. What passes between the two:
+Whatever must not wait for Dagster's ticks runs in such a child; this is its parent's side, and `lease.py` is its own.
+What passes between the two:
 - stdin: any byte renews the child's lease; end of file, or a lapsed lease (`APPVIEW_LEASE_SECONDS`), ends it after the
   batch in hand;
 - stdout and stderr: its log lines;
-- exit code: 0 it was told to end, 3 another consumer holds the lock, 4 an operator's mistake (its last line says
-  which), 5 the connection that held its lock is gone, anything else it crashed.
+- exit code: the `EXIT_...` below; any other means that it crashed.
 
-A process that is gone is started again after a pause that grows while it keeps failing (`backoff.consumer`). Nothing
-here blocks for longer than `stop`'s patience.
+A process that is gone is started again after a pause that grows while it keeps failing (`backoff.leased_process`).
+Nothing here blocks for longer than `stop`'s patience.
 """
 
 from __future__ import annotations
@@ -17,62 +17,58 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from appview_pipeline import backoff
 from appview_pipeline.backoff import Backoff
 
 EXIT_ENDED = 0
+"""It was asked to end."""
 EXIT_LOCKED = 3
+"""Another process holds its lock."""
 EXIT_OPERATOR_ERROR = 4
+"""An operator's mistake; its last line says which."""
 EXIT_LOCK_LOST = 5
+"""The connection that held its lock is gone."""
 
-KEPT_LINES = 500
-LONGEST_LINE = 2_000
-
-COMMAND = (sys.executable, "-m", "appview_pipeline.ingest.live.consumer")
+MAX_LINES = 500
+MAX_LINE_LENGTH = 2_000
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended. `code` as in `subprocess.Popen.returncode`; `last_line` is the last thing it said."""
+    """How a child ended. `code` as in `subprocess.Popen.returncode`; `last_line` is the last thing it said; `sentence`
+    is for a person."""
 
     code: int
     last_line: str
     ran_seconds: float
-
-    @property
-    def sentence(self) -> str:
-        """What to tell a person."""
-        if self.code == EXIT_ENDED:
-            return "the consumer ended"
-        if self.code == EXIT_LOCKED:
-            return "another consumer is at work on this relay; waiting for it to end"
-        if self.code == EXIT_LOCK_LOST:
-            return "the database connection that held the stream's lock was lost; the consumer is started again"
-        if self.code == EXIT_OPERATOR_ERROR and self.last_line:
-            return self.last_line
-        how = f"signal {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
-        return f"the consumer crashed ({how}) after {self.ran_seconds:.0f} s: {self.last_line or 'it said nothing'}"
+    sentence: str
 
 
 @dataclass
-class ConsumerProcess:
-    """At most one consumer child of this process. All methods may be called from any thread."""
+class LeasedProcess:
+    """At most one child of this process. All methods may be called from any thread.
 
-    command: Sequence[str] = COMMAND
+    `name`: what it is, in a sentence. `command` is started with this process's environment and `environment`.
+    `sentences`: what an exit code of it means, where there is more to say than for all leased processes.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    sentences: Mapping[int, str] = field(default_factory=dict)
     ended: Ended | None = None
     starts: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
     _not_before: float = 0.0
-    backoff: Backoff = field(default_factory=backoff.consumer)
-    _lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
+    backoff: Backoff = field(default_factory=backoff.leased_process)
+    _lines: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
     _dropped: int = 0
     _last_line: str = ""
     _reader: threading.Thread | None = None
@@ -117,11 +113,11 @@ class ConsumerProcess:
                 process.kill()
                 process.wait()
             self._notice_end()
-            # It was told to end, so it may be started again at once.
+            # It was asked to end, so it may be started again at once.
             self._not_before, self.backoff.failures = 0.0, 0
 
     def lines(self) -> list[str]:
-        """What the child said since the last call, oldest first; if it said too much, the newest `KEPT_LINES` of it."""
+        """What the child said since the last call, oldest first; if it said too much, the newest `MAX_LINES` of it."""
         with self._output_lock:
             dropped, self._dropped = self._dropped, 0
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
@@ -134,7 +130,7 @@ class ConsumerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"},
             # Its own session: Ctrl-C in the terminal reaches it through its lease, in order, not by a signal that
             # would race with it.
             start_new_session=True,
@@ -144,18 +140,19 @@ class ConsumerProcess:
         os.set_blocking(self._process.stdin.fileno(), False)
         self._started_at = time.monotonic()
         self.starts += 1
-        self._reader = threading.Thread(target=self._read, args=(self._process,), name="consumer-output", daemon=True)
+        name = f"{self.name} output"
+        self._reader = threading.Thread(target=self._read, args=(self._process,), name=name, daemon=True)
         self._reader.start()
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         with process.stdout:
-            while raw := process.stdout.readline(LONGEST_LINE):
+            while raw := process.stdout.readline(MAX_LINE_LENGTH):
                 line = raw.decode("utf-8", "replace").rstrip()
                 if not line:
                     continue
                 with self._output_lock:
-                    self._dropped += len(self._lines) == KEPT_LINES
+                    self._dropped += len(self._lines) == MAX_LINES
                     self._lines.append(line)
                     self._last_line = line
 
@@ -181,6 +178,20 @@ class ConsumerProcess:
             # The pipe is at its end unless a grandchild holds it open, which is not worth waiting for.
             self._reader.join(1.0)
         ran = time.monotonic() - self._started_at
-        self.ended = Ended(process.returncode, self._last_line, ran)
+        self.ended = Ended(process.returncode, self._last_line, ran, self._sentence(process.returncode, ran))
         self.backoff.connected_for(ran)
         self._not_before = time.monotonic() + self.backoff.next()
+
+    def _sentence(self, code: int, ran_seconds: float) -> str:
+        if code in self.sentences:
+            return self.sentences[code]
+        if code == EXIT_ENDED:
+            return f"the {self.name} ended"
+        if code == EXIT_LOCKED:
+            return f"another {self.name} is at work; waiting for it to end"
+        if code == EXIT_LOCK_LOST:
+            return f"the database connection that held its lock was lost; the {self.name} is started again"
+        if code == EXIT_OPERATOR_ERROR and self._last_line:
+            return self._last_line
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"the {self.name} crashed ({how}) after {ran_seconds:.0f} s: {self._last_line or 'it said nothing'}"
