@@ -18,6 +18,7 @@ from appview_pipeline.settings import SETTINGS, Settings
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CHATTY = ("alembic", "asyncio", "picows", "sqlalchemy", "urllib3")
 _ALWAYS_SHOWN = ("relay_url", "database_url")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # Its lines at lower levels show connections with their parameters, of which only the password is hidden.
 _NEVER_BELOW_WARNING = "sqlalchemy.pool"
 
@@ -26,8 +27,9 @@ def configure(settings: Settings, service: str, stream: TextIO | None = None) ->
     """Sets up logging by `settings.log_level` and `settings.log_format` for the process that runs `service`.
 
     Lines go to `stream` (default: standard error). Replaces what an earlier call set up, nothing else. `text` lines are
-    `time level service logger: message key=value`; `json` lines are objects with `time` (RFC 3339, UTC), `level`,
-    `service`, `logger`, `message`, `exception` where there is one, and the fields given by `extra=`.
+    `time level service logger: message key=value`, without `logger` where it is the service's own; `json` lines are
+    objects with `time` (RFC 3339, UTC), `level`, `service`, `logger`, `message`, `exception` where there is one, and
+    the fields given by `extra=`.
     """
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_JsonLine(service) if settings.log_format == "json" else _TextLine(service))
@@ -55,15 +57,20 @@ def log_start(settings: Settings, service: str, **more: object) -> None:
     logging.getLogger(f"appview_pipeline.{service}").info("%s started.", service, extra={**shown, **more})
 
 
-def level_of(line: str) -> int:
-    """The level of a line that a process of ours logged, in either form; INFO for any other line."""
+def read_line(line: str) -> tuple[int, str]:
+    """The level of a line that another process of ours logged, and what there is to log of it here: text without its
+    time and level, which the log adds; a `json` line as it is. INFO and the whole line for a line of any other form.
+    """
     if line.startswith("{"):
         try:
-            name = json.loads(line).get("level")
+            return _level(json.loads(line).get("level")), line
         except ValueError:
-            return logging.INFO
-    else:
-        name = next(iter(line.split(maxsplit=2)[1:2]), "")
+            return logging.INFO, line
+    _, name, text = (*line.split(maxsplit=2), "", "", "")[:3]
+    return (_level(name), text) if name in _LEVELS else (logging.INFO, line)
+
+
+def _level(name: object) -> int:
     level = logging.getLevelName(str(name))
     return level if isinstance(level, int) else logging.INFO
 
@@ -99,8 +106,9 @@ class _TextLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extra = "".join(f" {key}={_one_line(str(value))}" for key, value in _extra(record).items())
         logger = record.name.removeprefix("appview_pipeline.")
+        origin = self._service if logger == self._service else f"{self._service} {logger}"
         message = _one_line(record.getMessage())
-        line = f"{_time(record)} {record.levelname:<7} {self._service} {logger}: {message}{extra}"
+        line = f"{_time(record)} {record.levelname:<7} {origin}: {message}{extra}"
         exception = _exception(self, record)
         return f"{line}\n{exception}" if exception else line
 

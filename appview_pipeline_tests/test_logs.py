@@ -45,6 +45,12 @@ def test_text_lines() -> None:
     assert len(time) == len("2026-07-04T14:38:09.123Z") and time.endswith("Z")
 
 
+def test_the_services_own_logger_is_not_named_twice() -> None:
+    stream = configured()
+    logging.getLogger("appview_pipeline.consumer").info("512 events/s")
+    assert stream.getvalue().endswith(" INFO    consumer: 512 events/s\n")
+
+
 def test_json_lines() -> None:
     stream = configured(log_format="json")
     logger = logging.getLogger("appview_pipeline.x")
@@ -127,12 +133,18 @@ def test_the_start_line_shows_what_matters_and_no_secret() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_the_level_of_a_line_can_be_read_back(form: str) -> None:
+def test_a_line_can_be_read_back(form: str) -> None:
     stream = io.StringIO()
     logs.configure(Settings(log_format=form), "consumer", stream)
     logging.getLogger("appview_pipeline.x").warning("A batch has been at work for 31 s")
     logging.getLogger("appview_pipeline.x").info("ERROR is only a word here")
     logging.getLogger("appview_pipeline.x").error("given up")
-    levels = [logs.level_of(line) for line in stream.getvalue().splitlines()]
-    assert levels == [logging.WARNING, logging.INFO, logging.ERROR]
-    assert [logs.level_of(line) for line in ("", "Traceback", "{", "{}", "a b c")] == [logging.INFO] * 5
+    lines = stream.getvalue().splitlines()
+    levels, texts = zip(*map(logs.read_line, lines), strict=True)
+    assert levels == (logging.WARNING, logging.INFO, logging.ERROR)
+    if form == "text":
+        assert texts[0] == "consumer x: A batch has been at work for 31 s"
+    else:
+        assert texts == tuple(lines)
+    for other in ("", "Traceback", "{", "{}", "a b c", "a INFORMAL c", "  indented  as  it  is"):
+        assert logs.read_line(other) == (logging.INFO, other)

@@ -30,7 +30,7 @@ from appview_pipeline.defs.tables.partitions import next_hour
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.leased_process import EXIT_LOCKED, EXIT_OPERATOR_ERROR, LeasedProcess
 from appview_pipeline.ingest.live.consumer_process import consumer_process
-from appview_pipeline.logs import level_of
+from appview_pipeline.logs import read_line
 from appview_pipeline.shards import WHOLE, Shard
 from appview_pipeline.store import reports as stored_reports
 from appview_pipeline.store.errors import DatabaseError
@@ -216,13 +216,14 @@ class _Tick:
 
     def _pass_lines_on(self) -> None:
         for line in self.state.consumer.lines():
-            self.last_line = line
+            level, text = read_line(line)
+            self.last_line = text
             self.lines += 1
-            if (level := level_of(line)) >= logging.WARNING:
+            if level >= logging.WARNING:
                 self.warnings += 1
-                self.last_warning = line[:500]
+                self.last_warning = text[:500]
             if self.lines <= LINES_IN_TICK:
-                self.context.log.log(level, line)
+                self.context.log.log(level, text)
             elif self.lines == LINES_IN_TICK + 1:
                 self.context.log.info("(more lines of the consumer left out of this tick)")
 
