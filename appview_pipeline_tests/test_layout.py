@@ -1,0 +1,69 @@
+"""The tests' folders mirror the product's, and no test module imports another one."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from appview_pipeline_tests.support.checkout import CHECKOUT
+
+PRODUCT, TESTS = CHECKOUT / "appview_pipeline", CHECKOUT / "appview_pipeline_tests"
+
+MIRRORED = {"protocol", "network", "store", "indexing", "ingest", "defs"}
+"""Packages of the product whose tests have a folder of the same name."""
+OTHERS = {"support", "properties", "conformance", "simulated_network", "benchmark"}
+"""Folders of `appview_pipeline_tests` that no package of the product stands for (docs/testing.md)."""
+
+
+def modules(folder: Path = TESTS) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def packages(folder: Path) -> set[Path]:
+    """The packages below a folder, relative to it."""
+    return {path.parent.relative_to(folder) for path in modules(folder) if path.name == "__init__.py"} - {Path()}
+
+
+def imported(module: Path) -> Iterator[str]:
+    """The names of modules that a module may import, whatever they are of: `a.b` for `from a import b`."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_test(name: str) -> bool:
+    parts = name.split(".")
+    return parts[0] == TESTS.name and any(part.startswith("test_") or part == "conftest" for part in parts)
+
+
+def test_no_module_imports_a_test_module() -> None:
+    assert len(modules()) > 100
+    assert is_test("appview_pipeline_tests.store.test_plans.Cursor") and not is_test("appview_pipeline_tests.store")
+    found = [(str(path.relative_to(TESTS)), name) for path in modules() for name in imported(path) if is_test(name)]
+    assert found == [], "what tests share is a module in support/"
+
+
+def test_every_folder_has_its_package_in_the_product() -> None:
+    ours = {path for path in packages(TESTS) if path.parts[0] not in OTHERS}
+    assert {path.parts[0] for path in ours} == MIRRORED == {path.parts[0] for path in packages(PRODUCT)}
+    assert ours <= packages(PRODUCT)
+    assert {path.parts[0] for path in packages(TESTS)} - MIRRORED == OTHERS
+
+
+def test_the_mirrored_folders_hold_tests_only() -> None:
+    expected = ("__init__.py", "conftest.py")
+    folders = [TESTS / name for name in MIRRORED]
+    found = [path for folder in folders for path in modules(folder) if path.name not in expected]
+    assert [path for path in found if not path.name.startswith("test_")] == []
+
+
+def test_the_simulated_network_needs_no_other_tests() -> None:
+    """It is installed with the product."""
+    folder = TESTS / "simulated_network"
+    own = f"{TESTS.name}.{folder.name}"
+    names = {name for path in modules(folder) if not path.name.startswith("test_") for name in imported(path)}
+    assert {name for name in names if name.startswith(TESTS.name) and not f"{name}.".startswith(f"{own}.")} == set()
