@@ -19,7 +19,7 @@ dev *options:
 
 # Start the simulated network: a relay, a PLC directory and a PDS on this machine (docs/simulated-network.md).
 network *options:
-    python -m appview_pipeline_tests.simulated_network "$@"
+    appview-simulated-network "$@"
 
 # Check style and format.
 lint:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 
@@ -11,7 +12,10 @@ INSTALL_REQUIRES = [
     # was once published without its webserver), so they are pinned to one matching set.
     "dagster==1.13.27",
     "dagster-webserver==1.13.27",
+    # Its storage in production (docker/dagster.yaml).
     "dagster-postgres==0.29.27",
+    # Dagster's own; we declare the fields of our runs' configuration with it.
+    "pydantic>=2,<3",
     # Engines, pools and Alembic. From 2.1 on `postgresql://` means psycopg 3, which breaks dagster-postgres and
     # the URLs that production deployments already have.
     "SQLAlchemy>=2.0.43,<2.1",
@@ -70,6 +74,17 @@ DEV_REQUIRES = [
     "pre-commit-hooks>=5",
 ]
 
+
+class BuildWithoutTests(build_py):
+    """Of `appview_pipeline_tests` the simulated network is installed, which people start, and nothing else."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        modules: list[tuple[str, str, str]] = super().find_package_modules(package, package_dir)
+        if package == "appview_pipeline_tests":
+            return [module for module in modules if module[1] == "__init__"]
+        return [module for module in modules if not module[1].startswith("test_")]
+
+
 setup(
     name="appview-pipeline",
     version="0.1.0",
@@ -79,7 +94,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     # The SQL lives at the top level, where people read it, and is installed inside the package.
-    packages=[*find_packages(include=["appview_pipeline", "appview_pipeline.*"]), "appview_pipeline.sql"],
+    packages=[
+        *find_packages(include=["appview_pipeline", "appview_pipeline.*"]),
+        *find_packages(include=["appview_pipeline_tests", "appview_pipeline_tests.simulated_network"]),
+        "appview_pipeline.sql",
+    ],
     package_dir={"appview_pipeline.sql": "sql"},
     package_data={
         "appview_pipeline": ["py.typed", "indexing/lexicon_documents/*.json"],
@@ -87,5 +106,11 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require={"dev": DEV_REQUIRES},
-    entry_points={"console_scripts": ["appview-pipeline=appview_pipeline.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "appview-pipeline=appview_pipeline.cli:main",
+            "appview-simulated-network=appview_pipeline_tests.simulated_network.__main__:main",
+        ]
+    },
+    cmdclass={"build_py": BuildWithoutTests},
 )

@@ -1,8 +1,9 @@
-"""`python -m appview_pipeline_tests.simulated_network`: the simulated network for people, and the maker of corpora."""
+"""`appview-simulated-network`: the simulated network for people, and the maker of corpora (docs/simulated-network.md)."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import threading
 import time
@@ -14,28 +15,35 @@ from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_c
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import PASTS, World
 
+REPORT_SECONDS = 10
+PORT = click.IntRange(0, 65_535)
 
-@click.command(context_settings={"show_default": True})
-@click.option("--rate", default=500.0, help="Frames a second; 0: as fast as this machine makes them.")
-@click.option("--accounts", default=3_000, help="Accounts at the start.")
-@click.option("--seed", default=1, help="The same seed and --start give the same bytes.")
-@click.option("--start", type=float, help="Simulated time of the start, seconds since 1970.  [default: now]")
-@click.option("--pasts/--no-pasts", default=True, help="Start with repositories of realistic size.")
-@click.option("--relay-port", default=2470, help="0: any free port.")
-@click.option("--plc-port", default=2582)
-@click.option("--pds-port", default=2583)
+
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.option("--rate", default=500.0, help="Frames a second. 0: as fast as this machine makes them.")
+@click.option("--accounts", default=3_000, help="Accounts at the start; more come as it runs.")
+@click.option("--seed", default=1, help="Another seed makes another world. With --start: the same bytes each time.")
+@click.option("--start", type=float, help="Simulated time of the start, in seconds since 1970.  [default: now]")
+@click.option(
+    "--pasts/--no-pasts",
+    default=True,
+    help="Give the accounts repositories of realistic size to start with. Without them the start takes a moment only.",
+)
+@click.option("--relay-port", type=PORT, default=2470, help="Port of the relay. 0: any free port.")
+@click.option("--plc-port", type=PORT, default=2582, help="Port of the PLC directory.")
+@click.option("--pds-port", type=PORT, default=2583, help="Port of the PDS.")
+@click.option("--window", default=500, help="Megabytes of frames that the relay keeps for clients with a cursor.")
 @click.option(
     "--replay",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Serve the frames of this corpus from the relay and generate none.",
+    help="Serve the frames of this corpus, and generate none.",
 )
-@click.option("--window", default=500, help="MB of frames that the relay keeps.")
 @click.option(
     "--write",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write --frames frames to this corpus (`.zst`: compressed) and end.",
+    help="Write a corpus to this file and end. A name that ends in .zst: compressed.",
 )
-@click.option("--frames", default=60_000, help="With --write: how many.")
+@click.option("--frames", default=60_000, help="With --write: how many frames.")
 def main(
     rate: float,
     accounts: int,
@@ -45,21 +53,21 @@ def main(
     relay_port: int,
     plc_port: int,
     pds_port: int,
-    replay: Path | None,
     window: int,
+    replay: Path | None,
     write: Path | None,
     frames: int,
 ) -> None:
-    """A simulated AT Protocol network on this machine: relay, PLC directory and PDS over real sockets."""
+    """Start a simulated AT Protocol network on this machine: a relay, a PLC directory and a PDS.
+
+    It prints the command that lets the pipeline index it, then a line of numbers every ten seconds. Ctrl-C ends it.
+    """
     if write:
-        # The corpus ends about now: no rev in it is in the future for whoever reads it.
-        begin = time.time() - frames / 500 * 1.5 if start is None else start
-        began = time.monotonic()
-        count = write_corpus(write, World(seed, accounts, start=begin, pasts=PASTS if pasts else ()).frames(frames))
-        click.echo(f"{write}: {count:,} frames, {write.stat().st_size:,} bytes, {time.monotonic() - began:.1f} s")
+        _write(write, frames, seed=seed, accounts=accounts, start=start, pasts=pasts)
         return
+    click.echo("Making the simulated network ...", err=True)
     begin = time.time() if start is None else start
-    # Seqs go by the clock, so that a restarted simulation goes on above the seqs of the one before.
+    # Sequence numbers go by the clock, so that a restarted simulation goes on above those of the one before.
     world = World(
         seed,
         10 if replay else accounts,
@@ -68,32 +76,58 @@ def main(
         first_seq=int(begin * 1_000),
         pasts=PASTS if pasts and not replay else (),
     )
-    network = SimulatedNetwork(
-        world,
-        rate=None if replay else rate,
-        replay=read_corpus(replay) if replay else (),
-        relay_port=relay_port,
-        plc_port=plc_port,
-        pds_port=pds_port,
-        window_bytes=window * 1_000_000,
-    )
-    with network, contextlib.suppress(KeyboardInterrupt):
-        click.echo(f"PDS at {network.pds_url}. In another terminal, in the pipeline's checkout:\n")
-        variables = network.environment() | ({"APPVIEW_START_CURSOR": "0"} if replay else {})
-        click.echo("  " + " ".join(f"{name}={value}" for name, value in variables.items()) + " dagster dev\n")
-        pause = threading.Event()
-        published = sent = 0
-        while not network.failure:
-            pause.wait(10)
-            now_published, now_sent = network.published, network.relay.frames_sent
-            click.echo(
-                f"{time.strftime('%H:%M:%S')}  made {(now_published - published) / 10:,.0f}/s"
-                f"  sent {(now_sent - sent) / 10:,.0f}/s  clients {len(network.relay.open)}"
-                f"  accounts {len(world.authors):,}  newest seq {network.relay.window.newest_seq}"
-            )
-            published, sent = now_published, now_sent
-        sys.exit(1)
+    try:
+        network = SimulatedNetwork(
+            world,
+            rate=None if replay else rate,
+            replay=read_corpus(replay) if replay else (),
+            relay_port=relay_port,
+            plc_port=plc_port,
+            pds_port=pds_port,
+            window_bytes=window * 1_000_000,
+        )
+        with network, contextlib.suppress(KeyboardInterrupt):
+            _say_what_to_type(network, from_the_first_frame=replay is not None)
+            _report(network)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise click.ClickException(
+            f"One of the ports {relay_port}, {plc_port} and {pds_port} is taken, perhaps by another simulated network: "
+            "stop it, or choose other ports with --relay-port, --plc-port and --pds-port (0: any free port)."
+        ) from error
+    sys.exit(1 if network.failure else 0)
+
+
+def _write(path: Path, frames: int, *, seed: int, accounts: int, start: float | None, pasts: bool) -> None:
+    # By default the corpus ends about now: no rev in it is in the future for whoever reads it.
+    begin = time.time() - frames / 500 * 1.5 if start is None else start
+    began = time.monotonic()
+    count = write_corpus(path, World(seed, accounts, start=begin, pasts=PASTS if pasts else ()).frames(frames))
+    click.echo(f"{path}: {count:,} frames, {path.stat().st_size:,} bytes, {time.monotonic() - began:.1f} s")
+
+
+def _say_what_to_type(network: SimulatedNetwork, *, from_the_first_frame: bool) -> None:
+    variables = network.environment() | ({"APPVIEW_START_CURSOR": "0"} if from_the_first_frame else {})
+    click.echo("The simulated network is running. In another terminal, in the pipeline's folder, type:\n")
+    click.echo("  " + " ".join(f"{name}={value}" for name, value in variables.items()) + " dagster dev\n")
+    click.echo(f"Relay {network.relay_url}, PLC directory {network.plc_url}, PDS {network.pds_url}. Ctrl-C ends it.\n")
+
+
+def _report(network: SimulatedNetwork) -> None:
+    """Prints a line of numbers again and again, until the network fails."""
+    pause = threading.Event()
+    published = sent = 0
+    while not network.failure:
+        pause.wait(REPORT_SECONDS)
+        now_published, now_sent = network.published, network.relay.frames_sent
+        click.echo(
+            f"{time.strftime('%H:%M:%S')}  made {(now_published - published) / REPORT_SECONDS:,.0f}/s"
+            f"  sent {(now_sent - sent) / REPORT_SECONDS:,.0f}/s  clients {len(network.relay.open)}"
+            f"  accounts {len(network.world.authors):,}  newest seq {network.relay.window.newest_seq}"
+        )
+        published, sent = now_published, now_sent
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="appview-simulated-network")

@@ -13,6 +13,8 @@ from appview_pipeline.protocol import cid
 from appview_pipeline_tests.simulated_network.content import iso
 
 HANDLE_DOMAIN = "simnet.test"
+_SEED = "simnet account"
+"""Both names are in the bytes of every world, which benchmarks of different versions share."""
 _NAMES = (
     "alice",
     "bob",
@@ -49,7 +51,7 @@ class Account:
         self.index = index
         self.created = created
         self.handle = f"{_NAMES[index % len(_NAMES)]}{index}.{HANDLE_DOMAIN}"
-        self.key = PrivateKey(hashlib.sha256(f"simnet account {seed} {index}".encode()).digest())
+        self.key = PrivateKey(hashlib.sha256(f"{_SEED} {seed} {index}".encode()).digest())
         self.active = True
         self.status: str | None = None
         genesis = self._signed(self._operation(f"https://pds.{HANDLE_DOMAIN}", None))

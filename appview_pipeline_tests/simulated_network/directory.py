@@ -113,7 +113,7 @@ class HttpService:
 
     def start(self) -> None:
         threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name=f"simnet-{self.name}", daemon=True
+            target=self._server.serve_forever, args=(0.05,), name=f"simulated-{self.name}", daemon=True
         ).start()
 
     def stop(self) -> None:
@@ -136,7 +136,7 @@ class PlcDirectory(HttpService):
 
     def get(self, path: str, parameters: Parameters, host: str) -> Answer:
         if path == "/_health":
-            return json_answer({"version": "simnet"})
+            return json_answer({"version": "simulated"})
         did, _, what = unquote(path[1:]).partition("/")
         with self.world.lock:
             author = self.world.by_did.get(did)
@@ -169,7 +169,7 @@ class Pds(HttpService):
 
     def get(self, path: str, parameters: Parameters, host: str) -> Answer:
         if path == "/xrpc/_health":
-            return json_answer({"version": "simnet"})
+            return json_answer({"version": "simulated"})
         if path == "/.well-known/atproto-did":
             with self.world.lock:
                 owner = self.world.by_handle.get(host.split(":")[0])

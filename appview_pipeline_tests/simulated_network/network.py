@@ -95,7 +95,7 @@ class SimulatedNetwork:
         self.pds.start()
         self.plc.start()
         if self.rate is not None:
-            self._mover = threading.Thread(target=self._move, args=(self.rate,), name="simnet-world", daemon=True)
+            self._mover = threading.Thread(target=self._move, args=(self.rate,), name="simulated-world", daemon=True)
             self._mover.start()
         return self
 

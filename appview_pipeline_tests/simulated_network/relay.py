@@ -414,7 +414,7 @@ class Relay:
             self._loop = asyncio.get_running_loop()
             try:
                 server = await ws_create_server(
-                    self._accept, self.host, self.port, enable_auto_pong=False, logger_name="simnet"
+                    self._accept, self.host, self.port, enable_auto_pong=False, logger_name="simulated relay"
                 )
             except OSError as error:
                 failure.append(error)
@@ -428,7 +428,7 @@ class Relay:
                 self._cut_all()
 
         listening = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), name="simnet-relay", daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), name="simulated-relay", daemon=True)
         self._thread.start()
         ready.wait()
         if failure:

@@ -168,7 +168,8 @@ class World:
     ) -> None:
         self.seed = seed
         self.rate = rate
-        self.rng = Random(f"simnet world {seed}")  # a string: seeded by its SHA-512, the same everywhere
+        # A string: seeded by its SHA-512, the same everywhere. Another string makes other worlds (see accounts.py).
+        self.rng = Random(f"simnet world {seed}")
         self.clock = Clock(int(start * 1_000_000))
         self.stamped = 0  # the newest time on a frame
         self.seq = first_seq - 1

@@ -1,13 +1,9 @@
-"""Migrations: from every version to the same schema, by several processes, from the wheel."""
+"""Migrations: from every version to the same schema, by several processes at once."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -72,29 +68,3 @@ def test_a_failed_migration_leaves_the_version_before_it(empty_url: str, monkeyp
     assert rows(empty_url, "SELECT to_regclass('pipeline.repo')") == [(None,)]
     monkeypatch.undo()
     assert migrate.upgrade(empty_url) == migrate.head()
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_the_sql_and_migrates_by_itself(empty_url: str, tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", minversion="69")
-    source = tmp_path / "source"  # a copy, since building leaves its traces
-    for folder in ("appview_pipeline", "sql"):
-        shutil.copytree(CHECKOUT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("setup.py", "pyproject.toml", "README.md"):
-        shutil.copy(CHECKOUT / file, source)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source],
-        check=True, timeout=300,
-    )  # fmt: skip
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        shipped = set(archive.namelist())
-        archive.extractall(tmp_path / "installed")
-    here = {f"appview_pipeline/{p.relative_to(CHECKOUT)}" for p in (CHECKOUT / "sql").rglob("*.sql")}
-    assert here and here <= shipped
-    code = "import sys; from appview_pipeline.store import migrate as m; print(m.__file__, m.upgrade(sys.argv[1]))"
-    result = subprocess.run(
-        [sys.executable, "-c", code, empty_url], cwd=tmp_path, check=True, text=True, capture_output=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-    )  # fmt: skip
-    assert result.stdout.startswith(str(tmp_path)) and result.stdout.strip().endswith(f" {migrate.head()}")
