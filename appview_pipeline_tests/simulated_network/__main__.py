@@ -1,4 +1,4 @@
-"""`appview-simulated-network`: the simulated network for people, and the maker of corpora (docs/simulated-network.md)."""
+"""`appview-simulated-network`: the simulated network for people, and the maker of corpora."""
 
 from __future__ import annotations
 
