@@ -23,9 +23,10 @@ from appview_pipeline.indexing.changes import (
 )
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Row, Rows
 from appview_pipeline.indexing.record_fields import created_at
-from appview_pipeline.indexing.registry import COLLECTIONS, STAGES
+from appview_pipeline.indexing.registry import COLLECTIONS, DECLARED, Declarations
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.store.batch import Report, StoredRecord
+from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.staging import copy_text
 
 
@@ -54,12 +55,14 @@ class Batch:
     report: Report
     rows: Rows
     seen: frozenset[str] = frozenset()
-    columns: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {stage.table: stage.columns for stage in STAGES}
-    )
-    collections: Mapping[str, Collection] = field(default_factory=lambda: COLLECTIONS)
+    declared: Declarations = DECLARED
     texts: dict[str, bytes] = field(default_factory=dict)
     changes: Sequence[Change] = ()
+
+    @property
+    def effects(self) -> Effects:
+        """What the collections declare."""
+        return self.declared.effects
 
     def encode(self) -> None:
         """Encodes the rows for COPY now, in the calling thread, and not when they are copied."""
@@ -70,35 +73,38 @@ class Batch:
         states = [change.repo for change in self.changes if change.repo is not None and change.repo.did in dids]
         return [(it.did, it.rev, it.since, it.prev_data, it.data) for it in states if not it.is_sync]
 
-    def stage_again(self, collection: str, heirs: Sequence[StoredRecord]) -> Rows:
+    def stage_again(self, collection: str, records: Sequence[StoredRecord]) -> Rows:
         """The staging rows of records that are stored already."""
-        rows = _empty_rows()
-        for heir in heirs:
-            rkey = heir.uri.rpartition("/")[2]
-            record = record_from_json(heir.json)
+        rows = self.declared.empty_rows()
+        for stored in records:
+            rkey = stored.uri.rpartition("/")[2]
+            record = record_from_json(stored.json)
             write = RecordWrite(
-                heir.uri,
-                heir.cid,
-                heir.did,
+                stored.uri,
+                stored.cid,
+                stored.did,
                 collection,
                 rkey,
-                heir.rev,
+                stored.rev,
                 record,
-                heir.json,
-                heir.indexed_at,
+                stored.json,
+                stored.indexed_at,
                 None,
                 "create",
             )
-            self.collections[collection].stage(write, rows)
+            self.declared.collections[collection].stage(write, rows)
         return {table: staged for table, staged in rows.items() if staged}
 
 
-def _empty_rows() -> Rows:
-    return {stage.table: [] for stage in STAGES}
-
-
-def build(changes: Sequence[Change], source: str, *, shard: str = "0/1", dead_letter_bytes: int = 65_536) -> Batch:
-    """Folds changes, in the order in which they arrived, into a batch from `source` (a relay's URL, a file)."""
+def build(
+    changes: Sequence[Change],
+    source: str,
+    *,
+    shard: str = "0/1",
+    dead_letter_bytes: int = 65_536,
+    declared: Declarations = DECLARED,
+) -> Batch:
+    """Builds a batch of changes, in the order in which they arrived, from `source` (a relay's URL, a file)."""
     report = Report(source, shard)
     newest: dict[str, RecordWrite | RecordDelete] = {}
     superseded: list[RecordWrite | RecordDelete] = []
@@ -150,8 +156,8 @@ def build(changes: Sequence[Change], source: str, *, shard: str = "0/1", dead_le
     gaps.extend(gap for gap in map(gap_of, letters) if gap is not None)
     for chain in _in_order(chains, changes):
         gaps.extend(chain.gaps or ())
-    rows = _empty_rows()
-    _stage_records(newest.values(), rows)
+    rows = declared.empty_rows()
+    _stage_records(newest.values(), rows, declared.collections)
     rows["stage_superseded"] = [_superseded_row(event) for event in superseded]
     rows["stage_repo"] = [_chain_row(chain) for chain in chains.values()]
     rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
@@ -162,17 +168,17 @@ def build(changes: Sequence[Change], source: str, *, shard: str = "0/1", dead_le
         report.ops.setdefault(collection, {})[action] = count
     report.ignored = dict(Counter(collection for commit in ignored.values() for collection, _ in commit))
     report.rejected_by_kind = dict(Counter(letter.kind for letter in letters))
-    return Batch(report, rows, frozenset(event.collection for event in newest.values()), changes=changes)
+    return Batch(report, rows, frozenset(event.collection for event in newest.values()), declared, changes=changes)
 
 
 def build_again(records: Iterable[StoredRecord]) -> tuple[Batch, list[str]]:
     """Stored records as a batch, and the URIs of those that can't be read any more."""
-    rows = _empty_rows()
+    rows = DECLARED.empty_rows()
     unreadable = []
     seen = set()
     for stored in records:
         collection, rkey = stored.uri.split("/")[3:5]
-        own = _empty_rows()
+        own = DECLARED.empty_rows()
         try:
             record = record_from_json(stored.json)
             write = RecordWrite(
@@ -188,7 +194,7 @@ def build_again(records: Iterable[StoredRecord]) -> tuple[Batch, list[str]]:
                 None,
                 "create",
             )
-            _stage_records([write], own)
+            _stage_records([write], own, COLLECTIONS)
         except (ValueError, KeyError, TypeError, AttributeError):
             unreadable.append(stored.uri)
             continue
@@ -198,7 +204,9 @@ def build_again(records: Iterable[StoredRecord]) -> tuple[Batch, list[str]]:
     return Batch(Report("rerun"), rows, frozenset(seen)), unreadable
 
 
-def _stage_records(events: Iterable[RecordWrite | RecordDelete], rows: Rows) -> None:
+def _stage_records(
+    events: Iterable[RecordWrite | RecordDelete], rows: Rows, collections: Mapping[str, Collection]
+) -> None:
     writes = rows.setdefault("stage_write", [])
     deletes = rows.setdefault("stage_delete", [])
     for event in events:
@@ -215,7 +223,7 @@ def _stage_records(events: Iterable[RecordWrite | RecordDelete], rows: Rows) -> 
                     event.indexed_at,
                 )
             )
-            if (collection := COLLECTIONS.get(event.collection)) is not None:
+            if (collection := collections.get(event.collection)) is not None:
                 collection.stage(event, rows)
         else:
             deletes.append((event.uri, event.did, event.collection, event.rev, event.seq, event.indexed_at))

@@ -1,7 +1,7 @@
-"""What a collection declares about itself: how a record of it becomes rows.
+"""What a collection declares about itself: how a record of it becomes rows, and what these do to the database.
 
-A collection is one module of `collections/` that holds a `COLLECTION`; `registry.py` finds it there. What the rows then
-do to the database is told in the SQL file of the same name in `sql/apply/`.
+A collection is one module of `collections/` that holds a `COLLECTION`; `registry.py` finds it there. The statements are
+in the SQL file of the same name in `sql/apply/`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from appview_pipeline.store.effects import Effect
 
 Value = str | int | bool | bytes | None
 Row = tuple[Value, ...]
@@ -35,14 +37,6 @@ class RecordWrite(NamedTuple):
     """`create` or `update`, as the commit says."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A temporary table that a batch's rows are copied into, and the columns in the order of the rows' values."""
-
-    table: str
-    columns: tuple[str, ...]
-
-
 Rows = dict[str, list[Row]]
 """Rows by staging table."""
 
@@ -55,16 +49,16 @@ def _no_rows(write: RecordWrite, rows: Rows) -> None:
     return None
 
 
-@dataclass(frozen=True)
-class Collection:
-    """A record type of the index.
+@dataclass(frozen=True, kw_only=True)
+class Collection(Effect):
+    """A record type of the index: its effect on the database, and how its records become rows.
 
     `check` gives the reason why a record that its lexicon allows is refused all the same (None: it is not); a refused
     record is a dead letter and leaves no trace in the tables. `stage` appends the record's rows to the lists of its
     `stages`; a collection without stages lives in `bsky.record` alone.
     """
 
-    nsid: str
-    stages: tuple[Stage, ...] = ()
     stage: Callable[[RecordWrite, Rows], None] = _no_rows
     check: Callable[[RecordWrite], str | None] = _accept
+    is_validated: bool = True
+    """Whether its records must be what its lexicon says."""

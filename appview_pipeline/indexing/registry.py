@@ -5,27 +5,41 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from appview_pipeline.indexing import collections
-from appview_pipeline.indexing.collection import Collection, Stage
+from appview_pipeline.indexing.collection import Collection, Rows
+from appview_pipeline.store.effects import Effects
 
 
-def _declared() -> dict[str, Collection]:
+@dataclass(frozen=True, eq=False)
+class Declarations:
+    """The collections of an index by NSID, and the effects that they declare."""
+
+    collections: Mapping[str, Collection]
+    effects: Effects
+
+    def empty_rows(self) -> Rows:
+        """The staging tables of the collections, without rows."""
+        return {table: [] for table in self.effects.columns}
+
+
+def _declared() -> Declarations:
     found = {}
     for module_info in pkgutil.iter_modules(collections.__path__):
         collection = importlib.import_module(f"{collections.__name__}.{module_info.name}").COLLECTION
         assert isinstance(collection, Collection)
         found[collection.nsid] = collection
-    return found
+    return Declarations(found, Effects(found.values()))
 
 
-COLLECTIONS: dict[str, Collection] = _declared()
+DECLARED = _declared()
+COLLECTIONS = DECLARED.collections
 """Collections by NSID."""
+EFFECTS = DECLARED.effects
 
-STAGES: tuple[Stage, ...] = tuple(stage for collection in COLLECTIONS.values() for stage in collection.stages)
-
-MOST_EXTRA = 10_000
+MAX_EXTRA = 10_000
 
 
 class IndexedCollections:
@@ -46,7 +60,7 @@ class IndexedCollections:
         if collection is not None or self._matches is None:
             return collection
         if nsid not in self._extra:
-            if len(self._extra) >= MOST_EXTRA:  # names are anybody's to invent
+            if len(self._extra) >= MAX_EXTRA:  # names are anybody's to invent
                 self._extra.clear()
             self._extra[nsid] = Collection(nsid) if self._matches(nsid) else None
         return self._extra[nsid]

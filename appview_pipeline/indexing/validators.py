@@ -10,16 +10,15 @@ from appview_pipeline.indexing.lexicons import load_documents
 from appview_pipeline.indexing.registry import COLLECTIONS
 from appview_pipeline.protocol.lexicon import LexiconError, Lexicons, RecordValidator, compile_lexicons
 
-# The reference stores these as they come.
-NOT_VALIDATED = frozenset(("chat.bsky.actor.declaration",))
-
 
 class Validators:
     """The validators of records by collection, each compiled when it is first asked for."""
 
     def __init__(self, lexicons: Lexicons) -> None:
         self._lexicons = lexicons
-        self._known: dict[str, RecordValidator | None] = dict.fromkeys(NOT_VALIDATED)
+        self._known: dict[str, RecordValidator | None] = dict.fromkeys(
+            nsid for nsid, collection in COLLECTIONS.items() if not collection.is_validated
+        )
         for nsid in COLLECTIONS:
             self.get(nsid)
 

@@ -13,9 +13,9 @@ from typing import TypeVar
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import build_again
+from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.store.batch import Batch, StoredRecord
 from appview_pipeline.store.database import Connection, Database
-from appview_pipeline.store.effects import EFFECTS
 from appview_pipeline.store.errors import Busy, translated
 from appview_pipeline.store.repair import (
     Listed,
@@ -31,7 +31,7 @@ from appview_pipeline.store.repair import (
 
 log = logging.getLogger(__name__)
 
-DERIVED_COLLECTIONS: tuple[str, ...] = tuple(effect.collection for effect in EFFECTS)
+DERIVED_COLLECTIONS: tuple[str, ...] = tuple(effect.nsid for effect in EFFECTS.in_order)
 """The collections whose records have rows in other tables."""
 
 LOCK_SECONDS = 0.25
@@ -109,8 +109,8 @@ def rederive(
 
     wanted = [collection for collection in DERIVED_COLLECTIONS if collection in collections]
     with database.connect("maintenance") as connection:
-        prepare_repair(connection)
-        total = list_work(connection, since, until, wanted, orphans)
+        prepare_repair(connection, EFFECTS)
+        total = list_work(connection, EFFECTS, wanted, since=since, until=until, orphans=orphans)
         pace, done = _Pace(chunk), 0
         while done < total:
             looked_at = min(done + (chunk or LOOK_CHUNK), total)

@@ -31,6 +31,7 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import Batch, build
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.indexing.collection import RecordWrite
+from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest.restore import MISSING_BLOCK, restore
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import apply, prepare
@@ -241,7 +242,7 @@ class Writer:
         with self._database.connect("writer") as connection:
             if self.at_work is not None:
                 self.at_work = replace(self.at_work, backend=connection.info.backend_pid)
-            prepare(connection)
+            prepare(connection, EFFECTS)
             role = self._database.roles["writer"]
             lock = min(role.lock, share * role.statement / 2)
             if share < 1.0 or lock < role.lock:

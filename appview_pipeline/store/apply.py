@@ -13,13 +13,13 @@ from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.batch import DEAD_LETTER_LIMITS, SHARED_STAGES, Batch, CursorMove, DeadLetterLimits, Report
 from appview_pipeline.store.bookkeeping import count_ignored, move_cursor, write_dead_letters, write_report
-from appview_pipeline.store.effects import EFFECTS
+from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.evaluation import evaluate_posts, lock_cross_repository
 from appview_pipeline.store.notifications import write_notifications
 from appview_pipeline.store.prepared import preparing_cursor
 from appview_pipeline.store.records import keep_versions, write_records
 from appview_pipeline.store.repos import advance_repos, close_gaps, note_gaps, update_accounts
-from appview_pipeline.store.run_effects import drop_stale, run_effects
+from appview_pipeline.store.run_effects import drop_stale, run_effects, run_under_lock
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_encoded, copy_rows, make_tables
 
@@ -40,9 +40,8 @@ def _write(cursor: Cursor, batch: Batch, limits: DeadLetterLimits) -> None:
     # From here to the commit the batch holds a global advisory lock, because these steps read or write rows that other
     # repositories bring. Both writers have written their own rows before they look at the other's: none is missed.
     _begin_cross_repository_work(cursor, batch)
-    _remove_reposts_of_deleted(cursor, batch)  # by deletions that other writers have committed meanwhile
     run_effects(cursor, batch, changes, evaluated=True)  # posts: evaluating others changes their rows too
-    _forget_deleted_posts(cursor, batch)  # by deletions of this batch: earlier reposts and quotes of them
+    run_under_lock(cursor, batch)  # reposts and quotes of posts that this batch, or another meanwhile, has deleted
     evaluated = evaluate_posts(cursor, batch, versions=versions)  # roots, gates, flags; finds whom posts notify
     _move_counters(cursor, batch)  # after all that counts: one merged statement for each counter table
     write_notifications(cursor, batch, changed=bool(changes), late=bool(repos.late), evaluated=evaluated)
@@ -89,12 +88,17 @@ def apply(
     return batch.report
 
 
-def prepare(connection: Connection) -> None:
+def prepare(connection: Connection, effects: Effects) -> None:
     """Makes the staging tables on a connection; once is enough, and again does no harm."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('pg_temp.stage_repo')")
         if cursor.fetchone() == (None,):
-            files = [effect.file for effect in EFFECTS] + ["version", "thread", "post_notification", "told_pair"]
+            files = [effect.name for effect in effects.in_order] + [
+                "version",
+                "thread",
+                "post_notification",
+                "told_pair",
+            ]
             statements = [sections("apply/staging.sql")[""]]
             statements += [sections(f"apply/{file}.sql")["stage"] for file in files]
             make_tables(cursor, "\n".join(statements))
@@ -112,7 +116,7 @@ def _plan_for_batches(cursor: Cursor) -> None:
 
 def _stage(cursor: Cursor, batch: Batch) -> None:
     rows = batch.rows
-    for table, columns in {**SHARED_STAGES, **batch.columns}.items():
+    for table, columns in {**SHARED_STAGES, **batch.effects.columns}.items():
         if (text := batch.texts.get(table)) is not None:
             copy_encoded(cursor, table, columns, text)
         else:
@@ -122,18 +126,6 @@ def _stage(cursor: Cursor, batch: Batch) -> None:
 def _begin_cross_repository_work(cursor: Cursor, batch: Batch) -> None:
     if batch.seen:
         lock_cross_repository(cursor)
-
-
-def _remove_reposts_of_deleted(cursor: Cursor, batch: Batch) -> None:
-    """Takes reposts of the batch out of feeds whose posts were deleted later, by another writer."""
-    if "app.bsky.feed.repost" in batch.seen:
-        cursor.execute(sections("apply/gone.sql")["feed_items"])
-
-
-def _forget_deleted_posts(cursor: Cursor, batch: Batch) -> None:
-    """Takes earlier reposts of the batch's deleted posts out of feeds, and earlier quotes of them out of `quote`."""
-    if "app.bsky.feed.post" in batch.seen:
-        cursor.execute(sections("apply/post.sql")["forget"])
 
 
 def _move_counters(cursor: Cursor, batch: Batch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.staging import Value
 
 SHARED_STAGES: dict[str, tuple[str, ...]] = {
@@ -139,8 +140,8 @@ class Batch(Protocol):
         ...
 
     @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        """Columns of the collections' staging tables."""
+    def effects(self) -> Effects:
+        """What the collections declare."""
         ...
 
     @property
@@ -155,6 +156,6 @@ class Batch(Protocol):
         """The commits of these repositories, for `stage_link`."""
         ...
 
-    def stage_again(self, collection: str, heirs: Sequence[StoredRecord]) -> Mapping[str, Sequence[Sequence[Value]]]:
+    def stage_again(self, collection: str, records: Sequence[StoredRecord]) -> Mapping[str, Sequence[Sequence[Value]]]:
         """The staging rows of records that are stored already."""
         ...

@@ -1,8 +1,42 @@
-"""The effects of the collections: what their records do to the database, and the order in which they do it."""
+"""What a collection declares of its effect on the database, and the order in which effects run.
+
+A collection's module in `indexing/collections/` makes the declaration. This package knows no collection: it gets the
+declarations as a value, `Effects`, with each batch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+LOCK_ORDER: tuple[str, ...] = (
+    "app.bsky.feed.post",
+    "app.bsky.feed.like",
+    "app.bsky.feed.repost",
+    "app.bsky.graph.follow",
+    "app.bsky.graph.block",
+    "app.bsky.actor.profile",
+    "app.bsky.graph.list",
+    "app.bsky.graph.listitem",
+    "app.bsky.graph.listblock",
+    "app.bsky.graph.referencelistoptout",
+    "app.bsky.feed.generator",
+    "app.bsky.graph.starterpack",
+    "app.bsky.labeler.service",
+    "app.bsky.feed.threadgate",
+    "app.bsky.feed.postgate",
+    "app.bsky.graph.verification",
+)
+"""The collections with tables, in the order in which their effects run and their rows are locked, everywhere. Those
+that are evaluated run after all others (store/apply.py)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A temporary table that a batch's rows are copied into, and the columns in the order of the rows' values."""
+
+    table: str
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -14,141 +48,117 @@ class NaturalKey:
 
 
 @dataclass(frozen=True)
-class Effect:
-    """What the records of one collection do: a file of sql/apply/ and its staging tables.
+class Step:
+    """A statement of a collection's SQL file. `writes`: a table of schema bsky whose written rows reports count."""
 
-    Of the file's statements `remove` runs for records that changed or went, `add` for staged rows, then `follows` for
-    the rows that were added, and `always` at the end of every batch in which the collection has events. `is_evaluated`:
-    evaluating others changes its rows too, so they are written under the lock of thread.sql (else two writers, one with
-    the row and one with the lock, would wait for each other).
+    statement: str
+    writes: str | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """What is kept of a collection's past states in `pipeline.version`, beside that they were there.
+
+    `time_column`: the column of the collection's table with the time of its notifications. `body`: all of the record.
+    `columns`: columns of `pipeline.version`; the collection's SQL file has the expression of each, a section
+    `kept_<column>` (`kept_relationship` for the column `fact`).
     """
 
-    collection: str
-    file: str
-    table: str
-    stages: tuple[str, ...]
-    follows: tuple[str, ...] = ()
-    always: tuple[str, ...] = ()
+    time_column: str | None = None
+    body: bool = False
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Notifies:
+    """How the records of a collection notify. `reasons`: their values of `bsky.notification.reason`.
+
+    `once`: an edited record keeps its notifications, and a duplicate that is promoted inherits them; without, an edit
+    notifies again. `stays`: the notification stays when its record goes, and no rerun derives it again.
+    """
+
+    reasons: tuple[str, ...]
+    once: bool = False
+    stays: bool = False
+
+
+@dataclass(frozen=True)
+class AccountRows:
+    """How an account's newest rows of a table are found by an index: the column with the account, and the order."""
+
+    column: str = "creator"
+    order: str = '"sortAt" DESC'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What the records of one collection do to the database.
+
+    `name` is that of the collection's module, of its file in `sql/apply/`, and in placeholders of other files. Of the
+    file's statements `remove` runs for records that changed or went, `add` for staged rows, then `follows` for the
+    rows that were added, and `always` at the end of every effect of a batch with events of the collection.
+    `under_lock` run once the batch holds the cross-repository lock, after the evaluated effects.
+
+    `is_evaluated`: evaluating others changes its rows too, so they are written under the cross-repository lock (else
+    two writers, one with the row and one with the lock, would wait for each other). `decides_on_posts`: posts are
+    evaluated by its records. `counters`: tables of counters that its rows move. `account_rows`: None where the table
+    has no index by account.
+    """
+
+    nsid: str = field(kw_only=False)
+    name: str = ""
+    table: str = ""
+    stages: tuple[Stage, ...] = ()
     natural_key: NaturalKey | None = None
+    follows: tuple[Step, ...] = ()
+    always: tuple[Step, ...] = ()
+    under_lock: tuple[Step, ...] = ()
     is_evaluated: bool = False
+    decides_on_posts: bool = False
+    history: History = History()
+    notifies: Notifies | None = None
+    counters: tuple[str, ...] = ()
+    account_rows: AccountRows | None = AccountRows()
+
+    def derives(self, table: str) -> bool:
+        """Whether rows of a table of schema bsky follow from the collection's records."""
+        is_notified = self.notifies is not None and not self.notifies.stays
+        return (
+            (self.table == table and bool(self.stages))
+            or table in self.counters
+            or any(step.writes == table for step in self.follows)
+            or (table == "notification" and is_notified)
+        )
 
 
-VERIFICATION = "app.bsky.graph.verification"
-PAIRS = frozenset(("app.bsky.feed.like", "app.bsky.feed.repost", "app.bsky.graph.follow"))
-"""Collections whose notifications a history of several records decides (sql/apply/told_pair.sql)."""
-TIMED = PAIRS | {VERIFICATION}
-"""Collections of which past states keep the time that their notifications have."""
+class Effects:
+    """The effects of all collections of an index, and what their declarations come to together.
 
-AFFECTED = ("affected_below", "affected_in_thread", "affected_by_facts")
-"""Statements of thread.sql that find the posts that events affect."""
+    Iterating gives those with tables, in lock order. Raises ValueError where `order` and the declarations differ.
+    """
 
-EFFECTS: tuple[Effect, ...] = (
-    Effect(
-        "app.bsky.feed.post",
-        "post",
-        "post",
-        (
-            "stage_post",
-            "stage_post_image",
-            "stage_post_gallery_image",
-            "stage_post_external",
-            "stage_post_video",
-            "stage_post_record",
-            "stage_post_mention",
-        ),
-        follows=("feed", "count", "op_thread", "add_embeds", "add_quotes"),
-        is_evaluated=True,
-    ),
-    Effect(
-        "app.bsky.feed.like",
-        "like",
-        "like",
-        ("stage_like",),
-        follows=("count", "notify"),
-        natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
-    ),
-    Effect(
-        "app.bsky.feed.repost",
-        "repost",
-        "repost",
-        ("stage_repost",),
-        follows=("feed", "count", "notify"),
-        natural_key=NaturalKey(("creator", "subject"), ("creator", "subject")),
-    ),
-    Effect(
-        "app.bsky.graph.follow",
-        "follow",
-        "follow",
-        ("stage_follow",),
-        follows=("count", "notify"),
-        natural_key=NaturalKey(("creator", "subjectDid"), ("creator", "subject_did")),
-    ),
-    Effect(
-        "app.bsky.graph.block",
-        "block",
-        "actor_block",
-        ("stage_block",),
-        natural_key=NaturalKey(("creator", "subjectDid"), ("creator", "subject_did")),
-    ),
-    Effect("app.bsky.actor.profile", "profile", "profile", ("stage_profile",), always=("joined",)),
-    Effect("app.bsky.graph.list", "list", "list", ("stage_list",)),
-    Effect(
-        "app.bsky.graph.listitem",
-        "listitem",
-        "list_item",
-        ("stage_listitem",),
-        natural_key=NaturalKey(("listUri", "subjectDid"), ("list_uri", "subject_did")),
-    ),
-    Effect(
-        "app.bsky.graph.listblock",
-        "listblock",
-        "list_block",
-        ("stage_listblock",),
-        natural_key=NaturalKey(("creator", "subjectUri"), ("creator", "subject_uri")),
-    ),
-    Effect(
-        "app.bsky.graph.referencelistoptout",
-        "reference_list_opt_out",
-        "reference_list_opt_out",
-        ("stage_reference_list_opt_out",),
-        natural_key=NaturalKey(("creator", "subjectUri"), ("creator", "subject_uri")),
-    ),
-    Effect("app.bsky.feed.generator", "generator", "feed_generator", ("stage_generator",)),
-    Effect("app.bsky.graph.starterpack", "starterpack", "starter_pack", ("stage_starterpack",)),
-    Effect("app.bsky.labeler.service", "labeler", "labeler", ("stage_labeler",)),
-    Effect(
-        "app.bsky.feed.threadgate",
-        "threadgate",
-        "thread_gate",
-        ("stage_threadgate",),
-        follows=("flag",),
-        always=("unflag",),
-    ),
-    Effect(
-        "app.bsky.feed.postgate", "postgate", "post_gate", ("stage_postgate",), follows=("flag",), always=("unflag",)
-    ),
-    Effect(
-        VERIFICATION,
-        "verification",
-        "verification",
-        ("stage_verification",),
-        always=("tell",),
-        natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
-    ),
-)
-"""The effects in the order in which they run, and so in which their rows are locked, everywhere: those that are
-evaluated after all others."""
+    def __init__(self, declared: Iterable[Effect], order: tuple[str, ...] = LOCK_ORDER) -> None:
+        self.declared = tuple(declared)
+        by_nsid = {effect.nsid: effect for effect in self.declared if effect.stages}
+        if unordered := sorted(by_nsid.keys() - set(order)):
+            raise ValueError(f"LOCK_ORDER in store/effects.py does not name {', '.join(unordered)}")
+        if undeclared := sorted(set(order) - by_nsid.keys()):
+            raise ValueError(
+                f"no module of indexing/collections/ declares {', '.join(undeclared)}, which LOCK_ORDER names"
+            )
+        self.in_order = tuple(by_nsid[nsid] for nsid in order)
+        self.columns = {stage.table: stage.columns for effect in self.in_order for stage in effect.stages}
+        """Columns of the collections' staging tables."""
+        self.evaluated = frozenset(effect.nsid for effect in self.declared if effect.is_evaluated)
+        """Collections of posts."""
+        self.timed = frozenset(effect.nsid for effect in self.declared if effect.history.time_column is not None)
+        """Collections of which past states keep the time that their notifications have."""
+        self.notified_once = frozenset(
+            effect.nsid for effect in self.declared if effect.notifies is not None and effect.notifies.once
+        )
+        self.deciding_stages = tuple(effect.stages[0].table for effect in self.in_order if effect.decides_on_posts)
+        """Staging tables of the collections that posts are evaluated by."""
 
-
-WRITES: dict[tuple[str, str], str] = {
-    ("repo", "last_seen"): "actor_sync",
-    ("repo", "actors"): "actor",
-    ("account", "actors"): "actor",
-    ("post", "feed"): "feed_item",
-    ("post", "op_thread"): "op_thread_reply",
-    ("post", "add_quotes"): "quote",
-    ("repost", "feed"): "feed_item",
-    ("counters", "posts"): "post_agg",
-    ("counters", "profiles"): "profile_agg",
-}
-"""Tables of schema bsky that statements besides a collection's `remove` and `add` write; reports count their rows."""
+    def derive(self, tables: Collection[str]) -> tuple[str, ...]:
+        """The collections from whose records the rows of tables follow, in lock order."""
+        return tuple(effect.nsid for effect in self.in_order if any(effect.derives(table) for table in tables))

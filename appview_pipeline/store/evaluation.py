@@ -5,6 +5,8 @@ from __future__ import annotations
 from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.batch import Batch
+from appview_pipeline.store.effects import Effects
+from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.statements import count_rows, run
 
@@ -23,24 +25,23 @@ def evaluate_posts(cursor: Cursor, batch: Batch, *, versions: bool) -> bool:
     `versions`: past states are kept that posts may be evaluated by. Returns False where nothing was to be evaluated.
     """
     rows = batch.rows
-    deciding = ("stage_post", "stage_follow", "stage_listitem", "stage_threadgate", "stage_postgate")
-    thread = sections("apply/thread.sql")
+    thread = filled(batch.effects, "apply/thread.sql")
     answered = 0
-    if batch.seen - {"app.bsky.feed.post"}:
+    if batch.seen - batch.effects.evaluated:
         cursor.execute(thread["events_of_others"])
         answered = cursor.rowcount
-    if not versions and not answered and not any(rows.get(table) for table in deciding):
+    if not versions and not answered and not any(rows.get(table) for table in batch.effects.deciding_stages):
         return False
     run(cursor, thread, "events", "collect_new", *AFFECTED, "collect_affected")
     # These statements join staging tables with one another, of which the planner expects a row where there may be
     # thousands. Look-ups in the index's own tables are LATERAL, and stay what they are.
     cursor.execute("SET LOCAL enable_nestloop = off")
     if count_rows(cursor, "judgement"):
-        evaluate_replies(cursor)
+        evaluate_replies(cursor, batch.effects)
         run(cursor, thread, "flag", "pend")
     if versions or rows.get("stage_post_record") or rows.get("stage_postgate"):
         cursor.execute(thread["judge_quotes"])
-    notification = sections("apply/post_notification.sql")
+    notification = filled(batch.effects, "apply/post_notification.sql")
     run(cursor, notification, "collect", "tell", "subscriptions")
     if cursor.rowcount:
         cursor.execute(thread["facts"])
@@ -50,9 +51,9 @@ def evaluate_posts(cursor: Cursor, batch: Batch, *, versions: bool) -> bool:
     return True
 
 
-def evaluate_replies(cursor: Cursor) -> None:
+def evaluate_replies(cursor: Cursor, effects: Effects) -> None:
     """Evaluates the replies in `judgement`: their roots, and what the gates of their threads say as of their revs."""
-    thread = sections("apply/thread.sql")
+    thread = filled(effects, "apply/thread.sql")
     run(cursor, thread, "judge_roots", "gates")
     if not cursor.rowcount:
         return

@@ -5,8 +5,7 @@ from __future__ import annotations
 from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.batch import Batch
-from appview_pipeline.store.effects import PAIRS
-from appview_pipeline.store.sql import sections
+from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.statements import count_rows, run, run_for_number
 
 
@@ -16,13 +15,14 @@ def write_notifications(cursor: Cursor, batch: Batch, *, changed: bool, late: bo
     `changed`: stored records were changed or deleted. `late`: commits of the batch are older than what is known of
     their repositories. `evaluated`: posts have been evaluated.
     """
-    notification, pairs = sections("apply/notification.sql"), sections("apply/told_pair.sql")
+    notification = filled(batch.effects, "apply/notification.sql")
+    pairs = filled(batch.effects, "apply/told_pair.sql")
     # A record that comes late may take the place of another though the batch itself changes none.
     moved = changed or late or count_rows(cursor, "succession") > 0
     if changed:
         cursor.execute(notification["told_already"])
     has_history = False
-    if batch.seen & PAIRS and (moved or batch.rows.get("stage_superseded")):
+    if batch.seen & batch.effects.notified_once and (moved or batch.rows.get("stage_superseded")):
         has_history = run_for_number(cursor, pairs["near"]) > 0
         if has_history:
             run(cursor, pairs, "records", "further", "wanted", "instead", "pass_on")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.batch import Batch, StoredRecord
-from appview_pipeline.store.effects import TIMED
+from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.statements import count_rows, run_for_number
 
@@ -18,7 +18,7 @@ Changes = Mapping[str, frozenset[str]]
 def write_records(cursor: Cursor, batch: Batch) -> Changes:
     """Applies writes and deletes to bsky.record; keeps the states that they replace for `keep_versions`."""
     record = sections("apply/record.sql")
-    version = sections("apply/version.sql")
+    version = filled(batch.effects, "apply/version.sql")
     if batch.rows.get("stage_write"):
         cursor.execute(version["replaced"])
         batch.report.add_written("record", run_for_number(cursor, record["write"]))
@@ -41,12 +41,12 @@ def write_records(cursor: Cursor, batch: Batch) -> Changes:
 
 def keep_versions(cursor: Cursor, batch: Batch, changes: Changes) -> bool:
     """Remembers the events that have been superseded. Returns whether posts may be evaluated by any of them."""
-    version = sections("apply/version.sql")
+    version = filled(batch.effects, "apply/version.sql")
     if batch.rows.get("stage_superseded") or any("stale" in kinds for kinds in changes.values()):
         cursor.execute(version["overtaken"])
     if not count_rows(cursor, "new_version"):
         return False
-    if batch.seen & TIMED:
+    if batch.seen & batch.effects.timed:
         _time_duplicates(cursor, batch)
     cursor.execute(version["keep"])
     cursor.execute(version["op_thread"])
@@ -55,14 +55,14 @@ def keep_versions(cursor: Cursor, batch: Batch, changes: Changes) -> bool:
 
 def _time_duplicates(cursor: Cursor, batch: Batch) -> None:
     """Reads the times of duplicates, which no table has, off their records."""
-    version = sections("apply/version.sql")
+    version = filled(batch.effects, "apply/version.sql")
     cursor.execute(version["untimed"])
     untimed: dict[str, list[StoredRecord]] = {}
     for collection, *row in cursor.fetchall():
         untimed.setdefault(collection, []).append(StoredRecord(*row))
     for collection, records in untimed.items():
         ((table, staged),) = batch.stage_again(collection, records).items()
-        rows = [dict(zip(batch.columns[table], values, strict=True)) for values in staged]
+        rows = [dict(zip(batch.effects.columns[table], values, strict=True)) for values in staged]
         sort_ats = [min(str(row["created_at"]), str(row["indexed_at"])) for row in rows]
         times = {"uris": [row["uri"] for row in rows], "revs": [row["rev"] for row in rows], "sort_ats": sort_ats}
         cursor.execute(version["time"], times)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import NamedTuple
 
 import psycopg2
@@ -27,12 +28,13 @@ from psycopg2.extensions import cursor as Cursor
 from appview_pipeline.store import counters
 from appview_pipeline.store.apply import prepare
 from appview_pipeline.store.batch import SHARED_STAGES, Batch, StoredRecord
-from appview_pipeline.store.effects import EFFECTS, Effect
+from appview_pipeline.store.effects import Effect, Effects
 from appview_pipeline.store.evaluation import AFFECTED, evaluate_replies, lock_cross_repository
-from appview_pipeline.store.run_effects import duplicates_of, run_effect
+from appview_pipeline.store.placeholders import fill_placeholders, filled, filled_for, quoted_list
+from appview_pipeline.store.run_effects import run_effect
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_rows
-from appview_pipeline.store.statements import count_rows, fill_placeholders, run, run_for_number
+from appview_pipeline.store.statements import count_rows, run, run_for_number
 
 UNTOLD = (
     errors.SerializationFailure,
@@ -46,9 +48,8 @@ UNTOLD = (
 SHOWN = 10
 """Examples kept for each table."""
 
-POST = "app.bsky.feed.post"
-TELLING = ("like", "repost", "follow")
-"""Files of the effects whose `notify` is a function of the record."""
+PRIVATE_REASONS = ("subscribed-post", "contact-match")
+"""Reasons of notifications that follow from private state when they were made, and not from records."""
 
 POST_TABLES = (
     ("post", "add"),
@@ -76,37 +77,48 @@ class _Rows(NamedTuple):
     condition: str = "true"
 
 
-_OF_POSTS = (POST,)
-_NATURAL = tuple(effect.collection for effect in EFFECTS if effect.natural_key)
-_DERIVED: tuple[_Rows, ...] = (
-    *(
-        _Rows(
-            effect.table,
-            (effect.collection,),
-            creator=None if effect.file in ("labeler", "threadgate", "postgate", "verification") else "creator",
-            order="uri DESC" if effect.file == "profile" else '"sortAt" DESC',
-        )
-        for effect in EFFECTS
-    ),
-    _Rows("feed_item", (POST, "app.bsky.feed.repost"), creator="originatorDid"),
-    _Rows("duplicate_record", _NATURAL, creator=None),
-    _Rows("quote", _OF_POSTS, creator=None),
-    *(
-        _Rows(table, _OF_POSTS, uri="postUri", creator=None, key="postUri")
+@cache
+def _derived_rows(effects: Effects) -> tuple[_Rows, ...]:
+    """How rows without a record are found, for every table that rows are derived for."""
+    posts = tuple(effects.evaluated)
+    own = [
+        _Rows(effect.table, (effect.nsid,), creator=None)
+        if effect.account_rows is None
+        else _Rows(effect.table, (effect.nsid,), creator=effect.account_rows.column, order=effect.account_rows.order)
+        for effect in effects.in_order
+    ]
+    embeds = [
+        _Rows(table, posts, uri="postUri", creator=None, key="postUri")
         for table, _ in POST_TABLES
         if table.startswith("post_embed_")
-    ),
-    _Rows("op_thread_reply", _OF_POSTS, creator=None, key="rootUri", condition='l."deletedAt" IS NULL'),
-    _Rows(
-        "notification",
-        (POST, *(effect.collection for effect in EFFECTS if effect.file in TELLING)),
-        uri="recordUri",
-        creator=None,
-        key="recordUri",
-        condition="l.reason NOT IN "
-        "('verified', 'unverified', 'starterpack-joined', 'subscribed-post', 'contact-match')",
-    ),
-)
+    ]
+    stay = [
+        reason
+        for effect in effects.declared
+        if effect.notifies and effect.notifies.stays
+        for reason in effect.notifies.reasons
+    ]
+    return (
+        *own,
+        _Rows("feed_item", effects.derive(("feed_item",)), creator="originatorDid"),
+        _Rows(
+            "duplicate_record",
+            tuple(effect.nsid for effect in effects.in_order if effect.natural_key is not None),
+            creator=None,
+        ),
+        _Rows("quote", posts, creator=None),
+        *embeds,
+        _Rows("op_thread_reply", posts, creator=None, key="rootUri", condition='l."deletedAt" IS NULL'),
+        _Rows(
+            "notification",
+            effects.derive(("notification",)),
+            uri="recordUri",
+            creator=None,
+            key="recordUri",
+            condition=f"l.reason NOT IN ({quoted_list((*stay, *PRIVATE_REASONS))})",
+        ),
+    )
+
 
 Stage = Callable[[Sequence[StoredRecord]], Batch]
 """Stages stored records as a batch; records that can't be read are left out."""
@@ -139,9 +151,9 @@ class Repairs:
             self.add(table, rows, other.examples[table])
 
 
-def prepare_repair(connection: Connection) -> None:
+def prepare_repair(connection: Connection, effects: Effects) -> None:
     """Makes the temporary tables of a rerun on a connection, which all of the rerun then uses."""
-    prepare(connection)
+    prepare(connection, effects)
     with connection.cursor() as cursor:
         cursor.execute(sections("repair/staging.sql")[""])
     connection.commit()
@@ -149,9 +161,11 @@ def prepare_repair(connection: Connection) -> None:
 
 def list_work(
     connection: Connection,
+    effects: Effects,
+    collections: Collection[str],
+    *,
     since: datetime | None,
     until: datetime | None,
-    collections: Collection[str],
     orphans: int | None,
 ) -> int:
     """Lists the records of `collections` applied in [since, until) (None: without bound), and rows without a record.
@@ -166,7 +180,7 @@ def list_work(
         cursor.execute(statements["clear"])
         cursor.execute(statements["records"], span)
         cursor.execute("ANALYZE rerun")
-        for rows in _DERIVED:
+        for rows in _derived_rows(effects):
             if wanted := sorted(set(rows.collections) & set(collections)):
                 name = "orphans_by_creator" if rows.creator is not None else "orphans_by_uri"
                 cursor.execute(_of_table(statements[name], rows), {"collections": wanted, "orphans": orphans})
@@ -286,7 +300,7 @@ class _Chunk:
         gone = listed.keys() - records.keys()
         batch = self._stage(list(records.values()))
         self._copy(batch)
-        cursor.execute(sections("repair/post.sql")["subjects"])
+        cursor.execute(filled(batch.effects, "repair/post.sql")["subjects"])
         cursor.execute("SAVEPOINT look")
         look = sections("repair/look.sql")
         cursor.execute(look["written"])
@@ -330,7 +344,7 @@ class _Chunk:
             self._copy(batch)
         told = self._judge(batch)
         self._notify(batch, told, bool(gone or relatives))
-        cursor.execute(sections("repair/post.sql")["subjects"])
+        cursor.execute(filled(batch.effects, "repair/post.sql")["subjects"])
         repairs = Repairs(len(records))
         for table in counters.TABLES:
             changes = counters.recount_moved(cursor, table)
@@ -346,7 +360,7 @@ class _Chunk:
 
     def _copy(self, batch: Batch) -> None:
         """Makes the staging tables hold the rows of `batch`, and nothing else."""
-        tables = {"stage_write": SHARED_STAGES["stage_write"], **batch.columns}
+        tables = {"stage_write": SHARED_STAGES["stage_write"], **batch.effects.columns}
         self._cursor.execute("; ".join(f"DELETE FROM {table}" for table in tables))
         filled = [table for table in tables if batch.rows.get(table)]
         for table in filled:
@@ -359,9 +373,12 @@ class _Chunk:
         """Fills `differing`. Returns the records that compete with those that differ."""
         relatives: list[StoredRecord] = []
         for effect in _staged(batch):
-            self._cursor.execute(sections(f"apply/{effect.file}.sql")["differs"])
+            self._cursor.execute(filled(batch.effects, f"apply/{effect.name}.sql")["differs"])
             if effect.natural_key is not None:
-                statements, of_table = duplicates_of(effect, "repair/duplicates.sql"), {"table": effect.table}
+                statements, of_table = (
+                    filled_for(batch.effects, effect, "repair/duplicates.sql"),
+                    {"table": effect.table},
+                )
                 self._cursor.execute(statements["rightful"], of_table)
                 self._cursor.execute(statements["wrongful"], of_table)
                 self._cursor.execute(statements["relatives"], of_table)
@@ -377,70 +394,71 @@ class _Chunk:
         self, records: dict[str, StoredRecord], relatives: Sequence[StoredRecord], gone: Sequence[str]
     ) -> None:
         """Repairs what is in `differing`, and takes out what has no record. Leaves the staging tables as they fall."""
-        cursor = self._cursor
-        chunk, posts = sections("repair/chunk.sql"), sections("repair/post.sql")
+        cursor, chunk = self._cursor, sections("repair/chunk.sql")
         cursor.execute("SELECT DISTINCT uri FROM differing")
         again = {uri: records[uri] for (uri,) in cursor.fetchall() if uri in records}
         again |= {relative.uri: relative for relative in relatives}
         batch = self._stage(list(again.values()))
+        posts = filled(batch.effects, "repair/post.sql")
         self._copy(batch)
         cursor.execute(chunk["hold"])
-        # A writer that deletes what a restored record quotes or reposts is waited for, or waits (sql/apply/gone.sql).
+        # A writer that deletes what a restored record quotes or reposts is waited for, or waits (`hide` in
+        # sql/apply/repost.sql).
         lock_cross_repository(cursor)
         gone_collections = {uri.split("/")[3] for uri in gone}
         if gone:
-            for rows in _DERIVED:
+            for rows in _derived_rows(batch.effects):
                 if gone_collections.intersection(rows.collections):
                     cursor.execute(_of_table(chunk["note_gone"], rows), {"table": rows.table})
         cursor.execute(posts["feed_item"])
-        for effect in EFFECTS:
-            staged, removed = effect in _staged(batch), effect.collection in gone_collections
-            if effect.collection == POST:
+        for effect in batch.effects.in_order:
+            staged, removed = effect in _staged(batch), effect.nsid in gone_collections
+            if effect.is_evaluated:
                 if removed:
-                    run(cursor, sections("apply/post.sql"), "remove")
+                    run(cursor, filled(batch.effects, "apply/post.sql"), "remove")
                 if staged:
-                    self._restore_posts()
+                    self._restore_posts(batch)
             elif staged or removed:
-                cursor.execute(chunk["touch"], {"collection": effect.collection, "table": effect.table})
-                run_effect(cursor, effect, _Seen(batch, effect.collection), frozenset(("repaired",)))
+                cursor.execute(chunk["touch"], {"collection": effect.nsid, "table": effect.table})
+                run_effect(cursor, effect, _Seen(batch, effect.nsid), frozenset(("repaired",)))
                 if effect.natural_key is not None:
-                    statements = duplicates_of(effect, "repair/duplicates.sql")
+                    statements = filled_for(batch.effects, effect, "repair/duplicates.sql")
                     cursor.execute(statements["follow_head"], {"table": effect.table})
                     cursor.execute(statements["name"], {"table": effect.table})
-                if effect.file == "repost":
+                if effect.derives("feed_item"):
                     cursor.execute(posts["lacking_of_reposts"])
-                    run(cursor, sections("apply/repost.sql"), "feed")
+                    run(cursor, filled(batch.effects, f"apply/{effect.name}.sql"), "feed")
         if gone:
             cursor.execute(posts["remains"])
             cursor.execute(posts["gone_events"])
         cursor.execute(chunk["note"])
         # Whom the restored records concern: replies below posts, and those that a gate, follow or list item decides on.
-        thread = sections("apply/thread.sql")
+        thread = filled(batch.effects, "apply/thread.sql")
         for name in ("events", *AFFECTED):
             cursor.execute(thread[name])
 
-    def _restore_posts(self) -> None:
-        posts, done = sections("repair/post.sql"), set()
+    def _restore_posts(self, batch: Batch) -> None:
+        posts, done = filled(batch.effects, "repair/post.sql"), set()
         for table, _ in POST_TABLES:
             if table in posts and table != "feed_item":
                 self._cursor.execute(posts[table])
         for table, statement in POST_TABLES:
             if statement not in done:
                 self._cursor.execute(posts["lacking"], {"table": table})
-                run(self._cursor, sections("apply/post.sql"), statement)
+                run(self._cursor, filled(batch.effects, "apply/post.sql"), statement)
                 done.add(statement)
             if table == "post":
-                run(self._cursor, sections("apply/post.sql"), "count")
+                run(self._cursor, filled(batch.effects, "apply/post.sql"), "count")
 
     def _judge(self, batch: Batch) -> bool:
         """Sets the flags of posts right, and says whom posts notify. False: there are no posts to be judged."""
-        cursor, posts = self._cursor, sections("repair/post.sql")
+        cursor, posts = self._cursor, filled(batch.effects, "repair/post.sql")
         rows = batch.rows
         if any(rows.get(table) for table in ("stage_post", "stage_threadgate", "stage_postgate")):
             cursor.execute(posts["gates"])
         if not rows.get("stage_post") and not count_rows(cursor, "affected"):
             return False
-        thread = sections("apply/thread.sql")
+        thread = filled(batch.effects, "apply/thread.sql")
         if self._locking:
             lock_cross_repository(cursor)
         cursor.execute(posts["unjudged"])
@@ -449,41 +467,41 @@ class _Chunk:
         cursor.execute(posts["judge"])
         cursor.execute(thread["collect_affected"])
         if count_rows(cursor, "judgement"):
-            evaluate_replies(cursor)
+            evaluate_replies(cursor, batch.effects)
             cursor.execute(posts["misjudged"])
             if cursor.rowcount:
                 cursor.execute(posts["rejudged"])
                 cursor.execute(thread["affected_below"])
                 cursor.execute(thread["collect_affected"])
-                evaluate_replies(cursor)
+                evaluate_replies(cursor, batch.effects)
                 cursor.execute(posts["misjudged_again"])
                 cursor.execute(posts["misjudged"])
-            run(cursor, sections("apply/thread.sql"), "flag", "pend")
+            run(cursor, filled(batch.effects, "apply/thread.sql"), "flag", "pend")
         cursor.execute(posts["quotes_before"])
         if rows.get("stage_post_record"):
-            run(cursor, sections("apply/thread.sql"), "judge_quotes")
+            run(cursor, filled(batch.effects, "apply/thread.sql"), "judge_quotes")
         cursor.execute(posts["note_flags"])
-        run(cursor, sections("apply/post_notification.sql"), "collect", "tell")
+        run(cursor, filled(batch.effects, "apply/post_notification.sql"), "collect", "tell")
         return True
 
     def _notify(self, batch: Batch, judged: bool, moved: bool) -> None:
         """Notifications: what is superfluous goes, what is missing is written."""
-        cursor, statements = self._cursor, sections("repair/notification.sql")
-        told = [effect for effect in _staged(batch) if effect.file in TELLING]
+        cursor, statements = self._cursor, filled(batch.effects, "repair/notification.sql")
+        told = [effect for effect in _staged(batch) if effect.nsid in batch.effects.notified_once]
         for effect in told:
-            names = {"{stage}": effect.stages[0], "{table}": f'"{effect.table}"'}
+            names = {"{stage}": effect.stages[0].table, "{table}": f'"{effect.table}"'}
             cursor.execute(fill_placeholders(statements["live"], names))
-            run(cursor, sections(f"apply/{effect.file}.sql"), "notify")
+            run(cursor, filled(batch.effects, f"apply/{effect.name}.sql"), "notify")
         if moved or count_rows(cursor, "touched"):
-            if run_for_number(cursor, sections("apply/told_pair.sql")["near"]):
-                run(cursor, sections("apply/told_pair.sql"), "records", "further", "wanted", "pass_on")
-            run(cursor, sections("apply/notification.sql"), "withdraw", "remember")
+            if run_for_number(cursor, filled(batch.effects, "apply/told_pair.sql")["near"]):
+                run(cursor, filled(batch.effects, "apply/told_pair.sql"), "records", "further", "wanted", "pass_on")
+            run(cursor, filled(batch.effects, "apply/notification.sql"), "withdraw", "remember")
         if not told and not judged:
             return
         for name in ("examine", "leave_alone", "wanted_once", "superfluous", "amended", "not_missing"):
             cursor.execute(statements[name])
-        run(cursor, sections("apply/notification.sql"), "silence")
-        if run_for_number(cursor, sections("apply/notification.sql")["insert"]):
+        run(cursor, filled(batch.effects, "apply/notification.sql"), "silence")
+        if run_for_number(cursor, filled(batch.effects, "apply/notification.sql")["insert"]):
             cursor.execute(statements["note"])
 
 
@@ -492,7 +510,7 @@ class _Seen:
 
     def __init__(self, batch: Batch, collection: str) -> None:
         self.rows = batch.rows
-        self.columns = batch.columns
+        self.effects = batch.effects
         self.seen = frozenset((collection,))
         self.report = batch.report
         self.texts: dict[str, bytes] = {}
@@ -502,4 +520,4 @@ class _Seen:
 
 def _staged(batch: Batch) -> list[Effect]:
     """The effects that have rows in a batch."""
-    return [effect for effect in EFFECTS if any(batch.rows.get(table) for table in effect.stages)]
+    return [effect for effect in batch.effects.in_order if any(batch.rows.get(stage.table) for stage in effect.stages)]

@@ -24,10 +24,3 @@ def run_for_number(cursor: Cursor, statement: str) -> int:
 def count_rows(cursor: Cursor, table: str) -> int:
     """The number of rows of a temporary table."""
     return run_for_number(cursor, f"SELECT count(*) FROM {table}")
-
-
-def fill_placeholders(statement: str, names: Mapping[str, str]) -> str:
-    """A statement with its {placeholders}, which stand for SQL of our own, filled in."""
-    for placeholder, text in names.items():
-        statement = statement.replace(placeholder, text)
-    return statement

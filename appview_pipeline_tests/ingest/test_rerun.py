@@ -15,6 +15,7 @@ import pytest
 from appview_pipeline import settings as settings_module
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.registry import COLLECTIONS as REGISTERED
+from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest import rerun as rerun_module
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, Rederived, rederive
@@ -230,8 +231,8 @@ def test_a_rerun_holds_its_locks_for_a_quarter_of_a_second(busy: Rerun, monkeypa
 
 def test_repositories_that_the_stream_came_to_last_come_first(busy: Rerun) -> None:
     with busy.database.connect("maintenance") as connection:
-        prepare_repair(connection)
-        total = list_work(connection, None, None, list(DERIVED_COLLECTIONS), 10)
+        prepare_repair(connection, EFFECTS)
+        total = list_work(connection, EFFECTS, DERIVED_COLLECTIONS, since=None, until=None, orphans=10)
         order = list(dict.fromkeys(entries(connection, 0, total).values()))
     newest = dict(busy.rows('SELECT did, max("appliedAt") FROM bsky.record GROUP BY did'))
     assert len(order) > 3

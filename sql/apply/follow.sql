@@ -54,6 +54,14 @@ JOIN added USING (uri)
 WHERE NOT EXISTS (
     SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
+-- :kept_relationship
+-- Of a past follow (version.sql): whom it is by and what it is of.
+pipeline.fact_of(n.uri, b.body)
+
+-- :kept_record
+-- Its notifications follow from these.
+jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
+
 -- :differs
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)

@@ -32,6 +32,10 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
+-- :kept_relationship
+-- Of a past list item (version.sql): which account was on which list.
+(b.body ->> 'list') || ' ' || (b.body ->> 'subject')
+
 -- :differs
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)

@@ -1,38 +1,44 @@
 -- bsky.notification.
 --
 -- Guarantees: one row per (recipient, record, reason), however often its reason arrives. It goes when its record goes,
--- unless a duplicate takes the record's place (told_pair.sql). `verified`,
--- `unverified` and `starterpack-joined` stay. A recipient who muted the thread is not told; everything else of the
--- event is indexed all the same.
+-- unless a duplicate is promoted (told_pair.sql); some reasons stay. A recipient who muted the thread is not notified;
+-- everything else of the event is indexed all the same.
+--
+-- Placeholders (store/placeholders.py), filled from what collections declare of their notifications: {notified_once} are
+-- the collections whose edits don't notify again (likes, say), {notified_again} those whose edits do (posts);
+-- {reasons_that_stay} are reasons of notifications that stay when their record goes, {reasons_evaluated} those of posts.
 
--- An edited like, repost or follow has told already; what was told of is the record as it is now.
 -- :told_already
+-- Edits of these collections don't notify again.
 DELETE FROM new_notification w
 USING touched t
 WHERE t.uri = w.record_uri AND t.change = 'updated'
-  AND t.collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow');
+  AND t.collection IN ({notified_once});
 
 -- :renew
+-- Their notifications refer to the record as it is now.
 UPDATE bsky.notification n SET "recordCid" = r.cid
 FROM touched t
 JOIN bsky.record r USING (uri)
 WHERE t.change = 'updated'
-  AND t.collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
+  AND t.collection IN ({notified_once})
   AND n."recordUri" = t.uri
   AND n."recordCid" <> r.cid;
 
 -- :withdraw
+-- Notifications go with their records.
 DELETE FROM bsky.notification n
 WHERE n."recordUri" = ANY (ARRAY(SELECT uri FROM touched WHERE change IN ('deleted', 'recreated')))
-  AND n.reason NOT IN ('verified', 'unverified', 'starterpack-joined');
+  AND n.reason NOT IN ({reasons_that_stay});
 
--- What is gone is told of anew should it come back, and so is an edited post. The edit of anything else changes what is said, not
--- who was told, and who takes another's place has what that told: reruns must know.
 -- :remember
+-- Deleted records and edited posts notify again when they return: what was remembered of them is forgotten. Reruns must
+-- know the records whose notifications don't follow from their present state: edits that did not notify again, and
+-- promoted duplicates, which have the notifications of the records before them.
 WITH gone AS (
   SELECT uri
   FROM touched
-  WHERE change IN ('deleted', 'recreated') OR (change = 'updated' AND collection = 'app.bsky.feed.post')
+  WHERE change IN ('deleted', 'recreated') OR (change = 'updated' AND collection IN ({notified_again}))
 ), unsilenced AS (
   DELETE FROM pipeline.silenced s WHERE s.record_uri = ANY (ARRAY(SELECT uri FROM gone))
 ), unmarked AS (
@@ -42,17 +48,17 @@ INSERT INTO pipeline.told_otherwise (uri)
 SELECT uri
 FROM touched
 WHERE change = 'updated'
-  AND collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
+  AND collection IN ({notified_once})
 UNION
 SELECT new_uri
 FROM succession
-WHERE split_part(new_uri, '/', 4) IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
+WHERE split_part(new_uri, '/', 4) IN ({notified_once})
 ORDER BY uri
 ON CONFLICT DO NOTHING;
 
--- What a muted thread keeps silent stays silent, also when the mute is gone by the time the record is looked at again. The
--- thread is the one that the post was in when it was liked or answered. Mutes are few: without any, nothing is looked up.
 -- :silence
+-- What a muted thread silences stays silent, even if the mute is gone when the record is looked at again. The thread is
+-- the one that the post was in when it was liked or answered. Mutes are few: without any, nothing is looked up.
 WITH muting AS MATERIALIZED (
   SELECT DISTINCT record_uri, did, reason, reason_subject
   FROM new_notification
@@ -72,8 +78,8 @@ WHERE EXISTS (
 ORDER BY w.record_uri, w.did, w.reason
 ON CONFLICT DO NOTHING;
 
--- A post that was judged anew, or edited, has told nobody but those whom it concerns now.
 -- :withdraw_superfluous
+-- A post that was evaluated again, or edited, keeps only the notifications that follow from it now.
 DELETE FROM bsky.notification n
 WHERE n.id = ANY (ARRAY(
   SELECT o.id
@@ -81,7 +87,7 @@ WHERE n.id = ANY (ARRAY(
   CROSS JOIN LATERAL (
     SELECT o.id, o.did, o.reason
     FROM bsky.notification o
-    WHERE o."recordUri" = t.uri AND o.reason IN ('mention', 'quote', 'reply')
+    WHERE o."recordUri" = t.uri AND o.reason IN ({reasons_evaluated})
     OFFSET 0
   ) o
   WHERE NOT EXISTS (
@@ -94,8 +100,8 @@ WHERE n.id = ANY (ARRAY(
   )
 ));
 
--- Returns the number of new rows.
 -- :insert
+-- Returns the number of new rows.
 WITH told AS (
   INSERT INTO bsky.notification AS n (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
   SELECT DISTINCT ON (w.record_uri, w.did, w.reason)

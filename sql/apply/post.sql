@@ -138,10 +138,10 @@ WITH row AS (
     -- True: there is a gate, false: there was one, null: there never was.
     coalesce(
       (SELECT true FROM bsky.thread_gate g WHERE g."postUri" = s.uri),
-      pipeline.had_gate(s.uri, replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/'))),
+      pipeline.had_gate(s.uri, replace(s.uri, '/app.bsky.feed.post/', '/{nsid.threadgate}/'))),
     coalesce(
       (SELECT true FROM bsky.post_gate g WHERE g."postUri" = s.uri),
-      pipeline.had_gate(s.uri, replace(s.uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/')))
+      pipeline.had_gate(s.uri, replace(s.uri, '/app.bsky.feed.post/', '/{nsid.postgate}/')))
   FROM stage_post s
   ORDER BY s.uri
   ON CONFLICT (uri) DO NOTHING
@@ -215,6 +215,19 @@ WITH quoting AS MATERIALIZED (
 )
 INSERT INTO delta_post (uri, quotes)
 SELECT subject, 1 FROM quoted;
+
+-- :kept_root
+-- Of a past post (version.sql): its place in a thread, by which replies below it are evaluated.
+b.body #>> '{reply,root,uri}'
+
+-- :kept_parent
+b.body #>> '{reply,parent,uri}'
+
+-- :kept_mentions
+-- The accounts that may reply where its thread gate admits those whom it mentions.
+CASE WHEN NOT n.deleted THEN
+  jsonb_path_query_array(b.body, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
+END
 
 -- :differs
 -- Staged posts of which something is missing or says something else, by table; a rerun repairs that and nothing else. Flags

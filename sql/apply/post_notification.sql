@@ -48,7 +48,7 @@ WITH gone AS MATERIALIZED (
   SELECT DISTINCT ON (x.uri) x.uri, x.rev, x.cid, least(x.created_at, x.indexed_at) AS sort_at
   FROM stage_superseded x
   LEFT JOIN gone d USING (uri)
-  WHERE x.collection = 'app.bsky.feed.post' AND x.action <> 'delete'
+  WHERE x.collection = '{nsid.post}' AND x.action <> 'delete'
     AND (d.rev IS NULL OR d.rev <= x.rev)
     AND NOT EXISTS (SELECT FROM touched c WHERE c.uri = x.uri AND c.change = 'updated')
   ORDER BY x.uri, x.rev
@@ -122,17 +122,17 @@ WITH RECURSIVE above (uri, rev, ancestor, next, height) AS (
     END AS subject
     FROM (SELECT x.json::jsonb -> 'embed' AS body) e
   ) q
-  WHERE t.is_first AND split_part(q.subject, '/', 4) = 'app.bsky.feed.post'
+  WHERE t.is_first AND split_part(q.subject, '/', 4) = '{nsid.post}'
     AND (
       split_part(q.subject, '/', 3) = t.creator
       OR NOT EXISTS (
         SELECT
         FROM (
-          SELECT 'at://' || split_part(q.subject, '/', 3) || '/app.bsky.feed.postgate/' || split_part(q.subject, '/', 5) AS uri
+          SELECT 'at://' || split_part(q.subject, '/', 3) || '/{nsid.postgate}/' || split_part(q.subject, '/', 5) AS uri
         ) u
         CROSS JOIN LATERAL pipeline.state_as_of(u.uri, t.rev) g
         CROSS JOIN LATERAL pipeline.record_at(u.uri, g.rev, g.is_current) r
-        WHERE r.record -> 'embeddingRules' @> '[{"$type": "app.bsky.feed.postgate#disableRule"}]'))
+        WHERE r.record -> 'embeddingRules' @> '[{"$type": "{nsid.postgate}#disableRule"}]'))
 ), told (uri, rev, rank, height, did, reason, subject) AS (
   SELECT t.uri, t.rev, 1, 0, m.did, 'mention', NULL
   FROM stage_post_mention m
@@ -160,7 +160,7 @@ WITH RECURSIVE above (uri, rev, ancestor, next, height) AS (
   CROSS JOIN LATERAL (
     SELECT e."embedUri" AS subject
     FROM bsky.post_embed_record e
-    WHERE e."postUri" = t.uri AND split_part(e."embedUri", '/', 4) = 'app.bsky.feed.post'
+    WHERE e."postUri" = t.uri AND split_part(e."embedUri", '/', 4) = '{nsid.post}'
     OFFSET 0
   ) q
   WHERE NOT t.is_first
@@ -213,12 +213,12 @@ WITH subscribed AS MATERIALIZED (
 ), declaration AS MATERIALIZED (
   SELECT s.creator, s.rev, d.rev AS declared, d.is_current
   FROM (SELECT DISTINCT creator, rev FROM subscribed) s
-  CROSS JOIN LATERAL pipeline.state_as_of('at://' || s.creator || '/app.bsky.notification.declaration/self', s.rev) d
+  CROSS JOIN LATERAL pipeline.state_as_of('at://' || s.creator || '/{nsid.notification_declaration}/self', s.rev) d
 ), allowed AS MATERIALIZED (
   SELECT d.creator, d.declared, r.record ->> 'allowSubscriptions' AS to_whom
   FROM (SELECT DISTINCT creator, declared, is_current FROM declaration) d
   CROSS JOIN LATERAL pipeline.record_at(
-    'at://' || d.creator || '/app.bsky.notification.declaration/self', d.declared, d.is_current) r
+    'at://' || d.creator || '/{nsid.notification_declaration}/self', d.declared, d.is_current) r
 ), asked AS MATERIALIZED (
   SELECT s.*, s.did || ' ' || s.creator AS follow,
     CASE WHEN a.to_whom = 'mutuals' THEN s.creator || ' ' || s.did END AS follow_back

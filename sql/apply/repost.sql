@@ -53,7 +53,7 @@ JOIN added USING (uri)
 LEFT JOIN LATERAL (
   SELECT true AS deleted
   FROM pipeline.tombstone t
-  WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = 'app.bsky.feed.post'
+  WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = '{nsid.post}'
   OFFSET 0
 ) d ON true
 WHERE d.deleted IS NULL
@@ -81,6 +81,32 @@ WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3)
   AND NOT EXISTS (
     SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
+-- :hide
+-- Takes reposts of the batch out of feeds whose posts another writer has deleted later. Whichever of the two commits
+-- first, the repost is in no feed once both have: each writes its own half (the tombstone, the feed item) before it
+-- takes the cross-repository lock, and looks for the other's afterwards, here and in `forget` of post.sql.
+WITH gone AS MATERIALIZED (
+  SELECT s.uri
+  FROM stage_repost s
+  CROSS JOIN LATERAL (
+    SELECT
+    FROM pipeline.tombstone t
+    WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = '{nsid.post}'
+    OFFSET 0
+  ) t
+)
+DELETE FROM bsky.feed_item f
+USING gone g
+WHERE f.uri = g.uri AND f.uri = ANY (ARRAY(SELECT uri FROM gone));
+
+-- :kept_relationship
+-- Of a past repost (version.sql): whom it is by and what it is of.
+pipeline.fact_of(n.uri, b.body)
+
+-- :kept_record
+-- Its notifications follow from these.
+jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
+
 -- :differs
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
@@ -100,7 +126,7 @@ WHERE (f.cid, f.type, f."postUri", f."originatorDid", f."sortAt")
     f.uri IS NOT NULL
     OR NOT EXISTS (
       SELECT FROM pipeline.tombstone t
-      WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = 'app.bsky.feed.post'
+      WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = '{nsid.post}'
     )
   )
 UNION ALL
@@ -110,6 +136,6 @@ FROM stage_repost s
 JOIN bsky.feed_item f USING (uri)
 WHERE EXISTS (
     SELECT FROM pipeline.tombstone t
-    WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = 'app.bsky.feed.post'
+    WHERE t.uri = s.subject AND t.rev > s.rev AND t.collection = '{nsid.post}'
   )
   OR NOT EXISTS (SELECT FROM bsky.repost l WHERE l.uri = s.uri);

@@ -97,7 +97,7 @@ FROM (
     WHERE v.uri = n.uri AND v.rev = n.rev
     OFFSET 0
   ) v
-  WHERE n.collection = 'app.bsky.feed.post' AND (n.unseen OR n.deleted)
+  WHERE n.collection = '{nsid.post}' AND (n.unseen OR n.deleted)
 ) e
 LEFT JOIN LATERAL (
   SELECT v.deleted, v.root, v.parent
@@ -113,9 +113,9 @@ LEFT JOIN LATERAL (
 INSERT INTO post_event (uri, rev)
 SELECT e.uri, e.rev
 FROM (
-  SELECT uri, rev FROM stage_write WHERE collection <> 'app.bsky.feed.post'
+  SELECT uri, rev FROM stage_write WHERE collection <> '{nsid.post}'
   UNION
-  SELECT uri, rev FROM new_version WHERE collection <> 'app.bsky.feed.post'
+  SELECT uri, rev FROM new_version WHERE collection <> '{nsid.post}'
 ) e
 CROSS JOIN LATERAL (
   SELECT FROM pipeline.reply_to_other o WHERE o.subject = e.uri AND o.rev >= e.rev LIMIT 1
@@ -193,13 +193,13 @@ SELECT uri, rev, live FROM fourth;
 WITH event (post_uri, rev) AS (
   SELECT post_uri, min(rev)
   FROM (
-    SELECT 'at://' || g.creator || '/app.bsky.feed.post/' || split_part(g.uri, '/', 5) AS post_uri, w.rev
+    SELECT 'at://' || g.creator || '/{nsid.post}/' || split_part(g.uri, '/', 5) AS post_uri, w.rev
     FROM stage_threadgate g
     JOIN stage_write w USING (uri)
     UNION ALL
-    SELECT 'at://' || did || '/app.bsky.feed.post/' || split_part(uri, '/', 5), rev
+    SELECT 'at://' || did || '/{nsid.post}/' || split_part(uri, '/', 5), rev
     FROM new_version
-    WHERE collection = 'app.bsky.feed.threadgate'
+    WHERE collection = '{nsid.threadgate}'
     UNION ALL
     SELECT uri, rev FROM post_event
   ) g
@@ -266,7 +266,7 @@ WITH RECURSIVE other AS MATERIALIZED (
   SELECT j.uri, j.rev, j.parent, p.rev AS parent_rev, p.is_current
   FROM judgement j
   CROSS JOIN LATERAL pipeline.state_as_of(j.parent, j.rev) p
-  WHERE split_part(j.parent, '/', 4) <> 'app.bsky.feed.post'
+  WHERE split_part(j.parent, '/', 4) <> '{nsid.post}'
 ), state_of_other AS MATERIALIZED (
   SELECT o.parent, o.parent_rev, r.record #>> '{reply,root,uri}' AS root,
     CASE WHEN r.record -> 'reply' NOT IN ('null', 'false', '0', '""') THEN r.record ->> 'reply' END AS reply
@@ -277,19 +277,19 @@ WITH RECURSIVE other AS MATERIALIZED (
     p.invalid AS parent_invalid
   FROM judgement j
   LEFT JOIN LATERAL pipeline.post_as_of(j.parent, j.rev) p ON true
-  WHERE split_part(j.parent, '/', 4) = 'app.bsky.feed.post'
+  WHERE split_part(j.parent, '/', 4) = '{nsid.post}'
   UNION ALL
   SELECT j.uri, j.rev, j.root, j.parent, o.parent_rev, s.root, s.reply, NULL
   FROM judgement j
   LEFT JOIN other o USING (uri, rev)
   LEFT JOIN state_of_other s ON s.parent = o.parent AND s.parent_rev = o.parent_rev
-  WHERE split_part(j.parent, '/', 4) <> 'app.bsky.feed.post'
+  WHERE split_part(j.parent, '/', 4) <> '{nsid.post}'
 ), of_others AS (
   INSERT INTO pipeline.reply_to_other (subject, uri, rev)
   SELECT DISTINCT s.subject, j.uri, j.rev
   FROM judgement j
   CROSS JOIN LATERAL (VALUES (j.parent), (j.root)) s (subject)
-  WHERE split_part(s.subject, '/', 4) <> 'app.bsky.feed.post'
+  WHERE split_part(s.subject, '/', 4) <> '{nsid.post}'
   ORDER BY s.subject, j.uri, j.rev
   ON CONFLICT DO NOTHING
 ), judged (uri, rev, invalid) AS (
@@ -399,7 +399,7 @@ WITH rooted AS MATERIALIZED (
   FROM gated g
   CROSS JOIN LATERAL pipeline.post_as_of(g.root, g.rev) p
   WHERE (g.gate_uri, g.gate_rev) IN (
-    SELECT gate_uri, gate_rev FROM gate_rule WHERE kind = 'app.bsky.feed.threadgate#mentionRule')
+    SELECT gate_uri, gate_rev FROM gate_rule WHERE kind = '{nsid.threadgate}#mentionRule')
 ), mentioned AS MATERIALIZED (
   SELECT DISTINCT r.root, r.root_rev, m.did
   FROM (SELECT DISTINCT root, root_rev, mentions FROM rooted) r
@@ -480,13 +480,13 @@ WHERE d.uri = j.uri AND d.uri = ANY (ARRAY(SELECT uri FROM judgement)) AND d.kin
 WITH gate_event (post_uri, rev) AS (
   SELECT post_uri, min(rev)
   FROM (
-    SELECT 'at://' || g.creator || '/app.bsky.feed.post/' || split_part(g.uri, '/', 5) AS post_uri, s.rev
+    SELECT 'at://' || g.creator || '/{nsid.post}/' || split_part(g.uri, '/', 5) AS post_uri, s.rev
     FROM stage_postgate g
     JOIN stage_write s USING (uri)
     UNION ALL
-    SELECT 'at://' || did || '/app.bsky.feed.post/' || split_part(uri, '/', 5), rev
+    SELECT 'at://' || did || '/{nsid.post}/' || split_part(uri, '/', 5), rev
     FROM new_version
-    WHERE collection = 'app.bsky.feed.postgate'
+    WHERE collection = '{nsid.postgate}'
   ) g
   GROUP BY post_uri
 ), quoting (uri, rev, creator, subject) AS MATERIALIZED (
@@ -505,7 +505,7 @@ WITH gate_event (post_uri, rev) AS (
   SELECT q.uri, u.gate_uri, g.rev AS gate_rev, g.is_current
   FROM quoting q
   CROSS JOIN LATERAL (
-    SELECT 'at://' || split_part(q.subject, '/', 3) || '/app.bsky.feed.postgate/' || split_part(q.subject, '/', 5) AS gate_uri
+    SELECT 'at://' || split_part(q.subject, '/', 3) || '/{nsid.postgate}/' || split_part(q.subject, '/', 5) AS gate_uri
   ) u
   CROSS JOIN LATERAL pipeline.state_as_of(u.gate_uri, q.rev) g
   WHERE q.creator <> split_part(q.subject, '/', 3)
@@ -513,7 +513,7 @@ WITH gate_event (post_uri, rev) AS (
   SELECT g.gate_uri, g.gate_rev
   FROM (SELECT DISTINCT gate_uri, gate_rev, is_current FROM gate) g
   CROSS JOIN LATERAL pipeline.record_at(g.gate_uri, g.gate_rev, g.is_current) r
-  WHERE r.record -> 'embeddingRules' @> '[{"$type": "app.bsky.feed.postgate#disableRule"}]'
+  WHERE r.record -> 'embeddingRules' @> '[{"$type": "{nsid.postgate}#disableRule"}]'
 ), judged AS MATERIALIZED (
   SELECT q.uri, f.gate_uri IS NOT NULL AS violating
   FROM quoting q

@@ -68,7 +68,7 @@ WITH affected_record AS MATERIALIZED (
 ), pair AS MATERIALIZED (
   SELECT uri
   FROM affected_record
-  WHERE split_part(uri, '/', 4) IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
+  WHERE split_part(uri, '/', 4) IN ({notified_once})
 ), fact AS (
   SELECT v.fact, p.uri
   FROM pair p
@@ -182,14 +182,14 @@ FROM held h
 CROSS JOIN LATERAL (SELECT r.cid FROM bsky.record r WHERE r.uri = h.record_uri OFFSET 0) r
 CROSS JOIN LATERAL (
   SELECT h.subject AS did, 'follow' AS reason, NULL AS reason_subject
-  WHERE h.kind = 'app.bsky.graph.follow'
+  WHERE h.kind = '{nsid.follow}'
   UNION ALL
-  SELECT split_part(h.subject, '/', 3), CASE h.kind WHEN 'app.bsky.feed.like' THEN 'like' ELSE 'repost' END, h.subject
-  WHERE h.kind <> 'app.bsky.graph.follow' AND split_part(h.subject, '/', 3) <> h.creator
+  SELECT split_part(h.subject, '/', 3), CASE h.kind WHEN '{nsid.like}' THEN 'like' ELSE 'repost' END, h.subject
+  WHERE h.kind <> '{nsid.follow}' AND split_part(h.subject, '/', 3) <> h.creator
   UNION ALL
   SELECT split_part(h.via, '/', 3),
-    CASE h.kind WHEN 'app.bsky.feed.like' THEN 'like-via-repost' ELSE 'repost-via-repost' END, h.via
-  WHERE h.kind <> 'app.bsky.graph.follow'
+    CASE h.kind WHEN '{nsid.like}' THEN 'like-via-repost' ELSE 'repost-via-repost' END, h.via
+  WHERE h.kind <> '{nsid.follow}'
     AND split_part(h.subject, '/', 3) <> h.creator
     AND split_part(h.via, '/', 3) <> h.creator
 ) n
@@ -201,7 +201,7 @@ ORDER BY h.record_uri, n.did, n.reason, h.opener = h.record_uri DESC, h.rev, h.o
 WITH replaced AS (
   DELETE FROM new_notification w
   WHERE w.record_uri IN (SELECT uri FROM told_record)
-    AND w.reason IN ('like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost')
+    AND w.reason IN ({reasons_once})
 ), silent AS (
   -- What a muted thread kept silent stays silent.
   INSERT INTO pipeline.silenced (record_uri, did, reason)
@@ -223,7 +223,7 @@ WITH there AS MATERIALIZED (
   SELECT n.id, n.did, n.author, n."recordUri", n.reason, n."reasonSubject"
   FROM bsky.notification n
   WHERE n."recordUri" = ANY (ARRAY(SELECT uri FROM told_record))
-    AND n.reason IN ('like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost')
+    AND n.reason IN ({reasons_once})
 ), superfluous AS (
   SELECT n.*, row_number() OVER (PARTITION BY n.did, n.author, n.reason, n."reasonSubject" ORDER BY n.id) AS number
   FROM there n

@@ -126,6 +126,14 @@ INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reaso
 SELECT subject, uri, cid, creator, reason, NULL, sort_at
 FROM told;
 
+-- :kept_relationship
+-- Of a past verification (version.sql): which account verified which.
+'verified ' || n.did || ' ' || (b.body ->> 'subject')
+
+-- :kept_record
+-- Its notifications follow from these.
+jsonb_build_object('cid', n.cid, 'sortAt', n.sort_at)
+
 -- :differs
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)

@@ -2,7 +2,12 @@
 --
 -- Guarantees: whatever the order of arrival and the grouping into batches, `record` and `version` together hold every
 -- event of every record once. `new_version` collects the batch's; bodies are read off the record's JSON. Whether a past
--- reply was valid is judged again in thread.sql, under its lock: another writer may be about to say otherwise.
+-- reply was valid is evaluated again in thread.sql, under its lock: another writer may be about to say otherwise.
+--
+-- Placeholders (store/placeholders.py), filled from what collections declare of their history: {timed} are the collections
+-- of which the time is kept, {time_of_row} looks it up in their tables, {timed_stages} are their staged rows;
+-- {kept_root}, ... are WHEN branches with the `kept_...` sections of the collections' own files; {decides_on_posts} are
+-- the collections that posts are evaluated by; {nsid.post} is the NSID of posts.
 
 -- :stage
 CREATE TEMPORARY TABLE new_version ( -- long rows
@@ -18,9 +23,10 @@ CREATE TEMPORARY TABLE new_version ( -- long rows
   unseen boolean NOT NULL DEFAULT false  -- nobody ever saw this state
 ) ON COMMIT DELETE ROWS;
 
--- What updates are about to replace, and what was deleted and created again, be it within the batch or between two
--- commits that have not come yet: where a commit says that it follows the newest one known, a creation replaces nothing.
 -- :replaced
+-- States that writes are about to replace. An update replaces one. A creation does so where the record was deleted
+-- before, in this batch or in a commit that has not come yet; it replaces none where its commit says that it follows the
+-- newest one known.
 WITH unchained AS MATERIALIZED (
   SELECT did
   FROM stage_repo s
@@ -37,24 +43,18 @@ WITH unchained AS MATERIALIZED (
 INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
 SELECT s.uri, r.rev, s.collection, r.did, false, r.json, r.cid,
   CASE s.collection
-    WHEN 'app.bsky.feed.like' THEN (SELECT "sortAt" FROM bsky."like" WHERE uri = s.uri)
-    WHEN 'app.bsky.feed.repost' THEN (SELECT "sortAt" FROM bsky.repost WHERE uri = s.uri)
-    WHEN 'app.bsky.graph.follow' THEN (SELECT "sortAt" FROM bsky.follow WHERE uri = s.uri)
-    WHEN 'app.bsky.graph.verification' THEN (SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri)
+    {time_of_row}
   END,
   r."indexedAt"
 FROM replacing s
 CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r;
 
--- What deletions are about to remove, and the deletions themselves.
 -- :deleted
+-- States that deletions are about to remove, and the deletions themselves.
 INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
 SELECT r.uri, r.rev, s.collection, r.did, false, r.json, r.cid,
   CASE s.collection
-    WHEN 'app.bsky.feed.like' THEN (SELECT "sortAt" FROM bsky."like" WHERE uri = s.uri)
-    WHEN 'app.bsky.feed.repost' THEN (SELECT "sortAt" FROM bsky.repost WHERE uri = s.uri)
-    WHEN 'app.bsky.graph.follow' THEN (SELECT "sortAt" FROM bsky.follow WHERE uri = s.uri)
-    WHEN 'app.bsky.graph.verification' THEN (SELECT "sortedAt" FROM bsky.verification WHERE uri = s.uri)
+    {time_of_row}
   END,
   r."indexedAt"
 FROM stage_delete s
@@ -63,16 +63,10 @@ UNION ALL
 SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL, s.indexed_at, NULL
 FROM stage_delete s;
 
--- Writes that came after something newer, and those that the batch itself supersedes.
 -- :overtaken
+-- Writes that came after something newer, and those that the batch itself supersedes.
 WITH timed AS MATERIALIZED (
-  SELECT uri, rev, created_at FROM stage_like
-  UNION ALL
-  SELECT uri, rev, created_at FROM stage_repost
-  UNION ALL
-  SELECT uri, rev, created_at FROM stage_follow
-  UNION ALL
-  SELECT uri, rev, created_at FROM stage_verification
+  {timed_stages}
 )
 INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at, unseen)
 SELECT s.uri, s.rev, s.collection, s.did, false, s.json, s.cid, least(v.created_at, s.indexed_at), s.indexed_at, true
@@ -87,12 +81,11 @@ SELECT s.uri, s.rev, s.collection, s.did, s.action = 'delete', s.json, s.cid,
 FROM stage_superseded s
 LEFT JOIN timed v ON v.uri = s.uri AND v.rev = s.rev AND s.action <> 'delete';
 
--- Likes, reposts, follows and verifications that were duplicates: no table knows their time, what they say is read anew.
 -- :untimed
+-- Past states of duplicates: no table has their time, so their records are read again (`time`).
 SELECT collection, uri, cid, did, rev, json, indexed_at
 FROM new_version
-WHERE collection IN (
-    'app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow', 'app.bsky.graph.verification')
+WHERE collection IN ({timed})
   AND NOT deleted AND sort_at IS NULL;
 
 -- :time
@@ -108,42 +101,37 @@ SELECT DISTINCT ON (n.uri, n.rev)
   n.rev,
   n.collection,
   n.deleted,
-  CASE WHEN n.collection = 'app.bsky.feed.post' THEN b.body #>> '{reply,root,uri}' END,
-  CASE WHEN n.collection = 'app.bsky.feed.post' THEN b.body #>> '{reply,parent,uri}' END,
-  CASE
-    WHEN n.collection = 'app.bsky.feed.post' AND NOT n.deleted THEN
-      jsonb_path_query_array(
-        b.body, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
+  CASE n.collection
+    {kept_root}
   END,
   CASE n.collection
-    WHEN 'app.bsky.graph.listitem' THEN (b.body ->> 'list') || ' ' || (b.body ->> 'subject')
-    WHEN 'app.bsky.graph.verification' THEN 'verified ' || n.did || ' ' || (b.body ->> 'subject')
-    ELSE pipeline.fact_of(n.uri, b.body)
+    {kept_parent}
   END,
-  CASE
-    WHEN n.collection IN ('app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.notification.declaration')
-      THEN b.body
-    WHEN n.collection = 'app.bsky.graph.verification' THEN jsonb_build_object('cid', n.cid, 'sortAt', n.sort_at)
-    WHEN n.collection IN ('app.bsky.feed.like', 'app.bsky.feed.repost', 'app.bsky.graph.follow')
-      THEN jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
-    -- What replies below it are judged by, should it have that.
-    WHEN n.collection <> 'app.bsky.feed.post' AND b.body ?| ARRAY['reply', 'allow', 'hiddenReplies'] THEN b.body
+  CASE n.collection
+    {kept_mentions}
+  END,
+  CASE n.collection
+    {kept_relationship}
+  END,
+  CASE n.collection
+    {kept_record}
+    WHEN '{nsid.post}' THEN NULL  -- the columns above are all that others are evaluated by
+    -- A record of any other collection may have replies, which are evaluated by these keys of it.
+    ELSE CASE WHEN b.body ?| ARRAY['reply', 'allow', 'hiddenReplies'] THEN b.body END
   END
 FROM new_version n
 CROSS JOIN LATERAL (SELECT n.json::jsonb AS body) b
 ORDER BY n.uri, n.rev
 ON CONFLICT (uri, rev) DO NOTHING;
 
--- How many there are of collections by which posts are judged.
 -- :deciding
+-- Returns how many there are of collections that posts are evaluated by.
 SELECT count(*)
 FROM new_version
-WHERE collection IN (
-    'app.bsky.feed.post', 'app.bsky.feed.threadgate', 'app.bsky.feed.postgate', 'app.bsky.graph.follow',
-    'app.bsky.graph.listitem', 'app.bsky.notification.declaration');
+WHERE collection IN ({decides_on_posts});
 
--- A reply of an author in his own thread keeps its place there also when nobody ever saw it alive, or in that thread.
 -- :op_thread
+-- An author's reply in their own thread keeps its place there even if it was never live, or never live in that thread.
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri, "deletedAt")
 SELECT v.root, v.parent, v.uri, coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
 FROM new_version n

@@ -124,8 +124,8 @@ WITH gated AS (
   SELECT post_uri FROM stage_postgate
 ), gate AS (
   SELECT uri,
-    replace(uri, '/app.bsky.feed.post/', '/app.bsky.feed.threadgate/') AS thread_gate_uri,
-    replace(uri, '/app.bsky.feed.post/', '/app.bsky.feed.postgate/') AS post_gate_uri
+    replace(uri, '/{nsid.post}/', '/{nsid.threadgate}/') AS thread_gate_uri,
+    replace(uri, '/{nsid.post}/', '/{nsid.postgate}/') AS post_gate_uri
   FROM gated
 ), expected AS (
   SELECT g.uri,
@@ -203,7 +203,7 @@ WHERE d.table_name = 'flags' AND j.live;
 
 -- :gone_events
 INSERT INTO post_event (uri, rev)
-SELECT uri, '' FROM touched WHERE change = 'deleted' AND collection = 'app.bsky.feed.post';
+SELECT uri, '' FROM touched WHERE change = 'deleted' AND collection = '{nsid.post}';
 
 -- :misjudged_again
 DELETE FROM differing WHERE table_name = 'flags';

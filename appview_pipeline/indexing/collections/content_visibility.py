@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
 
-COLLECTION = Collection("app.bsky.actor.contentVisibilityDeclaration")
+COLLECTION = Collection("app.bsky.actor.contentVisibilityDeclaration", name="content_visibility")

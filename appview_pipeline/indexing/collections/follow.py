@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import created_at
+from appview_pipeline.store.effects import History, NaturalKey, Notifies, Stage, Step
 
 STAGE = Stage("stage_follow", ("uri", "cid", "creator", "rev", "subject_did", "created_at", "indexed_at"))
 
@@ -22,4 +23,16 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.follow", (STAGE,), stage)
+COLLECTION = Collection(
+    "app.bsky.graph.follow",
+    name="follow",
+    table="follow",
+    stages=(STAGE,),
+    stage=stage,
+    natural_key=NaturalKey(("creator", "subjectDid"), ("creator", "subject_did")),
+    follows=(Step("count"), Step("notify")),
+    decides_on_posts=True,
+    history=History("sortAt", columns=("relationship", "record")),
+    notifies=Notifies(("follow",), once=True),
+    counters=("profile_agg",),
+)

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
 
-COLLECTION = Collection("com.germnetwork.declaration")
+COLLECTION = Collection("com.germnetwork.declaration", name="germ_declaration")

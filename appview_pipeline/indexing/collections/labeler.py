@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import created_at
+from appview_pipeline.store.effects import Stage
 
 STAGE = Stage("stage_labeler", ("uri", "cid", "creator", "created_at", "indexed_at"))
 
@@ -13,4 +14,11 @@ def stage(write: RecordWrite, rows: Rows) -> None:
         rows["stage_labeler"].append((write.uri, write.cid, write.did, created_at(write.record), write.indexed_at))
 
 
-COLLECTION = Collection("app.bsky.labeler.service", (STAGE,), stage)
+COLLECTION = Collection(
+    "app.bsky.labeler.service",
+    name="labeler",
+    table="labeler",
+    stages=(STAGE,),
+    stage=stage,
+    account_rows=None,
+)

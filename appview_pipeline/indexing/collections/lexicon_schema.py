@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
 
-COLLECTION = Collection("com.atproto.lexicon.schema")
+COLLECTION = Collection("com.atproto.lexicon.schema", name="lexicon_schema")

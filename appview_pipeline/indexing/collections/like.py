@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import created_at, strong_ref
+from appview_pipeline.store.effects import History, NaturalKey, Notifies, Stage, Step
 
 STAGE = Stage(
     "stage_like",
@@ -30,4 +31,15 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.feed.like", (STAGE,), stage)
+COLLECTION = Collection(
+    "app.bsky.feed.like",
+    name="like",
+    table="like",
+    stages=(STAGE,),
+    stage=stage,
+    natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
+    follows=(Step("count"), Step("notify")),
+    history=History("sortAt", columns=("relationship", "record")),
+    notifies=Notifies(("like", "like-via-repost"), once=True),
+    counters=("post_agg",),
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import blob_cid, created_at, json_or_none
+from appview_pipeline.store.effects import Stage
 
 STAGE = Stage(
     "stage_list",
@@ -40,4 +41,10 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.list", (STAGE,), stage)
+COLLECTION = Collection(
+    "app.bsky.graph.list",
+    name="list",
+    table="list",
+    stages=(STAGE,),
+    stage=stage,
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import created_at
+from appview_pipeline.store.effects import NaturalKey, Stage
 
 STAGE = Stage("stage_listblock", ("uri", "cid", "creator", "rev", "subject_uri", "created_at", "indexed_at"))
 
@@ -22,4 +23,11 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.listblock", (STAGE,), stage)
+COLLECTION = Collection(
+    "app.bsky.graph.listblock",
+    name="listblock",
+    table="list_block",
+    stages=(STAGE,),
+    stage=stage,
+    natural_key=NaturalKey(("creator", "subjectUri"), ("creator", "subject_uri")),
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import at_uri_host, created_at
+from appview_pipeline.store.effects import History, NaturalKey, Stage
 
 STAGE = Stage("stage_listitem", ("uri", "cid", "creator", "rev", "subject_did", "list_uri", "created_at", "indexed_at"))
 
@@ -31,4 +32,14 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.listitem", (STAGE,), stage, check)
+COLLECTION = Collection(
+    "app.bsky.graph.listitem",
+    name="listitem",
+    table="list_item",
+    stages=(STAGE,),
+    stage=stage,
+    check=check,
+    natural_key=NaturalKey(("listUri", "subjectDid"), ("list_uri", "subject_did")),
+    decides_on_posts=True,
+    history=History(columns=("relationship",)),
+)

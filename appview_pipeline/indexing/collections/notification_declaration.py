@@ -3,5 +3,11 @@
 from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
+from appview_pipeline.store.effects import History
 
-COLLECTION = Collection("app.bsky.notification.declaration")
+COLLECTION = Collection(
+    "app.bsky.notification.declaration",
+    name="notification_declaration",
+    decides_on_posts=True,
+    history=History(body=True),
+)

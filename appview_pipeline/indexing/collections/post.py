@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import (
     at_uri_collection,
     blob_cid,
@@ -17,6 +17,7 @@ from appview_pipeline.indexing.record_fields import (
     strong_ref,
     without_did,
 )
+from appview_pipeline.store.effects import History, Notifies, Stage, Step
 
 STAGE_POST = Stage(
     "stage_post",
@@ -153,7 +154,9 @@ def _stage_embed_record(post_uri: str, embed: dict[str, Any], rows: Rows) -> Non
 
 COLLECTION = Collection(
     "app.bsky.feed.post",
-    (
+    name="post",
+    table="post",
+    stages=(
         STAGE_POST,
         STAGE_IMAGE,
         STAGE_GALLERY_IMAGE,
@@ -162,6 +165,19 @@ COLLECTION = Collection(
         STAGE_EMBED_RECORD,
         STAGE_MENTION,
     ),
-    stage,
-    check,
+    stage=stage,
+    check=check,
+    follows=(
+        Step("feed", writes="feed_item"),
+        Step("count"),
+        Step("op_thread", writes="op_thread_reply"),
+        Step("add_embeds"),
+        Step("add_quotes", writes="quote"),
+    ),
+    under_lock=(Step("forget"),),
+    is_evaluated=True,
+    decides_on_posts=True,
+    history=History(columns=("root", "parent", "mentions")),
+    notifies=Notifies(("reply", "mention", "quote")),
+    counters=("post_agg", "profile_agg"),
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import blob_cid, strong_ref, without_did
+from appview_pipeline.store.effects import AccountRows, Notifies, Stage, Step
 
 STAGE = Stage(
     "stage_profile",
@@ -49,4 +50,14 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.actor.profile", (STAGE,), stage, check)
+COLLECTION = Collection(
+    "app.bsky.actor.profile",
+    name="profile",
+    table="profile",
+    stages=(STAGE,),
+    stage=stage,
+    check=check,
+    always=(Step("joined"),),
+    notifies=Notifies(("starterpack-joined",), stays=True),
+    account_rows=AccountRows(order="uri DESC"),
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import created_at, strong_ref, without_did
+from appview_pipeline.store.effects import History, NaturalKey, Notifies, Stage, Step
 
 STAGE = Stage(
     "stage_repost",
@@ -35,4 +36,17 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.feed.repost", (STAGE,), stage, check)
+COLLECTION = Collection(
+    "app.bsky.feed.repost",
+    name="repost",
+    table="repost",
+    stages=(STAGE,),
+    stage=stage,
+    check=check,
+    natural_key=NaturalKey(("creator", "subject"), ("creator", "subject")),
+    follows=(Step("feed", writes="feed_item"), Step("count"), Step("notify")),
+    under_lock=(Step("hide"),),
+    history=History("sortAt", columns=("relationship", "record")),
+    notifies=Notifies(("repost", "repost-via-repost"), once=True),
+    counters=("post_agg",),
+)

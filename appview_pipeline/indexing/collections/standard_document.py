@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
 
-COLLECTION = Collection("site.standard.document")
+COLLECTION = Collection("site.standard.document", name="standard_document")

@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
 
-COLLECTION = Collection("site.standard.publication")
+COLLECTION = Collection("site.standard.publication", name="standard_publication")

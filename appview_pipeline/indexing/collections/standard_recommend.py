@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
 
-COLLECTION = Collection("site.standard.graph.recommend")
+COLLECTION = Collection("site.standard.graph.recommend", name="standard_recommend")

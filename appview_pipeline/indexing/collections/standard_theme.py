@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
 
-COLLECTION = Collection("site.standard.theme.basic")
+COLLECTION = Collection("site.standard.theme.basic", name="standard_theme")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import created_at, without_did
+from appview_pipeline.store.effects import Stage
 
 STAGE = Stage("stage_starterpack", ("uri", "cid", "creator", "name", "created_at", "indexed_at"))
 
@@ -20,4 +21,11 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.starterpack", (STAGE,), stage, check)
+COLLECTION = Collection(
+    "app.bsky.graph.starterpack",
+    name="starterpack",
+    table="starter_pack",
+    stages=(STAGE,),
+    stage=stage,
+    check=check,
+)

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from appview_pipeline.indexing.collection import Collection
 
-COLLECTION = Collection("app.bsky.actor.status")
+COLLECTION = Collection("app.bsky.actor.status", name="status")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import created_at, gates_its_own_post, without_did
+from appview_pipeline.store.effects import History, Stage, Step
 
 STAGE = Stage("stage_threadgate", ("uri", "cid", "creator", "post_uri", "created_at", "indexed_at"))
 
@@ -22,4 +23,16 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.feed.threadgate", (STAGE,), stage, check)
+COLLECTION = Collection(
+    "app.bsky.feed.threadgate",
+    name="threadgate",
+    table="thread_gate",
+    stages=(STAGE,),
+    stage=stage,
+    check=check,
+    follows=(Step("flag"),),
+    always=(Step("unflag"),),
+    decides_on_posts=True,
+    history=History(body=True),
+    account_rows=None,
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows, Stage
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import created_at
+from appview_pipeline.store.effects import History, NaturalKey, Notifies, Stage, Step
 
 STAGE = Stage(
     "stage_verification",
@@ -29,4 +30,15 @@ def stage(write: RecordWrite, rows: Rows) -> None:
     )
 
 
-COLLECTION = Collection("app.bsky.graph.verification", (STAGE,), stage)
+COLLECTION = Collection(
+    "app.bsky.graph.verification",
+    name="verification",
+    table="verification",
+    stages=(STAGE,),
+    stage=stage,
+    always=(Step("tell"),),
+    natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
+    history=History("sortedAt", columns=("relationship", "record")),
+    notifies=Notifies(("verified", "unverified"), stays=True),
+    account_rows=None,
+)
