@@ -5,22 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
+from appview_pipeline.indexing.registry import EFFECTS
+
 
 @dataclass(frozen=True)
 class Family:
     """An asset: some tables of schema `bsky` (the first is the main one) and the families they are derived from.
 
-    `collections` are the record collections whose records become its rows; empty for what is derived from other
-    families, None for every collection. `check` is the recount (a file of `sql/check/`) that its counters must equal.
+    `check` is the recount (a file of `sql/check/`) that its counters must equal.
     """
 
     key: str
     group: str
     tables: tuple[str, ...]
     upstream: tuple[str, ...]
-    collections: tuple[str, ...] | None
     description: str
     check: str | None = None
+
+    @property
+    def collections(self) -> tuple[str, ...] | None:
+        """The collections whose records become its rows; empty for what is derived from other families, None for every
+        collection."""
+        if "record" in self.tables:
+            return None
+        return tuple(effect.nsid for effect in EFFECTS.in_order if effect.table in self.tables)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The collections whose records a rerun compares with its rows."""
+        return EFFECTS.derive(self.tables)
 
 
 _ONE_PER_PAIR = (
@@ -34,7 +47,6 @@ FAMILIES: tuple[Family, ...] = (
         "records",
         ("record", "duplicate_record"),
         ("firehose",),
-        None,
         "Every record of the indexed collections as JSON, as it stands in its repository: the newest rev wins, "
         "whatever the order of arrival, and a deleted record stays deleted. All other tables are derived from it.",
     ),
@@ -43,7 +55,6 @@ FAMILIES: tuple[Family, ...] = (
         "records",
         ("actor", "actor_sync"),
         ("firehose",),
-        (),
         "Accounts (`actor`) and the last rev seen of their repositories (`actor_sync`).",
     ),
     Family(
@@ -60,7 +71,6 @@ FAMILIES: tuple[Family, ...] = (
             "op_thread_reply",
         ),
         ("record", "gates", "follows", "lists"),
-        ("app.bsky.feed.post",),
         "Posts with their embeds and quotes. Replies and quotes are judged against root, thread gate and post gate as "
         "of their own rev: gates, follows and list items decide `violatesThreadGate` and `violatesEmbeddingRules`.",
     ),
@@ -69,7 +79,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("like",),
         ("record",),
-        ("app.bsky.feed.like",),
         f"Likes of posts, feed generators, labelers and lists. {_ONE_PER_PAIR}",
     ),
     Family(
@@ -77,7 +86,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("repost",),
         ("record",),
-        ("app.bsky.feed.repost",),
         f"Reposts. {_ONE_PER_PAIR}",
     ),
     Family(
@@ -85,7 +93,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("follow",),
         ("record",),
-        ("app.bsky.graph.follow",),
         f"Follows: the social graph. {_ONE_PER_PAIR}",
     ),
     Family(
@@ -93,7 +100,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("actor_block", "list_block"),
         ("record",),
-        ("app.bsky.graph.block", "app.bsky.graph.listblock"),
         f"Blocks of accounts and of whole lists. {_ONE_PER_PAIR}",
     ),
     Family(
@@ -101,7 +107,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("profile",),
         ("record",),
-        ("app.bsky.actor.profile",),
         "Profiles: one an account, with display name, description, avatar, pinned post and the starter pack it joined "
         "by.",
     ),
@@ -110,7 +115,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("list", "list_item", "reference_list_opt_out"),
         ("record",),
-        ("app.bsky.graph.list", "app.bsky.graph.listitem", "app.bsky.graph.referencelistoptout"),
         "Lists, who is on them, and who asks not to be shown on them.",
     ),
     Family(
@@ -118,7 +122,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("feed_generator",),
         ("record",),
-        ("app.bsky.feed.generator",),
         "Feed generators: custom feeds and the service that computes each.",
     ),
     Family(
@@ -126,7 +129,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("starter_pack",),
         ("record",),
-        ("app.bsky.graph.starterpack",),
         "Starter packs.",
     ),
     Family(
@@ -134,7 +136,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("labeler",),
         ("record",),
-        ("app.bsky.labeler.service",),
         "Labelers: accounts that offer a labeling service.",
     ),
     Family(
@@ -142,7 +143,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("thread_gate", "post_gate"),
         ("record",),
-        ("app.bsky.feed.threadgate", "app.bsky.feed.postgate"),
         "Thread gates (who may reply) and post gates (who may quote), one a post each.",
     ),
     Family(
@@ -150,7 +150,6 @@ FAMILIES: tuple[Family, ...] = (
         "collections",
         ("verification",),
         ("record",),
-        ("app.bsky.graph.verification",),
         f"Verifications of one account by another. {_ONE_PER_PAIR}",
     ),
     Family(
@@ -158,7 +157,6 @@ FAMILIES: tuple[Family, ...] = (
         "derived",
         ("notification",),
         ("posts", "likes", "reposts", "follows", "verifications", "profiles", "starter_packs"),
-        (),
         "Notifications: one row for each account, record and reason, however often the record is delivered; it goes "
         "when its record goes. Those that depended on history or private state when they were made are kept, never "
         "re-derived.",
@@ -168,7 +166,6 @@ FAMILIES: tuple[Family, ...] = (
         "derived",
         ("post_agg",),
         ("likes", "reposts", "posts"),
-        (),
         "Counts of likes, reposts, replies and quotes by URI. They move in the transaction of the rows that they "
         "count, and always equal a recount. Replies that violate a thread gate don't count; quotes count by URI.",
         check="post_aggregates",
@@ -178,7 +175,6 @@ FAMILIES: tuple[Family, ...] = (
         "derived",
         ("profile_agg",),
         ("follows", "posts"),
-        (),
         "Counts of followers, follows and posts by account. They move in the transaction of the rows that they "
         "count, and always equal a recount.",
         check="profile_aggregates",
@@ -188,7 +184,6 @@ FAMILIES: tuple[Family, ...] = (
         "derived",
         ("feed_item",),
         ("posts", "reposts"),
-        (),
         "What author feeds and timelines read: a row for every post and every repost, by its originator.",
     ),
 )

@@ -20,20 +20,6 @@ PROGRESS_SECONDS = 5.0
 CHECK = "rotating_recount"
 Metadata = dict[str, int | float | str | dg.MetadataValue]
 
-_LIKE, _REPOST, _FOLLOW, _POST = (
-    "app.bsky.feed.like",
-    "app.bsky.feed.repost",
-    "app.bsky.graph.follow",
-    "app.bsky.feed.post",
-)
-DERIVED_FROM = {
-    "notifications": (_POST, _LIKE, _REPOST, _FOLLOW),
-    "post_aggregates": (_POST, _LIKE, _REPOST),
-    "profile_aggregates": (_POST, _FOLLOW),
-    "feed_items": (_POST, _REPOST),
-}
-"""The collections whose records a family without collections of its own is derived from."""
-
 
 class RerunConfig(dg.Config):
     """What a rerun looks for besides records that are there."""
@@ -47,10 +33,7 @@ class RerunConfig(dg.Config):
 
 def collections_of(families: Iterable[Family]) -> list[str]:
     """The collections whose records a rerun of `families` compares."""
-    found: dict[str, None] = {}
-    for family in families:
-        found |= dict.fromkeys(DERIVED_FROM.get(family.key) or family.collections or ())
-    return list(found)
+    return list(dict.fromkeys(collection for family in families for collection in family.compared))
 
 
 def rerun(
