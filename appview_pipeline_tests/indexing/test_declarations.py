@@ -1,4 +1,4 @@
-"""A collection declares itself once. What else has to know of it follows from that; where it does not, a test here fails."""
+"""A collection declares itself once. What else has to know of it follows from that, or a test here fails."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ def test_a_collection_with_tables_is_in_every_place(nsid: str) -> None:
 
 
 def test_the_order_and_the_declarations_name_the_same_collections() -> None:
-    with pytest.raises(
-        ValueError, match=r"LOCK_ORDER in store/effects.py does not name app\.bsky"
-    ):
+    with pytest.raises(ValueError, match=r"LOCK_ORDER in store/effects.py does not name app\.bsky"):
         Effects(COLLECTIONS.values(), LOCK_ORDER[:-1])
     with pytest.raises(ValueError, match=r"no module of indexing/collections/ declares com\.example\.shelf\.book"):
         Effects(COLLECTIONS.values(), (*LOCK_ORDER, "com.example.shelf.book"))
@@ -170,7 +168,7 @@ FROM stage_book s
 LEFT JOIN bsky.book l USING (uri)
 WHERE (l.cid, l.creator, l.isbn) IS DISTINCT FROM (s.cid, s.creator, s.isbn);
 """
-"""What would be sql/apply/book.sql."""
+"""What would be `book.sql` in sql/apply/."""
 
 
 def stage_book(write: RecordWrite, staged: Rows) -> None:
@@ -188,7 +186,7 @@ COLLECTION = Collection(
     stage=stage_book,
     natural_key=NaturalKey(("creator", "isbn"), ("creator", "isbn")),
 )
-"""What would be indexing/collections/book.py."""
+"""What would be `book.py` in indexing/collections/."""
 
 
 class Shelf:
@@ -251,7 +249,7 @@ class Shelf:
 def test_an_added_collection_needs_no_other_change(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its module, its SQL file, its place in the lock order and its migration are here; nothing else knows of it."""
     read = sql.read
-    monkeypatch.setattr(sql, "read", lambda name: BOOK_SQL if name == "apply/book.sql" else read(name))
+    monkeypatch.setattr(sql, "read", lambda name: BOOK_SQL if name == f"apply/{COLLECTION.name}.sql" else read(name))
     rows(database.url, TABLE)
     shelf = Shelf(database)
     shelf.put("b", "978-1", "3b")
