@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 
 from appview_pipeline_tests.properties import model
-from appview_pipeline_tests.properties.fed import Deliver, Index
+from appview_pipeline_tests.properties.delivery import Deliver, Index
 from appview_pipeline_tests.properties.model import Model, Record
 from appview_pipeline_tests.properties.networks import Arrival, Network
 from appview_pipeline_tests.support.scenarios import Keep, State, differences, feed

@@ -24,7 +24,8 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties import model
 from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_any_order, quick
-from appview_pipeline_tests.properties.fed import Index, fresh_index
+from appview_pipeline_tests.properties.delivery import Index, fresh_index
+from appview_pipeline_tests.properties.interleaving import Meeting, Met, TwoWriters
 from appview_pipeline_tests.properties.networks import NAMES, Arrival, Network, arrivals, did_of, networks, told
 from appview_pipeline_tests.properties.stories import (
     FOLLOW,
@@ -40,7 +41,6 @@ from appview_pipeline_tests.properties.stories import (
     quote,
     reply,
 )
-from appview_pipeline_tests.properties.turns import Meeting, Met, TwoWriters
 from appview_pipeline_tests.properties.writer_process import RELAY, SHARD, End, Job, Moment, WriterProcess
 from appview_pipeline_tests.support.budget import Budget
 from appview_pipeline_tests.support.scenarios import Keep

@@ -24,7 +24,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties import model
 from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_order, quick
-from appview_pipeline_tests.properties.fed import Index, fresh_index, network_changes
+from appview_pipeline_tests.properties.delivery import Index, fresh_index, network_changes
 from appview_pipeline_tests.properties.networks import Arrival, Network, arrivals, networks, told
 from appview_pipeline_tests.properties.stories import post as said
 from appview_pipeline_tests.properties.stories import quote, reply

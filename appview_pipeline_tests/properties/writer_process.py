@@ -27,8 +27,8 @@ from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.batch import CursorMoved
 from appview_pipeline.store.cursors import cursor_of
-from appview_pipeline_tests.properties.watched import WatchedDatabase, name_of
 from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.statement_hooks import HookedDatabase, statement_name
 
 RELAY = "wss://relay.example"
 SHARD = "0/1"
@@ -150,7 +150,7 @@ def _write(job: Job) -> int:
 
     _say(f"began {os.getpid()}")
     settings = Settings(database_url=job.url)
-    database = WatchedDatabase(job.url, settings, around)
+    database = HookedDatabase(job.url, settings, around)
     with database.connect("reader") as connection:
         position = Position(RELAY, SHARD, cursor_of(connection, RELAY, SHARD))
     writer = Writer(database, settings, job.source, position)
@@ -169,7 +169,7 @@ def _write(job: Job) -> int:
 def main() -> None:
     """Forks a writer for each job that comes in, one after the other, until there are no more."""
     pid = None
-    name_of("")  # fills caches that each writer would have to fill
+    statement_name("")  # fills caches that each writer would have to fill
     while True:
         try:
             job = pickle.load(sys.stdin.buffer)

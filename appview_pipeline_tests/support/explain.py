@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline_tests.properties.watched import name_of
+from appview_pipeline_tests.support.statement_hooks import statement_name
 
 
 class ExplainingCursor(Cursor):
@@ -21,7 +21,7 @@ class ExplainingCursor(Cursor):
             found = self.fetchone()
             assert found is not None
             for table in whole_tables(found[0][0]["Plan"]):
-                self.found.add((name_of(query), table))
+                self.found.add((statement_name(query), table))
         super().execute(query, vars)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, Rederived, rederive
-from appview_pipeline_tests.properties.fed import Index
+from appview_pipeline_tests.properties.delivery import Index
 
 
 class Rerun(Index):

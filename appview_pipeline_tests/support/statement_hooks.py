@@ -1,4 +1,4 @@
-"""A database whose statements can be stepped in between: a test is asked around each statement and each COMMIT."""
+"""A database that calls a test before and after each statement and each COMMIT."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ Around = Callable[[str, Connection], AbstractContextManager[None]]
 """Called with a statement's name (`thread.lock`, `copy stage_post`, `commit`); entered before it and left after it."""
 
 
-class WatchedDatabase(Database):
-    """A pool whose connections run their statements within `around` while somebody has them."""
+class HookedDatabase(Database):
+    """A pool whose connections run each statement inside `around`, from the moment they are taken from the pool."""
 
     def __init__(self, url: str, settings: Settings, around: Around) -> None:
         super().__init__(url, settings)
 
-        class WatchedCursor(Cursor):
-            connection: WatchedConnection
+        class HookedCursor(Cursor):
+            connection: HookedConnection
 
             def execute(self, query: Any, vars: Any = None) -> None:
-                with around(name_of(query), self.connection) if self.connection.is_out else nullcontext():
+                with around(statement_name(query), self.connection) if self.connection.is_out else nullcontext():
                     super().execute(query, vars)
 
             def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
-                with around(name_of(sql), self.connection):
+                with around(statement_name(sql), self.connection):
                     super().copy_expert(sql, file, size)
 
-        # What it prepares, and runs by name, goes by the statement that was asked for.
-        class WatchedPreparingCursor(WatchedCursor, PreparingCursor):
+        # A prepared statement, which is run by its name, goes by the statement that was asked for.
+        class HookedPreparingCursor(HookedCursor, PreparingCursor):
             pass
 
-        class WatchedConnection(Connection):
+        class HookedConnection(Connection):
             is_out = False
 
             def cursor(self, *arguments: Any, **named: Any) -> Any:
                 prepares = named.get("cursor_factory") is PreparingCursor
-                factory = WatchedPreparingCursor if prepares else WatchedCursor
+                factory = HookedPreparingCursor if prepares else HookedCursor
                 return super().cursor(*arguments, **{**named, "cursor_factory": factory})
 
             def commit(self) -> None:
                 with around("commit", self) if self.is_out else nullcontext():
                     super().commit()
 
-        self.connection_factory = WatchedConnection
+        self.connection_factory = HookedConnection
 
     @contextmanager
     def connect(self, role: str) -> Iterator[Connection]:
         with super().connect(role) as connection:
-            watched: Any = connection
-            watched.is_out = True
+            hooked: Any = connection
+            hooked.is_out = True
             try:
                 yield connection
             finally:
-                watched.is_out = False
+                hooked.is_out = False
 
 
-def name_of(statement: str) -> str:
+def statement_name(statement: str) -> str:
     """A statement of `sql/apply/` by file and name; another one by its first words."""
     if statement.startswith("COPY"):
         return "copy " + statement.split()[1].removeprefix("pg_temp.")
-    # What duplicates.sql says is said of each collection.
+    # A statement of duplicates.sql has the same name for each collection.
     return (sql.name_of(statement) or " ".join(statement.split()[:5])).partition(" of ")[0]

@@ -22,7 +22,7 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
-from appview_pipeline_tests.properties.watched import Around, WatchedDatabase
+from appview_pipeline_tests.support.statement_hooks import Around, HookedDatabase
 
 Meeting = str | int
 """Where the turn passes: before the statement of that name, or before the n-th statement from now."""
@@ -149,7 +149,7 @@ class TwoWriters:
         self._monitor.autocommit = True
         self._settings = Settings(database_url=url)
         self._turns = Turns((), self._monitor)
-        self._databases = [WatchedDatabase(url, self._settings, self._around(me)) for me in (0, 1)]
+        self._databases = [HookedDatabase(url, self._settings, self._around(me)) for me in (0, 1)]
 
     def _around(self, me: int) -> Around:
         return lambda name, connection: self._turns.statement(me, name, connection)
