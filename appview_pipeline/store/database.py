@@ -144,7 +144,7 @@ class Database:
         except OperatorError as error:
             if self._server is None or isinstance(error.__cause__, PoolTimeout):
                 raise
-        # The embedded server may have been killed: whoever needs it starts it again.
+        # The embedded server may have been killed: the process that needs it starts it again.
         self._server.ensure_running()
         with postgres.in_words(self.url):
             return connection()

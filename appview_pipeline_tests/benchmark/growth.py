@@ -13,7 +13,7 @@ import click
 
 from appview_pipeline.store import migrate
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import ephemeral
+from appview_pipeline.store.embedded.ephemeral import ephemeral
 from appview_pipeline_tests.benchmark.processes import cpu_seconds
 from appview_pipeline_tests.properties.growth import SHAPES, Measured
 from appview_pipeline_tests.support.database import memory_folder, run_sql

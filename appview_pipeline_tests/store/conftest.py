@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appview_pipeline.store import postgres
-from appview_pipeline.store.embedded.attach import ephemeral
+from appview_pipeline.store.embedded.ephemeral import ephemeral
 from appview_pipeline_tests.conformance.reference import check
 
 OLDEST = Path(f"/usr/lib/postgresql/{postgres.OLDEST_SERVER}/bin")

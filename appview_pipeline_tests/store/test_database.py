@@ -101,7 +101,7 @@ class RestartableServer(EmbeddedPostgres):
     def __init__(self) -> None:
         """Without a server behind it."""
 
-    def ensure_running(self, start_timeout: float = 0.0) -> None:
+    def ensure_running(self) -> None:
         self.started += 1
 
     def close(self) -> None:

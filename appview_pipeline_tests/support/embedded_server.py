@@ -21,8 +21,8 @@ import psycopg2
 import pytest
 
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.embedded import attach as embedded
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline.store.embedded.attach import attach as attach_to
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.waiting import wait_for
 
@@ -39,10 +39,10 @@ from pathlib import Path
 import psycopg2
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.embedded import attach as embedded
+from appview_pipeline.store.embedded.attach import attach
 state, idle, binaries = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 try:
-    pg = embedded.attach(
+    pg = attach(
         Settings(state_dir=Path(state), postgres_bin=Path(binaries) if binaries else None), idle_seconds=idle
     )
 except OperatorError as error:
@@ -164,9 +164,9 @@ def new_state(name: str = "state") -> Iterator[Path]:
 
 
 def attach(state: Path, **options: Any) -> EmbeddedPostgres:
-    return embedded.attach(
-        Settings(state_dir=state, postgres_bin=options.pop("binaries", None)), idle_seconds=IDLE, **options
-    )
+    """Attaches to the server on `state`, which stops `IDLE` seconds after its last user. `options` are settings."""
+    settings = Settings(state_dir=state, postgres_bin=options.pop("binaries", None), **options)
+    return attach_to(settings, idle_seconds=IDLE)
 
 
 NOBODY: dict[str, Any] = {}

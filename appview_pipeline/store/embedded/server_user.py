@@ -2,7 +2,7 @@
 
 PostgreSQL refuses to run as root. Started by root (containers, CI), it runs as the owner of its existing data
 directory, else as `postgres`, else as `nobody`. No user is ever created and no folder that is not ours is made
-accessible: where that user cannot reach something, the operator is told.
+accessible: where that user cannot reach something, an error says so.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from appview_pipeline.errors import OperatorError
+
+PROGRAM_SECONDS = 120.0
+"""Longest that a program may take that does next to nothing, such as `postgres --version`: slow machines need some."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,20 @@ class ServerUser:
         return status.st_uid == self.uid
 
 
-# What a process needs to be found and to run; a password (DATABASE_URL, PGPASSWORD, a proxy's) never is among it. The
+# What a process needs to be found and to run. There is no password among it (DATABASE_URL, PGPASSWORD, a proxy's): the
 # environment of a process can be read for as long as it lives, and may be written down when it crashes.
 _NEEDED = ("PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 
 
 def environment(*more: str) -> dict[str, str]:
-    """The environment of the embedded server's processes: of ours what they need, and `more`."""
+    """The environment of the embedded server's processes: the variables of ours that they need, and `more`."""
     return {name: os.environ[name] for name in (*_NEEDED, *more) if name in os.environ}
 
 
 def choose(data_dir: Path) -> ServerUser:
     """The user to run the server on `data_dir` (which need not exist yet) as.
 
-    Raises `OperatorError` when there is none, or when the data directory belongs to somebody else.
+    Raises `OperatorError` when there is none, or when the data directory belongs to another user.
     """
     owner = _owner(data_dir)
     me = os.geteuid()
@@ -90,7 +93,7 @@ def choose(data_dir: Path) -> ServerUser:
 def first_barrier(path: Path, user: ServerUser) -> Path | None:
     """The outermost folder on the way to (and including) `path` that `user` may not enter, by mode bits.
 
-    Folders that do not exist yet are passed over: we create them enterable.
+    Folders that do not exist yet are no barrier: we create them enterable.
     """
     for folder in (*reversed(path.parents), path):
         try:
@@ -111,7 +114,7 @@ def first_barrier(path: Path, user: ServerUser) -> Path | None:
 
 
 def runs(user: ServerUser, argv: list[str]) -> bool:
-    """Whether `user` can run `argv` (exit status 0 within 30 s).
+    """Whether `user` can run `argv` (exit status 0 within `PROGRAM_SECONDS`).
 
     Raises `OperatorError` when this system does not let root become that user.
     """
@@ -122,7 +125,7 @@ def runs(user: ServerUser, argv: list[str]) -> bool:
             env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=30,
+            timeout=PROGRAM_SECONDS,
             **user.popen(),
         )
     except (FileNotFoundError, NotADirectoryError, subprocess.TimeoutExpired):
@@ -151,7 +154,7 @@ def _owner(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     except OSError:
-        return os.geteuid()  # unreachable: whoever opens it next says so in words
+        return os.geteuid()  # unreachable: the next function that opens it says so
 
 
 def _name(uid: int | None) -> str:

@@ -1,17 +1,17 @@
-"""The state folder of the embedded PostgreSQL: its files, its two locks and the supervisor's status.
+"""The state folder of the embedded PostgreSQL: where it is, its files and its two locks.
 
     pgdata/               the data directory
     run/                  the server's Unix socket (elsewhere when the path would be too long for one)
     owner.lock            exclusive flock of the supervisor, from before its process starts until it has ended
     users.lock            shared flock of every process that uses the database
-    embedded.json         what the supervisor is doing (`SupervisorStatus`)
+    embedded.json         what the supervisor is doing (`supervisor_status.py`)
     postgres.log          output of the supervisor and of the server
     postgresql.user.conf  server settings of the operator
 
 The folder and its files are their owner's alone (and the server's user may pass): another local user could otherwise
 hold a lock, and with it keep the server up, or keep it from being started.
 
-Only flocks say who is alive: the kernel frees them at any death, so that no process id is ever believed.
+Only flocks show which processes live: the kernel frees them at any death. No process id is ever believed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import stat
-import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.store.embedded import server_user
 from appview_pipeline.store.embedded.server_user import ServerUser
 
 # The supervisor's log is kept in two files (`postgres.log`, `postgres.log.1`) of at most about this many bytes each.
@@ -68,8 +67,8 @@ class StateFolder:
     def open(self, name: str, flags: int) -> int:
         """Opens (creating it if need be) the file `name`; a descriptor that programs we start do not inherit.
 
-        Nobody but its owner may open it: whoever can read a file can lock it. A symbolic link is refused: root may be
-        working in the folder of somebody else, whose file it then becomes.
+        Only its owner may open it, since every user that can read a file can lock it. A symbolic link is refused: root
+        may be working in the folder of another user, who could lead it to any file.
         """
         flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -77,7 +76,7 @@ class StateFolder:
             owner, found = self.path.stat(), os.fstat(descriptor)
             if os.geteuid() == 0 and found.st_uid != owner.st_uid:
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            if found.st_mode & 0o077 and os.geteuid() in (0, found.st_uid):  # as versions before made it
+            if found.st_mode & 0o077 and os.geteuid() in (0, found.st_uid):  # as earlier versions made it
                 os.fchmod(descriptor, 0o600)
         except OSError as error:
             raise OperatorError(
@@ -131,9 +130,9 @@ def _make_folders(path: Path) -> None:
 
 
 def restrict(state: StateFolder, user: ServerUser) -> None:
-    """Closes the folder and its files to all but their owner and the server's `user`; older versions left them open.
+    """Closes the folder and its files to all but their owner and the server's `user`; earlier versions left them open.
 
-    The folder itself is left alone where it holds something else than ours: it may be one that others use too.
+    The folder itself is left as it is when it holds other files than ours: it may be one that others use too.
     """
     try:
         for name in _PRIVATE:
@@ -166,7 +165,7 @@ def socket_dir(state: StateFolder, user: ServerUser) -> Path:
     """Creates and returns the folder of the server's socket: mode 0700, owned by `user`.
 
     It is `run/` in the state folder, or `/tmp/appview-<uid>-<hash of the state folder>` where a socket's path would be
-    too long or holds what PostgreSQL's lists of folders cannot. Raises `OperatorError` when somebody else has it.
+    too long or holds what PostgreSQL's lists of folders cannot. Raises `OperatorError` when it is another user's.
     """
     folder = state.path / "run"
     if len(os.fsencode(folder)) + len(_SOCKET_NAME) > _SOCKET_PATH_BYTES or set(str(folder)) & set(",\"'\\\n"):
@@ -187,7 +186,7 @@ def socket_dir(state: StateFolder, user: ServerUser) -> Path:
 
 
 def lock(descriptor: int, kind: Literal["shared", "exclusive"]) -> bool:
-    """Takes the flock if it is free; says whether it did. Raises `OperatorError` where there are no flocks."""
+    """Takes the flock if it is free; returns whether it did. Raises `OperatorError` where there are no flocks."""
     operation = fcntl.LOCK_SH if kind == "shared" else fcntl.LOCK_EX
     try:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
@@ -206,48 +205,28 @@ def unlock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-@dataclass(frozen=True)
-class SupervisorStatus:
-    """What the supervisor last said. Believed only while somebody holds `owner.lock`.
+def default_state_dir() -> Path:
+    """The state folder when no setting names one.
 
-    `run` differs for every supervisor; `reason` is the sentence for the operator when `phase` is `failed`.
+    `.appview` in the checkout that this package runs from. Where root's database user could not reach that, or this
+    user could not write it, and where there is no checkout: a folder in the system's (root) or the user's state folder.
     """
-
-    phase: Literal["starting", "ready", "stopped", "failed"]
-    run: str
-    socket_dir: str = ""
-    version: str = ""
-    reason: str = ""
-
-    def now(
-        self, phase: Literal["starting", "ready", "stopped", "failed"], socket_dir: str = "", version: str = ""
-    ) -> SupervisorStatus:
-        return replace(self, phase=phase, socket_dir=socket_dir, version=version)
-
-    def failed(self, reason: str) -> SupervisorStatus:
-        return replace(self, phase="failed", reason=reason)
-
-
-def new_status() -> SupervisorStatus:
-    """The first status of a new supervisor."""
-    return SupervisorStatus("starting", uuid.uuid4().hex)
-
-
-def read_status(state: StateFolder) -> SupervisorStatus | None:
-    """The last status written whole, or None."""
-    try:
-        return SupervisorStatus(**json.loads((state.path / "embedded.json").read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def write_status(state: StateFolder, status: SupervisorStatus) -> None:
-    """Replaces the status; readers see the old one or the new one."""
-    name = f"embedded.json.{os.getpid()}"
-    descriptor = state.open(name, os.O_WRONLY | os.O_TRUNC)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(status), file)
-    (state.path / name).replace(state.path / "embedded.json")
+    checkout = Path(__file__).resolve().parents[3]
+    is_checkout = (checkout / "workspace.yaml").exists()
+    is_root = os.geteuid() == 0
+    if is_checkout:
+        inside = checkout / ".appview"
+        if is_root:
+            usable = server_user.first_barrier(inside, server_user.choose(inside / "pgdata")) is None
+        else:
+            usable = os.access(inside if inside.exists() else checkout, os.W_OK)
+        if usable:
+            return inside
+    if is_root:
+        base = Path("/var/lib/appview-pipeline")
+    else:
+        base = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "appview-pipeline"
+    return base / hashlib.sha256(os.fsencode(checkout)).hexdigest()[:12] if is_checkout else base
 
 
 def rotate_log(state: StateFolder) -> None:
@@ -267,3 +246,20 @@ def rotate_log(state: StateFolder) -> None:
         while chunk := log.read(1 << 20):
             old.write(chunk)
         log.truncate(0)
+
+
+def log_end(state: StateFolder, start: int = 0) -> str:
+    """The end of the log, from byte `start` on (all of it, when the log was cut meanwhile), at most 64 KiB."""
+    try:
+        with state.log.open("rb") as log:
+            size = os.fstat(log.fileno()).st_size
+            log.seek(max(start if start <= size else 0, size - 65_536))
+            return log.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def last_log_line(state: StateFolder) -> str:
+    """The newest line of the log, at most 300 characters of it; empty where there is none."""
+    lines = log_end(state).splitlines()
+    return lines[-1][:300] if lines else ""

@@ -1,8 +1,8 @@
 """The process that owns the embedded PostgreSQL: `python -m appview_pipeline.store.embedded.supervisor STATE_DIR`.
 
-Started (detached) by the first process that needs the database, see `embedded.attach`. It runs the server as its child,
-starts it again when it dies, and ends it once nobody has used it for a while: once it could have had `users.lock` for
-itself at every look for `--idle-seconds`. Signals: TERM and INT stop the server, HUP makes it read its settings again.
+Started (detached) by the first process that needs the database, see `attach`. It runs the server as its child, starts
+it again when it dies, and ends it once no process has used it for a while: when `users.lock` was free at every look for
+`--idle-seconds`. Signals: TERM and INT stop the server, HUP makes it read its settings again.
 
 Several of these may be waiting for users on one machine, so this imports little: no SQLAlchemy, no Dagster.
 """
@@ -23,24 +23,23 @@ from types import FrameType
 
 import psycopg2
 
+from appview_pipeline import backoff
+from appview_pipeline.backoff import POLL_SECONDS, SERVER_RESTARTS, SERVER_RESTARTS_SECONDS
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.embedded import state_folder
 from appview_pipeline.store.embedded.server import PostgresServer
-from appview_pipeline.store.embedded.state_folder import StateFolder, SupervisorStatus
+from appview_pipeline.store.embedded.state_folder import StateFolder
+from appview_pipeline.store.embedded.supervisor_status import SupervisorStatus, new_status, write_status
 
 DATABASE = "appview"
 IDLE_SECONDS = 20.0
 
-# A server that dies more often than this is not started again; the next process that needs it tries anew.
-_MOST_RESTARTS = 5
-_RESTART_WINDOW_SECONDS = 300.0
-
+# Between two looks whether the server is used.
 _LOOK_SECONDS = 1.0
-_LOOK_SECONDS_STARTING = 0.02
 
 
 class _Idle:
-    """Finds out how long nobody has held `users.lock`."""
+    """Measures for how long no process has held `users.lock`."""
 
     def __init__(self, state: StateFolder, limit: float) -> None:
         self._lock = state.open("users.lock", os.O_RDWR)
@@ -52,7 +51,7 @@ class _Idle:
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     def is_over(self) -> bool:
-        """True once it has lasted long enough: the lock is then kept, so that nobody attaches while we stop."""
+        """True once it has lasted long enough: the lock is then kept, so that no process attaches while we stop."""
         now = time.monotonic()
         if now < self._next_look:
             return False
@@ -91,13 +90,13 @@ class _Signals:
 
 
 def supervise(state: StateFolder, owner_lock: int, *, binaries: Path | None, idle_seconds: float) -> None:
-    """Runs the server until nobody uses it or we are told to stop. The caller holds `owner_lock`.
+    """Runs the server until no process uses it or a signal asks to stop. The caller holds `owner_lock`.
 
     Raises `OperatorError` when the server cannot be started or dies again and again; users then read that sentence in
     the status.
     """
-    status = state_folder.new_status()
-    state_folder.write_status(state, status)
+    status = new_status()
+    write_status(state, status)
     server = PostgresServer(state, binaries=binaries)
     try:
         _run(state, owner_lock, server, status, idle_seconds)
@@ -107,12 +106,12 @@ def supervise(state: StateFolder, owner_lock: int, *, binaries: Path | None, idl
                 f"The embedded PostgreSQL's supervisor failed ({type(error).__name__}: {error}): see {state.log}."
             )
         if state.is_current("owner.lock", owner_lock):
-            state_folder.write_status(state, status.failed(str(error)))
+            write_status(state, status.failed(str(error)))
         raise
     finally:
         server.stop()
     if state.is_current("owner.lock", owner_lock):
-        state_folder.write_status(state, status.now("stopped"))
+        write_status(state, status.now("stopped"))
 
 
 def _run(
@@ -120,7 +119,9 @@ def _run(
 ) -> None:
     signals = _Signals()
     idle = _Idle(state, idle_seconds)
-    deaths: deque[float] = deque(maxlen=_MOST_RESTARTS)
+    restarts = _Restarts(state)
+    if not state.data_dir.exists():
+        _say(f"creating the data directory {state.data_dir}")
     server.prepare()
     _say(f"starting PostgreSQL {server.version} on {state.data_dir}")
     server.start()
@@ -130,11 +131,11 @@ def _run(
         if (code := server.exit_code()) is not None:
             if not ready and not server.failed_transiently():
                 raise OperatorError(server.failure())
-            _say(f"PostgreSQL ended unasked (exit status {code})")
-            _allow_restart(deaths, server, state)
+            _say(f"PostgreSQL ended by itself (exit status {code})")
+            wait = restarts.next_wait()
             ready = False
-            state_folder.write_status(state, status)
-            signals.wait(0.1 * 2 ** len(deaths) if len(deaths) > 1 else 0.0)
+            write_status(state, status)
+            signals.wait(wait)
             server.start()
         elif not ready and server.is_ready():
             ready = _become_ready(state, server, status)
@@ -148,31 +149,44 @@ def _run(
             checkpointed = True
             threading.Thread(target=_checkpoint, args=(server,), daemon=True).start()
         state_folder.rotate_log(state)
-        signals.wait(min(_LOOK_SECONDS, idle_seconds / 4) if ready else _LOOK_SECONDS_STARTING)
-    _say("stopping: " + ("told to" if signals.stop else "nobody uses it"))
+        signals.wait(min(_LOOK_SECONDS, idle_seconds / 4) if ready else POLL_SECONDS)
+    _say("stopping: " + ("asked to by a signal" if signals.stop else "no process uses it"))
 
 
 def _become_ready(state: StateFolder, server: PostgresServer, status: SupervisorStatus) -> bool:
     try:
         server.create_database(DATABASE)
     except psycopg2.Error as error:
-        # Most likely it has just died, which the next look finds out.
-        _say(f"PostgreSQL does not let us in: {str(error).strip()}")
-        time.sleep(_LOOK_SECONDS_STARTING)
+        # Most likely it has just died, which the next look will find.
+        _say(f"no connection to PostgreSQL: {str(error).strip()}")
+        time.sleep(POLL_SECONDS)
         return False
-    state_folder.write_status(state, status.now("ready", str(server.socket_dir), server.version))
+    write_status(state, status.now("ready", str(server.socket_dir), server.version))
     _say(f"ready: {server.socket_dir}")
     return True
 
 
-def _allow_restart(deaths: deque[float], server: PostgresServer, state: StateFolder) -> None:
-    now = time.monotonic()
-    if len(deaths) == deaths.maxlen and now - deaths[0] < _RESTART_WINDOW_SECONDS:
-        raise OperatorError(
-            f"The embedded PostgreSQL died {len(deaths) + 1} times within {_RESTART_WINDOW_SECONDS / 60:.0f} minutes: "
-            f"see {state.log}, or set DATABASE_URL to another server."
-        )
-    deaths.append(now)
+class _Restarts:
+    """Decides how long to wait before a server that died is started again, and when to give up."""
+
+    def __init__(self, state: StateFolder) -> None:
+        self._state = state
+        self._deaths: deque[float] = deque(maxlen=SERVER_RESTARTS)
+        self._backoff = backoff.server()
+
+    def next_wait(self) -> float:
+        """Seconds until the next start; none after a first death. Raises `OperatorError` after too many."""
+        now = time.monotonic()
+        if len(self._deaths) == self._deaths.maxlen and now - self._deaths[0] < SERVER_RESTARTS_SECONDS:
+            raise OperatorError(
+                f"The embedded PostgreSQL died {len(self._deaths) + 1} times within "
+                f"{SERVER_RESTARTS_SECONDS / 60:.0f} minutes: see {self._state.log}, or set DATABASE_URL to another "
+                "server."
+            )
+        if self._deaths:
+            self._backoff.connected_for(now - self._deaths[-1])
+        self._deaths.append(now)
+        return self._backoff.next() if len(self._deaths) > 1 else 0.0
 
 
 def _checkpoint(server: PostgresServer) -> None:
@@ -195,8 +209,8 @@ def main() -> int:
     parser.add_argument("--owner-lock", type=int, help="descriptor that holds owner.lock; detaches from its parent")
     arguments = parser.parse_args()
     if arguments.owner_lock is not None and os.fork():
-        # The starter waits for this exit only; the supervisor is no child of it that it would have to reap, and that
-        # tools which end a process "and its children" would find.
+        # The starter only waits for this exit. The supervisor is no child of it, so it need not reap it, and tools that
+        # end a process "and its children" do not find it.
         os._exit(0)
     try:
         state = state_folder.create(arguments.state_dir)

@@ -12,9 +12,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from appview_pipeline.store.embedded import server_user, state_folder
+from appview_pipeline.store.embedded import server_user
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.embedded.state_folder import StateFolder
+from appview_pipeline.store.embedded.supervisor_status import read_status
 from appview_pipeline_tests.support.embedded_server import (
     User,
     attach,
@@ -103,11 +104,11 @@ def test_killed_in_the_middle_of_creating_the_data_directory(state: Path) -> Non
 def test_server_that_dies_again_and_again_is_given_up_and_said_so(warm_state: Path) -> None:
     with attach(warm_state) as pg:
         for _ in range(6):
-            wait_for(lambda: state_folder.read_status(StateFolder(warm_state)).phase == "ready", 30)  # type: ignore[union-attr]
+            wait_for(lambda: read_status(StateFolder(warm_state)).phase == "ready", 30)  # type: ignore[union-attr]
             kill(postmaster_pid(warm_state))
-            wait_for(lambda: state_folder.read_status(StateFolder(warm_state)).phase != "ready", 30)  # type: ignore[union-attr]
+            wait_for(lambda: read_status(StateFolder(warm_state)).phase != "ready", 30)  # type: ignore[union-attr]
         wait_for(lambda: not processes(warm_state))
-        status = state_folder.read_status(StateFolder(warm_state))
+        status = read_status(StateFolder(warm_state))
         assert status and "died 6 times within 5 minutes" in status.reason
         pg.ensure_running()  # whoever needs it next tries anew
         assert query(pg.url(), "SELECT 1") == 1

@@ -14,8 +14,8 @@ import psycopg2
 import pytest
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store.embedded import attach as embedded
 from appview_pipeline.store.embedded import binaries, server_user, state_folder
+from appview_pipeline.store.embedded.attach import _PYTHON_NEEDS
 from appview_pipeline.store.embedded.binaries import Binaries
 from appview_pipeline.store.embedded.state_folder import StateFolder
 from appview_pipeline_tests.support.embedded_server import NOBODY, User, attach, needs_root, new_state, processes, query
@@ -151,6 +151,6 @@ def test_the_server_inherits_no_secret(state: Path, monkeypatch: pytest.MonkeyPa
             inherited = Path(f"/proc/{pid}/environ").read_bytes()
             assert b"hush" not in inherited and b"hush" not in command.encode(), command
             names = {pair.partition(b"=")[0].decode() for pair in inherited.split(b"\0") if b"=" in pair}
-            allowed = {*server_user._NEEDED, *embedded._PYTHON_NEEDS, "PYTHONPATH", "LANG", "LC_ALL"}
+            allowed = {*server_user._NEEDED, *_PYTHON_NEEDS, "PYTHONPATH", "LANG", "LC_ALL"}
             assert names - allowed <= {"PG_OOM_ADJUST_FILE"}, (command, names)
     user.end()

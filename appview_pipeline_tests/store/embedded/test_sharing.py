@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.embedded import attach as embedded
 from appview_pipeline.store.embedded import state_folder
+from appview_pipeline.store.embedded.attach import attach as attach_to
+from appview_pipeline.store.embedded.ephemeral import ephemeral
 from appview_pipeline.store.embedded.state_folder import StateFolder
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.embedded_server import (
@@ -125,7 +126,7 @@ def test_attaching_while_the_server_is_about_to_stop(warm_state: Path) -> None:
         try:
             for _ in range(6):
                 settings = Settings(state_dir=warm_state)
-                with embedded.attach(settings, idle_seconds=0.05) as pg:
+                with attach_to(settings, idle_seconds=0.05) as pg:
                     assert query(pg.url(), "SELECT 1") == 1
                     time.sleep(chance.random() * 0.05)
                     assert query(pg.url(), "SELECT 1") == 1
@@ -150,7 +151,7 @@ def test_nobody_is_given_a_server_that_is_stopping(warm_state: Path) -> None:
     old = supervisor_pid(warm_state)
     postmaster = postmaster_pid(warm_state)
     os.kill(postmaster, signal.SIGSTOP)  # its stop will take until we let it go on
-    wait_for(lambda: folder.log.read_text().splitlines()[-1].endswith("stopping: nobody uses it"))
+    wait_for(lambda: folder.log.read_text().splitlines()[-1].endswith("stopping: no process uses it"))
     users_lock = folder.open("users.lock", os.O_RDWR)
     free = state_folder.lock(users_lock, "shared")
     os.close(users_lock)
@@ -200,7 +201,7 @@ def test_ephemeral_server_leaves_nothing_and_deletes_what_killed_ones_left() -> 
         left.mkdir()
         (left / "owner.lock").touch()
         os.utime(left, (0, 0))
-        with embedded.ephemeral(parent=parent) as pg:
+        with ephemeral(parent=parent) as pg:
             assert not left.exists()
             assert query(pg.url(), "SHOW fsync") == "off"
             assert list(parent.iterdir()) == [pg.state_dir]

@@ -10,7 +10,6 @@ import pytest
 import sqlalchemy
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store.embedded import attach as embedded
 from appview_pipeline.store.embedded import state_folder
 from appview_pipeline.store.embedded.state_folder import StateFolder
 from appview_pipeline_tests.support.embedded_server import IS_ROOT, attach, new_state, processes, query
@@ -33,22 +32,24 @@ def test_state_folder_whose_path_suits_no_socket(name: str) -> None:
 
 
 def test_default_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = tmp_path / "checkout/appview_pipeline/store/embedded/attach.py"
+    module = tmp_path / "checkout/appview_pipeline/store/embedded/state_folder.py"
     module.parent.mkdir(parents=True)
-    monkeypatch.setattr(embedded, "__file__", str(module))
+    monkeypatch.setattr(state_folder, "__file__", str(module))
     monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
     root, user = Path("/var/lib/appview-pipeline"), Path("/xdg/appview-pipeline")
-    assert embedded.default_state_dir() == (root if IS_ROOT else user)
+    assert state_folder.default_state_dir() == (root if IS_ROOT else user)
     (tmp_path / "checkout/workspace.yaml").write_text("")
     if IS_ROOT:  # pytest's folders are closed to others, so the server's user could not reach it
-        assert embedded.default_state_dir().parent == root
+        assert state_folder.default_state_dir().parent == root
         with new_state("checkout") as open_checkout:
             (open_checkout / "appview_pipeline/store/embedded").mkdir(parents=True)
             (open_checkout / "workspace.yaml").write_text("")
-            monkeypatch.setattr(embedded, "__file__", str(open_checkout / "appview_pipeline/store/embedded/attach.py"))
-            assert embedded.default_state_dir() == open_checkout / ".appview"
+            monkeypatch.setattr(
+                state_folder, "__file__", str(open_checkout / "appview_pipeline/store/embedded/state_folder.py")
+            )
+            assert state_folder.default_state_dir() == open_checkout / ".appview"
     else:
-        assert embedded.default_state_dir() == tmp_path / "checkout/.appview"
+        assert state_folder.default_state_dir() == tmp_path / "checkout/.appview"
 
 
 def test_log_is_cut_when_it_grows_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
