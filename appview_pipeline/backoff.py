@@ -1,4 +1,8 @@
-"""How long to wait before trying something again: the one retry policy, and who uses it with which numbers."""
+"""How long to wait before trying something again, how often, and for how long to wait for others.
+
+The one retry policy, and who uses it with which numbers. Time limits of statements and connections are in
+`store/database.py`; what an operator may want to change is a setting.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +46,14 @@ class Backoff:
             self.failures = 0
 
 
+@dataclass(frozen=True)
+class Poll:
+    """Waiting for what another process does: looked at every `every` seconds, for `longest` seconds at most."""
+
+    every: float
+    longest: float
+
+
 def relay() -> Backoff:
     """Connections to an event stream."""
     return Backoff(first=1.0, longest=64.0, healthy=30.0)
@@ -56,9 +68,27 @@ def batch() -> Backoff:
     return Backoff(first=0.05, longest=10.0, jitter=0.5)
 
 
+BATCH_CANCELLATIONS = 2
+"""Cancellations for time after which a batch is halved."""
+CANCELLATIONS_BY_OTHERS = 5
+"""Cancellations of one change, before its time was over, after which it is given up. Somebody else cancels it then: a
+person, once or twice, or a limit on a server or pooler that we don't know of, again and again."""
+
+STREAM_LOCK = Poll(every=0.25, longest=12.0)
+"""A stream's lock that another consumer holds: as long as an outgoing one may take to end."""
+STREAM_LOCK_CHECK_SECONDS = 1.0
+"""How often the holder of a stream's lock makes sure that it still has it."""
+
+
 def leased_process() -> Backoff:
     """Starts of a leased process that keeps failing. A process that ran for a minute had started well."""
     return Backoff(first=1.0, longest=30.0, healthy=60.0, jitter=0.0)
+
+
+GRACE_SECONDS = 4.0
+"""What a leased process has for the batch in hand once its end is decided; then it ends, and the batch rolls back."""
+STOP_POLL_SECONDS = 0.2
+"""How often a wait looks whether it should end."""
 
 
 def rerun() -> Backoff:
@@ -87,3 +117,12 @@ POLL_SECONDS = 0.02
 
 REPORT_SECONDS = 15.0
 """Between two log lines about a wait that goes on."""
+
+SESSION_TRIES = 10
+"""Tries to set a session up where the server's own limit for a statement may be a millisecond."""
+POOLER_TRIES = 3
+POOLER_SECONDS = 5.0
+"""How often a server is asked whether a pooler shares its sessions, and how long it has to answer a second client."""
+
+MIGRATION_SECONDS = 900.0
+"""How long one process waits for another that migrates the same database."""

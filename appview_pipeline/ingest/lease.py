@@ -10,29 +10,28 @@ import threading
 import time
 from collections.abc import Callable
 
-from appview_pipeline import logs
+from appview_pipeline import backoff, logs
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.leased_process import EXIT_ENDED, EXIT_LOCK_LOST, EXIT_LOCKED, EXIT_OPERATOR_ERROR
-from appview_pipeline.ingest.writer import Stopped
+from appview_pipeline.ingest.transactions import Stopped
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.batch import CursorMoved
 from appview_pipeline.store.stream_lock import LockLost, LockTaken
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 4.0
-"""What is left for the batch in hand once the end is decided; then the process ends and the batch rolls back."""
-
 
 class Lease:
     """Watches standard input (any byte renews the lease, its end is the end) and the signals SIGTERM and SIGINT.
 
-    Must be made in the main thread. `stopped()` says whether to come to an end; `GRACE_SECONDS` after it first did, the
+    Must be made in the main thread. `stopped()` says whether to come to an end; `grace_seconds` after it first did, the
     process is ended by force. The lease bridges what a busy machine pauses between two ticks; whatever else should end
     the process closes standard input, or takes the process along that holds its other end.
     """
 
-    def __init__(self, lease_seconds: float = Settings.lease_seconds, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self, lease_seconds: float = Settings.lease_seconds, grace_seconds: float = backoff.GRACE_SECONDS
+    ) -> None:
         self.reason = ""
         self._stop = threading.Event()
         self._renewed = time.monotonic()
@@ -67,7 +66,7 @@ class Lease:
         self._end("the lease was given back")
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(backoff.STOP_POLL_SECONDS):
             if time.monotonic() - self._renewed > self._lease_seconds:
                 self._end(f"the lease was not renewed for {self._lease_seconds:g} s")
         if not self._finished.wait(self._grace_seconds):

@@ -67,7 +67,7 @@ class LeasedProcess:
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
     _not_before: float = 0.0
-    backoff: Backoff = field(default_factory=backoff.leased_process)
+    pauses: Backoff = field(default_factory=backoff.leased_process)
     _lines: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
     _dropped: int = 0
     _last_line: str = ""
@@ -97,7 +97,7 @@ class LeasedProcess:
         """Seconds until `keep` may start another child."""
         return max(0.0, self._not_before - time.monotonic())
 
-    def stop(self, patience: float = 4.0) -> None:
+    def stop(self, patience: float = backoff.GRACE_SECONDS) -> None:
         """Ends the child: asks it to finish its batch, and kills it after `patience` seconds.
 
         Killing loses nothing: the batch in hand rolls back together with its cursor.
@@ -114,7 +114,7 @@ class LeasedProcess:
                 process.wait()
             self._notice_end()
             # It was asked to end, so it may be started again at once.
-            self._not_before, self.backoff.failures = 0.0, 0
+            self._not_before, self.pauses.failures = 0.0, 0
 
     def lines(self) -> list[str]:
         """What the child said since the last call, oldest first; if it said too much, the newest `MAX_LINES` of it."""
@@ -179,8 +179,8 @@ class LeasedProcess:
             self._reader.join(1.0)
         ran = time.monotonic() - self._started_at
         self.ended = Ended(process.returncode, self._last_line, ran, self._sentence(process.returncode, ran))
-        self.backoff.connected_for(ran)
-        self._not_before = time.monotonic() + self.backoff.next()
+        self.pauses.connected_for(ran)
+        self._not_before = time.monotonic() + self.pauses.next()
 
     def _sentence(self, code: int, ran_seconds: float) -> str:
         if code in self.sentences:

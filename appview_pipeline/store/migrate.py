@@ -18,6 +18,7 @@ from psycopg2.extensions import connection as PsycopgConnection
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import postgres
 from appview_pipeline.store.cursors import name_relays
@@ -27,8 +28,6 @@ VERSION_TABLE = "schema_version"
 
 # "appview" in ASCII: the advisory lock that a migrating process holds in the database that it migrates.
 _LOCK = 0x61707076696577
-# Longest that one process waits for another's migration.
-_WAIT_FOR_OTHER = "15min"
 MIGRATION = postgres.Role(statement=21_600, lock=60, idle=300)
 """The role of a migration: an index on a large table takes its time; who uses a table is waited for a minute."""
 
@@ -119,14 +118,15 @@ def _upgrade(url: str, to: str, where: str) -> str:
 
 def _take_turn(connection: Connection, where: str) -> None:
     """Waits until this is the only process migrating the database; the turn ends with the session."""
-    connection.execute(text(f"SET lock_timeout = '{_WAIT_FOR_OTHER}'"))
+    connection.execute(text(f"SET lock_timeout = '{round(backoff.MIGRATION_SECONDS)}s'"))
     try:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
     except OperationalError as error:
         if not isinstance(error.orig, LockNotAvailable):
             raise
         raise OperatorError(
-            f"another process has been migrating {where} for more than {_WAIT_FOR_OTHER}: see what holds it up."
+            f"another process has been migrating {where} for more than {backoff.MIGRATION_SECONDS / 60:g} minutes: see "
+            "what holds it up."
         ) from error
     connection.execute(text(f"SET lock_timeout = '{round(MIGRATION.lock * 1000)}ms'"))
 

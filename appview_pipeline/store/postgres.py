@@ -21,15 +21,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
+from appview_pipeline import backoff
 from appview_pipeline.addresses import AddressError, DatabaseAddress, database_address
 from appview_pipeline.errors import OperatorError
 
 OLDEST_SERVER = 15
 CONNECT_TIMEOUT = 10  # seconds
 POOL_TIMEOUT = 30  # seconds that a caller waits for a connection of a pool
-_POOLER_SECONDS = 5.0  # that a pooler is given to answer a second connection
-_POOLER_TRIES = 3
-_START_TRIES = 10
 
 # ------------------------------------------------------------------------------------------------------------------
 # URLs
@@ -274,9 +272,23 @@ def begin_session(connection: PsycopgConnection, application_name: str, role: Ro
     connection.autocommit = False
 
 
+def limit_transaction(connection: PsycopgConnection, role: Role, share: float) -> None:
+    """Gives each statement of the transaction that begins now `share` of the role's time.
+
+    Waits for locks end in half of that: a wait for somebody else is then not taken for a statement that is slow.
+    """
+    lock = min(role.lock, share * role.statement / 2)
+    if share < 1.0 or lock < role.lock:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SET LOCAL statement_timeout = '{share * role.statement * 1000:.0f}ms'; "
+                f"SET LOCAL lock_timeout = '{lock * 1000:.0f}ms'"
+            )
+
+
 def _execute_at_start(connection: PsycopgConnection, statement: str) -> tuple[Any, ...]:
     """Runs a statement that takes no time under the time limits of somebody else, which may be a millisecond."""
-    for tries_left in reversed(range(_START_TRIES)):
+    for tries_left in reversed(range(backoff.SESSION_TRIES)):
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement)
@@ -302,7 +314,7 @@ def refuse_shared_sessions(connection: PsycopgConnection, url: str) -> None:
     before = _backend_pid(connection)
     if connection.info.backend_pid == before:
         return
-    for _ in range(_POOLER_TRIES):
+    for _ in range(backoff.POOLER_TRIES):
         with closing(psycopg2.connect(**_parameters(url), async_=True)) as other:
             try:
                 _answered(other)
@@ -329,7 +341,7 @@ def _backend_pid(connection: PsycopgConnection) -> int:
 
 def _answered(connection: PsycopgConnection) -> bool:
     """Waits for what an asynchronous connection is at work on; False when that takes too long."""
-    deadline = time.monotonic() + _POOLER_SECONDS
+    deadline = time.monotonic() + backoff.POOLER_SECONDS
     while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
         reading, writing = ([connection], []) if state == psycopg2.extensions.POLL_READ else ([], [connection])
         ready = select.select(reading, writing, [], max(0.0, deadline - time.monotonic()))

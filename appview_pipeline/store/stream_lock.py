@@ -11,17 +11,13 @@ from hashlib import blake2b
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import Shard
 from appview_pipeline.store import postgres
 from appview_pipeline.store.database import Database
 
 log = logging.getLogger(__name__)
-
-PATIENCE = 12.0
-"""Seconds to wait for a lock that another holds: as long as an outgoing consumer may take to end."""
-_POLL = 0.25
-_CHECK_EVERY = 1.0
 
 
 class LockTaken(Exception):
@@ -46,7 +42,11 @@ class StreamLock:
         self._checked = time.monotonic()
 
     def keep_to_layout(
-        self, relay: str, shard: Shard, stopped: Callable[[], bool] = lambda: False, patience: float = PATIENCE
+        self,
+        relay: str,
+        shard: Shard,
+        stopped: Callable[[], bool] = lambda: False,
+        patience: float = backoff.STREAM_LOCK.longest,
     ) -> None:
         """Makes sure that no consumer of another layout (another n of i/n) is at work on `relay`, nor will be.
 
@@ -55,18 +55,18 @@ class StreamLock:
         deadline = time.monotonic() + patience
         while others := _join_layout(self._connection, relay, shard.count):
             if stopped():
-                raise LockTaken(f"told to end while another layout was at work on {relay}")
+                raise LockTaken(f"asked to end while another layout was at work on {relay}")
             if time.monotonic() >= deadline:
                 named = " and ".join(f"i/{count}" for count in others)
                 raise OperatorError(
                     f"Consumers of another layout (APPVIEW_SHARD={named}) are at work on {relay}: stop them all before "
                     f"you start {shard}, or set APPVIEW_SHARD to one of theirs."
                 )
-            time.sleep(_POLL)
+            time.sleep(backoff.STREAM_LOCK.every)
 
     def ensure(self) -> None:
         """Raises `LockLost` when the lock is no longer ours (the server restarted, say). Cheap to call often."""
-        if time.monotonic() - self._checked < _CHECK_EVERY:
+        if time.monotonic() - self._checked < backoff.STREAM_LOCK_CHECK_SECONDS:
             return
         try:
             with self._connection.cursor() as cursor:
@@ -81,7 +81,11 @@ class StreamLock:
 
 @contextmanager
 def stream_lock(
-    database: Database, relay: str, shard: str, stopped: Callable[[], bool] = lambda: False, patience: float = PATIENCE
+    database: Database,
+    relay: str,
+    shard: str,
+    stopped: Callable[[], bool] = lambda: False,
+    patience: float = backoff.STREAM_LOCK.longest,
 ) -> Iterator[StreamLock]:
     """Holds the advisory lock of (relay, shard) for the block, on a connection of its own.
 
@@ -98,7 +102,7 @@ def stream_lock(
             if not waiting:
                 log.info("Another consumer is at work on %s (%s); waiting for it to end", relay, shard)
                 waiting = True
-            time.sleep(_POLL)
+            time.sleep(backoff.STREAM_LOCK.every)
         yield StreamLock(connection)
 
 

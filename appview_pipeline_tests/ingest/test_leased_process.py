@@ -95,7 +95,7 @@ def test_a_crash_is_told_and_followed_by_longer_and_longer_pauses(
     make: Callable[[str], LeasedProcess],
 ) -> None:
     consumer = make("print('all is lost', flush=True); raise SystemExit(7)")
-    consumer.backoff = dataclasses.replace(backoff.leased_process(), first=0.2)
+    consumer.pauses = dataclasses.replace(backoff.leased_process(), first=0.2)
     pauses = []
     for _ in range(3):
         until(consumer.keep)

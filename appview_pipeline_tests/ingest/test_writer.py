@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2 import errors
 
+from appview_pipeline import backoff
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
-from appview_pipeline.ingest import writer as writer_module
+from appview_pipeline.ingest import transactions as transactions_module
 from appview_pipeline.ingest.dead_letters import retry
 from appview_pipeline.ingest.decoding import read_changes
+from appview_pipeline.ingest.transactions import Transactions
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import apply
@@ -164,12 +166,12 @@ def test_who_holds_a_lock_turns_nothing_into_a_dead_letter(
     with connect(hasty.url) as holder:
         holder.cursor().execute("LOCK TABLE bsky.post")
 
-        def wait(self: Writer, seconds: float) -> None:
+        def wait(self: Transactions, seconds: float) -> None:
             waits.append(seconds)
             if len(waits) == 6:
                 holder.rollback()
 
-        monkeypatch.setattr(Writer, "_wait", wait)
+        monkeypatch.setattr(Transactions, "wait", wait)
         ann = Person(Stream(), "ann")
         write(hasty, [ann.commit(post("a", "a")), ann.commit(post("b", "b"))])
     assert len(waits) == 6 and texts(hasty) == ["a", "b"]
@@ -190,12 +192,12 @@ def test_nothing_is_given_up_while_postgresql_is_slow_at_everything(
     )
     waits: list[float] = []
 
-    def wait(self: Writer, seconds: float) -> None:
+    def wait(self: Transactions, seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 4:
             rows(hasty.url, "DROP TRIGGER dawdle ON bsky.post; DROP TRIGGER slow ON pipeline.batch")
 
-    monkeypatch.setattr(Writer, "_wait", wait)
+    monkeypatch.setattr(Transactions, "wait", wait)
     write(hasty, [Person(Stream(), "ann").commit(post("a", "a"))])
     assert texts(hasty) == ["a"] and len(waits) == 4
     assert one(hasty.url, "SELECT count(*) FROM pipeline.dead_letter") == 0
@@ -205,8 +207,8 @@ def test_nothing_is_given_up_while_postgresql_is_slow_at_everything(
 def test_cancellations_by_others_are_borne_for_a_while(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person who cancels is not the data's fault; a limit that we don't know of must not stop the stream."""
     ann = Person(Stream(), "ann")
-    left = [writer_module.CANCELLED_BY_OTHERS - 1]
-    monkeypatch.setattr(Writer, "_wait", lambda self, seconds: None)
+    left = [backoff.CANCELLATIONS_BY_OTHERS - 1]
+    monkeypatch.setattr(Transactions, "wait", lambda self, seconds: None)
 
     def cancelled(connection: Any, batch: Any, **options: Any) -> Any:
         if batch.rows.get("stage_post") and left[0]:
@@ -214,7 +216,7 @@ def test_cancellations_by_others_are_borne_for_a_while(database: Database, monke
             raise errors.QueryCanceled("canceling statement due to user request")
         return apply(connection, batch, **options)
 
-    monkeypatch.setattr(writer_module, "apply", cancelled)
+    monkeypatch.setattr(transactions_module, "apply", cancelled)
     write(database, [ann.commit(post("a", "a"))])
     assert texts(database) == ["a"] and left == [0]
     left[0] = 1_000
@@ -241,7 +243,7 @@ def test_a_passing_error_is_tried_again(
             raise failures.pop()
         return apply(*arguments, **options)
 
-    monkeypatch.setattr(writer_module, "apply", failing)
+    monkeypatch.setattr(transactions_module, "apply", failing)
     writer = write(database, [Person(Stream(), "alice").commit(post("a", "hello"))])
     assert writer.retries == 2 and texts(database) == ["hello"]
 

@@ -11,8 +11,9 @@ import pytest
 
 from appview_pipeline import backoff
 from appview_pipeline.indexing.changes import Change, DeadLetter
-from appview_pipeline.ingest import writer as writer_module
-from appview_pipeline.ingest.writer import Position, Stopped, Writer
+from appview_pipeline.ingest import transactions as transactions_module
+from appview_pipeline.ingest.transactions import Stopped, Transactions
+from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import apply as real_apply
 from appview_pipeline.store.batch import CursorMoved, Report
@@ -57,12 +58,12 @@ def test_the_pauses_between_tries_grow_and_are_bounded(
 ) -> None:
     pauses: list[float] = []
 
-    def wait(self: Writer, seconds: float) -> None:
+    def wait(self: Transactions, seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 12:
             raise Stopped
 
-    monkeypatch.setattr(Writer, "_wait", wait)
+    monkeypatch.setattr(Transactions, "wait", wait)
     refuse(database, "true", "40001")
     with pytest.raises(Stopped):
         writer_for(database).write(changes_of(Person(stream, "ann").commit(post("a", "a"))), time.time())
@@ -145,7 +146,7 @@ def test_a_batch_whose_commit_is_lost_is_not_written_twice(
             raise psycopg2.OperationalError("server closed the connection unexpectedly")
         return report
 
-    monkeypatch.setattr(writer_module, "apply", apply)
+    monkeypatch.setattr(transactions_module, "apply", apply)
     ann = Person(stream, "ann")
     with pytest.raises(CursorMoved):
         writer_for(database, Position(RELAY, "0/1", None)).write(changes_of(ann.commit(post("a", "a"))), time.time())

@@ -13,7 +13,7 @@ from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.live.sequence_numbers import Seen, SequenceNumbers
 from appview_pipeline.ingest.live.stream_decoder import numbers_of, own_frames
-from appview_pipeline.ingest.writer import _reached
+from appview_pipeline.ingest.writer import reached as reached_by
 from appview_pipeline.network.sequence import CONFIRMING, QUIET_SECONDS
 from appview_pipeline.protocol.event_stream import seq_of
 from appview_pipeline.protocol.peek import peek_seq
@@ -49,7 +49,7 @@ class Watched:
             self.skipped += change.skipped
             self.odd += change.doubtful
         if any(change.seq is not None and not change.is_doubtful for change in changes):
-            self.cursor = _reached(changes, self.cursor)
+            self.cursor = reached_by(changes, self.cursor)
         assert self.cursor == self.numbers.reached
         return self
 
