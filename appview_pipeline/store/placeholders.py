@@ -14,6 +14,9 @@ The placeholders that any file of `sql/` may have:
 | `{reasons_that_stay}` | reasons of notifications that stay when their record goes |
 | `{time_of_row}` | WHEN branches by collection: the time of the row of the URI `s.uri`, of `{timed}` |
 | `{timed_stages}` | the staged (uri, rev, created_at) of `{timed}` |
+| `{staged_relationships_once}` | the staged (uri, rev, creator, relationship) of `{notified_once}` |
+| `{staged_relationships_of_gates}` | those of the collections whose relationships rules of thread gates ask about |
+| `{notified_by_state}` | whom a state `h` of `{notified_once}` notifies: (did, reason, reason_subject) |
 | `{kept_COLUMN}` | WHEN branches by collection: what `pipeline.version` keeps of `n`, whose body is `b.body` |
 
 In statements for each collection with a natural key (duplicates.sql) stand also `{table}`, `{stage}`, `{collection}`,
@@ -71,6 +74,11 @@ def _fill(file: str, texts: Mapping[str, str], name: str) -> Mapping[str, str]:
     return {key: named(fill_placeholders(text, texts), name.format(key)) for key, text in sections(file).items()}
 
 
+def _union(section: str, effects: Iterable[Effect]) -> str:
+    """A section of the collections' SQL files, of all of them."""
+    return "\nUNION ALL\n".join(sections(f"apply/{effect.name}.sql")[section] for effect in effects)
+
+
 @cache
 def _placeholders(effects: Effects) -> Mapping[str, str]:
     declared = effects.declared
@@ -95,6 +103,11 @@ def _placeholders(effects: Effects) -> Mapping[str, str]:
             f"SELECT uri, rev, created_at FROM {effect.stages[0].table}" for effect in timed
         ),
     }
+    once = [effect for effect, it in notifying if it.once]
+    gates = [effect for effect in declared if effect.decides_on_posts and "relationship" in effect.history.columns]
+    texts["{staged_relationships_once}"] = _union("staged_relationship", once)
+    texts["{staged_relationships_of_gates}"] = _union("staged_relationship", gates)
+    texts["{notified_by_state}"] = _union("notified_by_state", once)
     for column in KEPT_COLUMNS:
         branches = [
             f"WHEN '{effect.nsid}' THEN {sections(f'apply/{effect.name}.sql')[f'kept_{column}']}"

@@ -48,7 +48,7 @@ def test_a_collection_with_tables_is_in_every_place(nsid: str) -> None:
     wanted = {"stage", "remove", "add", "differs", *(step.statement for step in steps)}
     wanted |= {f"kept_{column}" for column in collection.history.columns}
     if collection.notifies is not None and collection.notifies.once:
-        wanted.add("notify")
+        wanted |= {"notify", "notified_by_state", "staged_relationship", "kept_relationship", "kept_record"}
     assert not wanted - has.keys(), f"{file} lacks {sorted(wanted - has.keys())}, which the module declares"
     assert nsid in LOCK_ORDER, f"LOCK_ORDER in store/effects.py lacks {nsid}: the order in which effects take locks"
     assert any(collection.table in family.tables for family in FAMILIES), (
@@ -68,7 +68,7 @@ def test_the_order_and_the_declarations_name_the_same_collections() -> None:
 
 def test_no_placeholder_is_left() -> None:
     """A placeholder that nothing fills would be an error of PostgreSQL's, and only when its statement runs."""
-    own = re.compile(r"\{(?:nsid\.\w+|kept_\w+|timed\w*|time_of_row|decides_\w+|notified_\w+|reasons_\w+)\}")
+    own = re.compile(r"\{(?:nsid\.\w+|kept_\w+|timed\w*|time_of_row|decides_\w+|notified_\w+|reasons_\w+|staged_\w+)\}")
     for file in [*(CHECKOUT / "sql" / "apply").glob("*.sql"), *(CHECKOUT / "sql" / "repair").glob("*.sql")]:
         for name, text in filled(EFFECTS, f"{file.parent.name}/{file.name}").items():
             assert not name or not own.findall(text), f"{file.name}, {name}"

@@ -54,6 +54,15 @@ JOIN added USING (uri)
 WHERE NOT EXISTS (
     SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
+-- :notified_by_state
+-- Whom a past or present state `h` notifies (told_pair.sql), as `notify` does.
+SELECT h.subject AS did, 'follow' AS reason, NULL AS reason_subject
+WHERE h.kind = 'app.bsky.graph.follow'
+
+-- :staged_relationship
+-- Who follows whom by the staged records, as `kept_relationship` keeps it of past ones.
+SELECT uri, rev, creator, creator || ' ' || subject_did AS relationship FROM stage_follow
+
 -- :kept_relationship
 -- Of a past follow (version.sql): whom it is by and what it is of.
 pipeline.fact_of(n.uri, b.body)

@@ -61,6 +61,20 @@ WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3)
   AND NOT EXISTS (
     SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
+-- :notified_by_state
+-- Whom a past or present state `h` notifies (told_pair.sql), as `notify` does.
+SELECT split_part(h.subject, '/', 3) AS did, 'like' AS reason, h.subject AS reason_subject
+WHERE h.kind = 'app.bsky.feed.like' AND split_part(h.subject, '/', 3) <> h.creator
+UNION ALL
+SELECT split_part(h.via, '/', 3), 'like-via-repost', h.via
+WHERE h.kind = 'app.bsky.feed.like'
+  AND split_part(h.subject, '/', 3) <> h.creator
+  AND split_part(h.via, '/', 3) <> h.creator
+
+-- :staged_relationship
+-- What the staged records say, as `kept_relationship` keeps it of past ones.
+SELECT uri, rev, creator, 'like ' || creator || ' ' || subject AS relationship FROM stage_like
+
 -- :kept_relationship
 -- Of a past like (version.sql): whom it is by and what it is of.
 pipeline.fact_of(n.uri, b.body)

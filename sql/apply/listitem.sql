@@ -32,6 +32,10 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
+-- :staged_relationship
+-- Who is on which list by the staged records, as `kept_relationship` keeps it of past ones.
+SELECT uri, rev, creator, list_uri || ' ' || subject_did AS relationship FROM stage_listitem
+
 -- :kept_relationship
 -- Of a past list item (version.sql): which account was on which list.
 (b.body ->> 'list') || ' ' || (b.body ->> 'subject')

@@ -99,6 +99,20 @@ DELETE FROM bsky.feed_item f
 USING gone g
 WHERE f.uri = g.uri AND f.uri = ANY (ARRAY(SELECT uri FROM gone));
 
+-- :notified_by_state
+-- Whom a past or present state `h` notifies (told_pair.sql), as `notify` does.
+SELECT split_part(h.subject, '/', 3) AS did, 'repost' AS reason, h.subject AS reason_subject
+WHERE h.kind = 'app.bsky.feed.repost' AND split_part(h.subject, '/', 3) <> h.creator
+UNION ALL
+SELECT split_part(h.via, '/', 3), 'repost-via-repost', h.via
+WHERE h.kind = 'app.bsky.feed.repost'
+  AND split_part(h.subject, '/', 3) <> h.creator
+  AND split_part(h.via, '/', 3) <> h.creator
+
+-- :staged_relationship
+-- What the staged records say, as `kept_relationship` keeps it of past ones.
+SELECT uri, rev, creator, 'repost ' || creator || ' ' || subject AS relationship FROM stage_repost
+
 -- :kept_relationship
 -- Of a past repost (version.sql): whom it is by and what it is of.
 pipeline.fact_of(n.uri, b.body)

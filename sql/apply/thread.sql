@@ -217,9 +217,10 @@ CROSS JOIN LATERAL (
 WITH event (fact, rev) AS (
   SELECT fact, min(rev)
   FROM (
-    SELECT creator || ' ' || subject_did AS fact, rev FROM stage_follow
-    UNION ALL
-    SELECT list_uri || ' ' || subject_did, rev FROM stage_listitem
+    SELECT s.relationship AS fact, s.rev
+    FROM (
+      {staged_relationships_of_gates}
+    ) s
     UNION ALL
     SELECT v.fact, v.rev
     FROM new_version n

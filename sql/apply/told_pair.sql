@@ -46,13 +46,9 @@ WITH affected_record AS MATERIALIZED (
   SELECT s.uri
   FROM known_repo k
   JOIN (
-    SELECT uri, rev, creator, 'like ' || creator || ' ' || subject AS fact FROM stage_like
-    UNION ALL
-    SELECT uri, rev, creator, 'repost ' || creator || ' ' || subject FROM stage_repost
-    UNION ALL
-    SELECT uri, rev, creator, creator || ' ' || subject_did FROM stage_follow
+    {staged_relationships_once}
   ) s ON s.creator = k.did AND s.rev <= k.rev
-  CROSS JOIN LATERAL (SELECT FROM pipeline.version v WHERE v.fact = s.fact LIMIT 1) v
+  CROSS JOIN LATERAL (SELECT FROM pipeline.version v WHERE v.fact = s.relationship LIMIT 1) v
   UNION
   SELECT t.uri
   FROM touched t
@@ -181,17 +177,7 @@ SELECT DISTINCT ON (h.record_uri, n.did, n.reason)
 FROM held h
 CROSS JOIN LATERAL (SELECT r.cid FROM bsky.record r WHERE r.uri = h.record_uri OFFSET 0) r
 CROSS JOIN LATERAL (
-  SELECT h.subject AS did, 'follow' AS reason, NULL AS reason_subject
-  WHERE h.kind = '{nsid.follow}'
-  UNION ALL
-  SELECT split_part(h.subject, '/', 3), CASE h.kind WHEN '{nsid.like}' THEN 'like' ELSE 'repost' END, h.subject
-  WHERE h.kind <> '{nsid.follow}' AND split_part(h.subject, '/', 3) <> h.creator
-  UNION ALL
-  SELECT split_part(h.via, '/', 3),
-    CASE h.kind WHEN '{nsid.like}' THEN 'like-via-repost' ELSE 'repost-via-repost' END, h.via
-  WHERE h.kind <> '{nsid.follow}'
-    AND split_part(h.subject, '/', 3) <> h.creator
-    AND split_part(h.via, '/', 3) <> h.creator
+  {notified_by_state}
 ) n
 WHERE h.record_uri IN (SELECT uri FROM told_record)
 ORDER BY h.record_uri, n.did, n.reason, h.opener = h.record_uri DESC, h.rev, h.opener COLLATE "C";
