@@ -59,6 +59,8 @@ def relay() -> Backoff:
     return Backoff(first=1.0, longest=64.0, healthy=30.0)
 
 
+MAX_RETRY_AFTER = 900.0
+"""Longest wait, in seconds, that a server's `Retry-After` can ask for."""
 FUTURE_CURSOR_SECONDS = 300.0
 """Between two connections with a cursor that the server says is in its future. Only a person can help, mostly."""
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from appview_pipeline.backoff import Backoff
+from appview_pipeline_tests.support.checkout import CHECKOUT
+
+NUMBERS_OF_A_RETRY = re.compile(
+    r"^_?(?:[A-Z]+_)*(?:PATIENCE|PAUSE|POLL|RESTARTS|RETRY|RETRIES|TRIES)(?:_[A-Z]+)*\b(?=.*=)|sleep\([\d.]*[1-9]",
+    re.MULTILINE,
+)
+OTHERS = {
+    "defs/firehose/sensor.py: POLL_SECONDS": "the rhythm of a tick, which the time that Dagster gives it decides",
+    "defs/firehose/sensor.py: STOP_PATIENCE": "a part of the 10 s in which Ctrl-C ends all of Dagster's processes",
+}
+"""What only looks like one, and why."""
 
 
 def test_backoff_grows_with_jitter_up_to_its_limit_and_starts_again_after_a_healthy_connection() -> None:
@@ -22,3 +35,14 @@ def test_backoff_grows_with_jitter_up_to_its_limit_and_starts_again_after_a_heal
     backoff.connected_for(0.1, progressed=True)
     assert backoff.failures == 0
     assert all(32 <= Backoff().longest_wait() <= 64 for _ in range(50))
+
+
+def test_retries_and_polls_have_their_numbers_here() -> None:
+    product = CHECKOUT / "appview_pipeline"
+    found = {
+        f"{path.relative_to(product)}: {match.group()}"
+        for path in product.rglob("*.py")
+        if path.name != "backoff.py"
+        for match in NUMBERS_OF_A_RETRY.finditer(path.read_text(encoding="utf-8"))
+    }
+    assert found == OTHERS.keys()

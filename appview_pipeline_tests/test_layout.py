@@ -61,6 +61,25 @@ def test_the_mirrored_folders_hold_tests_only() -> None:
     assert [path for path in found if not path.name.startswith("test_")] == []
 
 
+LIBRARIES = {
+    "psycopg2": ("store/", "addresses.py"),  # libpq reads a URL by its own rules
+    "sqlalchemy": ("store/", "defs/housekeeping.py"),  # Dagster's event log is purged through its own engine
+    "dagster": ("defs/",),
+    "picows": ("network/",),
+}
+"""Libraries that few places of the product may know."""
+
+
+def test_libraries_are_known_where_they_belong() -> None:
+    found = {
+        (name, str(path.relative_to(PRODUCT)))
+        for path in modules(PRODUCT)
+        for name in {name.partition(".")[0] for name in imported(path)} & LIBRARIES.keys()
+    }
+    assert {name for name, _ in found} == LIBRARIES.keys()
+    assert [(name, place) for name, place in sorted(found) if not place.startswith(LIBRARIES[name])] == []
+
+
 def test_the_simulated_network_needs_no_other_tests() -> None:
     """It is installed with the product."""
     folder = TESTS / "simulated_network"

@@ -14,10 +14,8 @@ from urllib.parse import urlsplit
 
 from picows import WSHandshakeError
 
+from appview_pipeline.backoff import MAX_RETRY_AFTER
 from appview_pipeline.protocol.event_stream import printable
-
-MAX_RETRY_AFTER = 900.0
-"""Longest wait, in seconds, that a server's `Retry-After` can ask for."""
 
 CONNECT_FAILURES = (OSError, asyncio.TimeoutError, WSHandshakeError)
 """What `explain` understands: name resolution, TCP and TLS failures, time-outs, and answers other than a WebSocket."""

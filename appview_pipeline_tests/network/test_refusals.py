@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from appview_pipeline.backoff import Backoff
-from appview_pipeline.network import refusals
+from appview_pipeline.backoff import MAX_RETRY_AFTER, Backoff
 from appview_pipeline_tests.support.scripted_servers import Relay, idle, quick, raw_server, refusing, unused_port
 from appview_pipeline_tests.support.waiting import wait_for
 
@@ -99,7 +98,7 @@ def test_a_senseless_retry_after_can_neither_break_nor_stop_us(value: str) -> No
         wait_for(lambda: subscription.status.state == "waiting")
         status = subscription.status
         assert status.retry_at is not None
-        assert status.retry_at - time.time() <= refusals.MAX_RETRY_AFTER + 1
+        assert status.retry_at - time.time() <= MAX_RETRY_AFTER + 1
 
 
 def test_a_redirect_is_not_followed_but_told() -> None:
