@@ -20,7 +20,7 @@ from appview_pipeline.store.apply import apply, prepare
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.effects import LOCK_ORDER, Effects, NaturalKey, Stage
 from appview_pipeline.store.placeholders import filled, filled_for
-from appview_pipeline_tests.properties.model import Model
+from appview_pipeline_tests.properties import model_tables
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.tables import rows
 
@@ -54,8 +54,8 @@ def test_a_collection_with_tables_is_in_every_place(nsid: str) -> None:
     assert any(collection.table in family.tables for family in FAMILIES), (
         f"no table group in defs/tables/groups.py has bsky.{collection.table}: {nsid} has no asset in Dagster"
     )
-    assert f'"{nsid}"' in inspect.getsource(Model._rows_of), (
-        f"the model of the tests has no case for {nsid}: Model._rows_of in properties/model.py"
+    assert f'"{nsid}"' in inspect.getsource(model_tables.rows_of), (
+        f"the model of the tests has no case for {nsid}: rows_of in properties/model_tables.py"
     )
 
 

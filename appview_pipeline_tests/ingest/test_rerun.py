@@ -21,7 +21,7 @@ from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, Rederived, rederive
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.store.repair import entries, list_work, prepare_repair, repair_records
-from appview_pipeline_tests.properties.networks import NOWHERE
+from appview_pipeline_tests.properties.network_builder import NOWHERE
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.scenarios import (

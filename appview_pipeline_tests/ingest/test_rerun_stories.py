@@ -10,8 +10,8 @@ import pytest
 from appview_pipeline.ingest.rerun import rederive
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
-from appview_pipeline_tests.properties.model import Commit, Op
 from appview_pipeline_tests.simulated_network.content import iso
+from appview_pipeline_tests.support.commits import Commit, Op
 from appview_pipeline_tests.support.frames import START
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.scenarios import (

@@ -6,10 +6,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 
-from appview_pipeline_tests.properties import model
+from appview_pipeline_tests.properties.arrivals import Arrival
 from appview_pipeline_tests.properties.delivery import Deliver, Index
-from appview_pipeline_tests.properties.model import Model, Record
-from appview_pipeline_tests.properties.networks import Arrival, Network
+from appview_pipeline_tests.properties.model import Model
+from appview_pipeline_tests.properties.model_tables import tables_of
+from appview_pipeline_tests.properties.networks import Network
+from appview_pipeline_tests.support import commits
+from appview_pipeline_tests.support.commits import Record
 from appview_pipeline_tests.support.scenarios import Keep, State, differences, feed
 
 quick = settings(
@@ -23,7 +26,7 @@ def in_order(network: Network) -> State:
     it = Model(network.thread_mutes, network.subscriptions)
     for commit in network.commits:
         it.apply(commit)
-    return it.state()
+    return tables_of(it)
 
 
 def check(index: Index, network: Network, arrival: Arrival, keep: Keep, deliver: Deliver = feed) -> None:
@@ -68,5 +71,5 @@ def in_any_order(network: Network) -> Keep:
     (Of all other records it can: their history is kept.)
     """
     states = states_of(network)
-    out = {uri for uri, its in states.items() if len(its) > 1 and its[0].collection == model.PROFILE}
+    out = {uri for uri, its in states.items() if len(its) > 1 and its[0].collection == commits.PROFILE}
     return lambda table, row: not (table == "notifications" and row["recordUri"] in out)

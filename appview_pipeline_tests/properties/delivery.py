@@ -11,7 +11,8 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
-from appview_pipeline_tests.properties.networks import Arrival, Network
+from appview_pipeline_tests.properties.arrivals import Arrival
+from appview_pipeline_tests.properties.networks import Network
 from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.scenarios import Cleaner, State, change_of, dump, feed
 from appview_pipeline_tests.support.tables import fresh_database

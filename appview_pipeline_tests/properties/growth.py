@@ -22,7 +22,7 @@ from appview_pipeline.protocol import cid
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
-from appview_pipeline_tests.properties.model import (
+from appview_pipeline_tests.support.commits import (
     FOLLOW,
     GENERATOR,
     LIKE,

@@ -22,11 +22,13 @@ from appview_pipeline.indexing.changes import Change
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
-from appview_pipeline_tests.properties import model
+from appview_pipeline_tests.properties.arrivals import Arrival, arrivals
 from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_any_order, quick
 from appview_pipeline_tests.properties.delivery import Index, fresh_index
 from appview_pipeline_tests.properties.interleaving import Meeting, Met, TwoWriters
-from appview_pipeline_tests.properties.networks import NAMES, Arrival, Network, arrivals, did_of, networks, told
+from appview_pipeline_tests.properties.network_builder import network_of
+from appview_pipeline_tests.properties.networks import NAMES, Network, did_of
+from appview_pipeline_tests.properties.random_networks import networks
 from appview_pipeline_tests.properties.stories import (
     FOLLOW,
     GATE,
@@ -42,6 +44,7 @@ from appview_pipeline_tests.properties.stories import (
     reply,
 )
 from appview_pipeline_tests.properties.writer_process import RELAY, SHARD, End, Job, Moment, WriterProcess
+from appview_pipeline_tests.support import commits
 from appview_pipeline_tests.support.budget import Budget
 from appview_pipeline_tests.support.scenarios import Keep
 from appview_pipeline_tests.support.tables import rows
@@ -309,71 +312,71 @@ def _short(trace: Sequence[str]) -> list[str]:
 # --- what went wrong once --------------------------------------------------------------------------------------------
 
 LIKES_REPLY = {"subject": {"ref": f"@{B}"}}
-REPOSTS_A = (f"bob/{model.REPOST}/repost1", {"subject": {"ref": f"@{A}"}})
+REPOSTS_A = (f"bob/{commits.REPOST}/repost1", {"subject": {"ref": f"@{A}"}})
 
 STORIES: dict[str, tuple[Network, str, str, list[Meeting]]] = {
     "a post is quoted while it is deleted": (
-        told((A, post()), (B, post(embed=quote(A))), (A, None)),
+        network_of((A, post()), (B, post(embed=quote(A))), (A, None)),
         "1",
         "0 2",
         ["post.forget"],
     ),
     "a post is deleted while it is quoted": (
-        told((A, post()), (B, post(embed=quote(A))), (A, None)),
+        network_of((A, post()), (B, post(embed=quote(A))), (A, None)),
         "0|2",
         "1",
         ["copy stage_repo", "copy stage_repo", "bookkeeping.report"],
     ),
     "a post is reposted while it is deleted": (
-        told((A, post()), REPOSTS_A, (A, None)),
+        network_of((A, post()), REPOSTS_A, (A, None)),
         "1",
         "0 2",
         ["repost.count"],
     ),
     "the first commits of a repository come twice at once, and the second deletes the first": (
-        told((LIKE1, LIKES_A), (LIKE1, None)),
+        network_of((LIKE1, LIKES_A), (LIKE1, None)),
         "0",
         "0 1",
         ["repo.advance"],
     ),
     "the first commits of a repository come twice at once, and the second edits the first": (
-        told((B, post()), (B, post(text="no"))),
+        network_of((B, post()), (B, post(text="no"))),
         "0",
         "0 1",
         ["repo.advance"],
     ),
     "a reply is liked while it is written into a muted thread": (
-        told((A, post()), (B, reply(A)), (LIKE1, LIKES_REPLY), thread_mutes=muted("bob", A)),
+        network_of((A, post()), (B, reply(A)), (LIKE1, LIKES_REPLY), thread_mutes=muted("bob", A)),
         "2",
         "0|1",
         ["bookkeeping.report"],
     ),
     "a reply is deleted while its parent arrives, then it is answered": (
-        told((A, post()), (B, reply(A)), (C, reply(A, B)), (B, None)),
+        network_of((A, post()), (B, reply(A)), (C, reply(A, B)), (B, None)),
         "1|3|2",
         "0",
         ["record.delete"],
     ),
     "a reply is deleted while a gate arrives that turns it away": (
-        told((A, post()), (GATE, {"post": f"@{A}", "allow": []}), (B, reply(A)), (B, None)),
+        network_of((A, post()), (GATE, {"post": f"@{A}", "allow": []}), (B, reply(A)), (B, None)),
         "2|3",
         "0|1",
         ["version.op_thread", "thread.lock", "thread.lock"],
     ),
     "a reply and its parent arrive at once": (
-        told((A, post()), (B, reply(A))),
+        network_of((A, post()), (B, reply(A))),
         "1",
         "0",
         ["bookkeeping.report"],
     ),
     "a post and its subscriber's follow arrive at once": (
-        told((FOLLOW, {"subject": "@alice"}), (A, post()), subscriptions=SUBSCRIBED),
+        network_of((FOLLOW, {"subject": "@alice"}), (A, post()), subscriptions=SUBSCRIBED),
         "1",
         "0",
         ["bookkeeping.report"],
     ),
     "two writers delete posts that quote each other": (
-        told((A, post()), (B, post(embed=quote(A))), (A, post(embed=quote(B))), (A, None), (B, None)),
+        network_of((A, post()), (B, post(embed=quote(A))), (A, post(embed=quote(B))), (A, None), (B, None)),
         "0 2|3",
         "1|4",
         ["copy stage_repo", "copy stage_repo", "post.forget", "post.forget"],

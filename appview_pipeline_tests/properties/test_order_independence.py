@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline_tests.properties.arrivals import Arrival, arrivals
 from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_any_order, quick
 from appview_pipeline_tests.properties.delivery import Index, fresh_index
-from appview_pipeline_tests.properties.networks import Arrival, Network, arrivals, networks
+from appview_pipeline_tests.properties.networks import Network
+from appview_pipeline_tests.properties.random_networks import networks
 from appview_pipeline_tests.properties.stories import STORIES
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from appview_pipeline.ingest.recount import recount
 from appview_pipeline.store import counters
-from appview_pipeline_tests.properties.networks import arrivals, networks
+from appview_pipeline_tests.properties.arrivals import arrivals
+from appview_pipeline_tests.properties.random_networks import networks
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.scenarios import (
     differences,

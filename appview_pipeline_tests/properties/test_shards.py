@@ -23,11 +23,15 @@ from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties import model
+from appview_pipeline_tests.properties.arrivals import Arrival, arrivals
 from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_order, quick
 from appview_pipeline_tests.properties.delivery import Index, fresh_index, network_changes
-from appview_pipeline_tests.properties.networks import Arrival, Network, arrivals, networks, told
+from appview_pipeline_tests.properties.network_builder import network_of
+from appview_pipeline_tests.properties.networks import Network
+from appview_pipeline_tests.properties.random_networks import networks
 from appview_pipeline_tests.properties.stories import post as said
 from appview_pipeline_tests.properties.stories import quote, reply
+from appview_pipeline_tests.support import commits
 from appview_pipeline_tests.support.scenarios import differences
 from appview_pipeline_tests.support.shards import layout
 from appview_pipeline_tests.support.tables import rows
@@ -158,28 +162,28 @@ class Encounter:
     other: tuple[int, ...]
 
 
-A, B, C, D = (f"{name}/{model.POST}/post1" for name in ("alice", "bob", "carol", "dan"))
-A2 = f"alice/{model.POST}/post2"
-GATE = f"alice/{model.THREADGATE}/post1"
-POSTGATE = f"alice/{model.POSTGATE}/post1"
-FOLLOW = f"alice/{model.FOLLOW}/follow1"
-LIST = f"alice/{model.LIST}/list1"
-ITEM = f"alice/{model.LISTITEM}/listitem1"
-LIKE = f"carol/{model.LIKE}/like1"
+A, B, C, D = (f"{name}/{commits.POST}/post1" for name in ("alice", "bob", "carol", "dan"))
+A2 = f"alice/{commits.POST}/post2"
+GATE = f"alice/{commits.THREADGATE}/post1"
+POSTGATE = f"alice/{commits.POSTGATE}/post1"
+FOLLOW = f"alice/{commits.FOLLOW}/follow1"
+LIST = f"alice/{commits.LIST}/list1"
+ITEM = f"alice/{commits.LISTITEM}/listitem1"
+LIKE = f"carol/{commits.LIKE}/like1"
 
 
 def gate(*rules: dict[str, Any]) -> dict[str, Any]:
-    return {"post": f"@{A}", "allow": [{**rule, "$type": f"{model.THREADGATE}#{rule['$type']}"} for rule in rules]}
+    return {"post": f"@{A}", "allow": [{**rule, "$type": f"{commits.THREADGATE}#{rule['$type']}"} for rule in rules]}
 
 
 def encounter(*ops: tuple[str, dict[str, Any] | None], **private: Any) -> Encounter:
     """The last two commits meet; those before them are applied already."""
-    network = told(*ops, **private)
+    network = network_of(*ops, **private)
     last = len(network.commits) - 1
     return Encounter(network, (last - 1,), (last,))
 
 
-NO_QUOTES = {"post": f"@{A}", "embeddingRules": [{"$type": f"{model.POSTGATE}#disableRule"}]}
+NO_QUOTES = {"post": f"@{A}", "embeddingRules": [{"$type": f"{commits.POSTGATE}#disableRule"}]}
 ON_LIST = {"list": f"@{LIST}", "subject": "@bob"}
 ENCOUNTERS = {
     "a parent and a reply": encounter((A, said()), (B, reply(A))),
@@ -206,7 +210,7 @@ ENCOUNTERS = {
     "a reply and the deletion of its parent": encounter((A, said()), (B, reply(A)), (C, reply(A, B)), (B, None)),
     "the deletion of a parent and a reply": encounter((A, said()), (B, reply(A)), (B, None), (C, reply(A, B))),
     "a repost and the deletion of the post": encounter(
-        (A, said()), (f"bob/{model.REPOST}/repost1", {"subject": {"ref": f"@{A}"}}), (A, None)
+        (A, said()), (f"bob/{commits.REPOST}/repost1", {"subject": {"ref": f"@{A}"}}), (A, None)
     ),
     "a quote and the deletion of the quoted post": encounter((A, said()), (B, said(embed=quote(A))), (A, None)),
     "a post in a muted thread and a like of it": encounter(
@@ -216,14 +220,14 @@ ENCOUNTERS = {
         thread_mutes=frozenset((("at://" + f"did:plc:{B}", "did:plc:alice"),)),
     ),
     "a follow and a post of the followed, to whom there is a subscription": encounter(
-        (f"bob/{model.FOLLOW}/follow1", {"subject": "@alice"}),
+        (f"bob/{commits.FOLLOW}/follow1", {"subject": "@alice"}),
         (A, said()),
         subscriptions=(model.Subscription("did:plc:bob", "did:plc:alice"),),
     ),
     "two likes of a post": encounter(
         (B, said()),
-        (f"alice/{model.LIKE}/like1", {"subject": {"ref": f"@{B}"}}),
-        (f"dan/{model.LIKE}/like1", {"subject": {"ref": f"@{B}"}}),
+        (f"alice/{commits.LIKE}/like1", {"subject": {"ref": f"@{B}"}}),
+        (f"dan/{commits.LIKE}/like1", {"subject": {"ref": f"@{B}"}}),
     ),
 }
 

@@ -32,8 +32,9 @@ from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
-from appview_pipeline_tests.properties.model import Commit, Model, Op
+from appview_pipeline_tests.properties.model import Model
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
+from appview_pipeline_tests.support.commits import Commit, Op
 
 State = dict[str, Any]
 
