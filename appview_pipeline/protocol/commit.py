@@ -22,7 +22,8 @@ from appview_pipeline.protocol.car import Blocks, InvalidCar
 from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_as_sent, decode_unordered
 from appview_pipeline.protocol.cid import is_dag_cbor, to_text
 from appview_pipeline.protocol.frames import Commit, Sync
-from appview_pipeline.protocol.mst import Change, InvalidTree, invert, root_cid
+from appview_pipeline.protocol.mst_node import InvalidTree, root_cid
+from appview_pipeline.protocol.mst_proof import TreeOp, invert
 from appview_pipeline.protocol.syntax import is_did, is_record_key, is_tid, tid_from_micros
 
 MAX_BLOCKS = 2_000_000
@@ -172,16 +173,16 @@ def _latest_rev(moment: int) -> str:
 
 
 def prove(event: Commit, content: CommitContent) -> bool:
-    """Proves the operations of a commit against its tree: every one undone, the tree must be `prevData` again.
+    """Proves the operations of a commit against its tree: with all of them undone, the tree must be `prevData` again.
 
-    Of several operations on one path their sum is undone.
-    About 150 us for one operation. False where the event has no `prevData` to compare with (commits from before Sync
-    1.1). Raises InvalidCommit (kind `commit-proof`): something was left out of `ops`, made up or altered.
+    Several operations on one path are undone as one. About 150 us for one operation. False where the event has no
+    `prevData` to compare with (commits from before Sync 1.1). Raises InvalidCommit (kind `commit-proof`): something was
+    left out of `ops`, made up or altered.
     """
     if event.prev_data is None:
         return False
     try:
-        before = invert(content.data, _sums(map(_change, event.ops)), Blocks(event.blocks).get)
+        before = invert(content.data, _one_each(map(_tree_op, event.ops)), Blocks(event.blocks).get)
     except InvalidTree as error:
         raise InvalidCommit("commit-proof", f"the operations can't be undone: {error}") from None
     if root_cid(before) != event.prev_data:
@@ -189,21 +190,21 @@ def prove(event: Commit, content: CommitContent) -> bool:
     return True
 
 
-def _sums(changes: Iterable[Change]) -> list[Change]:
-    """One change for each path, from what was there before the first to what is there after the last."""
-    sums: dict[str, Change] = {}
-    for change in changes:
-        first = sums.get(change.path)
+def _one_each(ops: Iterable[TreeOp]) -> list[TreeOp]:
+    """One op for each path, from the record before the first op to the one after the last."""
+    sums: dict[str, TreeOp] = {}
+    for op in ops:
+        first = sums.get(op.path)
         if first is None:
-            sums[change.path] = change
+            sums[op.path] = op
             continue
-        if first.cid != change.prev:
-            raise InvalidTree(f"two operations on {change.path} that don't follow one another")
-        sums[change.path] = Change(change.path, change.cid, first.prev)
-    return [change for change in sums.values() if change.cid != change.prev]
+        if first.cid != op.prev:
+            raise InvalidTree(f"two operations on {op.path} that don't follow one another")
+        sums[op.path] = TreeOp(op.path, op.cid, first.prev)
+    return [op for op in sums.values() if op.cid != op.prev]
 
 
-def _change(operation: object) -> Change:
+def _tree_op(operation: object) -> TreeOp:
     """An element of `ops` for the inversion. Raises InvalidTree."""
     if not isinstance(operation, dict):
         raise InvalidTree("operation is not a map")
@@ -215,7 +216,7 @@ def _change(operation: object) -> Change:
     needed = (action != "delete", action != "create")
     if (is_dag_cbor(cid), is_dag_cbor(prev)) != needed or (cid is not None, prev is not None) != needed:
         raise InvalidTree(f"{action} of {path} without the right ones of cid and prev")
-    return Change(path, cid, prev)
+    return TreeOp(path, cid, prev)
 
 
 def _check_rev(rev: str, now_micros: int) -> None:

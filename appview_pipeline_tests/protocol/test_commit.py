@@ -10,7 +10,7 @@ import pytest
 import zstandard
 from libipld import encode_dag_cbor
 
-from appview_pipeline.protocol import car, cid, mst, signing
+from appview_pipeline.protocol import car, cid, mst_node, signing
 from appview_pipeline.protocol.commit import (
     InvalidCommit,
     decode_commit,
@@ -100,7 +100,7 @@ def test_limits_of_a_commit() -> None:
     ],
 )
 def test_the_commit_object_is_checked(change: dict[str, Any], kind: str) -> None:
-    fields = {"did": DID, "rev": REV, "data": mst.EMPTY.cid, "prev": None, "version": 3, "sig": bytes(64)}
+    fields = {"did": DID, "rev": REV, "data": mst_node.EMPTY.cid, "prev": None, "version": 3, "sig": bytes(64)}
     block = encode_dag_cbor({**fields, **change})
     commit = cid.cid_for_cbor(block)
     body = make_body({}, commit=commit, blocks=car.write_car(commit, {commit: block}))
@@ -175,7 +175,7 @@ def test_sync_events() -> None:
     event = decode_frame(make_frame(sync, "#sync"))
     assert isinstance(event, Sync)
     content = read_sync(event, CORPUS_TIME)
-    assert (content.commit, content.data, content.rev) == (body["commit"], mst.EMPTY.cid, REV)
+    assert (content.commit, content.data, content.rev) == (body["commit"], mst_node.EMPTY.cid, REV)
     event.blocks = bytes(10_001)
     with pytest.raises(InvalidCommit, match="limit"):
         read_sync(event, CORPUS_TIME)

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from libipld import decode_dag_cbor, encode_dag_cbor
 
-from appview_pipeline.protocol import car, cid, mst
+from appview_pipeline.protocol import car, cid, mst, mst_node, mst_proof
 from appview_pipeline.protocol.commit import decode_commit
-from appview_pipeline.protocol.mst import EMPTY, Change, InvalidTree, MissingNode, invert, root_cid
+from appview_pipeline.protocol.mst_node import EMPTY, InvalidTree, MissingNode, root_cid
+from appview_pipeline.protocol.mst_proof import TreeOp, invert
 
 VALUE = cid.cid_for_cbor(b"a record")
 OTHER = cid.cid_for_cbor(b"another record")
@@ -27,12 +28,12 @@ OTHER = cid.cid_for_cbor(b"another record")
 def test_heights_and_common_prefixes(conformance: Path) -> None:
     folder = conformance / "interop" / "mst"
     for vector in json.loads((folder / "key_heights.json").read_text()):
-        assert mst.height_of(vector["key"]) == vector["height"]
+        assert mst_node.height_of(vector["key"]) == vector["height"]
     for vector in json.loads((folder / "common_prefix.json").read_text()):
-        assert mst._common(vector["left"].encode(), vector["right"].encode()) == vector["len"]
+        assert mst_node.common_prefix(vector["left"].encode(), vector["right"].encode()) == vector["len"]
     # The file's names say the height: "A0/..." to "Z5/...".
     for key in (folder / "example_keys.txt").read_text().split():
-        assert mst.height_of(key) == int(key[1])
+        assert mst_node.height_of(key) == int(key[1])
 
 
 def test_known_roots() -> None:
@@ -51,27 +52,27 @@ def test_commit_proof_vectors(conformance: Path) -> None:
         leaf = cid.from_text(vector["leafValue"])
         before = mst.build(dict.fromkeys(vector["keys"], leaf))
         assert cid.to_text(before.cid) == vector["rootBeforeCommit"]
-        after: mst.Tree = before
+        after: mst_node.Tree = before
         for path in vector["adds"]:
             after, _ = mst.put(after, path, leaf)
         for path in vector["dels"]:
             after, found = mst.remove(after, path)
             assert found == leaf
         assert cid.to_text(root_cid(after)) == vector["rootAfterCommit"]
-        proof = mst.covering_proof(after, vector["adds"] + vector["dels"])
+        proof = mst_proof.covering_proof(after, vector["adds"] + vector["dels"])
         assert {cid.to_text(node) for node in proof} == set(vector["blocksInProof"])
-        changes = [Change(path, leaf, None) for path in vector["adds"]]
-        changes += [Change(path, None, leaf) for path in vector["dels"]]
+        changes = [TreeOp(path, leaf, None) for path in vector["adds"]]
+        changes += [TreeOp(path, None, leaf) for path in vector["dels"]]
         assert root_cid(invert(root_cid(after), changes, proof.get)) == before.cid
 
 
-def old_commit(conformance: Path, seq: int) -> tuple[bytes, list[Change], car.Blocks]:
+def old_commit(conformance: Path, seq: int) -> tuple[bytes, list[TreeOp], car.Blocks]:
     """The tree, the changes and the blocks of a real commit from shortly before Sync 1.1."""
     event = json.loads((conformance / "frames" / "indigo-commits" / f"firehose_commit_{seq}.json").read_text())
     blocks = car.Blocks(base64.b64decode(event["blocks"]["$bytes"] + "=="))
     commit = blocks.get(cid.from_text(event["commit"]["$link"]))
     assert commit
-    changes = [Change(op["path"], cid.from_text(op["cid"]["$link"]), None) for op in event["ops"]]
+    changes = [TreeOp(op["path"], cid.from_text(op["cid"]["$link"]), None) for op in event["ops"]]
     return decode_commit(commit)["data"], changes, blocks
 
 
@@ -169,10 +170,10 @@ def test_diff_vectors(conformance: Path, share: int) -> None:
         case = json.loads(cases[name])
         ((before,), old), ((after,), new) = (loaded[case["inputs"][side]] for side in ("mst_a", "mst_b"))
         changes = [
-            Change(op["rpath"], *(op[key] and cid.from_text(op[key]) for key in ("new_value", "old_value")))
+            TreeOp(op["rpath"], *(op[key] and cid.from_text(op[key]) for key in ("new_value", "old_value")))
             for op in case["results"]["record_ops"]
         ]
-        tree: mst.Tree = before
+        tree: mst_node.Tree = before
         for path, value, previous in changes:
             tree, found = mst.put(tree, path, value, old.get) if value else mst.remove(tree, path, old.get)
             assert found == previous
@@ -181,7 +182,7 @@ def test_diff_vectors(conformance: Path, share: int) -> None:
         assert {cid.to_text(node) for node in made} == set(case["results"]["created_nodes"])
         minimal = {cid.from_text(node): new[cid.from_text(node)] for node in case["results"]["inductive_proof_nodes"]}
         assert root_cid(invert(after, changes, minimal.get)) == before
-        proof = mst.covering_proof(after, [change.path for change in changes], new.get)
+        proof = mst_proof.covering_proof(after, [change.path for change in changes], new.get)
         assert root_cid(invert(after, changes, proof.get)) == before
 
 
@@ -194,7 +195,7 @@ records = st.dictionaries(paths, st.sampled_from([VALUE, OTHER]), max_size=40)
 @given(records, records)
 @settings(deadline=None)
 def test_editing_ends_in_the_tree_that_building_gives(before: dict[str, bytes], after: dict[str, bytes]) -> None:
-    tree: mst.Tree = mst.build(before)
+    tree: mst_node.Tree = mst.build(before)
     for path in before.keys() - after.keys():
         tree, found = mst.remove(tree, path)
         assert found == before[path]
@@ -212,12 +213,12 @@ def test_editing_ends_in_the_tree_that_building_gives(before: dict[str, bytes], 
 @settings(deadline=None)
 def test_covering_proofs_suffice(before: dict[str, bytes], after: dict[str, bytes]) -> None:
     changes = [
-        Change(path, after.get(path), before.get(path))
+        TreeOp(path, after.get(path), before.get(path))
         for path in before.keys() | after.keys()
         if after.get(path) != before.get(path)
     ]
     tree = mst.build(after)
-    proof = mst.covering_proof(tree, [change.path for change in changes])
+    proof = mst_proof.covering_proof(tree, [change.path for change in changes])
     assert root_cid(invert(tree.cid, changes, proof.get)) == mst.build(before).cid
     assert proof.items() <= dict(mst.blocks(tree)).items()
 
@@ -227,7 +228,7 @@ def test_new_blocks_are_those_of_one_edit() -> None:
     known = mst.new_blocks(tree)
     assert known == dict(mst.blocks(tree))
     changed, _ = mst.put(tree, "com.example.record/new", OTHER)
-    assert isinstance(changed, mst.Node)
+    assert isinstance(changed, mst_node.Node)
     made = mst.new_blocks(changed)
     assert 0 < len(made) < 10
     assert dict(mst.blocks(changed)).items() <= (known | made).items()
@@ -256,7 +257,9 @@ def entry(key: bytes, prefix: int = 0, value: Any = VALUE, tree: Any = None) -> 
 
 
 # Two paths of height 0.
-LOW = [f"com.example.record/{number}" for number in range(40) if mst.height_of(f"com.example.record/{number}") == 0]
+LOW = [
+    f"com.example.record/{number}" for number in range(40) if mst_node.height_of(f"com.example.record/{number}") == 0
+]
 A, B = sorted(LOW)[:2]
 
 
@@ -286,7 +289,7 @@ A, B = sorted(LOW)[:2]
         node_block([entry("ü".encode())]),
         node_block([entry(A.encode(), tree=VALUE)]),
         node_block([entry(A.encode()), entry(b"com.example.record/zzzzzz")])
-        if mst.height_of("com.example.record/zzzzzz")
+        if mst_node.height_of("com.example.record/zzzzzz")
         else b"",
     ],
 )
@@ -297,9 +300,11 @@ def test_damaged_nodes_are_no_tree(block: bytes) -> None:
 
 
 def test_a_path_at_the_wrong_height_is_seen_by_the_walk() -> None:
-    top = next(path for path in (f"com.example.record/{number}" for number in range(9999)) if mst.height_of(path) == 2)
+    top = next(
+        path for path in (f"com.example.record/{number}" for number in range(9999)) if mst_node.height_of(path) == 2
+    )
     below = node_block([entry(b"com.example.record/")])
-    assert mst.height_of("com.example.record/") == 0
+    assert mst_node.height_of("com.example.record/") == 0
     block = node_block([entry(top.encode())], left=cid.cid_for_cbor(below))
     root = cid.cid_for_cbor(block)
     with pytest.raises(InvalidTree, match="height"):
@@ -329,7 +334,7 @@ def test_mutated_nodes_raise_nothing_else(data: st.DataObject) -> None:
         lambda: list(mst.walk(tree.cid, blocks.get)),
         lambda: mst.put(tree.cid, path, OTHER, blocks.get),
         lambda: root_cid(mst.remove(tree.cid, path, blocks.get)[0]),
-        lambda: mst.covering_proof(tree.cid, [path], blocks.get),
+        lambda: mst_proof.covering_proof(tree.cid, [path], blocks.get),
     ):
         with suppress(InvalidTree):
             use()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import libipld
 from coincurve import PrivateKey
 
-from appview_pipeline.protocol import cid, mst
+from appview_pipeline.protocol import cid, mst, mst_node, mst_proof
 from appview_pipeline.protocol.car import write_car
 from appview_pipeline_tests.simulated_network.accounts import sign
 
@@ -121,7 +121,7 @@ class History:
     def __init__(self) -> None:
         self.records: dict[str, Stored] = {}
         self.paths = SharedPaths()
-        self.tree: mst.Node = mst.EMPTY
+        self.tree: mst_node.Node = mst_node.EMPTY
         self.done: frozenset[str] = frozenset()  # what its authors did in it (`world.Author.done`)
 
     def add(self, write: Write) -> bytes:
@@ -152,7 +152,7 @@ class Repository:
         self.own: dict[str, Stored] = {}
         self.own_paths = Paths()
         self.removed: set[str] = set()  # paths of the history that were deleted
-        self.tree: mst.Node = history.tree
+        self.tree: mst_node.Node = history.tree
         self.rev: str | None = None
         self._head: Stored | None = None
 
@@ -216,7 +216,7 @@ class Repository:
     def commit(self, writes: Sequence[Write], rev: str) -> Commit:
         """Applies the writes as one signed commit. Creates must be of absent paths, the others of present ones."""
         since, prev_data = self.rev, None if self.rev is None else self.tree.cid
-        tree: mst.Tree = self.tree
+        tree: mst_node.Tree = self.tree
         ops: list[dict[str, Any]] = []
         records: list[Stored] = []
         for action, path, record in writes:
@@ -238,10 +238,10 @@ class Repository:
             assert (action == "create") == (prev is None), (action, path)
             assert prev != record_cid, path
             ops.append({"action": action, "path": path, "cid": record_cid} | ({} if prev is None else {"prev": prev}))
-        assert isinstance(tree, mst.Node)
+        assert isinstance(tree, mst_node.Node)
         self.tree = tree
         changed = mst.new_blocks(tree)
-        proof = mst.covering_proof(tree, [write.path for write in writes])
+        proof = mst_proof.covering_proof(tree, [write.path for write in writes])
         self.rev = rev
         self._head = self._signed(rev)
         # The order of blocks that servers write today: what is new, the records, the commit, and what only proves.
@@ -255,7 +255,7 @@ class Repository:
         self.own_paths = Paths()
         self.history = History()
         self.removed.clear()
-        self.tree = mst.EMPTY
+        self.tree = mst_node.EMPTY
 
     # ---- showing
 
@@ -274,7 +274,7 @@ class Repository:
 
     def proof(self, path: str) -> bytes:
         """A CAR with the commit, the nodes that prove that a record is at the path or that none is, and the record."""
-        blocks = dict([self.head]) | mst.covering_proof(self.tree, [path])
+        blocks = dict([self.head]) | mst_proof.covering_proof(self.tree, [path])
         found = self.get(path)
         if found is not None:
             blocks[found[0]] = found[1]

@@ -29,7 +29,7 @@ from atproto_identity.did.resolver import DidResolver
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from appview_pipeline.protocol import mst
+from appview_pipeline.protocol import mst, mst_node, mst_proof
 from appview_pipeline.protocol.car import read_car
 from appview_pipeline.protocol.commit import decode_commit, read_commit, read_sync
 from appview_pipeline.protocol.frames import Account, Commit, Identity, Sync, decode_frame
@@ -96,9 +96,9 @@ def test_every_commit_verifies(world: World, frames: list[bytes]) -> None:
         if number % 10 == 0:  # it takes 20 ms
             assert verify_signature(key, unsigned, commit["sig"])
         if event.prev_data is not None:
-            changes = [mst.Change(op["path"], op["cid"], op.get("prev")) for op in event.ops]
-            tree = mst.invert(content.data, changes, read_car(event.blocks)[1].get)
-            assert mst.root_cid(tree) == event.prev_data
+            changes = [mst_proof.TreeOp(op["path"], op["cid"], op.get("prev")) for op in event.ops]
+            tree = mst_proof.invert(content.data, changes, read_car(event.blocks)[1].get)
+            assert mst_node.root_cid(tree) == event.prev_data
         if event.repo in head:
             assert (event.since, event.prev_data) == head[event.repo]
             assert event.rev > head[event.repo][0]

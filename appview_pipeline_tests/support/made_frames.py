@@ -7,7 +7,7 @@ from typing import Any
 
 from libipld import encode_dag_cbor
 
-from appview_pipeline.protocol import car, cid, mst, signing
+from appview_pipeline.protocol import car, cid, mst, mst_node, signing
 from appview_pipeline.protocol.frames import Commit, decode_frame
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
 
@@ -48,7 +48,7 @@ def make_body(records: dict[str, bytes], **changes: Any) -> dict[str, Any]:
         "since": None,
         "time": "2026-07-04T14:38:07.517Z",
         "commit": commit,
-        "prevData": mst.EMPTY.cid,
+        "prevData": mst_node.EMPTY.cid,
         "ops": [{"action": "create", "path": path, "cid": link} for path, link in links.items()],
         "blocks": car.write_car(commit, blocks),
         "blobs": [],
