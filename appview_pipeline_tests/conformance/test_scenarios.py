@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,22 +20,12 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties.model import Model
 from appview_pipeline_tests.properties.model_tables import tables_of
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
+from appview_pipeline_tests.support.batches import batches_of, feed
+from appview_pipeline_tests.support.changes import COLLECTIONS, changes_of_car, commit_of, validators
 from appview_pipeline_tests.support.checkout import SHARED
 from appview_pipeline_tests.support.database import connect
-from appview_pipeline_tests.support.scenarios import (
-    COLLECTIONS,
-    Cleaner,
-    Scenario,
-    State,
-    batches_of,
-    changes_of_car,
-    differences,
-    dump,
-    feed,
-    load,
-    modelled,
-    validators,
-)
+from appview_pipeline_tests.support.scenarios import Scenario, load
+from appview_pipeline_tests.support.states import Cleaner, State, differences, dump
 from appview_pipeline_tests.support.tables import fresh_database
 
 BETTER = {
@@ -61,6 +51,14 @@ UNRESOLVED = "handles are resolved outside of the stream"
 def scenario_ids() -> list[str]:
     folder = SHARED / "conformance" / "scenarios"
     return [path.stem for path in sorted(folder.glob("[0-9]*.json"))] or ["absent"]
+
+
+def modelled(model: Model, changes: Iterable[Change]) -> Model:
+    """The model after the changes, one at a time."""
+    for change in changes:
+        if (commit := commit_of(change)) is not None:
+            model.apply(commit)
+    return model
 
 
 @pytest.fixture(scope="module")

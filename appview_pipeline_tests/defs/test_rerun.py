@@ -16,10 +16,7 @@ from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.tables.groups import FAMILIES
 from appview_pipeline.defs.tables.partitions import HOURS, key_of
 from appview_pipeline_tests.support.rerun import Rerun
-from appview_pipeline_tests.support.scenarios import (
-    differences,
-    dump,
-)
+from appview_pipeline_tests.support.states import differences, dump
 
 
 @pytest.fixture

@@ -18,15 +18,15 @@ from appview_pipeline.protocol.syntax import tid_before, tid_from_micros
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.content import iso
 from appview_pipeline_tests.simulated_network.repository import Write
-from appview_pipeline_tests.support import scenarios, tables
+from appview_pipeline_tests.support import states, tables
 from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.frames import START, WHEN, Person, Stream, create, delete, post, update
 from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
 
 
-def state(database: Database) -> scenarios.State:
+def state(database: Database) -> states.State:
     with connect(database.url) as connection:
-        found = scenarios.dump(connection)
+        found = states.dump(connection)
     for row in found["rows"].get("post", ()):
         del row["rev"]  # it is another one where each operation is a commit
     return found
@@ -135,7 +135,7 @@ def test_as_if_each_operation_were_a_commit(fresh: Fresh, tmp_path: Path, seed: 
     for size in (1, 3, 1_000):
         with fresh() as database:
             replayed_frames(database, tmp_path, together.frames, size)
-            assert not (found := scenarios.differences(state(database), want)), "\n".join(found)
+            assert not (found := states.differences(state(database), want)), "\n".join(found)
             dumps.append(tables.dump(database.url))
             replayed_frames(database, tmp_path, together.frames, 2)
             dumps.append(tables.dump(database.url))

@@ -8,13 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.recount import recount, recount_some
 from appview_pipeline.store import counters
+from appview_pipeline_tests.support.batches import batches_of, feed
 from appview_pipeline_tests.support.rerun import Rerun
-from appview_pipeline_tests.support.scenarios import (
-    batches_of,
-    differences,
-    dump,
-    feed,
-)
+from appview_pipeline_tests.support.states import differences, dump
 
 
 def test_the_rotation_comes_round_to_every_counter(busy: Rerun) -> None:

@@ -22,16 +22,11 @@ from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, Rederived, rederi
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.store.repair import entries, list_work, prepare_repair, repair_records
 from appview_pipeline_tests.properties.network_builder import NOWHERE
+from appview_pipeline_tests.support.batches import batches_of, feed
+from appview_pipeline_tests.support.changes import COLLECTIONS, validators
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post
 from appview_pipeline_tests.support.rerun import Rerun
-from appview_pipeline_tests.support.scenarios import (
-    COLLECTIONS,
-    batches_of,
-    differences,
-    dump,
-    feed,
-    validators,
-)
+from appview_pipeline_tests.support.states import differences, dump
 
 TOLD = "'like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost', 'mention', 'quote', 'reply'"
 NOTIFICATIONS = f"""

@@ -11,16 +11,12 @@ from appview_pipeline.ingest.rerun import rederive
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline_tests.simulated_network.content import iso
+from appview_pipeline_tests.support.batches import feed
+from appview_pipeline_tests.support.changes import change_of, encode
 from appview_pipeline_tests.support.commits import Commit, Op
 from appview_pipeline_tests.support.frames import START
 from appview_pipeline_tests.support.rerun import Rerun
-from appview_pipeline_tests.support.scenarios import (
-    change_of,
-    differences,
-    dump,
-    encode,
-    feed,
-)
+from appview_pipeline_tests.support.states import differences, dump
 
 LIKE, POST, REPOST = "app.bsky.feed.like", "app.bsky.feed.post", "app.bsky.feed.repost"
 

@@ -12,8 +12,9 @@ from appview_pipeline_tests.properties.model import Model
 from appview_pipeline_tests.properties.model_tables import tables_of
 from appview_pipeline_tests.properties.networks import Network
 from appview_pipeline_tests.support import commits
+from appview_pipeline_tests.support.batches import feed
 from appview_pipeline_tests.support.commits import Record
-from appview_pipeline_tests.support.scenarios import Keep, State, differences, feed
+from appview_pipeline_tests.support.states import Keep, State, differences
 
 quick = settings(
     max_examples=30, suppress_health_check=tuple(HealthCheck), phases=(Phase.explicit, Phase.generate, Phase.shrink)

@@ -13,8 +13,10 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties.arrivals import Arrival
 from appview_pipeline_tests.properties.networks import Network
+from appview_pipeline_tests.support.batches import feed
+from appview_pipeline_tests.support.changes import change_of
 from appview_pipeline_tests.support.database import connect
-from appview_pipeline_tests.support.scenarios import Cleaner, State, change_of, dump, feed
+from appview_pipeline_tests.support.states import Cleaner, State, dump
 from appview_pipeline_tests.support.tables import fresh_database
 
 Deliver = Callable[[Database, Sequence[Sequence[Change]]], None]

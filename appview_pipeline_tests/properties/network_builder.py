@@ -10,13 +10,13 @@ from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline_tests.properties.networks import SHORT, START, Move, Network, did_of
 from appview_pipeline_tests.simulated_network.content import iso
+from appview_pipeline_tests.support.changes import encode
 from appview_pipeline_tests.support.commits import (
     POST,
     PROFILE,
     Commit,
     Op,
 )
-from appview_pipeline_tests.support.scenarios import encode
 
 SECOND = 1_000_000
 NOWHERE = to_text(cid_for_cbor(b""))

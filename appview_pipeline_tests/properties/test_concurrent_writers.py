@@ -46,7 +46,7 @@ from appview_pipeline_tests.properties.stories import (
 from appview_pipeline_tests.properties.writer_process import RELAY, SHARD, End, Job, Moment, WriterProcess
 from appview_pipeline_tests.support import commits
 from appview_pipeline_tests.support.budget import Budget
-from appview_pipeline_tests.support.scenarios import Keep
+from appview_pipeline_tests.support.states import Keep
 from appview_pipeline_tests.support.tables import rows
 
 

@@ -11,10 +11,7 @@ from appview_pipeline.store import counters
 from appview_pipeline_tests.properties.arrivals import arrivals
 from appview_pipeline_tests.properties.random_networks import networks
 from appview_pipeline_tests.support.rerun import Rerun
-from appview_pipeline_tests.support.scenarios import (
-    differences,
-    dump,
-)
+from appview_pipeline_tests.support.states import differences, dump
 
 quick = settings(max_examples=30, suppress_health_check=tuple(HealthCheck), phases=(Phase.explicit, Phase.generate))
 

@@ -32,8 +32,8 @@ from appview_pipeline_tests.properties.random_networks import networks
 from appview_pipeline_tests.properties.stories import post as said
 from appview_pipeline_tests.properties.stories import quote, reply
 from appview_pipeline_tests.support import commits
-from appview_pipeline_tests.support.scenarios import differences
 from appview_pipeline_tests.support.shards import layout
+from appview_pipeline_tests.support.states import differences
 from appview_pipeline_tests.support.tables import rows
 
 RELAY = "wss://relay.example"

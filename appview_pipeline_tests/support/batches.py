@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from appview_pipeline.indexing.changes import Change
@@ -31,3 +32,16 @@ def index(
     return writer_for(database, source=source, **settings).write(
         changes_of(*frames, validators=validators), time.time()
     )
+
+
+def batches_of(changes: Sequence[Change], size: int) -> list[Sequence[Change]]:
+    """Batches of `size` changes; 0: a single one."""
+    size = size or max(len(changes), 1)
+    return [changes[start : start + size] for start in range(0, len(changes), size)]
+
+
+def feed(database: Database, batches: Iterable[Sequence[Change]]) -> None:
+    """Writes batches as the consumer does, one transaction each."""
+    writer = Writer(database, Settings(database_url=database.url), "test")
+    for batch in batches:
+        writer.write(batch, time.time())

@@ -94,13 +94,13 @@ def checksum(tables: Dump) -> str:
     return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
 
 
-def differences(got: Dump, want: Dump, most: int = 3) -> list[str]:
+def differences(got: Dump, want: Dump, limit: int = 3) -> list[str]:
     """What distinguishes two dumps, in words; empty when nothing does."""
     lines = []
     for table in sorted(got.keys() | want.keys()):
         g, w = set(got.get(table, ())), set(want.get(table, ()))
-        lines += [f"{table}: missing {row}" for row in sorted(w - g)[:most]]
-        lines += [f"{table}: too much {row}" for row in sorted(g - w)[:most]]
+        lines += [f"{table}: missing {row}" for row in sorted(w - g)[:limit]]
+        lines += [f"{table}: too much {row}" for row in sorted(g - w)[:limit]]
         if g == w and len(got[table]) != len(want[table]):
             lines.append(f"{table}: {len(got[table])} rows instead of {len(want[table])}, some of them twice")
     return lines
