@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appview_pipeline.protocol import cid, graphemes
-from appview_pipeline.protocol.lexicon import MAX_DEPTH
+from appview_pipeline.protocol.lexicon_source import MAX_DEPTH
 from appview_pipeline_tests.support.lexicons import (
     DID,
     LEXICONS,
