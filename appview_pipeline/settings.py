@@ -156,8 +156,8 @@ class Settings:
     )
     database_start_seconds: float = _setting(
         "APPVIEW_DATABASE_START_SECONDS",
-        "Longest that a start of the embedded database may take, while it makes its data directory or recovers from a "
-        "crash. One that has failed ends at once.",
+        "Limit of the seconds that a start of the embedded database may take, while it makes its data directory or "
+        "recovers from a crash. A start that fails ends at once.",
         _seconds(1, 86_400),
         3_600.0,
     )
