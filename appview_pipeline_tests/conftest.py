@@ -25,10 +25,11 @@ from appview_pipeline.store.embedded.ephemeral import ephemeral
 from appview_pipeline_tests.properties.delivery import fresh_index
 from appview_pipeline_tests.support.batches import batches_of, feed
 from appview_pipeline_tests.support.budget import EXAMPLES, SECONDS, Budget
+from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.changes import COLLECTIONS, validators
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import memory_folder, run_sql
-from appview_pipeline_tests.support.frames import Stream, busy_frames
+from appview_pipeline_tests.support.frames import Stream
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.tables import Fresh, fresh_database
 

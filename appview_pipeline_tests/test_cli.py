@@ -21,9 +21,10 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.relay import Relay
+from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import connect, run_sql
-from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
+from appview_pipeline_tests.support.frames import Person, Stream, post
 from appview_pipeline_tests.support.tables import assert_equal, dump, fresh_database, one, replayed, rows
 from appview_pipeline_tests.support.waiting import wait_for
 

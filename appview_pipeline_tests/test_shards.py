@@ -23,7 +23,8 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.stream_lock import stream_lock
 from appview_pipeline_tests.properties.delivery import Index, fresh_index
 from appview_pipeline_tests.simulated_network.relay import info_frame
-from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
+from appview_pipeline_tests.support.busy_world import busy_frames
+from appview_pipeline_tests.support.frames import Person, Stream, post
 from appview_pipeline_tests.support.tables import Fresh, one, rows
 
 

@@ -25,8 +25,8 @@ from appview_pipeline.indexing.registry import COLLECTIONS
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.relay import frame_seq
+from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.checkout import CHECKOUT
-from appview_pipeline_tests.support.frames import busy_frames
 from appview_pipeline_tests.support.tables import (
     Dump,
     Fresh,

@@ -13,8 +13,9 @@ import pytest
 
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.relay import Relay
+from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.consumers import Consumer, Start, cursor, until, without_cursor
-from appview_pipeline_tests.support.frames import Person, Stream, busy_frames, post
+from appview_pipeline_tests.support.frames import Person, Stream, post
 from appview_pipeline_tests.support.shards import layout
 from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, replayed_frames, rows
 
