@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import os
 import signal
 from collections import Counter
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from appview_pipeline import logs
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.store.database import Database
@@ -203,6 +205,19 @@ def busy(rerun_index: Rerun, busy_changes: list[Change]) -> Rerun:
     rerun_index.clean()
     feed(rerun_index.database, batches_of(busy_changes, 50))
     return rerun_index
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Logging is after the test as it was before."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    for name in logs._CHATTY:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import connect, run_sql
 from appview_pipeline_tests.support.frames import Person, Stream, post
+from appview_pipeline_tests.support.ports import free_port
 from appview_pipeline_tests.support.tables import assert_equal, dump, fresh_database, one, replayed, rows
 from appview_pipeline_tests.support.waiting import wait_for
 
@@ -159,12 +159,6 @@ def test_status(database: Database, busy: Path) -> None:
     assert found["repositories"] == one(database.url, "SELECT count(*) FROM pipeline.repo")
     assert found["gaps"] == {"sequence": 1}
     assert found["ignored_collections"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_an_unreachable_database_is_one_sentence(busy: Path) -> None:

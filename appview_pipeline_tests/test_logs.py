@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,7 @@ from appview_pipeline.settings import Settings
 HOSTILE = "name\n2026-01-01 ERROR forged\r\x1b[31m \u202e \x00"
 
 
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Logging as it was before the test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    for name in logs._CHATTY:
-        logging.getLogger(name).setLevel(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def configured(**settings: str) -> io.StringIO:

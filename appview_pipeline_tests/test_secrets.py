@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +60,14 @@ UNREACHABLE = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
+
 @pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Environment and logging as they were."""
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting comes from outside."""
     for name in [name for name in os.environ if name.startswith(("APPVIEW_", "DATABASE_URL", "RELAY_URL", "PG"))]:
         monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    for name in logs._CHATTY:
-        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def filled(form: str, database: Database) -> str:

@@ -11,7 +11,7 @@ import pytest
 from appview_pipeline.ingest.files.replay import replay
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import open_database
-from appview_pipeline_tests.conformance.golden_state import state_module
+from appview_pipeline_tests.support.conformance_modules import conformance_module
 
 UNSEEN_UPDATE = {
     "uri": "at://did:plc:mb6o6ohnafbk33xaw5jpn63c/app.bsky.actor.status/self",
@@ -32,7 +32,7 @@ def replayed(database_url: str, path: Path, **options: Any) -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 150])
 def test_corpus_gives_the_golden_tables(database_url: str, conformance: Path, batch_size: int) -> None:
     replayed(database_url, conformance / "frames/jetstream-corpus/frames.bin.zst", batch_size=batch_size)
-    state = state_module(conformance)
+    state = conformance_module(conformance, "state")
     want = json.loads((conformance / "golden/jetstream-corpus.tables.json").read_text())
     got = state.dump(database_url.replace("+psycopg2", ""))
     # docs/differences.md: the reference loses an update of a record that it never saw; we keep it.

@@ -10,7 +10,7 @@ import pytest
 
 from appview_pipeline.ingest.files.capture_file import read_frames
 from appview_pipeline.store.database import Database
-from appview_pipeline_tests.conformance.golden_state import state_module
+from appview_pipeline_tests.support.conformance_modules import conformance_module
 from appview_pipeline_tests.support.tables import fresh_database, one, replayed_frames, rows
 
 # What is no dead letter: the stream about itself, removed and unknown types, and commits that nothing is wrong with
@@ -60,7 +60,7 @@ def test_all_of_them_among_real_frames(database: Database, conformance: Path, tm
     assert one(url, "SELECT max(octet_length(bytes)) FROM pipeline.dead_letter") <= 65_536
     assert one(url, "SELECT max(byte_length) FROM pipeline.dead_letter") > 65_536, "the length is the whole one's"
     # The neighbours: what the real frames alone end in, but for the repository that the damaged ones name too.
-    state = state_module(conformance)
+    state = conformance_module(conformance, "state")
     want = json.loads((conformance / "golden/jetstream-corpus.tables.json").read_text())
     got = state.dump(url.replace("+psycopg2", ""))
     for table, wanted in want["rows"].items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from appview_pipeline_tests.simulated_network.corpus import read_corpus
 from appview_pipeline_tests.support.batches import batches_of, feed
 from appview_pipeline_tests.support.changes import COLLECTIONS, changes_of_car, commit_of, validators
 from appview_pipeline_tests.support.checkout import SHARED
+from appview_pipeline_tests.support.conformance_modules import conformance_module
 from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.scenarios import Scenario, load
 from appview_pipeline_tests.support.states import Cleaner, State, differences, dump
@@ -68,11 +68,7 @@ def scenarios(conformance: Path) -> dict[str, Scenario]:
 
 @pytest.fixture(scope="module")
 def checker(conformance: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_facts", conformance / "check_facts.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return conformance_module(conformance, "check_facts")
 
 
 @pytest.fixture(scope="module")

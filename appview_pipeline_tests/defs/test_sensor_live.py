@@ -27,6 +27,7 @@ import pytest
 
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.ports import free_port
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds survivors through /proc")
 
@@ -59,9 +60,7 @@ class Dev:
         self.folder = folder
         self.mark = f"APPVIEW_LIVE_TEST={uuid.uuid4()}"
         name, _, value = self.mark.partition("=")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         inherited = {key: text for key, text in os.environ.items() if key not in ("DAGSTER_HOME", "DATABASE_URL")}
         self.log = (folder / "dev.log").open("ab")
         self.process = subprocess.Popen(
@@ -246,9 +245,7 @@ class Deployed(Dev):
         self.folder = folder
         self.mark = f"APPVIEW_LIVE_TEST={uuid.uuid4()}"
         name, _, value = self.mark.partition("=")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         (folder / "home").mkdir()
         shutil.copy(CHECKOUT / "dagster.yaml", folder / "home")
         # Two processes that make Dagster's SQLite storage at once can leave it with two versions, for good.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.recount import recount, recount_some
 from appview_pipeline.store import counters
+from appview_pipeline_tests.support.background import repeated
 from appview_pipeline_tests.support.batches import batches_of, feed
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.states import differences, dump
@@ -50,18 +48,11 @@ def test_counters_are_rewritten_and_said(busy: Rerun) -> None:
 
 def test_counting_next_to_the_live_writer(rerun_index: Rerun, busy_changes: list[Change]) -> None:
     rerun_index.clean()
-    done = threading.Event()
     differing: list[int] = []
 
-    def keep_counting() -> None:
-        while not done.is_set():
-            differing.extend(recount(rerun_index.database, table, rewrite=True).differing for table in counters.TABLES)
+    def count() -> None:
+        differing.extend(recount(rerun_index.database, table, rewrite=True).differing for table in counters.TABLES)
 
-    with ThreadPoolExecutor(1) as pool:
-        counting = pool.submit(keep_counting)
-        try:
-            feed(rerun_index.database, batches_of(busy_changes, 10))
-        finally:
-            done.set()
-        counting.result(60)
+    with repeated(count):
+        feed(rerun_index.database, batches_of(busy_changes, 10))
     assert len(differing) > 4 and sum(differing) == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -22,6 +20,7 @@ from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, Rederived, rederi
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.store.repair import entries, list_work, prepare_repair, repair_records
 from appview_pipeline_tests.properties.network_builder import NOWHERE
+from appview_pipeline_tests.support.background import repeated
 from appview_pipeline_tests.support.batches import batches_of, feed
 from appview_pipeline_tests.support.changes import COLLECTIONS, validators
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post
@@ -134,19 +133,8 @@ def test_next_to_the_live_writer_nothing_is_lost(rerun_index: Rerun, busy_change
     want = dump(rerun_index.connection)
     rerun_index.clean()
     found: list[Rederived] = []
-    done = threading.Event()
-
-    def keep_rerunning() -> None:
-        while not done.is_set():
-            found.append(rerun_index.rerun(chunk=40))
-
-    with ThreadPoolExecutor(1) as pool:
-        reruns = pool.submit(keep_rerunning)
-        try:
-            feed(rerun_index.database, batches_of(busy_changes, 10))
-        finally:
-            done.set()
-        reruns.result(60)
+    with repeated(lambda: found.append(rerun_index.rerun(chunk=40))):
+        feed(rerun_index.database, batches_of(busy_changes, 10))
     assert sum(it.records for it in found) > 100
     assert [it.changed for it in found if it.changed] == []
     assert differences(dump(rerun_index.connection), want) == []

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from appview_pipeline.backoff import MAX_RETRY_AFTER, Backoff
-from appview_pipeline_tests.support.scripted_servers import Relay, idle, quick, raw_server, refusing, unused_port
+from appview_pipeline_tests.support.ports import free_port
+from appview_pipeline_tests.support.scripted_servers import Relay, idle, quick, raw_server, refusing
 from appview_pipeline_tests.support.waiting import wait_for
 
 
@@ -148,7 +149,7 @@ def test_a_server_that_accepts_and_says_nothing() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_refused_port_is_one_sentence(host: str) -> None:
-    port = unused_port()
+    port = free_port()
     with quick(f"ws://{host}:{port}", 5) as subscription:
         wait_for(lambda: subscription.status.attempts >= 3)
         assert subscription.status.last_error == (

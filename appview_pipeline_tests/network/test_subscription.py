@@ -15,6 +15,7 @@ from websockets.asyncio.server import ServerConnection
 from appview_pipeline.backoff import Backoff
 from appview_pipeline.network import connection as connections
 from appview_pipeline.network.subscription import Subscription
+from appview_pipeline_tests.support.ports import free_port
 from appview_pipeline_tests.support.scripted_servers import (
     Relay,
     error_frame,
@@ -26,7 +27,6 @@ from appview_pipeline_tests.support.scripted_servers import (
     raw_server,
     seqs,
     take_until,
-    unused_port,
 )
 from appview_pipeline_tests.support.waiting import wait_for
 
@@ -218,7 +218,7 @@ def stop_seconds(subscription: Subscription) -> float:
 
 
 def test_stop_is_prompt_in_every_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = Subscription(f"ws://127.0.0.1:{unused_port()}", 1, backoff=Backoff(first=60, longest=60))
+    waiting = Subscription(f"ws://127.0.0.1:{free_port()}", 1, backoff=Backoff(first=60, longest=60))
     waiting.start()
     wait_for(lambda: waiting.status.state == "waiting")
     assert stop_seconds(waiting) < 1

@@ -176,8 +176,3 @@ def client_frames(data: bytes) -> list[tuple[int, bytes]]:
         frames.append((opcode, payload))
         data = data[6 + size :]
     return frames
-
-
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import time
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.consumers import Start, cursor, is_past, until, without_cursor
 from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.frames import Person, Stream, post
+from appview_pipeline_tests.support.ports import free_port
 from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, record_keys, replayed_frames, rows
 
 
@@ -142,12 +142,6 @@ def test_an_error_of_a_batch_is_acted_upon_at_once_on_a_quiet_stream(database: D
         relay.publish([Person(Stream(), "ann").commit(post("a", "x"))])
         assert consumer.code(15) == 3
         assert "another consumer" in consumer.lines[-1] and record_keys(database) == set()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_relay_that_is_away_is_one_line_and_waited_for(database: Database, start: Start) -> None:
