@@ -10,7 +10,7 @@ from pydantic import Field
 from appview_pipeline import settings
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.dead_letters import Retried, retry
+from appview_pipeline.ingest import dead_letters as retries
 from appview_pipeline.store import dead_letters as letters
 from appview_pipeline.store import gaps
 
@@ -80,16 +80,16 @@ class RetryConfig(dg.Config):
 def retry_letters(context: dg.OpExecutionContext, config: RetryConfig, index: IndexDatabase) -> None:
     """Retries."""
 
-    def progress(so_far: Retried) -> None:
+    def progress(so_far: retries.RetrySummary) -> None:
         context.log.info(f"{so_far.tried:,} tried, {so_far.resolved:,} resolved")
 
     try:
-        found = retry(
+        found = retries.retry_dead_letters(
             settings.load(),
             index.open(),
             ids=config.ids or None,
             kind=config.kind or None,
-            most=config.most,
+            limit=config.most,
             progress=progress,
         )
     except OperatorError as error:

@@ -11,7 +11,7 @@ from appview_pipeline.indexing.batch import fingerprint
 from appview_pipeline.indexing.changes import Change, DeadLetter, RepoState, read_change, read_envelope, refusal
 from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.indexing.registry import IndexedCollections
-from appview_pipeline.indexing.validators import Validators, record_validators
+from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.restore import restore
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cbor import InvalidRecord, decode_as_sent
@@ -27,8 +27,9 @@ from appview_pipeline.store.dead_letters import (
     mark_resolved,
 )
 
-AT_ONCE = 200
-SHOWN = 20
+LETTERS_AT_ONCE = 200
+"""Letters read from the database at a time."""
+MAX_EXAMPLES = 20
 
 
 class NotRetriable(Exception):
@@ -36,7 +37,7 @@ class NotRetriable(Exception):
 
 
 @dataclass
-class Retried:
+class RetrySummary:
     """What a retry of dead letters came to.
 
     `failed`: by the reason's kind; `impossible`: letters that can't be tried, by why; `examples`: (id, why) of some
@@ -49,134 +50,146 @@ class Retried:
     impossible: Counter[str] = field(default_factory=Counter)
     examples: list[tuple[int, str]] = field(default_factory=list)
 
-    def still_dead(self, letter: StoredLetter, why: str) -> None:
+    def add_still_dead(self, letter: StoredLetter, why: str) -> None:
         """Keeps an example."""
-        if len(self.examples) < SHOWN:
+        if len(self.examples) < MAX_EXAMPLES:
             self.examples.append((letter.id, why))
 
 
-def retry(
+def retry_dead_letters(
     settings: Settings,
     database: Database,
     *,
     ids: Sequence[int] | None = None,
     kind: str | None = None,
-    most: int = 100_000,
-    progress: Callable[[Retried], object] = lambda so_far: None,
-) -> Retried:
+    limit: int = 100_000,
+    progress: Callable[[RetrySummary], object] = lambda so_far: None,
+) -> RetrySummary:
     """Tries the unresolved letters of `ids` (None: all) and `kind` (None: all) again, in the order in which they came.
 
-    Whole frames go through decoding, single records through validation; what passes is written as if it came late,
+    Whole frames go through decoding, single records through validation. What passes is written as if it came late,
     which changes nothing that is newer. A letter that succeeds is marked resolved, one that fails gets its new reason.
     """
-    validators = record_validators(settings.lexicon_dir)
-    collections = IndexedCollections(settings.extra_collections)
-    retried = Retried()
+    reader = _LetterReader(settings, database)
+    summary = RetrySummary()
     after = 0
-    while retried.tried < most:
+    while summary.tried < limit:
         with database.connect("maintenance") as connection:
-            letters = letters_to_retry(connection, ids, kind, after, min(AT_ONCE, most - retried.tried))
+            letters = letters_to_retry(connection, ids, kind, after, min(LETTERS_AT_ONCE, limit - summary.tried))
         if not letters:
             break
         for letter in letters:
             after = letter.id
-            retried.tried += 1
-            _retry(settings, database, letter, validators, collections, retried)
-        progress(retried)
-    return retried
+            summary.tried += 1
+            try:
+                again = _retry(settings, database, letter, reader)
+            except NotRetriable as why:
+                summary.impossible[str(why)] += 1
+                summary.add_still_dead(letter, str(why))
+                continue
+            if again is None:
+                summary.resolved += 1
+            else:
+                summary.failed[again.kind] += 1
+                summary.add_still_dead(letter, again.reason)
+        progress(summary)
+    return summary
 
 
-def _retry(
-    settings: Settings,
-    database: Database,
-    letter: StoredLetter,
-    validators: Validators,
-    collections: IndexedCollections,
-    retried: Retried,
-) -> None:
-    try:
-        change = _change_of(letter, database, validators, collections)
-    except NotRetriable as why:
-        retried.impossible[str(why)] += 1
-        retried.still_dead(letter, str(why))
-        return
+def _retry(settings: Settings, database: Database, letter: StoredLetter, reader: _LetterReader) -> DeadLetter | None:
+    """Tries one letter again and marks it. The letter with its new reason where it stays dead; None where it does not.
+
+    Raises `NotRetriable`.
+    """
+    change = reader.change_of(letter)
     assert letter.content is not None
-    own = DeadLetter(letter.kind, letter.reason, letter.seq, letter.did, letter.path, letter.content)
+    own = _as_dead_letter(letter, letter.content, letter.kind, letter.reason)
     (change,) = restore(database, [change])
-    again = [it for it in change.dead_letters if fingerprint(it) == fingerprint(own)]
-    if not again:
+    again = next((it for it in change.dead_letters if fingerprint(it) == fingerprint(own)), None)
+    if again is None:
         reports = Writer(database, settings, f"retry:{letter.source}").write([change], time.time())
-        # What PostgreSQL refuses the writer finds only when it writes; for a single record that is this letter.
+        # The writer finds what PostgreSQL refuses only when it writes; for a single record that is this letter.
         rejected = [kind for report in reports for kind in report.rejected_by_kind]
         if letter.form != "frame" and rejected:
             kind, reason = "postgres", "PostgreSQL refuses it"
             if "time-out" in rejected:
                 kind, reason = "time-out", "it takes PostgreSQL too long"
-            again = [own._replace(kind=kind, reason=reason)]
+            again = own._replace(kind=kind, reason=reason)
     with database.connect("writer") as connection:
-        if again:
-            mark_failed(connection, letter.id, again[0].kind, again[0].reason)
-        else:
+        if again is None:
             mark_resolved(connection, letter)
-    if again:
-        retried.failed[again[0].kind] += 1
-        retried.still_dead(letter, again[0].reason)
-    else:
-        retried.resolved += 1
-
-
-def _change_of(
-    letter: StoredLetter, database: Database, validators: Validators, collections: IndexedCollections
-) -> Change:
-    """What the letter's bytes amount to today. Raises `NotRetriable`."""
-    if letter.content is None or letter.byte_length is None:
-        raise NotRetriable("none of its bytes were kept")
-    if len(letter.content) < letter.byte_length:
-        raise NotRetriable("only a part of its bytes was kept (APPVIEW_DEAD_LETTER_BYTES)")
-    if letter.form == "frame":
-        event = read_envelope(letter.content)
-        if isinstance(event, Change):
-            return event
-        return read_change(event, letter.content, time.time_ns() // 1_000, validators, collections)
-    if letter.form not in ("block", "json"):
-        raise NotRetriable("its bytes are no frame and no record")
-    return _change_of_record(letter, letter.content, database, validators, collections)
-
-
-def _change_of_record(
-    letter: StoredLetter, content: bytes, database: Database, validators: Validators, collections: IndexedCollections
-) -> Change:
-    did, path, rev, cid, moment = letter.did, letter.path, letter.rev, letter.cid, letter.event_time
-    if did is None or path is None or rev is None or cid is None or moment is None:
-        raise NotRetriable("where it came from was not noted")
-    nsid, _, rkey = path.partition("/")
-    collection = collections.get(nsid)
-    if collection is None:
-        raise NotRetriable(f"{nsid} is not indexed any more")
-    with database.connect("reader") as connection:
-        repo = known_repo(connection, did)
-    if repo is None or repo.rev < rev:
-        raise NotRetriable("nothing as new is known of its repository, which has to be fetched")
-    change = Change(len(content), letter.seq, moment, repo=_already_applied(did, rev, repo))
-    as_sent = None
-    try:
-        if letter.form == "block":
-            record, text, as_sent = decode_as_sent(content)
         else:
-            text = content.decode()
-            record = record_from_json(text)
-    except (InvalidRecord, ValueError) as error:
-        change.dead_letters.append(_again(letter, content, "record-invalid", str(error)))
+            mark_failed(connection, letter.id, again.kind, again.reason)
+    return again
+
+
+class _LetterReader:
+    """Makes changes of the bytes of letters, by the rules of today."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._database = database
+        self._validators = record_validators(settings.lexicon_dir)
+        self._collections = IndexedCollections(settings.extra_collections)
+
+    def change_of(self, letter: StoredLetter) -> Change:
+        """What the letter's bytes amount to today. Raises `NotRetriable`."""
+        if letter.content is None or letter.byte_length is None:
+            raise NotRetriable("none of its bytes were kept")
+        if len(letter.content) < letter.byte_length:
+            raise NotRetriable("only a part of its bytes was kept (APPVIEW_DEAD_LETTER_BYTES)")
+        if letter.form == "frame":
+            event = read_envelope(letter.content)
+            if isinstance(event, Change):
+                return event
+            now = time.time_ns() // 1_000
+            return read_change(event, letter.content, now, self._validators, self._collections)
+        if letter.form not in ("block", "json"):
+            raise NotRetriable("its bytes are no frame and no record")
+        return self._change_of_record(letter, letter.content)
+
+    def _change_of_record(self, letter: StoredLetter, content: bytes) -> Change:
+        did, path, rev, cid, moment = letter.did, letter.path, letter.rev, letter.cid, letter.event_time
+        if did is None or path is None or rev is None or cid is None or moment is None:
+            raise NotRetriable("where it came from was not noted")
+        nsid, _, rkey = path.partition("/")
+        collection = self._collections.get(nsid)
+        if collection is None:
+            raise NotRetriable(f"{nsid} is not indexed any more")
+        with self._database.connect("reader") as connection:
+            repo = known_repo(connection, did)
+        if repo is None or repo.rev < rev:
+            raise NotRetriable("nothing as new is known of its repository, which has to be fetched")
+        change = Change(len(content), letter.seq, moment, repo=_already_applied(did, rev, repo))
+        as_sent = None
+        try:
+            if letter.form == "block":
+                record, text, as_sent = decode_as_sent(content)
+            else:
+                text = content.decode()
+                record = record_from_json(text)
+        except (InvalidRecord, ValueError) as error:
+            change.dead_letters.append(_as_dead_letter(letter, content, "record-invalid", str(error)))
+            return change
+        write = RecordWrite(
+            uri=f"at://{did}/{path}",
+            cid=cid,
+            did=did,
+            collection=nsid,
+            rkey=rkey,
+            rev=rev,
+            record=record,
+            json=text,
+            indexed_at=moment,
+            seq=letter.seq,
+            action=letter.action or "create",
+        )
+        kind, reason = refusal(write, collection, self._validators.get(nsid), as_sent)
+        if reason is None:
+            change.writes.append(write)
+            change.ops.append((nsid, write.action))
+        else:
+            change.dead_letters.append(_as_dead_letter(letter, content, kind, reason))
         return change
-    action = letter.action or "create"
-    write = RecordWrite(f"at://{did}/{path}", cid, did, nsid, rkey, rev, record, text, moment, letter.seq, action)
-    kind, reason = refusal(write, collection, validators.get(nsid), as_sent)
-    if reason is None:
-        change.writes.append(write)
-        change.ops.append((nsid, action))
-    else:
-        change.dead_letters.append(_again(letter, content, kind, reason))
-    return change
 
 
 def _already_applied(did: str, rev: str, repo: KnownRepo) -> RepoState:
@@ -184,8 +197,8 @@ def _already_applied(did: str, rev: str, repo: KnownRepo) -> RepoState:
 
     That rev is known: the rest of the letter's commit was applied when it came.
     """
-    return RepoState(did, rev, None, None, repo.commit, repo.data, is_sync=False)
+    return RepoState(did=did, rev=rev, since=None, prev_data=None, commit=repo.commit, data=repo.data, is_sync=False)
 
 
-def _again(letter: StoredLetter, content: bytes, kind: str, reason: str) -> DeadLetter:
-    return DeadLetter(kind, reason, letter.seq, letter.did, letter.path, content)
+def _as_dead_letter(letter: StoredLetter, content: bytes, kind: str, reason: str) -> DeadLetter:
+    return DeadLetter(kind=kind, reason=reason, seq=letter.seq, did=letter.did, path=letter.path, bytes=content)

@@ -11,13 +11,13 @@ from appview_pipeline.store import counters
 from appview_pipeline.store.counters import RewrittenCounter
 from appview_pipeline.store.database import Database
 
-AT_ONCE = 2_000
+KEYS_AT_ONCE = 2_000
 """Keys recounted in one transaction."""
-SHOWN = 20
+MAX_EXAMPLES = 20
 
 
 @dataclass
-class Recounted:
+class RecountSummary:
     """What a recount found. `examples`: some of the keys that differed; `changes`: some of what was rewritten.
 
     `complete`: the table's last key was reached.
@@ -31,51 +31,52 @@ class Recounted:
     seconds: float = 0.0
 
 
+Progress = Callable[[RecountSummary], object]
+
+
 def recount(
-    database: Database,
-    table: str,
-    *,
-    rewrite: bool,
-    progress: Callable[[Recounted], object] = lambda so_far: None,
-) -> Recounted:
+    database: Database, table: str, *, rewrite: bool, progress: Progress = lambda so_far: None
+) -> RecountSummary:
     """Recounts every counter of `table` (of `store.counters.TABLES`), and with `rewrite` sets right what differs."""
-    return _recount(database, table, "", None, rewrite, progress)
+    return _recount(database, table, rewrite=rewrite, progress=progress)
 
 
-def recount_some(database: Database, table: str, most: int) -> Recounted:
-    """Recounts the next `most` counters of `table` in rotation, changing none of them."""
+def recount_some(database: Database, table: str, limit: int) -> RecountSummary:
+    """Recounts the next `limit` counters of `table` in rotation, changing none of them."""
     with database.connect("maintenance") as connection:
         after = counters.position(connection, table)
-    return _recount(database, table, after, most, False, lambda so_far: None)
+    return _recount(database, table, after=after, limit=limit)
 
 
 def _recount(
     database: Database,
     table: str,
-    after: str,
-    most: int | None,
-    rewrite: bool,
-    progress: Callable[[Recounted], object],
-) -> Recounted:
+    *,
+    after: str = "",
+    limit: int | None = None,
+    rewrite: bool = False,
+    progress: Progress = lambda so_far: None,
+) -> RecountSummary:
+    """Recounts `limit` counters (None: all) after the key `after`, and with a limit moves the rotation on."""
     started = time.monotonic()
-    recounted = Recounted()
+    summary = RecountSummary()
     with database.connect("maintenance") as connection:
         counters.prepare_recount(connection)
-        while not recounted.complete and (most is None or recounted.compared < most):
-            at_once = AT_ONCE if most is None else min(AT_ONCE, most - recounted.compared)
+        while not summary.complete and (limit is None or summary.compared < limit):
+            at_once = KEYS_AT_ONCE if limit is None else min(KEYS_AT_ONCE, limit - summary.compared)
 
             def next_few(after: str = after, at_once: int = at_once) -> counters.Recount:
                 return counters.recount_next(connection, table, after, at_once, rewrite=rewrite)
 
             some = patiently(connection, next_few)
-            recounted.compared += some.compared
-            recounted.differing += len(some.differing)
-            recounted.examples += some.differing[: SHOWN - len(recounted.examples)]
-            recounted.changes += some.changes[: SHOWN - len(recounted.changes)]
-            recounted.complete = some.reached is None
+            summary.compared += some.compared
+            summary.differing += len(some.differing)
+            summary.examples += some.differing[: MAX_EXAMPLES - len(summary.examples)]
+            summary.changes += some.changes[: MAX_EXAMPLES - len(summary.changes)]
+            summary.complete = some.reached is None
             after = some.reached or ""
-            progress(recounted)
-        if most is not None:
+            progress(summary)
+        if limit is not None:
             counters.advance(connection, table, after or None)
-    recounted.seconds = time.monotonic() - started
-    return recounted
+    summary.seconds = time.monotonic() - started
+    return summary

@@ -1,4 +1,4 @@
-"""Reruns: derived tables compared with the records they are derived from, and repaired, next to the live stream."""
+"""Reruns: derived tables are compared with the records they are derived from, and repaired, beside the live stream."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ DERIVED_COLLECTIONS: tuple[str, ...] = tuple(effect.nsid for effect in EFFECTS.i
 """The collections whose records have rows in other tables."""
 
 LOCK_SECONDS = 0.25
-"""How long a transaction of a rerun should hold locks that the live writer may wait for. By this the number of records
-that it compares is chosen, from what the ones before it took."""
+"""How long a transaction of a rerun should hold locks that the live writer may wait for. The number of records that it
+compares is chosen by this, from what the transactions before it took."""
 LOOK_CHUNK = 2_000
 """Records compared in one transaction that takes no locks."""
-LOOKS = 3
-"""How often they are, while what was wrong is repaired in between; then all of them are repaired under locks."""
+MAX_LOOKS = 3
+"""How often they are compared, while what was wrong is repaired in between. Then all are repaired under locks."""
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 200, 20, 5_000
-ORPHANS = 1_000
-"""Rows an account and table that are searched for ones without a record when the rerun is one of a span of time."""
+MAX_ORPHANS = 1_000
+"""How many rows of each account and table are searched for ones without a record, when a rerun is of a span of time."""
 
 _T = TypeVar("_T")
 
 
 @dataclass
-class Rederived(Repairs):
-    """What a rerun did. `recounted`: subjects whose counters were compared; `unreadable`: records passed over."""
+class RerunSummary(Repairs):
+    """What a rerun did. `recounted`: subjects whose counters were compared; `unreadable`: records skipped."""
 
     recounted: int = 0
     unreadable: list[str] = field(default_factory=list)
@@ -78,21 +78,21 @@ class _Pace:
 
 
 Progress = Callable[[int, int, int], object]
-"""Told how much of the list is done, how long the list is, and how many rows were changed so far."""
+"""Called with how much of the list is done, how long the list is, and how many rows were changed so far."""
 
 
-def rederive(
+def rerun_collections(
     database: Database,
     collections: Collection[str],
+    *,
     since: datetime | None = None,
     until: datetime | None = None,
-    *,
-    orphans: int | None = ORPHANS,
+    orphans: int | None = MAX_ORPHANS,
     chunk: int | None = None,
     progress: Progress = lambda done, total, changed: None,
-) -> Rederived:
+) -> RerunSummary:
     """Compares what is derived from the records of `collections` that were applied in [since, until) (None: without
-    bound) with them, and repairs what differs: rows, duplicates, judgements, notifications, feed items, counters.
+    bound) with them, and repairs what differs: rows, duplicates, evaluations, notifications, feed items, counters.
 
     Changes and locks nothing where nothing is wrong, and runs beside the live writer, to whose locks it gives way.
     `orphans`: how many rows an account and table are searched for ones whose record is gone, newest first; None: all.
@@ -100,11 +100,11 @@ def rederive(
     `OperatorError` when the database stays too busy.
     """
     started = time.monotonic()
-    rederived = Rederived()
+    summary = RerunSummary()
 
     def stage(records: Sequence[StoredRecord]) -> Batch:
         batch, unreadable = build_again(records)
-        rederived.unreadable += [uri for uri in unreadable if uri not in rederived.unreadable]
+        summary.unreadable += [uri for uri in unreadable if uri not in summary.unreadable]
         return batch
 
     wanted = [collection for collection in DERIVED_COLLECTIONS if collection in collections]
@@ -114,27 +114,27 @@ def rederive(
         pace, done = _Pace(chunk), 0
         while done < total:
             looked_at = min(done + (chunk or LOOK_CHUNK), total)
-            rederived.merge(_compare_and_repair(connection, entries(connection, done, looked_at), stage, pace))
+            summary.merge(_compare_and_repair(connection, entries(connection, done, looked_at), stage, pace))
             done = looked_at
-            progress(done, total, sum(rederived.changed.values()))
+            progress(done, total, sum(summary.changed.values()))
         pace = _Pace(chunk)
         while recounted := patiently(connection, partial(recount_subjects, connection, pace.next)):
             repairs = recounted
             pace.took(recounted.records, recounted.locked_seconds)
-            rederived.recounted += repairs.records
+            summary.recounted += repairs.records
             repairs.records = 0
-            rederived.merge(repairs)
+            summary.merge(repairs)
         forget_work(connection)
-    if rederived.unreadable:
-        log.error("Records that can't be read are left alone: %s", ", ".join(rederived.unreadable[:10]))
-    rederived.seconds = time.monotonic() - started
-    return rederived
+    if summary.unreadable:
+        log.error("Records that can't be read are left alone: %s", ", ".join(summary.unreadable[:10]))
+    summary.seconds = time.monotonic() - started
+    return summary
 
 
 def _compare_and_repair(connection: Connection, listed: Listed, stage: Callable[..., Batch], pace: _Pace) -> Repairs:
     """Looks at entries of the list, repairs what is wrong, and looks again: what was wrong may have hidden more."""
     repairs, records = Repairs(), None
-    for _ in range(LOOKS):
+    for _ in range(MAX_LOOKS):
         look = patiently(connection, partial(look_at, connection, listed, stage))
         records = look.records if records is None else records
         if not look.wrong:

@@ -15,7 +15,7 @@ from appview_pipeline_tests.benchmark.sides import Side
 
 _RERUN = """
 import json, sys, time
-from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rederive
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.settings import load
 from appview_pipeline.store.database import open_database
 
@@ -29,7 +29,7 @@ def progress(done, total, changed):
         said = time.monotonic()
         print(json.dumps({"records": done, "of": total, "seconds": said - began - listed}), flush=True)
 
-found = rederive(open_database(load()), DERIVED_COLLECTIONS, progress=progress)
+found = rerun_collections(open_database(load()), DERIVED_COLLECTIONS, progress=progress)
 print(json.dumps({"records": found.records, "of": found.records, "seconds": found.seconds, "changed": found.changed,
                   "locked_seconds": getattr(found, "locked_seconds", None)}), flush=True)
 """

@@ -16,7 +16,7 @@ from appview_pipeline.cli import cli
 from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.ingest import dead_letters as dead_letters_module
-from appview_pipeline.ingest.dead_letters import retry
+from appview_pipeline.ingest.dead_letters import retry_dead_letters
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.dead_letters import kinds_of_letters, list_letters, sweep_letters
@@ -40,8 +40,8 @@ def alice() -> Person:
     return Person(Stream(), "alice")
 
 
-def try_again(database: Database, **arguments: Any) -> dead_letters_module.Retried:
-    return retry(Settings(database_url=database.url), database, **arguments)
+def try_again(database: Database, **arguments: Any) -> dead_letters_module.RetrySummary:
+    return retry_dead_letters(Settings(database_url=database.url), database, **arguments)
 
 
 def texts(database: Database) -> set[str]:

@@ -14,7 +14,7 @@ import libipld
 import pytest
 
 from appview_pipeline.indexing.changes import Change, DeadLetter
-from appview_pipeline.ingest.dead_letters import retry
+from appview_pipeline.ingest.dead_letters import retry_dead_letters
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.car import read_car, write_car
 from appview_pipeline.protocol.cid import cid_for_cbor
@@ -266,9 +266,9 @@ def test_a_retry_finds_what_has_come_since(database: Database, stream: Stream) -
     path = "app.bsky.feed.post/b"
     first, second = ann.commit(post("a", "x")), ann.commit(post("b", "x"))
     index(database, without_block(second, path))
-    assert retry(Settings(database_url=database.url), database).resolved == 0
+    assert retry_dead_letters(Settings(database_url=database.url), database).resolved == 0
     index(database, first)
-    assert retry(Settings(database_url=database.url), database).resolved == 1
+    assert retry_dead_letters(Settings(database_url=database.url), database).resolved == 1
     assert record_keys(database) == {"a", "b"} and open_gaps(database) == []
 
 
@@ -307,7 +307,7 @@ def test_a_retry_that_succeeds_closes_the_gap(
         ("record", ann.did, "app.bsky.feed.post/b", rev(1)),
     ]
     rows(database.url, "ALTER TABLE bsky.post DROP CONSTRAINT short")
-    assert retry(Settings(database_url=database.url), database).resolved == 2
+    assert retry_dead_letters(Settings(database_url=database.url), database).resolved == 2
     assert record_keys(database) == set("abcde")
     assert open_gaps(database) == []
     assert one(database.url, "SELECT count(*) FROM pipeline.gap WHERE resolved_at IS NOT NULL") == 2

@@ -16,7 +16,7 @@ from appview_pipeline.indexing.registry import COLLECTIONS as REGISTERED
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest import rerun as rerun_module
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, Rederived, rederive
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, RerunSummary, rerun_collections
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.store.repair import entries, list_work, prepare_repair, repair_records
 from appview_pipeline_tests.properties.network_builder import NOWHERE
@@ -59,8 +59,8 @@ def test_a_rerun_is_of_its_span_and_collections(busy: Rerun) -> None:
     )
     hour = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
     likes = "app.bsky.feed.like"
-    assert rederive(busy.database, [likes], hour - timedelta(hours=1), hour).records == 0
-    found = rederive(busy.database, [likes], hour, hour + timedelta(hours=1))
+    assert rerun_collections(busy.database, [likes], since=hour - timedelta(hours=1), until=hour).records == 0
+    found = rerun_collections(busy.database, [likes], since=hour, until=hour + timedelta(hours=1))
     assert (found.records, found.changed) == (5, {"like": 5}) and len(found.examples["like"]) == 5
     assert busy.rows("SELECT count(*) FROM bsky.\"like\" WHERE via = 'at://x/y/z'")[0] > 20
     assert busy.rows("SELECT count(*) FROM bsky.repost WHERE via = 'at://x/y/z'")[0] > 10
@@ -132,7 +132,7 @@ def test_next_to_the_live_writer_nothing_is_lost(rerun_index: Rerun, busy_change
     feed(rerun_index.database, batches_of(busy_changes, 50))
     want = dump(rerun_index.connection)
     rerun_index.clean()
-    found: list[Rederived] = []
+    found: list[RerunSummary] = []
     with repeated(lambda: found.append(rerun_index.rerun(chunk=40))):
         feed(rerun_index.database, batches_of(busy_changes, 10))
     assert sum(it.records for it in found) > 100
@@ -188,7 +188,7 @@ def test_a_duplicate_repost_loses_a_feed_item_that_it_should_not_have(rerun_inde
 
 def test_a_rerun_holds_its_locks_for_a_quarter_of_a_second(busy: Rerun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of records in a transaction follows from what the ones before took."""
-    monkeypatch.setattr(rerun_module, "LOOKS", 0)  # everything is repaired under locks
+    monkeypatch.setattr(rerun_module, "MAX_LOOKS", 0)  # everything is repaired under locks
     sizes: list[int] = []
     repair = repair_records
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appview_pipeline.ingest.rerun import rederive
+from appview_pipeline.ingest.rerun import rerun_collections
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline_tests.simulated_network.content import iso
@@ -148,5 +148,5 @@ def test_below_a_post_judged_wrongly_everything_is_judged_again(story: Story, ch
         assert differences(dump(index.connection), want) == []
     # What the mark did to others while it was there is undone too.
     index.run(f'UPDATE bsky.post SET "invalidReplyRoot" = true, "violatesThreadGate" = false WHERE uri <> \'{root}\'')
-    rederive(index.database, [POST], chunk=1)
+    rerun_collections(index.database, [POST], chunk=1)
     assert differences(dump(index.connection), want) == []

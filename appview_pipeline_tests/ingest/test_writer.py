@@ -17,7 +17,7 @@ from appview_pipeline import backoff
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest import transactions as transactions_module
-from appview_pipeline.ingest.dead_letters import retry
+from appview_pipeline.ingest.dead_letters import retry_dead_letters
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.transactions import Transactions
 from appview_pipeline.ingest.writer import Position, Writer
@@ -121,7 +121,7 @@ def test_a_change_that_takes_too_long_is_a_dead_letter_and_the_stream_goes_on(
     assert gaps == [("record", people[2].did, "app.bsky.feed.post/c")], "what is missing now is written down"
     # With its cause gone the letter can be retried.
     rows(hasty.url, "DROP TRIGGER dawdle ON bsky.post")
-    retried = retry(Settings(database_url=hasty.url), hasty, kind="time-out")
+    retried = retry_dead_letters(Settings(database_url=hasty.url), hasty, kind="time-out")
     assert retried.resolved == 1 and "slow" in texts(hasty)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, Rederived, rederive
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, RerunSummary, rerun_collections
 from appview_pipeline_tests.properties.delivery import Index
 
 
@@ -24,8 +24,8 @@ class Rerun(Index):
         self.connection.commit()
         return [row[0] if len(row) == 1 else row for row in found]
 
-    def rerun(self, **arguments: Any) -> Rederived:
-        return rederive(self.database, DERIVED_COLLECTIONS, **arguments)
+    def rerun(self, **arguments: Any) -> RerunSummary:
+        return rerun_collections(self.database, DERIVED_COLLECTIONS, **arguments)
 
     def digest(self) -> dict[str, list[str]]:
         """Every row of schema bsky with its place and the transaction that wrote it, and what `pipeline` knows."""

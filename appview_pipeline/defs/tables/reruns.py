@@ -12,8 +12,8 @@ from pydantic import Field
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.tables.groups import Family
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.recount import Recounted, recount, recount_some
-from appview_pipeline.ingest.rerun import ORPHANS, Rederived, rederive
+from appview_pipeline.ingest.recount import RecountSummary, recount, recount_some
+from appview_pipeline.ingest.rerun import MAX_ORPHANS, RerunSummary, rerun_collections
 from appview_pipeline.store import counters
 
 PROGRESS_SECONDS = 5.0
@@ -25,7 +25,7 @@ class RerunConfig(dg.Config):
     """What a rerun looks for besides records that are there."""
 
     orphans: int = Field(
-        ORPHANS,
+        MAX_ORPHANS,
         ge=0,
         description="How many rows an account and table are searched for ones without a record, newest first; 0: all.",
     )
@@ -43,7 +43,7 @@ def rerun(
     since: datetime,
     until: datetime,
     config: RerunConfig,
-) -> Rederived | None:
+) -> RerunSummary | None:
     """Compares and repairs what `families` derive from the records applied in [since, until).
 
     None: nothing is derived.
@@ -60,7 +60,9 @@ def rerun(
             context.log.info(f"{done:,} of {total:,} records compared, {changed:,} rows changed")
 
     try:
-        found = rederive(index.open(), collections, since, until, orphans=config.orphans or None, progress=progress)
+        found = rerun_collections(
+            index.open(), collections, since=since, until=until, orphans=config.orphans or None, progress=progress
+        )
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     changed = ", ".join(f"{table} {rows:,}" for table, rows in sorted(found.changed.items()))
@@ -71,7 +73,7 @@ def rerun(
     return found
 
 
-def rerun_metadata(family: Family, found: Rederived) -> Metadata:
+def rerun_metadata(family: Family, found: RerunSummary) -> Metadata:
     """What a rerun did to a family's tables, and what else it changed."""
     own = {table: rows for table, rows in found.changed.items() if table in family.tables}
     metadata: Metadata = {
@@ -88,7 +90,7 @@ def rerun_metadata(family: Family, found: Rederived) -> Metadata:
     return metadata
 
 
-def _examples(found: Rederived) -> str:
+def _examples(found: RerunSummary) -> str:
     lines = ["| table | rows changed | for example |", "|---|---|---|"]
     for table, rows in sorted(found.changed.items()):
         named = "<br>".join(f"`{example}`" for example in found.examples[table])
@@ -128,7 +130,7 @@ class _Progress:
     def __init__(self, context: dg.AssetCheckExecutionContext | dg.OpExecutionContext, table: str) -> None:
         self._log, self._table, self._said = context.log, table, time.monotonic()
 
-    def __call__(self, so_far: Recounted) -> None:
+    def __call__(self, so_far: RecountSummary) -> None:
         if time.monotonic() - self._said >= PROGRESS_SECONDS:
             self._said = time.monotonic()
             self._log.info(f"{self._table}: {so_far.compared:,} counters recounted, {so_far.differing:,} differ")
