@@ -122,6 +122,8 @@ REPORT_SECONDS = 15.0
 
 SESSION_TRIES = 10
 """Tries to set a session up where the server's own limit for a statement may be a millisecond."""
+POOL_SECONDS = 30
+"""How long a caller waits for a connection of this process's pool."""
 POOLER_TRIES = 3
 POOLER_SECONDS = 5.0
 """How often a server is asked whether a pooler shares its sessions, and how long it has to answer a second client."""

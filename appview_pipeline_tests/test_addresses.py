@@ -17,8 +17,9 @@ from appview_pipeline.addresses import (
     split_relay,
 )
 from appview_pipeline.settings import Settings, load
-from appview_pipeline.store import migrate, postgres
+from appview_pipeline.store import database_url, migrate
 from appview_pipeline.store.database import open_database
+from appview_pipeline.store.database_url import libpq_url, sqlalchemy_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.support.database import run_sql
 
@@ -60,7 +61,7 @@ def test_a_database_is_what_libpq_reads(text: str) -> None:
     for scheme in ("postgresql", "postgresql+psycopg2"):
         assert database_address(address.url(scheme)) == address, "written as one URL it stays what it is"
     assert load({"DATABASE_URL": text}).database_url == text
-    assert postgres.describe(text) == READABLE[text]
+    assert database_url.describe(text) == READABLE[text]
 
 
 def test_what_the_environment_says_is_described_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +110,8 @@ def test_what_can_be_read_in_two_ways_is_refused_without_being_shown(text: str) 
     for read in (
         database_address,
         lambda it: load({"DATABASE_URL": it}),
-        postgres.describe,
-        postgres.libpq_url,
+        database_url.describe,
+        libpq_url,
         lambda it: open_database(Settings(database_url=it)),
     ):
         with pytest.raises((AddressError, Exception)) as caught:
@@ -142,8 +143,8 @@ def test_a_database_with_an_odd_name_is_migrated_and_opened(server: EmbeddedPost
         with opened.dedicated("writer") as connection:
             assert connection.info.dbname == name
         opened.close()
-        for form in (postgres.libpq_url(url), postgres.sqlalchemy_url(url), postgres.sqlalchemy_url(opened.url)):
-            assert postgres.describe(form).startswith(f"database {name} on ")
+        for form in (libpq_url(url), sqlalchemy_url(url), sqlalchemy_url(opened.url)):
+            assert database_url.describe(form).startswith(f"database {name} on ")
     finally:
         run_sql(server, f"DROP DATABASE {quoted} WITH (FORCE)")
 

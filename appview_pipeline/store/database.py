@@ -29,12 +29,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
+from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
+from appview_pipeline.store import database_url, postgres
 from appview_pipeline.store import migrate as migrations
-from appview_pipeline.store import postgres
+from appview_pipeline.store.database_url import sqlalchemy_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres, attach
 from appview_pipeline.store.errors import translated
+from appview_pipeline.store.operator_errors import in_words, obstacle
 from appview_pipeline.store.postgres import Role
 
 log = logging.getLogger(__name__)
@@ -62,7 +65,7 @@ class Database:
     """The class of the pool's connections; tests watch them by another."""
 
     def __init__(self, url: str, settings: Settings, server: EmbeddedPostgres | None = None) -> None:
-        self.url = postgres.sqlalchemy_url(url)
+        self.url = sqlalchemy_url(url)
         self.roles = roles(settings)
         self._server = server
         self.engine: Engine = sqlalchemy.create_engine(
@@ -72,7 +75,7 @@ class Database:
             poolclass=QueuePool,
             pool_size=settings.db_pool_size,
             max_overflow=0,
-            pool_timeout=postgres.POOL_TIMEOUT,
+            pool_timeout=backoff.POOL_SECONDS,
             pool_pre_ping=True,
         )
         event.listen(self.engine, "connect", _note_role)
@@ -103,7 +106,7 @@ class Database:
             connection = cast(PsycopgConnection, pooled.driver_connection)
             if pooled.info.get("role") != role:
                 pooled.info.pop("role", None)
-                with postgres.in_words(self.url):
+                with in_words(self.url):
                     self._take_role(connection, role)
                 pooled.info["role"] = role
             try:
@@ -129,7 +132,7 @@ class Database:
         Closed after the block. Raises errors as `connect` does.
         """
         with translated(), closing(self._obtain(lambda: postgres.connect(self.url))) as connection:
-            with postgres.in_words(self.url):
+            with in_words(self.url):
                 self._take_role(connection, role)
             connection.autocommit = True
             yield connection
@@ -139,14 +142,14 @@ class Database:
 
     def _obtain(self, connection: Callable[[], _T]) -> _T:
         try:
-            with postgres.in_words(self.url):
+            with in_words(self.url):
                 return connection()
         except OperatorError as error:
             if self._server is None or isinstance(error.__cause__, PoolTimeout):
                 raise
         # The embedded server may have been killed: the process that needs it starts it again.
         self._server.ensure_running()
-        with postgres.in_words(self.url):
+        with in_words(self.url):
             return connection()
 
     def close(self) -> None:
@@ -179,8 +182,8 @@ def open_database(settings: Settings, *, migrate: bool | None = None) -> Databas
         try:
             _look_at(url)
         except (psycopg2.Error, SQLAlchemyError) as error:
-            where = postgres.describe(url)
-            raise OperatorError(f"{where} could not be looked at ({postgres.obstacle(error, where)}).") from error
+            where = database_url.describe(url)
+            raise OperatorError(f"{where} could not be looked at ({obstacle(error, where)}).") from error
         return Database(url, settings, server)
     except BaseException:
         if server is not None:
@@ -197,5 +200,5 @@ def _look_at(url: str) -> None:
             log.warning(
                 "%s sorts text by the rules of a language, but dates are compared as text: "
                 "prefer a database made with `createdb --template=template0 --encoding=UTF8 --locale=C`",
-                postgres.describe(url),
+                database_url.describe(url),
             )

@@ -14,7 +14,7 @@ import psycopg2
 from psycopg2 import errors
 from sqlalchemy.exc import DBAPIError
 
-from appview_pipeline.store import postgres
+from appview_pipeline.store.operator_errors import first_line
 from appview_pipeline.store.prepared import shown_name
 
 
@@ -71,7 +71,7 @@ def translated() -> Iterator[None]:
     except (psycopg2.Error, DBAPIError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         kind = next((kind for kind, classes in _KINDS if isinstance(cause, classes)), DatabaseError)
-        raise kind(postgres.first_line(error), _statement(cause)) from error
+        raise kind(first_line(error), _statement(cause)) from error
 
 
 def _statement(error: BaseException | None) -> str:

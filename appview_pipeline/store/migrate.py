@@ -20,8 +20,9 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store import postgres
+from appview_pipeline.store import database_url, postgres
 from appview_pipeline.store.cursors import name_relays
+from appview_pipeline.store.operator_errors import obstacle
 
 VERSION_SCHEMA = "pipeline"
 VERSION_TABLE = "schema_version"
@@ -60,7 +61,7 @@ def version_of(connection: Connection) -> str | None:
 
 def check_version(connection: Connection, url: str) -> None:
     """Raises `OperatorError` unless the schema on `connection` is this code's; `url` is for the sentence."""
-    version, where = version_of(connection), postgres.describe(url)
+    version, where = version_of(connection), database_url.describe(url)
     if version is None:
         raise OperatorError(f"{where} has no tables of appview-pipeline yet: run `appview-pipeline migrate`.")
     _check_known(version, where)
@@ -77,12 +78,12 @@ def upgrade(url: str, to: str = "head") -> str:
     the database can't be reached, is too old, not UTF-8, or newer than this code, when the role may not create schemas,
     when a schema `bsky` is there that this project did not make, and with the reason for whatever else stops it.
     """
-    where = postgres.describe(url)
+    where = database_url.describe(url)
     try:
         return _upgrade(url, to, where)
     except (psycopg2.Error, SQLAlchemyError) as error:
         raise OperatorError(
-            f"The migration of {where} has stopped ({postgres.obstacle(error, where)}). What was migrated before "
+            f"The migration of {where} has stopped ({obstacle(error, where)}). What was migrated before "
             "stays: run `appview-pipeline migrate` again."
         ) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection
 
-from appview_pipeline.store import migrate, postgres
+from appview_pipeline.store import database_url, migrate
 from appview_pipeline.store.sql import sections
 
 
@@ -112,7 +112,7 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
     (size, pending, repositories) = rows("totals")[0]
     of_day = rows("dead_letters_of_day")
     return PipelineStatus(
-        database=postgres.describe(url),
+        database=database_url.describe(url),
         schema_version=migrate.current(url),
         bytes=size,
         streams=[Stream(*row) for row in rows("streams")],

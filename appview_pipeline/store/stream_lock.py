@@ -14,8 +14,9 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import Shard
-from appview_pipeline.store import postgres
+from appview_pipeline.store import database_url
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.operator_errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class StreamLock:
                 cursor.execute("SELECT 1")
         except psycopg2.Error as error:
             raise LockLost(
-                f"The database connection that held the stream's lock is gone ({postgres.first_line(error)}); the "
+                f"The database connection that held the stream's lock is gone ({first_line(error)}); the "
                 "consumer ends, since its place is free for another, and is started again"
             ) from error
         self._checked = time.monotonic()
@@ -111,7 +112,7 @@ def _refuse_standby(connection: Connection, database: Database) -> None:
         cursor.execute("SELECT pg_is_in_recovery()")
         if cursor.fetchone() == (True,):
             raise OperatorError(
-                f"{postgres.describe(database.url)} is a standby, which can't be written to: name the primary in "
+                f"{database_url.describe(database.url)} is a standby, which can't be written to: name the primary in "
                 "APPVIEW_DATABASE_URL, or let libpq find it among several hosts (?target_session_attrs=read-write)."
             )
 

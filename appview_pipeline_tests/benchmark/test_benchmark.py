@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from appview_pipeline.store.postgres import libpq_url
+from appview_pipeline.store.database_url import libpq_url
 from appview_pipeline.store.reports import aggregate_drift
 from appview_pipeline_tests.benchmark import report
 from appview_pipeline_tests.benchmark.corpus import corpus

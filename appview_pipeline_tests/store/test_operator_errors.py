@@ -11,7 +11,9 @@ import pytest
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import database, migrate, postgres, sql
+from appview_pipeline.store import database, migrate, sql
+from appview_pipeline.store.database_url import libpq_url, parse_url, sqlalchemy_url
+from appview_pipeline.store.operator_errors import operator_error
 from appview_pipeline_tests.support.database import as_role, run
 from appview_pipeline_tests.support.tables import rows
 
@@ -39,7 +41,7 @@ def test_the_schema_that_is_missing_old_new_or_not_ours_is_named(empty_url: str)
 
 
 def test_a_server_or_database_that_is_not_there_is_named(server_url: str) -> None:
-    absent = postgres.parse_url(server_url).set(database="absent").render_as_string(hide_password=False)
+    absent = parse_url(server_url).set(database="absent").render_as_string(hide_password=False)
     assert "database absent on" in (sentence := told(lambda: migrate.upgrade(absent))) and "createdb" in sentence
     for url in ("postgres://u:secret@127.0.0.1:1/d", "postgresql://u:secret@/d?host=/nowhere"):
         sentence = told(partial(database.open_database, Settings(database_url=url)))
@@ -64,7 +66,7 @@ def test_a_role_that_may_create_schemas_is_enough(empty_url: str) -> None:
     run(empty_url, "DROP ROLE IF EXISTS plain")
     run(empty_url, "CREATE ROLE plain LOGIN")
     try:
-        run(empty_url, f'grant create on database "{postgres.parse_url(empty_url).database}" to plain')
+        run(empty_url, f'grant create on database "{parse_url(empty_url).database}" to plain')
         url = as_role(empty_url, "plain")
         assert migrate.upgrade(url) == migrate.head()
         database.open_database(Settings(database_url=url)).close()
@@ -94,7 +96,7 @@ def test_the_extension_is_used_from_where_it_is(empty_url: str) -> None:
 def test_a_database_that_is_not_utf8_is_refused(server_url: str) -> None:
     run(server_url, "DROP DATABASE IF EXISTS latin")
     run(server_url, "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'")
-    latin = postgres.parse_url(server_url).set(database="latin").render_as_string(hide_password=False)
+    latin = parse_url(server_url).set(database="latin").render_as_string(hide_password=False)
     try:
         assert "LATIN1" in told(lambda: migrate.upgrade(latin))
     finally:
@@ -119,13 +121,13 @@ def test_a_database_that_is_not_utf8_is_refused(server_url: str) -> None:
     ],
 )
 def test_a_failure_to_connect_is_one_sentence(message: str, expected: str) -> None:
-    sentence = postgres.operator_error(psycopg2.OperationalError(message + "\nmore"), "postgres://u:secret@h:5/d")
+    sentence = operator_error(psycopg2.OperationalError(message + "\nmore"), "postgres://u:secret@h:5/d")
     assert expected in str(sentence) and "secret" not in str(sentence) and "\n" not in str(sentence)
 
 
 def test_errors_that_no_operator_can_mend_stay_what_they_are() -> None:
     for error in (psycopg2.errors.DeadlockDetected("x"), psycopg2.errors.QueryCanceled("x"), ValueError("x")):
-        assert postgres.operator_error(error, "postgres://h/d") is None
+        assert operator_error(error, "postgres://h/d") is None
 
 
 @pytest.mark.parametrize(
@@ -146,12 +148,12 @@ def test_errors_that_no_operator_can_mend_stay_what_they_are() -> None:
     ],
 )
 def test_every_form_of_url_becomes_the_driver_s(given: str, for_sqlalchemy: str, for_libpq: str) -> None:
-    assert postgres.sqlalchemy_url(given) == for_sqlalchemy
-    assert postgres.libpq_url(given) == for_libpq
+    assert sqlalchemy_url(given) == for_sqlalchemy
+    assert libpq_url(given) == for_libpq
 
 
 def test_what_is_no_url_of_postgresql_is_refused() -> None:
-    assert "not PostgreSQL" in told(lambda: postgres.sqlalchemy_url("mysql://u:secret@h/d"))
-    assert "can't be read" in told(lambda: postgres.sqlalchemy_url("h/d"))
-    assert "can't be read" in told(lambda: postgres.sqlalchemy_url("postgresql://u:secret@h:port/d"))
+    assert "not PostgreSQL" in told(lambda: sqlalchemy_url("mysql://u:secret@h/d"))
+    assert "can't be read" in told(lambda: sqlalchemy_url("h/d"))
+    assert "can't be read" in told(lambda: sqlalchemy_url("postgresql://u:secret@h:port/d"))
     assert "not accepted" in told(lambda: migrate.current("postgresql://u:secret@h/d?nonsense=1"))

@@ -8,8 +8,8 @@ import pytest
 from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store import prepared
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.database_url import libpq_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
-from appview_pipeline.store.postgres import libpq_url
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.prefill import prefill
 from appview_pipeline_tests.simulated_network.corpus import read_corpus

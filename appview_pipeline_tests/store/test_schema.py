@@ -12,6 +12,7 @@ import pytest
 
 from appview_pipeline.store import migrate, postgres, sql
 from appview_pipeline.store.columns import tables
+from appview_pipeline.store.database_url import parse_url
 from appview_pipeline_tests.conformance.reference import check
 from appview_pipeline_tests.conformance.reference.catalog import OUR_ADDITIONS, OUR_OMISSIONS, snapshot
 from appview_pipeline_tests.support.checkout import CHECKOUT
@@ -162,7 +163,7 @@ def test_revs_compare_by_byte_whatever_the_database_sorts_by(server_url: str) ->
         )
     except psycopg2.Error as error:
         pytest.skip(f"no ICU on this server: {error}")
-    url = postgres.parse_url(server_url).set(database="by_language").render_as_string(hide_password=False)
+    url = parse_url(server_url).set(database="by_language").render_as_string(hide_password=False)
     try:
         migrate.upgrade(url)
         run(url, "INSERT INTO pipeline.repo (did, rev) VALUES ('a', 'B'), ('b', 'a'), ('c', 'a-b'), ('d', 'aa')")

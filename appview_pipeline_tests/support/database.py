@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from appview_pipeline.store import postgres
+from appview_pipeline.store.database_url import libpq_url, parse_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 
 
@@ -35,7 +35,7 @@ def run_sql(server: EmbeddedPostgres, statement: str, *parameters: Any) -> None:
 
 def connect(url: str) -> closing[Connection]:
     """A connection that ends with the block. `url`: SQLAlchemy's or libpq's."""
-    return closing(psycopg2.connect(postgres.libpq_url(url)))
+    return closing(psycopg2.connect(libpq_url(url)))
 
 
 def run(url: str, statement: str) -> None:
@@ -47,4 +47,4 @@ def run(url: str, statement: str) -> None:
 
 def as_role(url: str, user: str) -> str:
     """The URL with another user."""
-    return postgres.parse_url(url).set(username=user).render_as_string(hide_password=False)
+    return parse_url(url).set(username=user).render_as_string(hide_password=False)

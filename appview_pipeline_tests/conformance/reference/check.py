@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psycopg2
 
-from appview_pipeline.store import migrate, postgres
+from appview_pipeline.store import migrate
+from appview_pipeline.store.database_url import libpq_url, parse_url
 from appview_pipeline_tests.conformance.reference.catalog import OUR_ADDITIONS, OUR_OMISSIONS, snapshot
 
 MIGRATE = Path(__file__).with_name("migrate.mjs")
@@ -40,10 +41,10 @@ def node_of(packages: Path) -> Path:
 
 def node_url(url: str) -> str:
     """The URL as node's driver wants it: it reads a socket folder from the host, not from a parameter."""
-    parsed = postgres.parse_url(url)
+    parsed = parse_url(url)
     socket = parsed.query.get("host")
     if not socket:
-        return postgres.libpq_url(url)
+        return libpq_url(url)
     return f"socket://{parsed.username or ''}@{socket}?db={parsed.database}&port={parsed.query.get('port', 5432)}"
 
 
@@ -51,12 +52,12 @@ def node_url(url: str) -> str:
 def scratch_database(url: str) -> Iterator[str]:
     """The URL of a new, empty database on the server of `url`, dropped after the block."""
     name = f"oracle_{uuid.uuid4().hex}"
-    server = psycopg2.connect(postgres.libpq_url(url))
+    server = psycopg2.connect(libpq_url(url))
     server.autocommit = True
     try:
         server.cursor().execute(f"CREATE DATABASE {name} TEMPLATE template0")
         try:
-            yield postgres.parse_url(url).set(database=name).render_as_string(hide_password=False)
+            yield parse_url(url).set(database=name).render_as_string(hide_password=False)
         finally:
             server.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
@@ -65,7 +66,7 @@ def scratch_database(url: str) -> Iterator[str]:
 
 def contents(url: str) -> tuple[dict[tuple[str, str], str], dict[str, list[tuple[object, ...]]]]:
     """The catalog of schema bsky, and the rows that migrations leave in it."""
-    connection = psycopg2.connect(postgres.libpq_url(url))
+    connection = psycopg2.connect(libpq_url(url))
     try:
         rows = {}
         with connection.cursor() as cursor:
