@@ -18,8 +18,6 @@ from appview_pipeline.store.batch import Batch, StoredRecord
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.errors import Busy, translated
 from appview_pipeline.store.repair import (
-    Listed,
-    Repairs,
     entries,
     forget_work,
     list_work,
@@ -28,6 +26,7 @@ from appview_pipeline.store.repair import (
     recount_subjects,
     repair_records,
 )
+from appview_pipeline.store.repairs import Listed, Repairs
 
 log = logging.getLogger(__name__)
 

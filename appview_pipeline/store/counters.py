@@ -44,15 +44,15 @@ def prepare_recount(connection: Connection) -> None:
     connection.commit()
 
 
-def recount_next(connection: Connection, table: str, after: str, most: int, *, rewrite: bool) -> Recount:
-    """Recounts the counters of the next keys after `after`, some `most` of them, in one transaction.
+def recount_next(connection: Connection, table: str, after: str, limit: int, *, rewrite: bool) -> Recount:
+    """Recounts the counters of the next keys after `after`, some `limit` of them, in one transaction.
 
     With `rewrite` those that differ are set right; without, nothing is written or locked. Keys without a counter row
     count as zeros.
     """
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL jit = off")
-        until = _execute(cursor, table, "next", {"after": after, "most": most})[0][0]
+        until = _execute(cursor, table, "next", {"after": after, "limit": limit})[0][0]
         _execute(cursor, table, "from", {"after": after, "until": until})
         recount = Recount(cursor.rowcount, reached=until)
         _execute(cursor, table, "that_differ")
@@ -79,11 +79,11 @@ def recount_moved(cursor: Cursor, table: str) -> list[RewrittenCounter]:
     return changes
 
 
-def recount_subjects(connection: Connection, table: str, most: int) -> Recount:
-    """Sets the counters of the next `most` subjects of a rerun right, in one transaction."""
+def recount_subjects(connection: Connection, table: str, limit: int) -> Recount:
+    """Sets the counters of the next `limit` subjects of a rerun right, in one transaction."""
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL jit = off")
-        _execute(cursor, table, "subjects", {"most": most})
+        _execute(cursor, table, "subjects", {"limit": limit})
         recount = Recount(cursor.rowcount)
         if recount.compared:
             _execute(cursor, table, "that_differ")

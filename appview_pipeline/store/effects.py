@@ -159,6 +159,12 @@ class Effects:
         self.notified_once = frozenset(
             effect.nsid for effect in self.declared if effect.notifies is not None and effect.notifies.once
         )
+        self.reasons_that_stay = tuple(
+            reason
+            for effect in self.declared
+            if effect.notifies is not None and effect.notifies.stays
+            for reason in effect.notifies.reasons
+        )
         self.deciding_stages = tuple(effect.stages[0].table for effect in self.in_order if effect.decides_on_posts)
         """Staging tables of the collections that posts are evaluated by."""
 

@@ -17,6 +17,7 @@ The placeholders that any file of `sql/` may have:
 | `{staged_relationships_once}` | the staged (uri, rev, creator, relationship) of `{notified_once}` |
 | `{staged_relationships_of_gates}` | those of the collections whose relationships rules of thread gates ask about |
 | `{notified_by_state}` | whom a state `h` of `{notified_once}` notifies: (did, reason, reason_subject) |
+| `{subjects_TABLE}` | the keys of a table of counters whose counters the staged records move |
 | `{kept_COLUMN}` | WHEN branches by collection: what `pipeline.version` keeps of `n`, whose body is `b.body` |
 
 In statements for each collection with a natural key (duplicates.sql) stand also `{table}`, `{stage}`, `{collection}`,
@@ -34,6 +35,9 @@ from appview_pipeline.store.sql import named, sections
 
 KEPT_COLUMNS = ("root", "parent", "mentions", "relationship", "record")
 """Columns of `pipeline.version` that collections may have kept (`History.columns`)."""
+
+COUNTERS = ("post_agg", "profile_agg")
+"""Tables of counters (`Effect.counters`)."""
 
 
 @cache
@@ -93,7 +97,7 @@ def _placeholders(effects: Effects) -> Mapping[str, str]:
         "{reasons_evaluated}": quoted_list(
             reason for effect, it in notifying if effect.is_evaluated for reason in it.reasons
         ),
-        "{reasons_that_stay}": quoted_list(reason for _, it in notifying if it.stays for reason in it.reasons),
+        "{reasons_that_stay}": quoted_list(effects.reasons_that_stay),
         "{time_of_row}": "\n    ".join(
             f"WHEN '{effect.nsid}' THEN "
             f'(SELECT "{effect.history.time_column}" FROM bsky."{effect.table}" WHERE uri = s.uri)'
@@ -108,6 +112,9 @@ def _placeholders(effects: Effects) -> Mapping[str, str]:
     texts["{staged_relationships_once}"] = _union("staged_relationship", once)
     texts["{staged_relationships_of_gates}"] = _union("staged_relationship", gates)
     texts["{notified_by_state}"] = _union("notified_by_state", once)
+    for table in COUNTERS:
+        counting = [effect for effect in declared if table in effect.counters]
+        texts[f"{{subjects_{table}}}"] = _union(f"subjects_{table}", counting)
     for column in KEPT_COLUMNS:
         branches = [
             f"WHEN '{effect.nsid}' THEN {sections(f'apply/{effect.name}.sql')[f'kept_{column}']}"

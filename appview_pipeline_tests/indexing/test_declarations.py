@@ -47,6 +47,7 @@ def test_a_collection_with_tables_is_in_every_place(nsid: str) -> None:
     steps = (*collection.follows, *collection.always, *collection.under_lock)
     wanted = {"stage", "remove", "add", "differs", *(step.statement for step in steps)}
     wanted |= {f"kept_{column}" for column in collection.history.columns}
+    wanted |= {f"subjects_{table}" for table in collection.counters}
     if collection.notifies is not None and collection.notifies.once:
         wanted |= {"notify", "notified_by_state", "staged_relationship", "kept_relationship", "kept_record"}
     assert not wanted - has.keys(), f"{file} lacks {sorted(wanted - has.keys())}, which the module declares"
@@ -68,7 +69,9 @@ def test_the_order_and_the_declarations_name_the_same_collections() -> None:
 
 def test_no_placeholder_is_left() -> None:
     """A placeholder that nothing fills would be an error of PostgreSQL's, and only when its statement runs."""
-    own = re.compile(r"\{(?:nsid\.\w+|kept_\w+|timed\w*|time_of_row|decides_\w+|notified_\w+|reasons_\w+|staged_\w+)\}")
+    own = re.compile(
+        r"\{(?:nsid\.\w+|kept_\w+|timed\w*|time_of_row|decides_\w+|notified_\w+|reasons_\w+|staged_\w+|subjects_\w+)\}"
+    )
     for file in [*(CHECKOUT / "sql" / "apply").glob("*.sql"), *(CHECKOUT / "sql" / "repair").glob("*.sql")]:
         for name, text in filled(EFFECTS, f"{file.parent.name}/{file.name}").items():
             assert not name or not own.findall(text), f"{file.name}, {name}"

@@ -71,6 +71,10 @@ pipeline.fact_of(n.uri, b.body)
 -- Its notifications follow from these.
 jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
 
+-- :subjects_profile_agg
+-- The accounts whose counters the staged records move: a rerun recounts them.
+SELECT creator FROM stage_follow UNION SELECT subject_did FROM stage_follow
+
 -- :differs
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)

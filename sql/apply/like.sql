@@ -83,6 +83,10 @@ pipeline.fact_of(n.uri, b.body)
 -- Its notifications follow from these.
 jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
 
+-- :subjects_post_agg
+-- The posts whose counters the staged records move: a rerun recounts them.
+SELECT subject FROM stage_like
+
 -- :differs
 -- Staged records whose row is missing or says something else; a rerun repairs them.
 INSERT INTO differing (uri, table_name)

@@ -229,6 +229,18 @@ CASE WHEN NOT n.deleted THEN
   jsonb_path_query_array(b.body, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
 END
 
+-- :subjects_post_agg
+-- The posts whose counters the staged records move, and the posts themselves: a rerun recounts them.
+SELECT uri FROM stage_post
+UNION
+SELECT reply_parent FROM stage_post WHERE reply_parent IS NOT NULL
+UNION
+SELECT embed_uri FROM stage_post_record WHERE is_quote
+
+-- :subjects_profile_agg
+-- The accounts whose counters they move.
+SELECT creator FROM stage_post
+
 -- :differs
 -- Staged posts of which something is missing or says something else, by table; a rerun repairs that and nothing else. Flags
 -- are judgements: see sql/repair/post.sql.

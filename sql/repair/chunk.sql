@@ -1,21 +1,21 @@
--- One chunk of a rerun: its repositories locked, its records read, what differs found and repaired by the statements of
--- sql/apply/ (store/repair.py says in which order).
+-- One chunk of a rerun: its repositories are locked, its records read, and what differs is found and repaired by the
+-- statements of sql/apply/ (store/repair_chunk.py has their order).
 --
--- Guarantees: nothing of a repository of the chunk is applied by others between here and the commit. A row that is as it
--- should be is not touched.
+-- Guarantees: from here to the commit no other writer applies anything of the chunk's repositories. A row that is right is
+-- not touched.
 
 -- :lock
 SELECT did FROM pipeline.repo WHERE did = ANY (%(dids)s) ORDER BY did FOR UPDATE;
 
--- Where the rev is not known, the record key stands in for it.
 -- :read
+-- Where the rev is not known, the record key stands in for it.
 SELECT uri, cid, did, coalesce(rev, split_part(uri, '/', 5)), json, "indexedAt"
 FROM bsky.record
 WHERE uri = ANY (%(uris)s)
 ORDER BY uri;
 
--- Rows whose record is gone are taken out as its deletion would have.
 -- :gone
+-- Rows without a record are removed as the record's deletion would have removed them.
 INSERT INTO touched (uri, collection, change, rev, at)
 SELECT g.uri, split_part(g.uri, '/', 4), 'deleted', coalesce(t.rev, 'zzzzzzzzzzzzz'),
   to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
@@ -29,8 +29,8 @@ FROM stage_write w
 JOIN differing d USING (uri)
 WHERE w.collection = %(collection)s AND d.table_name = %(table)s;
 
--- A post can't be deleted while what hangs on it is being restored: whoever deletes it waits, and then finds that too.
 -- :hold
+-- Locks posts while quotes and reposts of them are restored: a writer that deletes one waits, and then finds those too.
 SELECT r.uri
 FROM bsky.record r
 WHERE r.uri IN (
@@ -44,8 +44,8 @@ FOR KEY SHARE OF r;
 -- :note
 INSERT INTO changed (table_name, key) SELECT table_name, uri FROM differing;
 
--- Rows that were taken out because their record is gone, before they are.
 -- :note_gone
+-- Rows that are about to be removed because they have no record.
 INSERT INTO changed (table_name, key)
 SELECT %(table)s, t.uri
 FROM touched t

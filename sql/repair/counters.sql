@@ -1,24 +1,24 @@
 -- Counters against a recount of what they count: post_agg and profile_agg, for the keys in `recount`.
 --
 -- Guarantees: `*_that_differ` leaves in `recount` the keys whose counters differ in one snapshot, and locks nothing. For
--- those, `*_lock` takes the rows' locks in order of key, as the write path does (sql/apply/counters.sql), making rows that
--- are missing; `*_rewrite`, a statement and so a snapshot later, recounts and writes. Between the two nobody can move a
--- counter, and whoever is about to adds to what is written. bookmarkCount is recounted from the private table.
+-- those, `*_lock` locks the rows in order of key, as the write path does (sql/apply/counters.sql), and makes rows that are
+-- missing; `*_rewrite`, a statement and so a snapshot later, recounts and writes. Between the two no writer can move a
+-- counter, and one that waits adds to what is written. bookmarkCount is recounted from the private table.
 
--- The last key of the next %(most)s rows of any table that says something of posts; null: they reach to the end.
 -- :posts_next
+-- The last key of the next %(limit)s rows of any table that post counters count; null: they reach to the end.
 SELECT min(key) FROM (
-  (SELECT uri AS key FROM bsky.post_agg WHERE uri > %(after)s ORDER BY uri OFFSET %(most)s LIMIT 1)
+  (SELECT uri AS key FROM bsky.post_agg WHERE uri > %(after)s ORDER BY uri OFFSET %(limit)s LIMIT 1)
   UNION ALL
-  (SELECT subject FROM bsky."like" WHERE subject > %(after)s ORDER BY subject OFFSET %(most)s LIMIT 1)
+  (SELECT subject FROM bsky."like" WHERE subject > %(after)s ORDER BY subject OFFSET %(limit)s LIMIT 1)
   UNION ALL
-  (SELECT subject FROM bsky.repost WHERE subject > %(after)s ORDER BY subject OFFSET %(most)s LIMIT 1)
+  (SELECT subject FROM bsky.repost WHERE subject > %(after)s ORDER BY subject OFFSET %(limit)s LIMIT 1)
   UNION ALL
-  (SELECT subject FROM bsky.quote WHERE subject > %(after)s ORDER BY subject OFFSET %(most)s LIMIT 1)
+  (SELECT subject FROM bsky.quote WHERE subject > %(after)s ORDER BY subject OFFSET %(limit)s LIMIT 1)
   UNION ALL
-  (SELECT "replyParent" FROM bsky.post WHERE "replyParent" > %(after)s ORDER BY "replyParent" OFFSET %(most)s LIMIT 1)
+  (SELECT "replyParent" FROM bsky.post WHERE "replyParent" > %(after)s ORDER BY "replyParent" OFFSET %(limit)s LIMIT 1)
   UNION ALL
-  (SELECT "subjectUri" FROM bsky.bookmark WHERE "subjectUri" > %(after)s ORDER BY "subjectUri" OFFSET %(most)s LIMIT 1)
+  (SELECT "subjectUri" FROM bsky.bookmark WHERE "subjectUri" > %(after)s ORDER BY "subjectUri" OFFSET %(limit)s LIMIT 1)
 ) next;
 
 -- :posts_from
@@ -60,8 +60,8 @@ INSERT INTO bsky.post_agg AS a (uri)
 SELECT key FROM recount ORDER BY key
 ON CONFLICT (uri) DO UPDATE SET "likeCount" = a."likeCount";
 
--- Returns the keys, what they had and what they have: likes, replies, reposts, quotes, bookmarks.
 -- :posts_rewrite
+-- Returns the keys, their counters before, and now: likes, replies, reposts, quotes, bookmarks.
 UPDATE bsky.post_agg a SET
   "likeCount" = c.likes,
   "replyCount" = c.replies,
@@ -87,13 +87,13 @@ RETURNING a.uri,
 
 -- :profiles_next
 SELECT min(key) FROM (
-  (SELECT did AS key FROM bsky.profile_agg WHERE did > %(after)s ORDER BY did OFFSET %(most)s LIMIT 1)
+  (SELECT did AS key FROM bsky.profile_agg WHERE did > %(after)s ORDER BY did OFFSET %(limit)s LIMIT 1)
   UNION ALL
-  (SELECT creator FROM bsky.follow WHERE creator > %(after)s ORDER BY creator OFFSET %(most)s LIMIT 1)
+  (SELECT creator FROM bsky.follow WHERE creator > %(after)s ORDER BY creator OFFSET %(limit)s LIMIT 1)
   UNION ALL
-  (SELECT "subjectDid" FROM bsky.follow WHERE "subjectDid" > %(after)s ORDER BY "subjectDid" OFFSET %(most)s LIMIT 1)
+  (SELECT "subjectDid" FROM bsky.follow WHERE "subjectDid" > %(after)s ORDER BY "subjectDid" OFFSET %(limit)s LIMIT 1)
   UNION ALL
-  (SELECT creator FROM bsky.post WHERE creator > %(after)s ORDER BY creator OFFSET %(most)s LIMIT 1)
+  (SELECT creator FROM bsky.post WHERE creator > %(after)s ORDER BY creator OFFSET %(limit)s LIMIT 1)
 ) next;
 
 -- :profiles_from
@@ -127,8 +127,8 @@ INSERT INTO bsky.profile_agg AS a (did)
 SELECT key FROM recount ORDER BY key
 ON CONFLICT (did) DO UPDATE SET "postsCount" = a."postsCount";
 
--- Returns the keys, what they had and what they have: followers, follows, posts.
 -- :profiles_rewrite
+-- Returns the keys, their counters before, and now: followers, follows, posts.
 UPDATE bsky.profile_agg a SET "followersCount" = c.followers, "followsCount" = c.follows, "postsCount" = c.posts
 FROM (
   SELECT k.key,
@@ -153,16 +153,16 @@ INSERT INTO recount (key) SELECT DISTINCT uri FROM delta_post WHERE uri IS NOT N
 -- :profiles_moved
 INSERT INTO recount (key) SELECT DISTINCT did FROM delta_profile;
 
--- The next %(most)s keys of a rerun's subjects.
 -- :posts_subjects
+-- The next %(limit)s keys of a rerun's subjects.
 WITH next AS (
-  DELETE FROM subject_post WHERE key IN (SELECT key FROM subject_post ORDER BY key LIMIT %(most)s) RETURNING key
+  DELETE FROM subject_post WHERE key IN (SELECT key FROM subject_post ORDER BY key LIMIT %(limit)s) RETURNING key
 )
 INSERT INTO recount (key) SELECT key FROM next;
 
 -- :profiles_subjects
 WITH next AS (
-  DELETE FROM subject_profile WHERE key IN (SELECT key FROM subject_profile ORDER BY key LIMIT %(most)s) RETURNING key
+  DELETE FROM subject_profile WHERE key IN (SELECT key FROM subject_profile ORDER BY key LIMIT %(limit)s) RETURNING key
 )
 INSERT INTO recount (key) SELECT key FROM next;
 

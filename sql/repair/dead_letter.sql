@@ -1,7 +1,7 @@
 -- Retries of dead letters (ingest/dead_letters.py).
 
--- The next letters to try, by id: of the %(ids)s named (null: all) and the kind named (null: all), not yet resolved.
 -- :next
+-- The next letters to try, by id: of the %(ids)s named (null: all) and the kind named (null: all), not yet resolved.
 SELECT bytes, id, source, seq, did, path, kind, reason, form, rev, cid, action, event_time, byte_length
 FROM pipeline.dead_letter
 WHERE id > %(after)s
@@ -11,8 +11,8 @@ WHERE id > %(after)s
 ORDER BY id
 LIMIT %(most)s;
 
--- What is known of a letter's repository.
 -- :repo
+-- What is known of a letter's repository.
 SELECT rev, commit_cid, data_cid
 FROM pipeline.repo
 WHERE did = %(did)s AND rev IS NOT NULL AND commit_cid IS NOT NULL AND data_cid IS NOT NULL;
@@ -20,9 +20,9 @@ WHERE did = %(did)s AND rev IS NOT NULL AND commit_cid IS NOT NULL AND data_cid 
 -- :resolved
 UPDATE pipeline.dead_letter SET retried_at = now(), resolved_at = now() WHERE id = %(id)s;
 
--- What the letter left missing is there now: a commit (path null) or a record. A gap without bounds stands for whatever was
--- refused of the repository, and waits for the last of it.
 -- :close_gap
+-- Closes the letter's gap: of a commit (path null) or of a record. A gap without bounds stands for all that was refused of
+-- the repository, and waits for the last of it.
 UPDATE pipeline.gap g SET resolved_at = now()
 WHERE g.did = %(did)s AND g.resolved_at IS NULL AND (
   (g.kind = 'record' AND g.from_text = %(path)s AND g.to_text = %(rev)s)
@@ -36,6 +36,6 @@ WHERE g.did = %(did)s AND g.resolved_at IS NULL AND (
   )
 );
 
--- What was wrong this time replaces what was wrong before.
 -- :failed
+-- The reason of this try replaces that of the one before.
 UPDATE pipeline.dead_letter SET retried_at = now(), kind = %(kind)s, reason = %(reason)s WHERE id = %(id)s;

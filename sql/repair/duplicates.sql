@@ -1,8 +1,8 @@
--- Natural keys in a rerun. What is right, in the words of sql/apply/duplicates.sql: the first by rev, then record key, is in
--- the collection's table, the others are in duplicate_record and point at it. Placeholders as there.
+-- Natural keys in a rerun. As in sql/apply/duplicates.sql, whose placeholders these are: the first record by rev, then
+-- record key, is in the collection's table; the others are in duplicate_record and refer to it.
 
--- Staged records that have no row of their own because they are duplicates, and are listed as such.
 -- :rightful
+-- Staged records that have no row of their own because they are duplicates, and are listed as such.
 DELETE FROM differing x
 USING {stage} s, bsky.duplicate_record d, bsky.{table} l, bsky.record r
 WHERE x.table_name = %(table)s
@@ -17,8 +17,8 @@ WHERE x.table_name = %(table)s
   AND (coalesce(r.rev, split_part(r.uri, '/', 5)), r.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
   AND NOT EXISTS (SELECT FROM bsky.{table} own WHERE own.uri = s.uri);
 
--- Staged records that have their row, and yet are listed as a duplicate, or have a duplicate that precedes them.
 -- :wrongful
+-- Staged records that have their row, and yet are listed as a duplicate, or have a duplicate that precedes them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, %(table)s
 FROM {stage} s
@@ -32,9 +32,9 @@ WHERE EXISTS (SELECT FROM bsky.duplicate_record d WHERE d.uri = s.uri)
       AND (coalesce(r.rev, split_part(r.uri, '/', 5)), r.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
   );
 
--- Records that compete with those that differ, staged together with them: the one that such a record is listed as a
--- duplicate of, if that has no row, that one's other duplicates, and duplicates that precede the record.
 -- :relatives
+-- Candidates that compete with records that differ, to be staged with them: the record that such a record is listed as a
+-- duplicate of, if it has no row; its other duplicates; and duplicates that precede the record that differs.
 WITH head AS (
   SELECT DISTINCT d."duplicateOf" AS uri
   FROM differing x
@@ -58,15 +58,15 @@ FROM (
 JOIN bsky.record r USING (uri)
 ORDER BY r.uri;
 
--- Whoever pointed at a record that has become a duplicate itself points where that does.
 -- :follow_head
+-- Duplicates of a record that has become a duplicate itself refer to the record that counts.
 UPDATE bsky.duplicate_record d SET "duplicateOf" = head."duplicateOf"
 FROM differing x
 JOIN bsky.duplicate_record head USING (uri)
 WHERE x.table_name = %(table)s AND d."duplicateOf" = head.uri;
 
--- What was repaired of a record that is a duplicate is that it is listed as one.
 -- :name
+-- Of a record that is a duplicate, the repaired row is that of `duplicate_record`.
 UPDATE differing x SET table_name = 'duplicate_record'
 WHERE x.table_name = %(table)s
   AND EXISTS (SELECT FROM bsky.duplicate_record d WHERE d.uri = x.uri);

@@ -1,13 +1,17 @@
--- Notifications in a rerun: those of the examined records against those that the write path's own statements ask for
--- (`new_notification`).
+-- Notifications in a rerun: those of the examined records compared with those that the write path's own statements
+-- collect in `new_notification`.
 --
--- Guarantees: nobody is told twice, and a notification that is right keeps its row. What depended on something that is no
--- longer known stays as it is: `verified`, `unverified`, `starterpack-joined`, `subscribed-post` and `contact-match`; what
--- a muted thread kept silent (pipeline.silenced); whom a like, repost or follow told before it was edited, or the one whose
--- place it took (pipeline.told_otherwise). Records whose rev is not known came from a repository export: they tell nobody now.
+-- Guarantees: no account is notified twice, and a notification that is right keeps its row. Notifications that depended on
+-- what is no longer known stay as they are: those with a reason that stays, `subscribed-post` and `contact-match`; what a
+-- muted thread silenced (pipeline.silenced); and those of records whose present state does not say whom they notified,
+-- because they were edited or promoted (pipeline.told_otherwise). Records without a known rev came from a repository
+-- export; they notify only while they are new, and not by a rerun.
+--
+-- Placeholders (store/placeholders.py): {reasons_once} and {staged_relationships_once} are of collections whose edits don't
+-- notify again, {reasons_evaluated} of posts. In `live` {table} and {stage} are the collection's table and staging table.
 
--- What `notify` of the write path is asked of: every live record, as if it had just come.
 -- :live
+-- `notify` of the write path runs for every live record, as if it had just come.
 WITH others AS (
   DELETE FROM added
 )
@@ -18,20 +22,20 @@ JOIN bsky.{table} l USING (uri);
 
 -- :examine
 INSERT INTO examined (uri, is_post)
-SELECT uri, false FROM stage_like
-UNION ALL
-SELECT uri, false FROM stage_repost
-UNION ALL
-SELECT uri, false FROM stage_follow
+SELECT uri, false
+FROM (
+  {staged_relationships_once}
+) s
 UNION ALL
 SELECT uri, true FROM telling;
 
 -- :leave_alone
+-- Their present state does not say whom they notified.
 DELETE FROM examined e
 USING pipeline.told_otherwise d
 WHERE d.uri = e.uri;
 
--- :wanted_once
+-- :distinct
 DELETE FROM new_notification a
 USING new_notification b
 WHERE (a.record_uri, a.did, a.reason) = (b.record_uri, b.did, b.reason) AND a.ctid > b.ctid;
@@ -42,8 +46,8 @@ WITH gone AS (
   USING examined e
   WHERE n."recordUri" = e.uri
     AND n.reason = ANY (CASE
-      WHEN NOT e.is_post THEN ARRAY['like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost']
-      WHEN EXISTS (SELECT FROM stage_post s WHERE s.uri = e.uri) THEN ARRAY['mention', 'quote', 'reply']
+      WHEN NOT e.is_post THEN ARRAY[{reasons_once}]
+      WHEN EXISTS (SELECT FROM stage_post s WHERE s.uri = e.uri) THEN ARRAY[{reasons_evaluated}]
       ELSE ARRAY['reply']
     END)
     AND NOT EXISTS (
@@ -55,8 +59,8 @@ WITH gone AS (
 INSERT INTO changed (table_name, key)
 SELECT 'notification', "recordUri" FROM gone;
 
--- Notifications that say something else than their record. (Those of posts are amended by the insertion itself.)
 -- :amended
+-- Notifications whose columns differ from their record. (The insertion itself corrects those of posts.)
 WITH amended AS (
   UPDATE bsky.notification n SET
     author = w.author,
@@ -73,11 +77,10 @@ WITH amended AS (
 INSERT INTO changed (table_name, key)
 SELECT 'notification', "recordUri" FROM amended;
 
--- What is left of `new_notification` is missing, and to be written.
 -- :not_missing
+-- What this leaves in `new_notification` is missing, and will be written.
 DELETE FROM new_notification w
-WHERE w.reason NOT IN (
-    'like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost', 'mention', 'quote', 'reply')
+WHERE w.reason NOT IN ({reasons_once}, {reasons_evaluated})
   OR EXISTS (SELECT FROM pipeline.told_otherwise e WHERE e.uri = w.record_uri)
   OR EXISTS (
     SELECT FROM pipeline.silenced s
@@ -88,14 +91,14 @@ WHERE w.reason NOT IN (
     SELECT FROM bsky.notification n
     WHERE n."recordUri" = w.record_uri AND n.did = w.did AND n.reason = w.reason
       AND (
-        n.reason NOT IN ('mention', 'quote', 'reply')
+        n.reason NOT IN ({reasons_evaluated})
         OR (n."recordCid", n."reasonSubject", n."sortAt")
           IS NOT DISTINCT FROM (w.record_cid, w.reason_subject, w.sort_at)
       )
   );
 
--- After they were written.
 -- :note
+-- After the missing ones were written.
 INSERT INTO changed (table_name, key)
 SELECT 'notification', w.record_uri
 FROM new_notification w

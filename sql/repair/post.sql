@@ -1,8 +1,11 @@
--- Posts and feed items in a rerun: what is wrong is taken out, table by table; the statements of sql/apply/post.sql then
--- add what is missing. Flags are judged again by sql/apply/thread.sql.
+-- Posts and feed items in a rerun: rows that are wrong are deleted, table by table; the statements of sql/apply/post.sql
+-- then add what is missing. Flags are evaluated again by sql/apply/thread.sql.
 --
--- Guarantees: of a post only the rows that are wrong are touched. Counters of whom that concerns are recounted
--- (the rows of `delta_*` name them; their numbers don't count in a rerun).
+-- Guarantees: of a post only the rows that are wrong are touched. The counters that this affects are recounted: rows of
+-- `delta_*` name their keys, and a rerun does not use the numbers.
+--
+-- Placeholders (store/placeholders.py): {nsid.NAME} is the NSID of a collection; {subjects_post_agg} and
+-- {subjects_profile_agg} are the `subjects_...` sections of the collections that have counters.
 
 -- :post
 WITH gone AS (
@@ -73,11 +76,11 @@ WHERE d.table_name = 'post_embed_record' AND e."postUri" = d.uri
     WHERE (s.post_uri, s.embed_uri, s.embed_cid) = (e."postUri", e."embedUri", e."embedCid")
   );
 
--- Feed items, quotes and thread places that remain of posts and reposts whose record is gone.
 -- :remains
+-- Removes feed items, quotes and thread places that remain of posts and reposts without a record.
 WITH gone AS (
   SELECT uri, at FROM touched WHERE change = 'deleted'
-), unfed AS (
+), reposts_removed AS (
   DELETE FROM bsky.feed_item f USING gone WHERE f.uri = gone.uri
 ), unquoted AS (
   DELETE FROM bsky.quote q USING gone WHERE q.uri = gone.uri RETURNING q.subject
@@ -95,16 +98,16 @@ WITH gone AS (
 )
 SELECT;
 
--- Whom the write path's statement for a table is to add what is missing for.
 -- :lacking
+-- The records for which the write path's statement for a table is to add what is missing.
 WITH others AS (
   DELETE FROM added
 )
 INSERT INTO added (uri)
 SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
 
--- The same for reposts: one that is a duplicate has no feed item, and one that it had is gone for good.
 -- :lacking_of_reposts
+-- The same for reposts: one that is a duplicate has no feed item, and one that it had is gone for good.
 WITH others AS (
   DELETE FROM added
 )
@@ -114,8 +117,8 @@ FROM differing d
 JOIN bsky.repost r USING (uri)
 WHERE d.table_name = 'feed_item';
 
--- Gate flags: whether the gate's record is there, or was.
 -- :gates
+-- Gate flags: whether the gate's record is there, or was.
 WITH gated AS (
   SELECT uri FROM stage_post
   UNION
@@ -146,8 +149,8 @@ WITH gated AS (
 INSERT INTO changed (table_name, key)
 SELECT 'post', uri FROM flagged;
 
--- Posts that can't have been judged: no replies, no quotes. What hangs below one that was marked is judged again.
--- :unjudged
+-- :unflag
+-- Posts that are neither replies nor quotes have no flags. Replies below one that had flags are evaluated again.
 WITH flagged AS (
   UPDATE bsky.post p SET
     "invalidReplyRoot" = CASE WHEN s.reply_parent IS NOT NULL THEN p."invalidReplyRoot" END,
@@ -170,8 +173,8 @@ WITH flagged AS (
 INSERT INTO post_event (uri, rev)
 SELECT uri, rev FROM flagged;
 
--- Replies and quotes are judged as if their judgement might have changed.
--- :judge
+-- :evaluate
+-- Replies are evaluated as if a new event affected them.
 INSERT INTO judgement (uri, rev, creator, root, parent, live, is_new, was_invalid, was_violating)
 SELECT s.uri, s.rev, s.creator, s.reply_root, s.reply_parent, true, false, p."invalidReplyRoot", p."violatesThreadGate"
 FROM stage_post s
@@ -179,8 +182,8 @@ JOIN bsky.post p USING (uri)
 WHERE s.reply_parent IS NOT NULL
   AND NOT EXISTS (SELECT FROM judgement j WHERE j.uri = s.uri AND j.rev = s.rev);
 
--- What the judgement is about to change.
--- :misjudged
+-- :flags_differ
+-- Replies whose flags the evaluation is about to change.
 INSERT INTO differing (uri, table_name)
 SELECT j.uri, 'flags'
 FROM judgement j
@@ -190,8 +193,8 @@ WHERE j.live
     CASE WHEN j.invalid OR j.violating THEN j.invalid END,
     CASE WHEN j.invalid OR j.violating THEN j.violating END);
 
--- Below a post that was judged otherwise, or is gone, everything is judged again.
--- :rejudged
+-- :below_changed
+-- Replies below a post whose flags change, or that is gone, are evaluated again.
 WITH found AS (
   DELETE FROM affected
 )
@@ -205,10 +208,11 @@ WHERE d.table_name = 'flags' AND j.live;
 INSERT INTO post_event (uri, rev)
 SELECT uri, '' FROM touched WHERE change = 'deleted' AND collection = '{nsid.post}';
 
--- :misjudged_again
+-- :forget_flags
 DELETE FROM differing WHERE table_name = 'flags';
 
 -- :quotes_before
+-- Quotes that have their flag before they are evaluated.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'quote flag set'
 FROM stage_post s
@@ -225,23 +229,19 @@ JOIN bsky.post p USING (uri)
 WHERE (p."violatesEmbeddingRules" IS NOT NULL)
   <> EXISTS (SELECT FROM differing d WHERE d.uri = s.uri AND d.table_name = 'quote flag set');
 
--- Whose counters the chunk's records move.
 -- :subjects
+-- The posts and accounts whose counters the chunk's records move.
 WITH post AS (
   INSERT INTO subject_post (key)
-  SELECT uri FROM (
-    SELECT uri FROM stage_post
-    UNION SELECT reply_parent FROM stage_post WHERE reply_parent IS NOT NULL
-    UNION SELECT embed_uri FROM stage_post_record WHERE is_quote
-    UNION SELECT subject FROM stage_like
-    UNION SELECT subject FROM stage_repost
+  SELECT DISTINCT uri
+  FROM (
+    {subjects_post_agg}
   ) s (uri)
   ON CONFLICT DO NOTHING
 )
 INSERT INTO subject_profile (key)
-SELECT did FROM (
-  SELECT creator FROM stage_post
-  UNION SELECT creator FROM stage_follow
-  UNION SELECT subject_did FROM stage_follow
+SELECT DISTINCT did
+FROM (
+  {subjects_profile_agg}
 ) s (did)
 ON CONFLICT DO NOTHING;

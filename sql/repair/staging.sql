@@ -14,7 +14,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS orphan (
   did text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- Whose counters are to be recounted in the end: many records have the same subject.
+-- Posts and accounts whose counters are recounted in the end: many records have the same subject.
 CREATE TEMPORARY TABLE IF NOT EXISTS subject_post (key text PRIMARY KEY);
 CREATE TEMPORARY TABLE IF NOT EXISTS subject_profile (key text PRIMARY KEY);
 

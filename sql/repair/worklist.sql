@@ -1,9 +1,10 @@
 -- What a rerun looks at: the records of %(collections)s that were applied from %(since)s up to, not including, %(until)s
 -- (null: without bound), and what the same accounts have in derived tables without a record.
 --
--- Guarantees: every record of the span is in the list once, repository by repository, those first whose records were
--- applied last: the live stream is most likely to come to these again, and meets the rerun there only once. Of rows without a record, the newest
--- %(orphans)s an account and table are looked for (null: all), so that one busy account can't hold up the rerun.
+-- Guarantees: every record of the span is in the list once, repository by repository. Those whose records were applied last
+-- come first: the live stream is most likely to write to them again, and so meets the rerun there only once. Rows without a
+-- record are searched for among the newest %(orphans)s of an account and table (null: all), so that one busy account can't
+-- hold up the rerun.
 
 -- :clear
 TRUNCATE rerun, subject_post, subject_profile;
@@ -19,8 +20,8 @@ FROM (
     AND split_part(uri, '/', 4) = ANY (%(collections)s)
 ) listed;
 
--- For a table whose rows can be found by account: {table}, its columns {uri} and {creator}, {order}, {condition}.
 -- :orphans_by_creator
+-- For a table with an index by account. Placeholders: {table}, its columns {uri} and {creator}, {order}, {condition}.
 INSERT INTO orphan (uri, did)
 SELECT x.uri, d.did
 FROM (SELECT DISTINCT did FROM rerun) d
@@ -34,8 +35,8 @@ CROSS JOIN LATERAL (
 WHERE split_part(x.uri, '/', 4) = ANY (%(collections)s)
   AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = x.uri);
 
--- For one whose rows can only be found by URI. (In a database that does not sort by byte the span holds nothing.)
 -- :orphans_by_uri
+-- For a table with an index by URI alone. (In a database that does not sort by byte the span is empty.)
 INSERT INTO orphan (uri, did)
 SELECT DISTINCT x.uri, d.did
 FROM (SELECT DISTINCT did FROM rerun) d
