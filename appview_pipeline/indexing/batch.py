@@ -1,4 +1,4 @@
-"""A batch: many changes, folded into the rows that are copied into the staging tables.
+"""A batch: the rows of many changes, which are copied into the staging tables.
 
 Per record only the last state by rev is kept, per repository its newest commit and where its chain of commits begins.
 """
@@ -6,46 +6,25 @@ Per record only the last state by rev is kept, per repository its newest commit 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from hashlib import sha256
 
-import orjson
-
+from appview_pipeline.indexing.chains import Chain, chain_row, follow, in_order
 from appview_pipeline.indexing.changes import (
     AccountState,
     Change,
     DeadLetter,
     Gap,
     RecordDelete,
-    RepoState,
     gap_of,
 )
-from appview_pipeline.indexing.collection import Collection, RecordWrite, Row, Rows
-from appview_pipeline.indexing.record_fields import created_at
+from appview_pipeline.indexing.collection import RecordWrite, Row, Rows
 from appview_pipeline.indexing.registry import COLLECTIONS, DECLARED, Declarations
+from appview_pipeline.indexing.shared_rows import ignored_rows, letter_rows, stage_records, superseded_row
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.store.batch import Report, StoredRecord
 from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.staging import copy_text
-
-
-@dataclass(slots=True)
-class _Chain:
-    """The commits of one repository in a batch, as far as they follow one another."""
-
-    first: RepoState
-    newest: RepoState
-    oldest_rev: str
-    chain_from: str
-    seq: int | None
-    time: str
-    """Of its first event in the batch: when the account was first seen, if it was not known."""
-    chain_since: str | None = None
-    chain_prev_data: str | None = None
-    gaps: list[Gap] | None = None
-    disordered: bool = False
-    """An older commit came after a newer one."""
 
 
 @dataclass
@@ -77,21 +56,7 @@ class Batch:
         """The staging rows of records that are stored already."""
         rows = self.declared.empty_rows()
         for stored in records:
-            rkey = stored.uri.rpartition("/")[2]
-            record = record_from_json(stored.json)
-            write = RecordWrite(
-                stored.uri,
-                stored.cid,
-                stored.did,
-                collection,
-                rkey,
-                stored.rev,
-                record,
-                stored.json,
-                stored.indexed_at,
-                None,
-                "create",
-            )
+            write = _stored_write(stored, collection)
             self.declared.collections[collection].stage(write, rows)
         return {table: staged for table, staged in rows.items() if staged}
 
@@ -108,7 +73,7 @@ def build(
     report = Report(source, shard)
     newest: dict[str, RecordWrite | RecordDelete] = {}
     superseded: list[RecordWrite | RecordDelete] = []
-    chains: dict[str, _Chain] = {}
+    chains: dict[str, Chain] = {}
     accounts: dict[str, AccountState] = {}
     gaps: list[Gap] = []
     letters: list[DeadLetter] = []
@@ -132,7 +97,7 @@ def build(
             report.stale += 1
             continue
         if change.repo is not None:
-            _chain(chains, change.repo, change)
+            follow(chains, change.repo, change)
         events: list[RecordWrite | RecordDelete] = [*change.writes, *change.deletes]
         for event in events:
             seen = newest.get(event.uri)
@@ -154,15 +119,15 @@ def build(
         gaps.extend(change.gaps)
 
     gaps.extend(gap for gap in map(gap_of, letters) if gap is not None)
-    for chain in _in_order(chains, changes):
+    for chain in in_order(chains, changes):
         gaps.extend(chain.gaps or ())
     rows = declared.empty_rows()
-    _stage_records(newest.values(), rows, declared.collections)
-    rows["stage_superseded"] = [_superseded_row(event) for event in superseded]
-    rows["stage_repo"] = [_chain_row(chain) for chain in chains.values()]
+    stage_records(newest.values(), rows, declared.collections)
+    rows["stage_superseded"] = [superseded_row(event) for event in superseded]
+    rows["stage_repo"] = [chain_row(chain) for chain in chains.values()]
     rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
-    rows["stage_ignored"] = _ignored_rows(ignored)
-    rows["stage_dead_letter"] = _letter_rows(letters, source, dead_letter_bytes)
+    rows["stage_ignored"] = ignored_rows(ignored)
+    rows["stage_dead_letter"] = letter_rows(letters, source, dead_letter_bytes)
     rows["stage_gap"] = list(gaps)
     for (collection, action), count in ops.items():
         report.ops.setdefault(collection, {})[action] = count
@@ -177,24 +142,11 @@ def build_again(records: Iterable[StoredRecord]) -> tuple[Batch, list[str]]:
     unreadable = []
     seen = set()
     for stored in records:
-        collection, rkey = stored.uri.split("/")[3:5]
+        collection = stored.uri.split("/")[3]
         own = DECLARED.empty_rows()
         try:
-            record = record_from_json(stored.json)
-            write = RecordWrite(
-                stored.uri,
-                stored.cid,
-                stored.did,
-                collection,
-                rkey,
-                stored.rev,
-                record,
-                stored.json,
-                stored.indexed_at,
-                None,
-                "create",
-            )
-            _stage_records([write], own, COLLECTIONS)
+            write = _stored_write(stored, collection)
+            stage_records([write], own, COLLECTIONS)
         except (ValueError, KeyError, TypeError, AttributeError):
             unreadable.append(stored.uri)
             continue
@@ -204,157 +156,17 @@ def build_again(records: Iterable[StoredRecord]) -> tuple[Batch, list[str]]:
     return Batch(Report("rerun"), rows, frozenset(seen)), unreadable
 
 
-def _stage_records(
-    events: Iterable[RecordWrite | RecordDelete], rows: Rows, collections: Mapping[str, Collection]
-) -> None:
-    writes = rows.setdefault("stage_write", [])
-    deletes = rows.setdefault("stage_delete", [])
-    for event in events:
-        if isinstance(event, RecordWrite):
-            writes.append(
-                (
-                    event.uri,
-                    event.cid,
-                    event.did,
-                    event.collection,
-                    event.action,
-                    event.rev,
-                    event.json,
-                    event.indexed_at,
-                )
-            )
-            if (collection := collections.get(event.collection)) is not None:
-                collection.stage(event, rows)
-        else:
-            deletes.append((event.uri, event.did, event.collection, event.rev, event.seq, event.indexed_at))
-
-
-def _superseded_row(event: RecordWrite | RecordDelete) -> Row:
-    write = event if isinstance(event, RecordWrite) else None
-    return (
-        event.uri,
-        event.did,
-        event.collection,
-        write.action if write else "delete",
-        event.rev,
-        write.cid if write else None,
-        write.json if write else None,
-        event.seq,
-        created_at(write.record) if write else None,
-        event.indexed_at,
+def _stored_write(stored: StoredRecord, collection: str) -> RecordWrite:
+    return RecordWrite(
+        uri=stored.uri,
+        cid=stored.cid,
+        did=stored.did,
+        collection=collection,
+        rkey=stored.uri.rpartition("/")[2],
+        rev=stored.rev,
+        record=record_from_json(stored.json),
+        json=stored.json,
+        indexed_at=stored.indexed_at,
+        seq=None,
+        action="create",
     )
-
-
-def _chain(chains: dict[str, _Chain], state: RepoState, change: Change) -> None:
-    """Takes a repository's next commit into account; a commit that does not follow the one before it leaves a gap."""
-    assert change.time is not None
-    chain = chains.get(state.did)
-    if chain is None:
-        chains[state.did] = _Chain(state, state, state.rev, state.rev, change.seq, change.time)
-        return
-    if state.rev <= chain.newest.rev:
-        chain.disordered = chain.disordered or state.rev < chain.newest.rev
-        return
-    _lengthen(chain, state, change.seq)
-
-
-def _lengthen(chain: _Chain, state: RepoState, seq: int | None) -> None:
-    if state.is_sync:
-        missing = state.data != chain.newest.data
-    else:
-        missing = state.since not in (None, chain.newest.rev) or state.prev_data not in (
-            None,
-            chain.newest.data,
-        )  # what an old commit does not say contradicts nothing
-    if missing:
-        before = chain.newest
-        links = {before.rev: (None, None, before.data), state.rev: (state.since, state.prev_data, state.data)}
-        gap = Gap(
-            "sync" if state.is_sync else "chain",
-            state.did,
-            after=before.rev,
-            until=state.rev,
-            links=orjson.dumps(links).decode(),
-        )
-        chain.gaps = [*(chain.gaps or ()), gap]
-    if missing or state.since != chain.newest.rev:
-        chain.chain_from, chain.chain_since, chain.chain_prev_data = state.rev, state.since, state.prev_data
-    chain.newest, chain.seq = state, seq
-
-
-def _in_order(chains: dict[str, _Chain], changes: Sequence[Change]) -> Iterable[_Chain]:
-    """The chains; those whose commits arrived out of order are linked anew, in order of rev."""
-    disordered = {did for did, chain in chains.items() if chain.disordered}
-    if disordered:
-        first_seen = {did: chains.pop(did).time for did in disordered}
-        states = [
-            (change.repo, change.seq)
-            for change in changes
-            if change.repo is not None and not change.already_applied and change.repo.did in disordered
-        ]
-        for state, seq in sorted(states, key=lambda it: it[0].rev):
-            chain = chains.get(state.did)
-            if chain is None:
-                chains[state.did] = _Chain(state, state, state.rev, state.rev, seq, first_seen[state.did])
-            elif state.rev > chain.newest.rev:
-                _lengthen(chain, state, seq)
-    return chains.values()
-
-
-def _chain_row(chain: _Chain) -> Row:
-    first, newest = chain.first, chain.newest
-    return (
-        first.did,
-        chain.oldest_rev,
-        first.rev,
-        first.since,
-        first.prev_data,
-        first.data,
-        first.is_sync,
-        chain.chain_from,
-        chain.chain_since,
-        chain.chain_prev_data,
-        newest.rev,
-        newest.commit,
-        newest.data,
-        chain.seq,
-        chain.time,
-    )
-
-
-def _ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) -> list[Row]:
-    rows: list[Row] = []
-    for (did, rev), ops in ignored.items():
-        counts = Counter(ops)
-        rows.extend(
-            (did, rev, name, counts[name, "create"], counts[name, "update"], counts[name, "delete"])
-            for name in {collection for collection, _ in ops}
-        )
-    return rows
-
-
-def _letter_rows(letters: Iterable[DeadLetter], source: str, kept_bytes: int) -> list[Row]:
-    rows: dict[bytes, Row] = {}
-    for letter in letters:
-        rows[fingerprint(letter)] = (
-            fingerprint(letter),
-            source,
-            letter.seq,
-            letter.did,
-            letter.path,
-            letter.kind,
-            letter.reason,
-            letter.bytes[:kept_bytes],
-            len(letter.bytes),
-            letter.form,
-            letter.rev,
-            letter.cid,
-            letter.action,
-            letter.time,
-        )
-    return list(rows.values())
-
-
-def fingerprint(letter: DeadLetter) -> bytes:
-    """What makes a dead letter the same when it comes again: its sequence number, path and bytes."""
-    return sha256(orjson.dumps([letter.seq, letter.path]) + letter.bytes).digest()

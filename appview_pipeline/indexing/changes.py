@@ -1,24 +1,11 @@
-"""What one event of the stream means for the index: a `Change`.
-
-From bytes to meaning without touching a database: decode, check the structure, validate each record against its lexicon
-and its collection's own rules. What fails is a dead letter beside the rest, never an exception.
-"""
+"""What one event of the stream asks of the index: a `Change`, with the records, states and gaps that it is made of."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from appview_pipeline.indexing.collection import Collection, RecordWrite
-from appview_pipeline.indexing.registry import IndexedCollections
-from appview_pipeline.indexing.validators import Validators
-from appview_pipeline.protocol.cbor import Record
-from appview_pipeline.protocol.cid import to_text
-from appview_pipeline.protocol.commit import InvalidCommit, RecordOp, read_commit, read_sync
-from appview_pipeline.protocol.event_stream import FrameError
-from appview_pipeline.protocol.frames import Account, Commit, Event, Identity, Sync, decode_frame
-from appview_pipeline.protocol.lexicon import RecordValidator
-from appview_pipeline.protocol.syntax import is_readable_did, normalize_datetime, tid_before
+from appview_pipeline.indexing.collection import RecordWrite
 
 
 class DeadLetter(NamedTuple):
@@ -55,8 +42,8 @@ class RecordDelete(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Something is missing (`pipeline.gap` says what the kinds are): of a repository `did` between two revs, or of a
-    shard's stream from `relay` between two sequence numbers (text).
+    """Something is missing (`pipeline.gap` has the meaning of the kinds): of a repository `did` between two revs, or of
+    a shard's stream from `relay` between two sequence numbers (text).
 
     `links`: for `chain` and `sync` the commits at both ends, JSON as in `pipeline.gap`. `resolved`: it turned out that
     nothing is missing there.
@@ -147,182 +134,4 @@ class Change:
     doubtful: int = 0
     """With `is_position`: numbers that the relay left out, and frames whose numbers fit nothing before them."""
     already_applied: bool = False
-    """The commit was passed over because its rev is known to be applied."""
-
-
-def read_envelope(frame: bytes) -> Event | Change:
-    """A frame's event, or the change (a dead letter) that an unreadable frame amounts to."""
-    try:
-        return decode_frame(frame)
-    except FrameError as error:
-        letter = DeadLetter(
-            error.kind, error.reason, error.seq, error.did, None, frame, rev=error.rev, since=error.since
-        )
-        return Change(len(frame), error.seq, dead_letters=[letter])
-
-
-def read_change(
-    event: Event,
-    frame: bytes,
-    now_micros: int,
-    validators: Validators,
-    collections: IndexedCollections,
-) -> Change:
-    """What an event changes.
-
-    `now_micros`: our clock, microseconds since 1970, for the check of future revs. Records of a collection
-    without a validator pass.
-    """
-    if isinstance(event, Commit):
-        if not (event.repo.startswith("did:plc:") or is_readable_did(event.repo)):
-            return _unreadable(event.repo, event.seq, frame)
-        return _commit(event, frame, now_micros, collections, validators)
-    if isinstance(event, Sync | Account | Identity) and not is_readable_did(event.did):
-        return _unreadable(event.did, event.seq, frame)
-    change = Change(len(frame), getattr(event, "seq", None))
-    if isinstance(event, Sync):
-        _sync(event, frame, now_micros, change)
-    elif isinstance(event, Account):
-        change.is_event = True
-        change.time = normalize_datetime(event.time)
-        change.account = AccountState(event.did, event.active, event.status, change.time)
-    elif hasattr(event, "time"):
-        # #identity: a hint to look the handle up again, which identity resolution does off this path.
-        change.is_event = True
-        change.time = normalize_datetime(event.time)
-    return change
-
-
-def _unreadable(did: str, seq: int, frame: bytes) -> Change:
-    """The dead letter of an account that no reader could show: one record of it would break the pages of others."""
-    reason = f"the account's DID {did[:200]} can't be part of an AT URI"
-    return Change(len(frame), seq, dead_letters=[DeadLetter("did", reason, seq, did, None, frame)])
-
-
-def position(frame: bytes) -> Change | None:
-    """The change of a frame that another shard takes: how far the stream has got. None where the frame does not say."""
-    event = read_envelope(frame)
-    seq = getattr(event, "seq", None)
-    if seq is None:
-        return None
-    time = getattr(event, "time", None)
-    return Change(0, seq, normalize_datetime(time) if time is not None else None, is_position=True)
-
-
-def passed_over(event: Commit, frame: bytes) -> Change:
-    """The change of a commit that is applied already: none."""
-    return Change(len(frame), event.seq, normalize_datetime(event.time), is_event=True, already_applied=True)
-
-
-def _commit(
-    event: Commit,
-    frame: bytes,
-    now_micros: int,
-    collections: IndexedCollections,
-    validators: Validators,
-) -> Change:
-    time = normalize_datetime(event.time)
-    did, rev, seq = event.repo, event.rev, event.seq
-    change = Change(len(frame), seq, time, is_event=True)
-    try:
-        content = read_commit(event, now_micros, collections)
-    except InvalidCommit as error:
-        change.dead_letters.append(
-            DeadLetter(error.kind, error.reason, seq, did, None, frame, rev=rev, since=event.since)
-        )
-        return change
-    change.repo = RepoState(
-        did,
-        rev,
-        event.since,
-        to_text(event.prev_data) if event.prev_data else None,
-        to_text(event.commit),
-        to_text(content.data),
-        is_sync=False,
-    )
-    for op in content.ops:
-        # Each of several operations on a path has a rev of its own, the last one that of the commit.
-        op_rev = tid_before(rev, op.followed_by) if op.followed_by else rev
-        collection = collections.get(op.collection)
-        if op.problem is not None:
-            kind, reason = op.problem
-            # A record by itself is enough to try again only where nothing but the record is wrong.
-            form, offender = "frame", frame
-            if kind == "record-invalid" and op.block is not None:
-                form, offender = "block", op.block
-            change.dead_letters.append(
-                DeadLetter(kind, reason, seq, did, op.path or None, offender, form, rev, op.cid, op.action, time)
-            )
-        elif collection is None:
-            change.ignored.append((op.collection, op.action))
-        elif op.action == "delete":
-            change.deletes.append(RecordDelete(f"at://{did}/{op.path}", did, op.collection, op_rev, time, seq))
-            change.ops.append((op.collection, "delete"))
-        else:
-            _write(change, op, collection, validators.get(op.collection), did, op_rev, time)
-    return change
-
-
-def _write(
-    change: Change,
-    op: RecordOp,
-    collection: Collection,
-    validate: RecordValidator | None,
-    did: str,
-    rev: str,
-    time: str,
-) -> None:
-    """Adds a create or update to the change, or the dead letter that its record amounts to."""
-    assert op.cid is not None and op.record is not None and op.json is not None and op.block is not None
-    write = RecordWrite(
-        f"at://{did}/{op.path}",
-        op.cid,
-        did,
-        op.collection,
-        op.rkey,
-        rev,
-        op.record,
-        op.json,
-        time,
-        change.seq,
-        op.action,
-    )
-    kind, reason = refusal(write, collection, validate, op.as_sent)
-    if reason is None:
-        change.writes.append(write)
-        change.ops.append((op.collection, op.action))
-    elif not op.followed_by:
-        change.dead_letters.append(
-            DeadLetter(kind, reason, change.seq, did, op.path, op.block, "block", rev, op.cid, op.action, time)
-        )
-
-
-def refusal(
-    write: RecordWrite, collection: Collection, validate: RecordValidator | None, as_sent: Record | None = None
-) -> tuple[str, str | None]:
-    """Why a record may not be indexed: the kind of dead letter and the reason in words, None when it may.
-
-    `as_sent`: the record with the U+0000 that its text had. It must be valid, too: an identifier is none with U+0000.
-    """
-    if validate is not None:
-        reason = validate(write.record)
-        if reason is None and as_sent is not None:
-            reason = validate(as_sent)
-        if reason is not None:
-            return "lexicon", reason
-    return "collection-rule", collection.check(write)
-
-
-def _sync(event: Sync, frame: bytes, now_micros: int, change: Change) -> None:
-    change.is_event = True
-    change.time = normalize_datetime(event.time)
-    try:
-        content = read_sync(event, now_micros)
-    except InvalidCommit as error:
-        change.dead_letters.append(
-            DeadLetter(error.kind, error.reason, event.seq, event.did, None, frame, rev=event.rev)
-        )
-        return
-    change.repo = RepoState(
-        event.did, content.rev, None, None, to_text(content.commit), to_text(content.data), is_sync=True
-    )
+    """The commit was skipped because its rev is known to be applied."""

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from appview_pipeline.indexing.batch import fingerprint
-from appview_pipeline.indexing.changes import Change, DeadLetter, RepoState, read_change, read_envelope, refusal
+from appview_pipeline.indexing.changes import Change, DeadLetter, RepoState
 from appview_pipeline.indexing.collection import RecordWrite
+from appview_pipeline.indexing.events import read_change, read_envelope, refusal
 from appview_pipeline.indexing.registry import IndexedCollections
+from appview_pipeline.indexing.shared_rows import fingerprint
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.restore import restore
 from appview_pipeline.ingest.writer import Writer

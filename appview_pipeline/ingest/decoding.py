@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from appview_pipeline.indexing.changes import Change, passed_over, read_change, read_envelope
+from appview_pipeline.indexing.changes import Change
+from appview_pipeline.indexing.events import read_change, read_envelope, skipped_commit
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.protocol.frames import Commit
@@ -37,7 +38,7 @@ def read_changes(
         if isinstance(event, Change):
             changes.append(event)
         elif isinstance(event, Commit) and (span := applied.get(event.repo)) is not None and event.rev in span:
-            changes.append(passed_over(event, frame))
+            changes.append(skipped_commit(event, frame))
         else:
             changes.append(read_change(event, frame, now, validators, collections))
     return changes

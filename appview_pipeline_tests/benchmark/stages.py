@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from appview_pipeline.indexing.batch import build
-from appview_pipeline.indexing.changes import read_change
+from appview_pipeline.indexing.events import read_change
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.protocol.commit import read_commit

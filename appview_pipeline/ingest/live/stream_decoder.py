@@ -13,7 +13,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from operator import lt
 
-from appview_pipeline.indexing.changes import Change, DeadLetter, position
+from appview_pipeline.indexing.changes import Change, DeadLetter
+from appview_pipeline.indexing.events import position
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.ingest.decoding import LookUp, read_changes

@@ -1,0 +1,92 @@
+"""Rows of the staging tables that all collections share (`SHARED_STAGES` of store/batch.py)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+
+import orjson
+
+from appview_pipeline.indexing.changes import DeadLetter, RecordDelete
+from appview_pipeline.indexing.collection import Collection, RecordWrite, Row, Rows
+from appview_pipeline.indexing.record_fields import created_at
+
+
+def stage_records(
+    events: Iterable[RecordWrite | RecordDelete], rows: Rows, collections: Mapping[str, Collection]
+) -> None:
+    writes = rows.setdefault("stage_write", [])
+    deletes = rows.setdefault("stage_delete", [])
+    for event in events:
+        if isinstance(event, RecordWrite):
+            writes.append(
+                (
+                    event.uri,
+                    event.cid,
+                    event.did,
+                    event.collection,
+                    event.action,
+                    event.rev,
+                    event.json,
+                    event.indexed_at,
+                )
+            )
+            if (collection := collections.get(event.collection)) is not None:
+                collection.stage(event, rows)
+        else:
+            deletes.append((event.uri, event.did, event.collection, event.rev, event.seq, event.indexed_at))
+
+
+def superseded_row(event: RecordWrite | RecordDelete) -> Row:
+    write = event if isinstance(event, RecordWrite) else None
+    return (
+        event.uri,
+        event.did,
+        event.collection,
+        write.action if write else "delete",
+        event.rev,
+        write.cid if write else None,
+        write.json if write else None,
+        event.seq,
+        created_at(write.record) if write else None,
+        event.indexed_at,
+    )
+
+
+def ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) -> list[Row]:
+    rows: list[Row] = []
+    for (did, rev), ops in ignored.items():
+        counts = Counter(ops)
+        rows.extend(
+            (did, rev, name, counts[name, "create"], counts[name, "update"], counts[name, "delete"])
+            for name in {collection for collection, _ in ops}
+        )
+    return rows
+
+
+def letter_rows(letters: Iterable[DeadLetter], source: str, kept_bytes: int) -> list[Row]:
+    rows: dict[bytes, Row] = {}
+    for letter in letters:
+        rows[fingerprint(letter)] = (
+            fingerprint(letter),
+            source,
+            letter.seq,
+            letter.did,
+            letter.path,
+            letter.kind,
+            letter.reason,
+            letter.bytes[:kept_bytes],
+            len(letter.bytes),
+            letter.form,
+            letter.rev,
+            letter.cid,
+            letter.action,
+            letter.time,
+        )
+    return list(rows.values())
+
+
+def fingerprint(letter: DeadLetter) -> bytes:
+    """What makes a dead letter the same when it comes again: its sequence number, path and bytes."""
+    return sha256(orjson.dumps([letter.seq, letter.path]) + letter.bytes).digest()
