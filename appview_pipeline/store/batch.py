@@ -83,7 +83,7 @@ DEAD_LETTER_LIMITS = DeadLetterLimits(1_000, 50_000_000)
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """A stored record that takes part again in who holds its natural key."""
+    """A record as `bsky.record` has it, to be staged again."""
 
     uri: str
     cid: str

@@ -1,7 +1,7 @@
-"""A hook for whoever matches contacts: notifications of reason `contact-match`.
+"""A hook for services that match contacts: notifications of reason `contact-match`.
 
-Matching address books is private business that no event of the network tells of, so nothing here calls this; the
-operator's own service does, in the words of docs/operations.md.
+Address books are private, and no event of the network has them. So nothing here calls this: the operator's own service
+does, as docs/operations.md describes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from appview_pipeline.store.sql import sections
 
 @dataclass(frozen=True)
 class ContactMatch:
-    """Somebody whom an account knows from its contacts: `did`, and a record of that account that the notification
-    names (its profile, say), which makes it the same when it is told of again. `at`: when they were matched (None:
-    now).
+    """An account that another one has among its contacts.
+
+    `did`: the account that was found. `uri`, `cid`: a record of it that the notification names, its profile, say: the
+    same record notifies once. `at`: when they were matched (None: now).
     """
 
     did: str
@@ -30,7 +31,7 @@ class ContactMatch:
 
 
 def notify_contact_match(connection: Connection, did: str, matches: Iterable[ContactMatch]) -> int:
-    """Tells the account `did` of contacts of its that are on the network, each once however often it is called.
+    """Notifies the account `did` of contacts that are on the network, of each once, however often this is called.
 
     Returns how many notifications were written. Part of the caller's transaction, which is the caller's to commit.
     """

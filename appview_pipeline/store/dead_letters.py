@@ -91,10 +91,10 @@ def kinds_of_letters(connection: Connection) -> list[KindOfLetter]:
 
 
 def letters_to_retry(
-    connection: Connection, ids: Sequence[int] | None, kind: str | None, after: int, most: int
+    connection: Connection, ids: Sequence[int] | None, kind: str | None, after: int, limit: int
 ) -> list[StoredLetter]:
     """Unresolved letters with an id beyond `after`, in order of id: of `ids` (None: any) and `kind` (None: any)."""
-    parameters = {"ids": None if ids is None else list(ids), "kind": kind, "after": after, "most": most}
+    parameters = {"ids": None if ids is None else list(ids), "kind": kind, "after": after, "limit": limit}
     with connection.cursor() as cursor:
         cursor.execute(sections("repair/dead_letter.sql")["next"], parameters)
         return [

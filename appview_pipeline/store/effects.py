@@ -135,7 +135,7 @@ class Effect:
 
 
 class Effects:
-    """The effects of all collections of an index, and what their declarations come to together.
+    """The effects of all collections of an index, and the sets that follow from their declarations.
 
     Iterating gives those with tables, in lock order. Raises ValueError where `order` and the declarations differ.
     """

@@ -20,7 +20,7 @@ def write_notifications(cursor: Cursor, batch: Batch, *, changed: bool, late: bo
     # A record that comes late may take the place of another though the batch itself changes none.
     moved = changed or late or count_rows(cursor, "succession") > 0
     if changed:
-        cursor.execute(notification["told_already"])
+        cursor.execute(notification["keep_recipients"])
     has_history = False
     if batch.seen & batch.effects.notified_once and (moved or batch.rows.get("stage_superseded")):
         has_history = run_for_number(cursor, pairs["near"]) > 0
@@ -32,5 +32,5 @@ def write_notifications(cursor: Cursor, batch: Batch, *, changed: bool, late: bo
         cursor.execute(pairs["remember"])
     cursor.execute(notification["silence"])
     if evaluated:
-        cursor.execute(notification["withdraw_superfluous"])
+        cursor.execute(notification["withdraw_outdated"])
     batch.report.add_written("notification", run_for_number(cursor, notification["insert"]))

@@ -19,8 +19,8 @@ from appview_pipeline.store.sql import name_by_beginning, name_of
 LARGE_BATCH = 1_000
 """Events from which a batch has plans of its own: how to join depends on how much is staged."""
 
-MOST_SECONDS = 60.0
-MOST_EVENTS = 50_000
+MAX_SECONDS = 60.0
+MAX_EVENTS = 50_000
 """How long plans are kept, and for how many events: tables grow, and a plan that was made for an empty one, which may
 read all of it, must not outlive the emptiness by much."""
 
@@ -75,7 +75,7 @@ def preparing_cursor(connection: Connection, events: int) -> PreparingCursor:
     """A cursor for a batch of so many events."""
     cursor = connection.cursor(cursor_factory=PreparingCursor)
     plans = _plans.setdefault(connection, _Plans())
-    if plans.events + events > MOST_EVENTS or time.monotonic() - plans.since > MOST_SECONDS:
+    if plans.events + events > MAX_EVENTS or time.monotonic() - plans.since > MAX_SECONDS:
         for names in plans.names.values():
             for name in names.values():
                 cursor.execute(f"DEALLOCATE {name}")

@@ -54,7 +54,7 @@ def keep_versions(cursor: Cursor, batch: Batch, changes: Changes) -> bool:
 
 
 def _time_duplicates(cursor: Cursor, batch: Batch) -> None:
-    """Reads the times of duplicates, which no table has, off their records."""
+    """Finds the times of duplicates, which no table has, in their records."""
     version = filled(batch.effects, "apply/version.sql")
     cursor.execute(version["untimed"])
     untimed: dict[str, list[StoredRecord]] = {}

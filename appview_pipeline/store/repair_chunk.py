@@ -30,7 +30,7 @@ class Chunk:
         self.locked_at = 0.0
 
     def look(self, listed: Listed) -> Look:
-        """Finds the entries for which `repair` would write to a permanent table, all where that can't be told."""
+        """Finds the entries for which `repair` would write to a permanent table: all where it can't see which."""
         cursor = self._cursor
         records = self._read(listed)
         gone = listed.keys() - records.keys()

@@ -47,7 +47,7 @@ class Repairs:
 
 @dataclass(frozen=True)
 class Look:
-    """`wrong`: the entries to be repaired; `records`: of how many there was a record (None: it can't be told)."""
+    """`wrong`: the entries to be repaired; `records`: how many of them have a record (None: not known)."""
 
     wrong: Listed
     records: int | None

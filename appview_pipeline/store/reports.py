@@ -11,7 +11,7 @@ from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
 
-MOST_BATCHES = 5_000
+MAX_BATCHES = 5_000
 SWEPT_AT_ONCE = 20_000
 
 
@@ -99,7 +99,7 @@ def newest_batch(connection: Connection) -> int:
 
 
 def applied_after(
-    connection: Connection, batch: int, relay: str, most: int = MOST_BATCHES, shard: str | None = None
+    connection: Connection, batch: int, relay: str, most: int = MAX_BATCHES, shard: str | None = None
 ) -> list[Applied]:
     """What was applied after the batch with id `batch`, one `Applied` an hour, oldest first; empty when nothing was.
 

@@ -22,7 +22,7 @@ class RepoChanges:
 
 
 def advance_repos(cursor: Cursor, batch: Batch) -> RepoChanges:
-    """Locks the batch's repositories in the order of their DIDs, and moves their states on."""
+    """Locks the batch's repositories in the order of their DIDs, and updates their states."""
     if not batch.rows.get("stage_repo"):
         return RepoChanges()
     repo = sections("apply/repo.sql")
@@ -42,7 +42,7 @@ def advance_repos(cursor: Cursor, batch: Batch) -> RepoChanges:
 
 
 def update_accounts(cursor: Cursor, batch: Batch) -> None:
-    """Takes over the hosting status of the accounts that the batch has news of."""
+    """Updates the hosting status of the accounts that the batch has events of."""
     if batch.rows.get("stage_account"):
         account = sections("apply/account.sql")
         cursor.execute(account["apply"])

@@ -17,7 +17,7 @@ _SPECIAL = re.compile("[\\\\\t\n\r\x01\0]")
 
 
 # A row of a table has 8,160 bytes of a page; in COPY's text it is shorter by what lengths and alignment take.
-_MOST_IN_PAGE = 7_000
+_MAX_IN_PAGE = 7_000
 
 
 def make_tables(cursor: Cursor, statements: str) -> None:
@@ -105,7 +105,7 @@ def copy_rows(cursor: Cursor, table: str, columns: Sequence[str], rows: Sequence
 
 def copy_encoded(cursor: Cursor, table: str, columns: Sequence[str], text: bytes) -> None:
     """Copies what `copy_text` made of rows into the temporary `table`."""
-    if len(text) > _MOST_IN_PAGE and max(map(len, text.split(b"\n"))) > _MOST_IN_PAGE:
+    if len(text) > _MAX_IN_PAGE and max(map(len, text.split(b"\n"))) > _MAX_IN_PAGE:
         _make_room(cursor, table)
     names = ", ".join(f'"{column}"' for column in columns)
     # In one piece: between two reads psycopg2 would wait for the interpreter's lock, which the decoding thread holds.

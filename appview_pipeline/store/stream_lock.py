@@ -30,7 +30,7 @@ class LockLost(Exception):
 
 
 def _key(relay: str, shard: str) -> int:
-    """The advisory lock's number: the same for everybody who names the same stream."""
+    """The advisory lock's number: the same for all who name the same stream."""
     digest = blake2b(f"consumer {relay} {shard}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
@@ -90,8 +90,8 @@ def stream_lock(
 ) -> Iterator[StreamLock]:
     """Holds the advisory lock of (relay, shard) for the block, on a connection of its own.
 
-    Waits up to `patience` seconds for whoever holds it. Raises `LockTaken`, also when `stopped` says to give up, and
-    `OperatorError` when the database can't be reached.
+    Waits up to `patience` seconds for another consumer that holds it. Raises `LockTaken`, also when `stopped` says to
+    give up, and `OperatorError` when the database can't be reached.
     """
     with database.dedicated("writer") as connection:
         _refuse_standby(connection, database)
@@ -126,8 +126,8 @@ def _try(connection: Connection, relay: str, shard: str) -> bool:
 def _join_layout(connection: Connection, relay: str, count: int) -> list[int]:
     """Takes part in the layout of `count` shards, unless others are alive: returns their counts, empty for success.
 
-    Consumers of a layout share a lock named by (relay, count); who holds one for the same relay is seen in pg_locks. A
-    third lock makes looking and taking one step.
+    Consumers of a layout share a lock named by (relay, count); pg_locks shows the holders for the same relay. A third
+    lock makes looking and taking one step.
     """
     layouts = int.from_bytes(blake2b(f"layouts {relay}".encode(), digest_size=4).digest(), "big", signed=True)
     with connection.cursor() as cursor:

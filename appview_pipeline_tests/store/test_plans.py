@@ -47,13 +47,13 @@ def test_batches_share_their_plans_by_size(database: Database, monkeypatch: pyte
     assert len(large) > 30
     assert all("large batches" in name for name in large)
     # What a large batch brings may make the plans for small ones obsolete.
-    monkeypatch.setattr(prepared, "MOST_EVENTS", 4)
+    monkeypatch.setattr(prepared, "MAX_EVENTS", 4)
     index(database, *(ann.commit(post(rkey, "x")) for rkey in "ghij"))
     assert not {name for name in prepared_names(database) if "small batches" in name}
     assert one(database.url, "SELECT count(*) FROM bsky.post") == 10
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MOST_EVENTS", 3), ("MOST_SECONDS", 0.0)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_EVENTS", 3), ("MAX_SECONDS", 0.0)])
 def test_plans_are_made_anew_after_a_while(
     database: Database, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:

@@ -8,8 +8,8 @@
 -- the collections whose edits don't notify again (likes, say), {notified_again} those whose edits do (posts);
 -- {reasons_that_stay} are reasons of notifications that stay when their record goes, {reasons_evaluated} those of posts.
 
--- :told_already
--- Edits of these collections don't notify again.
+-- :keep_recipients
+-- Edits of these collections don't notify again: their notifications keep their recipients.
 DELETE FROM new_notification w
 USING touched t
 WHERE t.uri = w.record_uri AND t.change = 'updated'
@@ -78,7 +78,7 @@ WHERE EXISTS (
 ORDER BY w.record_uri, w.did, w.reason
 ON CONFLICT DO NOTHING;
 
--- :withdraw_superfluous
+-- :withdraw_outdated
 -- A post that was evaluated again, or edited, keeps only the notifications that follow from it now.
 DELETE FROM bsky.notification n
 WHERE n.id = ANY (ARRAY(
@@ -102,7 +102,7 @@ WHERE n.id = ANY (ARRAY(
 
 -- :insert
 -- Returns the number of new rows.
-WITH told AS (
+WITH notified AS (
   INSERT INTO bsky.notification AS n (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
   SELECT DISTINCT ON (w.record_uri, w.did, w.reason)
     w.did, w.record_uri, w.record_cid, w.author, w.reason, w.reason_subject, w.sort_at
@@ -116,10 +116,10 @@ WITH told AS (
     "recordCid" = excluded."recordCid",
     "reasonSubject" = excluded."reasonSubject",
     "sortAt" = excluded."sortAt"
-  -- The post was edited, a nearer ancestor has arrived, or the first state of a verification, like, repost or follow.
+  -- A post was edited, a nearer ancestor has arrived, or an earlier state of a record that notifies once.
   WHERE n.reason NOT IN ('starterpack-joined', 'subscribed-post', 'contact-match')
     AND (n."recordCid", n."reasonSubject", n."sortAt")
       IS DISTINCT FROM (excluded."recordCid", excluded."reasonSubject", excluded."sortAt")
   RETURNING 1
 )
-SELECT count(*) FROM told;
+SELECT count(*) FROM notified;

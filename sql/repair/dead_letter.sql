@@ -9,7 +9,7 @@ WHERE id > %(after)s
   AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s))
   AND (%(kind)s::text IS NULL OR kind = %(kind)s)
 ORDER BY id
-LIMIT %(most)s;
+LIMIT %(limit)s;
 
 -- :repo
 -- What is known of a letter's repository.
