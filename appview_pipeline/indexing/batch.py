@@ -19,7 +19,7 @@ from appview_pipeline.indexing.changes import (
     gap_of,
 )
 from appview_pipeline.indexing.collection import RecordWrite, Row, Rows
-from appview_pipeline.indexing.registry import COLLECTIONS, DECLARED, Declarations
+from appview_pipeline.indexing.registry import DECLARED, Declarations
 from appview_pipeline.indexing.shared_rows import ignored_rows, letter_rows, stage_records, superseded_row
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.store.batch import Report, StoredRecord
@@ -136,24 +136,24 @@ def build(
     return Batch(report, rows, frozenset(event.collection for event in newest.values()), declared, changes=changes)
 
 
-def build_again(records: Iterable[StoredRecord]) -> tuple[Batch, list[str]]:
-    """Stored records as a batch, and the URIs of those that can't be read any more."""
-    rows = DECLARED.empty_rows()
+def build_again(records: Iterable[StoredRecord], declared: Declarations = DECLARED) -> tuple[Batch, list[str]]:
+    """Builds a batch of stored records. Returns it, and the URIs of those that can't be read any more."""
+    rows = declared.empty_rows()
     unreadable = []
     seen = set()
     for stored in records:
         collection = stored.uri.split("/")[3]
-        own = DECLARED.empty_rows()
+        own = declared.empty_rows()
         try:
             write = _stored_write(stored, collection)
-            stage_records([write], own, COLLECTIONS)
+            stage_records([write], own, declared.collections)
         except (ValueError, KeyError, TypeError, AttributeError):
             unreadable.append(stored.uri)
             continue
         seen.add(collection)
         for table, staged in own.items():
             rows.setdefault(table, []).extend(staged)
-    return Batch(Report("rerun"), rows, frozenset(seen)), unreadable
+    return Batch(Report("rerun"), rows, frozenset(seen), declared), unreadable
 
 
 def _stored_write(stored: StoredRecord, collection: str) -> RecordWrite:

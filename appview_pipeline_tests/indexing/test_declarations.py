@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appview_pipeline.defs.tables.groups import FAMILIES
-from appview_pipeline.indexing.batch import build
+from appview_pipeline.indexing.batch import Batch, build, build_again
 from appview_pipeline.indexing.changes import Change, RecordDelete
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.registry import COLLECTIONS, DECLARED, EFFECTS, Declarations
 from appview_pipeline.store import sql
 from appview_pipeline.store.apply import apply, prepare
+from appview_pipeline.store.batch import StoredRecord
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.effects import LOCK_ORDER, Effects, NaturalKey, Stage
 from appview_pipeline.store.placeholders import filled, filled_for
+from appview_pipeline.store.repair import entries, list_work, look_at, prepare_repair, repair_records
 from appview_pipeline_tests.properties import model_tables
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.tables import rows
@@ -188,6 +190,7 @@ COLLECTION = Collection(
     stages=(Stage("stage_book", ("uri", "cid", "creator", "rev", "isbn", "created_at", "indexed_at")),),
     stage=stage_book,
     natural_key=NaturalKey(("creator", "isbn"), ("creator", "isbn")),
+    account_rows=None,
 )
 """What would be `book.py` in indexing/collections/."""
 
@@ -235,6 +238,19 @@ class Shelf:
             prepare(connection, self.declared.effects)
             apply(connection, build([change], "test", declared=self.declared))
 
+    def rerun(self) -> dict[str, int]:
+        """Compares the table with the records, and repairs it. Returns the number of rows changed by table."""
+        effects = self.declared.effects
+
+        def stage(records: Sequence[StoredRecord]) -> Batch:
+            return build_again(records, self.declared)[0]
+
+        with self._database.connect("maintenance") as connection:
+            prepare_repair(connection, effects)
+            length = list_work(connection, effects, [BOOK], since=None, until=None, orphans=None)
+            wrong = look_at(connection, entries(connection, 0, length), stage).wrong
+            return repair_records(connection, wrong, stage).changed if wrong else {}
+
     def books(self) -> list[tuple[Any, ...]]:
         """Record keys and what they say, of the table."""
         return self._rows("SELECT split_part(uri, '/', 5), isbn FROM bsky.book ORDER BY 1")
@@ -259,6 +275,11 @@ def test_an_added_collection_needs_no_other_change(database: Database, monkeypat
     shelf.put("c", "978-2", "3c")
     assert shelf.books() == [("b", "978-1"), ("c", "978-2")]
     shelf.put("c", "978-3", "3d", "update")
+    assert shelf.books() == [("b", "978-1"), ("c", "978-3")]
+
+    assert shelf.rerun() == {}
+    rows(database.url, "UPDATE bsky.book SET isbn = 'x' WHERE split_part(uri, '/', 5) = 'b'")
+    assert shelf.rerun() == {"book": 1}
     assert shelf.books() == [("b", "978-1"), ("c", "978-3")]
 
     shelf.put("e", "978-1", "3e")  # says the same, later: a duplicate
