@@ -149,9 +149,9 @@ def test_status(database: Database, busy: Path) -> None:
     rows(database.url, "ANALYZE pipeline.repo")
     shown = run("status", DATABASE_URL=database.url)
     assert "wss://relay.example" in shown.stdout and "1,234" in shown.stdout and "sequence 1" in shown.stdout
-    told = run("status", "--json", DATABASE_URL=database.url)
-    assert told.stdout.count("\n") == 1
-    found: dict[str, Any] = json.loads(told.stdout)
+    status = run("status", "--json", DATABASE_URL=database.url)
+    assert status.stdout.count("\n") == 1
+    found: dict[str, Any] = json.loads(status.stdout)
     (stream,) = found["streams"]
     assert (stream["relay"], stream["seq"], stream["events_last_hour"]) == ("wss://relay.example", 1234, 60)
     assert stream["rejected_last_hour"] == 2 and 4 < stream["lag_seconds"] < 60

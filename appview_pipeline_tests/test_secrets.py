@@ -175,7 +175,7 @@ def test_what_a_consumer_says_stores_and_passes_on(form: int, database: Database
         quiet(everything_in(database))
 
 
-def test_what_dagster_is_told(
+def test_what_dagster_receives(
     database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A tick with the real consumer: its reason, its log, and every byte of Dagster's own history."""

@@ -55,7 +55,7 @@ def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Index]:
     ],
 )
 def test_a_repositorys_number_never_changes(database_url: str, did: str, number: int) -> None:
-    """Stored cursors depend on it. PostgreSQL can tell it too."""
+    """Stored cursors depend on it. PostgreSQL can compute it too."""
     assert number_of(did.encode()) == number
     in_sql = "('x' || encode(substr(sha256(convert_to(%s, 'UTF8')), 1, 4), 'hex'))::bit(32)::bigint"
     assert one(database_url, f"SELECT {in_sql}", did) == number
@@ -146,7 +146,12 @@ def stored(*cursors: tuple[str, int]) -> list[StoredCursor]:
         ("1/2", [("0/1", 10), ("0/2", 40), ("1/2", 50)], 7, 50),  # its own
         ("0/2", [("0/2", 3), ("1/2", 4), ("0/1", 90)], 7, 90),  # its own from long ago, everything taken up since
         ("0/3", [("0/2", 3), ("1/2", 4), ("0/1", 90)], 7, 90),  # others' from long ago
-        ("0/1", [("0/1", 900), ("0/2", 40), ("1/2", 50)], 7, 40),  # a relay that numbers anew: 900 is not believed
+        (
+            "0/1",
+            [("0/1", 900), ("0/2", 40), ("1/2", 50)],
+            7,
+            40,
+        ),  # a relay that starts its numbers again: 900 is ignored
         ("0/2", [("0/1", 90), ("0/3", 95), ("1/3", 97)], 7, 90),  # a layout that never was complete
         ("0/1", [("0/2", 40)], 7, 7),  # nobody ever took 1/2: from where the settings say
         ("0/1", [("0/2", 40)], None, 40),  # or from the newest event on, which is later

@@ -1,4 +1,4 @@
-"""The command line of the benchmark; docs/benchmarks.md tells what is measured and how."""
+"""The command line of the benchmark; docs/benchmarks.md says what is measured and how."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from appview_pipeline_tests.benchmark import reference, report, sides, startup
 from appview_pipeline_tests.benchmark.corpus import Corpus, corpus
-from appview_pipeline_tests.benchmark.databases import MOST_COPIED, Databases
+from appview_pipeline_tests.benchmark.databases import MAX_COPIED, Databases
 from appview_pipeline_tests.benchmark.measure import Plan, Run, run
 from appview_pipeline_tests.benchmark.report import Result
 from appview_pipeline_tests.benchmark.sides import Server, Side
@@ -32,13 +32,13 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 @click.option("--frames", default=100_000, help="Frames that are caught up with.")
 @click.option("--warm-up", default=0, help="Frames that are caught up with before those that are measured.")
 @click.option("--prefill", "sizes", default="0,1000000", callback=_sizes, help="Records there before, one series each.")
-@click.option("--runs", default=3, help=f"Runs of a series, each on a copy; beyond {MOST_COPIED:,} records one.")
+@click.option("--runs", default=3, help=f"Runs of a series, each on a copy; beyond {MAX_COPIED:,} records one.")
 @click.option("--rate", default=500.0, help="Frames a second of the live part.")
 @click.option("--live-seconds", default=30.0, help="Length of the live part of the last run; 0: none.")
-@click.option("--rerun", is_flag=True, help="Live beside a rerun of everything; tells its records a second, too.")
+@click.option("--rerun", is_flag=True, help="Live beside a rerun of everything; also reports its records a second.")
 @click.option("--again/--no-again", default=True, help="Also replay what is applied already.")
 @click.option("--stages/--no-stages", "with_stages", default=True, help="Also time the client's stages one by one.")
-@click.option("--statements", "with_statements", is_flag=True, help="Also tell PostgreSQL's time by statement.")
+@click.option("--statements", "with_statements", is_flag=True, help="Also report PostgreSQL's time by statement.")
 @click.option("--batch-events", type=int, help="APPVIEW_BATCH_EVENTS.  [default: as shipped]")
 @click.option("--consumers", default=1, help="Consumers side by side, a shard each (APPVIEW_SHARD).")
 @click.option("--small", is_flag=True, hidden=True)  # for tests: small frames, made in no time
@@ -109,7 +109,7 @@ def _measure(side: Side, made: Corpus, plan: Plan, sizes: tuple[int, ...], runs:
         databases = Databases(server, made)
         for size in sizes:
             _prepare(databases, size)
-            count = runs if size <= MOST_COPIED else 1
+            count = runs if size <= MAX_COPIED else 1
             measured: list[Run] = []
             for number in range(count):
                 click.echo(f"{report.named(size)}, run {number + 1} of {count}")
@@ -150,7 +150,7 @@ def _compare(
         pair = [Databases(server, made) for server in servers]
         for size in sizes:
             results: list[list[Run]] = [[], []]
-            count = runs if size <= MOST_COPIED else 1
+            count = runs if size <= MAX_COPIED else 1
             for number in range(count):
                 for databases, measured in zip(pair, results, strict=True):
                     _prepare(databases, size)

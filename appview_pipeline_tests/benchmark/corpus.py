@@ -31,7 +31,7 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Corpus:
-    """`path` holds `frames` frames; `past` tells of what was there before the first one (see `_past`)."""
+    """`path` holds `frames` frames; `past` describes the world before the first one (see `_past`)."""
 
     path: Path
     past_path: Path

@@ -1,4 +1,4 @@
-"""The databases of a side's server: prefilled ones as templates, a copy of one for every run, and what they tell."""
+"""The databases of a side's server: prefilled ones as templates, a copy of one for every run, and their numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from appview_pipeline_tests.benchmark.sides import Server
 
 POLL_SECONDS = 0.01
 # Copying more costs minutes and pushes what the run needs out of the page cache: then the run uses the original.
-MOST_COPIED = 4_000_000
+MAX_COPIED = 4_000_000
 
 
 def query(libpq: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -62,7 +62,7 @@ class Databases:
         """The name of a database with `records` records that nobody has written to, dropped after the block."""
         original = name = self.prepare(records)
         maintenance = self.server.libpq("postgres")
-        if records <= MOST_COPIED:
+        if records <= MAX_COPIED:
             self._runs += 1
             name = f"run_{self._runs}"
             query(maintenance, f"CREATE DATABASE {name} TEMPLATE {original} STRATEGY file_copy")

@@ -31,7 +31,7 @@ class Plan:
     `rerun`: everything is compared and repaired meanwhile, beginning before the live part.
 
     `batch_events` as APPVIEW_BATCH_EVENTS, None for the default. Several `consumers` have a shard each. `statements`:
-    PostgreSQL's time is told by statement.
+    PostgreSQL's time is reported by statement.
     """
 
     frames: int
@@ -67,7 +67,7 @@ class Percentiles:
     p50: float
     p90: float
     p99: float
-    most: float
+    maximum: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Percentiles:
@@ -77,7 +77,7 @@ class Percentiles:
         return cls(p50, p90, p99, ranked[-1])
 
     def __str__(self) -> str:
-        return f"p50 {self.p50:,.0f}, p90 {self.p90:,.0f}, p99 {self.p99:,.0f}, most {self.most:,.0f} ms"
+        return f"p50 {self.p50:,.0f}, p90 {self.p90:,.0f}, p99 {self.p99:,.0f}, max {self.maximum:,.0f} ms"
 
 
 @dataclass(frozen=True)

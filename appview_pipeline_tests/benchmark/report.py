@@ -64,21 +64,21 @@ def run_in_words(run: Run) -> str:
     return "\n".join("    " + line for line in lines)
 
 
-def sizes_in_words(run: Run, most: int = 12) -> str:
+def sizes_in_words(run: Run, limit: int = 12) -> str:
     """Bytes a record, and a row of the largest tables."""
     rows = [
         f"      {size.name:<28}{size.rows:>12,} rows {size.table / size.rows:>7,.0f} table "
         f"{size.index / size.rows:>7,.0f} index bytes"
-        for size in run.sizes[:most]
+        for size in run.sizes[:limit]
         if size.rows
     ]
     total = f"    {run.table_bytes:,.0f} table + {run.index_bytes:,.0f} index bytes a record, all tables; a row:"
     return "\n".join([total, *rows])
 
 
-def statements_in_words(run: Run, most: int = 25) -> str:
+def statements_in_words(run: Run, limit: int = 25) -> str:
     """The statements that take PostgreSQL longest."""
-    named = list(run.statements.items())[:most]
+    named = list(run.statements.items())[:limit]
     total = f"    {sum(run.statements.values()):.1f} us a commit in statements (elapsed, not CPU), of them"
     return "\n".join([total, *(f"      {micros:6.1f} {name}" for name, micros in named)])
 
@@ -130,7 +130,7 @@ def line(result: Result, remark: str) -> str:
 
 
 def record(results: list[Result], remark: str, history: Path) -> Path:
-    """Adds a line for each result to the end of the history, and draws the plot anew. Returns the plot."""
+    """Adds a line for each result to the end of the history, and draws the plot again. Returns the plot."""
     text = history.read_text().rstrip("\n")
     history.write_text("\n".join([text, *(line(result, remark) for result in results), ""]))
     plot = history.with_suffix(".svg")
@@ -164,10 +164,10 @@ _STEPS = 5
 _COLOURS = ("#1f6feb", "#d1690e", "#2da44e", "#8250df", "#cf222e")
 
 
-def _step(most: float) -> float:
-    """A round number of which `_STEPS` are more than `most`."""
-    power = 10.0 ** math.floor(math.log10(most / _STEPS))
-    return next(round_ * power for round_ in (1, 2, 2.5, 5, 10, 20) if round_ * power * _STEPS > most)
+def _step(maximum: float) -> float:
+    """A round number of which `_STEPS` are more than `maximum`."""
+    power = 10.0 ** math.floor(math.log10(maximum / _STEPS))
+    return next(round_ * power for round_ in (1, 2, 2.5, 5, 10, 20) if round_ * power * _STEPS > maximum)
 
 
 def draw(points: list[Point]) -> str:
@@ -189,13 +189,13 @@ def draw(points: list[Point]) -> str:
     for number, (title, of, goal, form) in enumerate(panels):
         left = _LEFT + number * (_LEFT + _WIDTH + _GAP // 2)
         step = _step(max([goal, *(of(point) for point in points)]))
-        most = step * _STEPS
+        top = step * _STEPS
 
         def x(revision: str, left: int = left) -> float:
             return left + _WIDTH * (revisions.index(revision) + 0.5) / len(revisions)
 
-        def y(value: float, most: float = most) -> float:
-            return _TOP + _HEIGHT * (1 - value / most)
+        def y(value: float, top: float = top) -> float:
+            return _TOP + _HEIGHT * (1 - value / top)
 
         out.append(f'<text x="{left}" y="{_TOP - 14}" font-weight="bold">{title}</text>')
         out += [

@@ -18,7 +18,7 @@ _ENTRY = re.compile(
     r"(.*?)(?=^\d{4}-\d\d-\d\d |\Z)",
     re.MULTILINE | re.DOTALL,
 )
-# The beginning tells statements apart; later on some hold data.
+# Statements differ in their beginning; later on some hold data.
 _TELLING = 60
 
 

@@ -292,8 +292,8 @@ def test_an_edit_may_say_what_another_record_says(database: Database, size: int)
     assert rows(database.url, 'SELECT right(uri, 1), right("duplicateOf", 1) FROM bsky.duplicate_record') == [
         ("b", "a")
     ]
-    told = 'SELECT did, author, right("recordUri", 1) FROM bsky.notification ORDER BY 3'
-    assert rows(database.url, told) == [(did_of("ben"), ann.did, "a"), (did_of("cleo"), ann.did, "b")]
+    notified = 'SELECT did, author, right("recordUri", 1) FROM bsky.notification ORDER BY 3'
+    assert rows(database.url, notified) == [(did_of("ben"), ann.did, "a"), (did_of("cleo"), ann.did, "b")]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -326,8 +326,8 @@ def test_a_handle_in_a_uri_is_kept_as_it_stands(database: Database, size: int) -
         [create("app.bsky.feed.repost/3lrnqkotindka", {"subject": by_handle, "createdAt": WHEN})],
         [post("3lrnqkotindka", "q", embed={"$type": "app.bsky.embed.record", "record": by_handle})],
     )
-    told = 'SELECT did, reason, "reasonSubject" FROM bsky.notification ORDER BY reason'
-    assert rows(database.url, told) == [("ben.example.com", "like", by_handle["uri"])]
+    notified = 'SELECT did, reason, "reasonSubject" FROM bsky.notification ORDER BY reason'
+    assert rows(database.url, notified) == [("ben.example.com", "like", by_handle["uri"])]
     counts = 'SELECT uri, "likeCount"::int, "repostCount"::int, "quoteCount"::int FROM bsky.post_agg'
     assert rows(database.url, counts) == [(by_handle["uri"], 1, 0, 0)]
     refused = "SELECT path, kind FROM pipeline.dead_letter ORDER BY path"

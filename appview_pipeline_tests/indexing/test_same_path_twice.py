@@ -143,7 +143,7 @@ def test_as_if_each_operation_were_a_commit(fresh: Fresh, tmp_path: Path, seed: 
         tables.assert_equal(dump, dumps[0])
 
 
-def test_a_verification_that_is_written_anew_notifies_of_both(fresh: Fresh, tmp_path: Path) -> None:
+def test_a_verification_that_is_written_again_notifies_of_both(fresh: Fresh, tmp_path: Path) -> None:
     """Every operation counts for what notifies by its history."""
     path = "app.bsky.graph.verification/v"
     for size in (1, 10):

@@ -35,7 +35,7 @@ def with_key(record: dict[str, Any], key: str, value: Any) -> list[dict[str, Any
 def test_a_key_of_the_lexicon_never_gets_the_value_of_another_key(
     database: Database, tmp_path: Path, size: int
 ) -> None:
-    """Also where U+0000 is all that tells them apart: text, the followed, the type, the date, and inside of maps."""
+    """Also where they differ in nothing but U+0000: text, the followed, the type, the date, and inside of maps."""
     stream = Stream()
     ann, ben, cleo = (Person(stream, name) for name in ("ann", "ben", "cleo"))
     liked = {"uri": ben.uri("app.bsky.feed.post/b"), "cid": to_text(cid_for_cbor(b"x"))}
@@ -141,7 +141,7 @@ def test_a_key_proto_is_never_stored(replay: Replay, value: Any) -> None:
     assert one(database.url, "SELECT count(*) FROM bsky.record WHERE json LIKE '%%proto%%'") == 0
 
 
-def test_any_stored_record_can_take_the_place_of_its_duplicate(replay: Replay) -> None:
+def test_any_stored_record_can_be_promoted(replay: Replay) -> None:
     """Its JSON is read again then, whatever maps it holds that look like links, and however deep they are."""
     stream = Stream()
     ann, ben = Person(stream, "ann"), Person(stream, "ben")

@@ -90,7 +90,7 @@ def test_text_messages_are_ignored_with_one_note() -> None:
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "bye"), (1008, "policy"), (1012, ""), (4000, "own")])
-def test_close_codes_are_told_and_survived(code: int, reason: str) -> None:
+def test_close_codes_are_reported_and_survived(code: int, reason: str) -> None:
     async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
         await connection.send(frame((cursor or 0) + 1))
         if number == 0:
@@ -99,12 +99,12 @@ def test_close_codes_are_told_and_survived(code: int, reason: str) -> None:
 
     with Relay(handler) as relay, quick(relay.url, 0) as subscription:
         assert seqs(take_until(subscription, 2)) == [1, 2]
-        told = f"{relay.url} closed the connection (code {code}{', ' + reason if reason else ''})."
-        assert subscription.status.last_error == told
+        words = f"{relay.url} closed the connection (code {code}{', ' + reason if reason else ''})."
+        assert subscription.status.last_error == words
 
 
 @pytest.mark.parametrize(
-    ("sent", "told"),
+    ("sent", "words"),
     [
         (b"\x80\x01x", "out of order"),
         (b"\x02\x01x\x82\x01x", "out of order"),
@@ -115,7 +115,7 @@ def test_close_codes_are_told_and_survived(code: int, reason: str) -> None:
     ],
     ids=["stray continuation", "interrupted fragments", "rsv1", "opcode", "masked", "close code 1005"],
 )
-def test_a_server_that_breaks_the_websocket_protocol_is_left_with_back_off(sent: bytes, told: str) -> None:
+def test_a_server_that_breaks_the_websocket_protocol_is_left_with_back_off(sent: bytes, words: str) -> None:
     def answer(connection: socket.socket) -> None:
         handshake(connection)
         connection.sendall(sent)
@@ -127,7 +127,7 @@ def test_a_server_that_breaks_the_websocket_protocol_is_left_with_back_off(sent:
         wait_for(lambda: len(times) >= 3)
         error = subscription.status.last_error or ""
         assert "broke the WebSocket protocol" in error
-        assert told in error or told == "asked"
+        assert words in error or words == "asked"
         assert subscription.take(10, 0) == []
         assert times[-1] - times[0] > 0.003
 

@@ -18,7 +18,7 @@ from appview_pipeline_tests.support.waiting import wait_for
 
 
 @pytest.mark.parametrize(
-    ("status", "told", "hopeless"),
+    ("status", "words", "hopeless"),
     [
         ("400 Bad Request", "HTTP 400 (bad cursor): it does not accept the request; check APPVIEW_RELAY_URL", True),
         ("404 Not Found", "no event stream for us at this address", True),
@@ -32,7 +32,7 @@ from appview_pipeline_tests.support.waiting import wait_for
         ("522 Connection timed out", "HTTP 522", False),
     ],
 )
-def test_http_refusals(status: str, told: str, hopeless: bool) -> None:
+def test_http_refusals(status: str, words: str, hopeless: bool) -> None:
     backoff = Backoff(first=0.05, longest=10)
     with (
         raw_server(refusing(status, body="bad cursor")) as (port, times),
@@ -40,7 +40,7 @@ def test_http_refusals(status: str, told: str, hopeless: bool) -> None:
     ):
         wait_for(lambda: subscription.status.state == "waiting")
         first = subscription.status
-        assert told in (first.last_error or "")
+        assert words in (first.last_error or "")
         assert first.retry_at is not None and first.last_error_at is not None
         wait = first.retry_at - first.last_error_at
         if hopeless:
@@ -51,7 +51,7 @@ def test_http_refusals(status: str, told: str, hopeless: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "words"),
     [
         (f"HTTP/1.1 101 Switching Protocols\r\nX-Trace: {'x' * 20_000}\r\n\r\n", "HTTP 101"),
         (f"HTTP/1.1 404 Not Found\r\nX-Trace: {'x' * 20_000}\r\n\r\n", "HTTP 404"),
@@ -60,7 +60,7 @@ def test_http_refusals(status: str, told: str, hopeless: bool) -> None:
         ("<html>" * 5_000, "no WebSocket handshake"),
     ],
 )
-def test_an_over_long_answer_is_not_hopeless(header: str, told: str) -> None:
+def test_an_over_long_answer_is_not_hopeless(header: str, words: str) -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(header.encode())
@@ -73,7 +73,7 @@ def test_an_over_long_answer_is_not_hopeless(header: str, told: str) -> None:
     ):
         wait_for(lambda: len(times) >= 3)
         error = subscription.status.last_error or ""
-        assert told in error and "too long to be read; trying again later" in error
+        assert words in error and "too long to be read; trying again later" in error
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
@@ -102,7 +102,7 @@ def test_a_senseless_retry_after_can_neither_break_nor_stop_us(value: str) -> No
         assert status.retry_at - time.time() <= MAX_RETRY_AFTER + 1
 
 
-def test_a_redirect_is_not_followed_but_told() -> None:
+def test_a_redirect_is_not_followed_but_reported() -> None:
     with (
         raw_server(refusing("301 Moved", "Location: https://elsewhere.example/\r\n")) as (port, _),
         quick(f"ws://127.0.0.1:{port}", 5) as subscription,

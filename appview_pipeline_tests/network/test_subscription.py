@@ -162,7 +162,7 @@ def test_tiny_frames_fill_the_buffer_too() -> None:
         assert len(take_until(subscription, 200)) == 200
 
 
-def test_a_connection_lost_while_the_buffer_is_full_is_not_made_anew_before_it_drains() -> None:
+def test_a_connection_lost_while_the_buffer_is_full_is_not_replaced_before_it_drains() -> None:
     def message(payload: bytes) -> bytes:
         return b"\x82\x7e" + struct.pack(">H", len(payload)) + payload
 

@@ -125,10 +125,10 @@ class Turns:
     def _await_turn(self, me: int) -> None:
         until = time.monotonic() + TOO_LONG
         while self._turn != me:
-            told = self._condition.wait(PATIENCE)
+            notified = self._condition.wait(PATIENCE)
             assert time.monotonic() < until, f"writer {'AB'[me]} waits for ever after {self.trace[-5:]}"
             other = 1 - me
-            if not told and self._turn == other and self._in_statement[other] and self._is_blocked(other):
+            if not notified and self._turn == other and self._in_statement[other] and self._is_blocked(other):
                 self.met.waits[self.trace[-1].partition(" ")[2]] += 1
                 self.trace.append(f"{'AB'[other]} waits")
                 self._turn = me

@@ -54,7 +54,7 @@ def muted(who: str, root: str) -> frozenset[tuple[str, str]]:
 
 
 STORIES: dict[str, tuple[Network, str]] = {
-    "an edited reply is told of as it is now": (
+    "an edited reply notifies as it is now": (
         network_of((A, post()), (B, reply(A)), (B, reply(A, text="no"))),
         "0|1|2",
     ),

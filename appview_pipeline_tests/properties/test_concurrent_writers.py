@@ -78,7 +78,7 @@ def meeters(index: Index) -> Iterator[Meeters]:
         yield Meeters(index.database, index.connection, index.clean, writers, Met())
 
 
-def told_later(keep: Callable[[], Keep]) -> Keep:
+def decided_later(keep: Callable[[], Keep]) -> Keep:
     """A `Keep` that is made when it is first asked, for bounds that depend on what the writers did."""
     made: list[Keep] = []
 
@@ -112,7 +112,7 @@ class Kills:
     later: int = 0
     """From outside, while a batch was applied or was about to be."""
     unacknowledged: int = 0
-    """A batch was committed and nobody was told."""
+    """A batch was committed, and its writer died before it said so."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def killed(index: Index, process: WriterProcess, data: st.DataObject, kills: Kil
         keep: Keep = everything
         return keep if order == "stream" else but_for_private_state(network, keep)
 
-    check(index, network, arrival, told_later(bound), by.deliver)
+    check(index, network, arrival, decided_later(bound), by.deliver)
     kills.total += by.kills.total
     kills.later += by.kills.later
     kills.unacknowledged += by.kills.unacknowledged
@@ -249,7 +249,7 @@ def check_kills(kills: Kills, examples: int) -> None:
     """Killing was no idle threat."""
     print(
         f"{kills.total} kills in {examples} examples: {kills.in_transaction.total()} in transactions, at "
-        f"{len(kills.in_transaction)} statements; {kills.unacknowledged} after a COMMIT that nobody was told of; "
+        f"{len(kills.in_transaction)} statements; {kills.unacknowledged} after a COMMIT, before its writer said so; "
         f"{kills.later} from outside"
     )
     assert kills.total > examples
@@ -292,12 +292,14 @@ def at_once(
         index.met.add(turns.met)
         trace.extend(turns.trace)
 
-    keep = told_later(lambda: bound(Arrival(tuple(arrived))))
+    keep = decided_later(lambda: bound(Arrival(tuple(arrived))))
     try:
         check(index, network, Arrival(tuple(both)), keep, deliver)
     except AssertionError as error:
-        told = f"writer A: {Arrival(tuple(batches[0]))}, writer B: {Arrival(tuple(batches[1]))}, meeting {meetings}"
-        raise AssertionError("\n".join([str(error), told, *_short(trace)])) from None
+        batches_said = (
+            f"writer A: {Arrival(tuple(batches[0]))}, writer B: {Arrival(tuple(batches[1]))}, meeting {meetings}"
+        )
+        raise AssertionError("\n".join([str(error), batches_said, *_short(trace)])) from None
 
 
 def _short(trace: Sequence[str]) -> list[str]:

@@ -232,7 +232,7 @@ ENCOUNTERS = {
 }
 
 
-@pytest.mark.parametrize("how", ["before judging", "before the one's commit", "before the other's commit"])
+@pytest.mark.parametrize("how", ["before evaluation", "before the one's commit", "before the other's commit"])
 @pytest.mark.parametrize("name", ENCOUNTERS)
 def test_two_shards_meet(index: Index, together: Together, name: str, how: str) -> None:
     it = ENCOUNTERS[name]
@@ -242,7 +242,7 @@ def test_two_shards_meet(index: Index, together: Together, name: str, how: str) 
         writers = _writers(database, 2)
         for batch in before:
             writers[0].write(batch, time.time())
-        if how == "before judging":
+        if how == "before evaluation":
             barrier = threading.Barrier(2)
             with ThreadPoolExecutor(2) as pool:
                 jobs = [

@@ -100,8 +100,8 @@ class WriterProcess:
                 case "applied":
                     acknowledged = int(rest)
                 case "dying":
-                    dying, _, told = rest.rpartition(" ")
-                    in_transaction = told == "True"
+                    dying, _, in_one = rest.rpartition(" ")
+                    in_transaction = in_one == "True"
                 case "ended":
                     status = int(rest)
                     assert status in (0, -signal.SIGKILL, CURSOR_MOVED), f"the writer ended with {status}"

@@ -71,7 +71,7 @@ def test_data_model_vectors(conformance: Path) -> None:
         assert cbor.decode_exact(block) == record
 
 
-def test_links_and_bytes_are_told_apart() -> None:
+def test_links_and_bytes_are_kept_apart() -> None:
     block = b"\xa3\x61a\xd8\x2a\x58\x25\x00" + LINK + b"\x61b\x58\x24" + LINK + b"\x61c\x42\xff\x00"
     record, text = cbor.decode_record_json(block)
     assert [type(value) for value in record.values()] == [Link, bytes, bytes]
@@ -144,7 +144,7 @@ def test_a_map_never_becomes_a_link_or_bytes(value: dict[str, Any]) -> None:
             cbor.decode_record_json(encode_dag_cbor(record))
 
 
-def test_the_key_proto_is_told_from_text_and_from_longer_keys() -> None:
+def test_the_key_proto_is_neither_text_nor_a_longer_key() -> None:
     sent = {"text": "__proto__", "__proto__x": 1, "x__proto__": {"_proto_": 1}, '"__proto__"': 2}
     record, text = cbor.decode_record_json(encode_dag_cbor(sent))
     assert record == sent == json.loads(text)

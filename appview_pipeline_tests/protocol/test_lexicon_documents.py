@@ -87,7 +87,7 @@ JSON_VALUES = st.recursive(
 
 @given(JSON_VALUES)
 @settings(deadline=None)
-def test_any_json_is_judged_as_a_document(value: Any) -> None:
+def test_any_json_is_checked_as_a_document(value: Any) -> None:
     assert isinstance(problem(value), str)
     problem(document({"main": value}))
     record = {"type": "record", "key": "tid", "record": {"type": "object", "properties": {"field": value}}}

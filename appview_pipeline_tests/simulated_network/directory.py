@@ -217,10 +217,10 @@ class Pds(HttpService):
         return values[-1]
 
     @staticmethod
-    def _limit(parameters: Parameters, default: int, most: int) -> int:
+    def _limit(parameters: Parameters, default: int, maximum: int) -> int:
         text = parameters.get("limit", [str(default)])[-1]
-        if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= most:
-            raise XrpcError(400, "InvalidRequest", f"Error: limit must be between 1 and {most}")
+        if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= maximum:
+            raise XrpcError(400, "InvalidRequest", f"Error: limit must be between 1 and {maximum}")
         return int(text)
 
     def _known(self, parameters: Parameters) -> Author:

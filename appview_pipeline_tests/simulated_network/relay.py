@@ -101,14 +101,14 @@ class Faults:
 
 
 class _Window:
-    """The newest frames with their seqs, oldest dropped beyond `most_bytes`. Guarded by the relay's lock.
+    """The newest frames with their seqs, oldest dropped beyond `max_bytes`. Guarded by the relay's lock.
 
     Positions count all frames ever published. Dropped frames leave a gap at the head of the lists that is closed now
     and then, so that both appending and reading anywhere cost the same however long the window is.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.bytes = 0
         self.newest_seq = 0
         self._messages: list[bytes] = []
@@ -136,7 +136,7 @@ class _Window:
         self._seqs.append(seq)
         self.bytes += len(framed)
         self.newest_seq = seq
-        while self.bytes > self.most_bytes and self.end - self.first > 1:
+        while self.bytes > self.max_bytes and self.end - self.first > 1:
             self.bytes -= len(self._messages[self._gap])
             self._messages[self._gap] = b""
             self._gap += 1

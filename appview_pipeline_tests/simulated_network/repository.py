@@ -29,7 +29,7 @@ class Write(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit as a `#commit` event tells it; CIDs are 36 bytes, `blocks` a CAR."""
+    """A commit as the fields of a `#commit` event; CIDs are 36 bytes, `blocks` a CAR."""
 
     did: str
     commit: bytes
@@ -160,7 +160,7 @@ class Repository:
         return len(self.own)
 
     def found(self, rev: str) -> None:
-        """Makes the history's end the first commit, which nobody was told of."""
+        """Makes the history's end the first commit, which no event announced."""
         self.rev, self.tree, self._head = rev, self.history.tree, None
 
     @property

@@ -188,7 +188,7 @@ def test_facets_lie_on_what_they_mark_and_replies_keep_their_root(frames: list[b
 
 
 def test_memory_is_bounded_by_letting_accounts_go() -> None:
-    world = World(8, 40, start=START, pasts=(), most_records=300)
+    world = World(8, 40, start=START, pasts=(), max_records=300)
     deleted = [e for e in map(decode_frame, world.frames(2_000)) if isinstance(e, Account) and e.status == "deleted"]
     assert deleted
     assert world.records < 400
@@ -420,7 +420,7 @@ def test_sdk_resolves_dids_and_the_log_hashes_to_the_did(network: SimulatedNetwo
 
 
 def test_a_tombstoned_did_is_gone() -> None:
-    with SimulatedNetwork(World(8, 20, start=START, pasts=(), most_records=100)) as network:
+    with SimulatedNetwork(World(8, 20, start=START, pasts=(), max_records=100)) as network:
         network.advance(600)
         gone = next(author for author in network.world.authors if author.account.tombstoned)
         assert requests.get(f"{network.plc_url}/{gone.did}", timeout=5).status_code == 410

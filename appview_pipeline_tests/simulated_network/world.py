@@ -90,15 +90,15 @@ class Ranked:
     A new member takes the place of a random one, so that ranks last while the members turn over.
     """
 
-    def __init__(self, rng: Random, most: int) -> None:
-        self.rng, self.most = rng, most
+    def __init__(self, rng: Random, limit: int) -> None:
+        self.rng, self.limit = rng, limit
         self.members: list[Post] = []
 
     def add(self, member: Post) -> None:
-        if len(self.members) < self.most:
+        if len(self.members) < self.limit:
             self.members.append(member)
         else:
-            self.members[self.rng.randrange(self.most)] = member
+            self.members[self.rng.randrange(self.limit)] = member
 
     def draw(self) -> Post:
         return self.members[int(len(self.members) ** self.rng.random()) - 1]
@@ -107,19 +107,19 @@ class Ranked:
 class Recent:
     """The newest of something, drawn with the newest most often."""
 
-    def __init__(self, rng: Random, most: int) -> None:
-        self.rng, self.most = rng, most
+    def __init__(self, rng: Random, limit: int) -> None:
+        self.rng, self.limit = rng, limit
         self.members: list[Any] = []
 
     def add(self, member: Any) -> None:
         self.members.append(member)
-        if len(self.members) >= 2 * self.most:
-            del self.members[: -self.most]
+        if len(self.members) >= 2 * self.limit:
+            del self.members[: -self.limit]
 
     def draw(self) -> Any | None:
         if not self.members:
             return None
-        return self.members[-int(min(len(self.members), self.most) ** self.rng.random())]
+        return self.members[-int(min(len(self.members), self.limit) ** self.rng.random())]
 
 
 class Author:
@@ -151,7 +151,7 @@ Act = list[Write]
 class World:
     """See the module. `start` is in seconds since 1970, `rate` in steps per simulated second.
 
-    `pasts=()` lets all repositories start empty: quick to make, frames small. Beyond `most_records` records of its
+    `pasts=()` lets all repositories start empty: quick to make, frames small. Beyond `max_records` records of its
     own (not counting pasts) the world deletes accounts, and others come: memory stays bounded however long it runs.
     """
 
@@ -164,7 +164,7 @@ class World:
         rate: float = 500.0,
         first_seq: int = 1,
         pasts: Pasts = PASTS,
-        most_records: int = 1_000_000,
+        max_records: int = 1_000_000,
     ) -> None:
         self.seed = seed
         self.rate = rate
@@ -173,7 +173,7 @@ class World:
         self.clock = Clock(int(start * 1_000_000))
         self.stamped = 0  # the newest time on a frame
         self.seq = first_seq - 1
-        self.most_records = most_records
+        self.max_records = max_records
         self.records = 0
         self.lock = threading.RLock()  # held while a step changes the world, and by the servers while they read it
         self.authors: list[Author] = []
@@ -582,7 +582,7 @@ class World:
         """Lets the next thing happen; its frames, seqs rising by one."""
         with self.lock:
             self.clock.tick(self.rng.expovariate(self.rate) * 1_000_000)
-            if self.records > self.most_records:
+            if self.records > self.max_records:
                 return self._departure() + self._arrival()
             fate = self.rng.random() * 1_000
             for chance, happen in (

@@ -8,7 +8,7 @@ from appview_pipeline.store.contacts import ContactMatch, notify_contact_match
 from appview_pipeline_tests.support.rerun import Rerun
 
 
-def test_contacts_are_told_of_once(busy: Rerun) -> None:
+def test_contacts_are_notified_once(busy: Rerun) -> None:
     match = ContactMatch("did:plc:friend", "at://did:plc:friend/app.bsky.actor.profile/self", "cid")
     oneself = ContactMatch("did:plc:me", "at://did:plc:me/app.bsky.actor.profile/self", "cid")
     written = []
@@ -16,9 +16,9 @@ def test_contacts_are_told_of_once(busy: Rerun) -> None:
         with busy.database.connect("writer") as connection:
             written.append(notify_contact_match(connection, "did:plc:me", [match, match, oneself]))
     assert written == [1, 0]
-    told = busy.rows(
+    notified = busy.rows(
         'SELECT did, author, "recordUri", "sortAt" FROM bsky.notification WHERE reason = \'contact-match\''
     )
-    assert [row[:3] for row in told] == [("did:plc:me", match.did, match.uri)]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told[0][3])
+    assert [row[:3] for row in notified] == [("did:plc:me", match.did, match.uri)]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", notified[0][3])
     assert busy.rerun(orphans=None).changed == {}

@@ -33,7 +33,7 @@ class Saying:
     record: Callable[[str, str], dict[str, Any]]
     """From the author's DID and the subject's."""
     counter: str | None = None
-    told: str | None = None
+    notifies: str | None = None
 
 
 def post_by(did: str) -> str:
@@ -145,8 +145,8 @@ def test_of_several_records_that_say_the_same_the_first_counts(
                 subject = did_of(name)
                 key = subject if table == "profile_agg" else post_by(subject)
                 assert counts.get(key, 0) == sum(it == subject for _, it in live), (key, counts)
-            told = rows(database.url, 'SELECT did, author, "recordUri" FROM bsky.notification')
-            assert sorted(told) == sorted((it, author, uri) for (author, it), uri in live.items())
+            notified = rows(database.url, 'SELECT did, author, "recordUri" FROM bsky.notification')
+            assert sorted(notified) == sorted((it, author, uri) for (author, it), uri in live.items())
         if saying.table == "repost":
             items = rows(database.url, "SELECT uri FROM bsky.feed_item WHERE type = 'repost'")
             assert sorted(items) == sorted((uri,) for uri in live.values())

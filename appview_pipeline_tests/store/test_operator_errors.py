@@ -1,60 +1,51 @@
-"""What an operator is told about a database: one sentence each, with the remedy."""
+"""What an operator reads about a database: one sentence each, with the remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import psycopg2
 import psycopg2.errors
 import pytest
 
-from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import database, migrate, sql
 from appview_pipeline.store.database_url import libpq_url, parse_url, sqlalchemy_url
 from appview_pipeline.store.operator_errors import operator_error
 from appview_pipeline_tests.support.database import as_role, run
+from appview_pipeline_tests.support.operator_errors import sentence_of
 from appview_pipeline_tests.support.tables import rows
-
-
-def told(action: Callable[[], object]) -> str:
-    with pytest.raises(OperatorError) as error:
-        action()
-    sentence = str(error.value)
-    assert "\n" not in sentence and "secret" not in sentence and len(sentence) < 400, sentence
-    return sentence
 
 
 def test_the_schema_that_is_missing_old_new_or_not_ours_is_named(empty_url: str) -> None:
     settings = Settings(database_url=empty_url)
-    assert "run `appview-pipeline migrate`" in told(lambda: database.open_database(settings))
+    assert "run `appview-pipeline migrate`" in sentence_of(lambda: database.open_database(settings))
     run(empty_url, "CREATE SCHEMA bsky")
-    assert "did not make" in told(lambda: migrate.upgrade(empty_url))
+    assert "did not make" in sentence_of(lambda: migrate.upgrade(empty_url))
     run(empty_url, "DROP SCHEMA bsky")
     migrate.upgrade(empty_url, "0001")
-    assert "0001, older than" in told(lambda: database.open_database(settings))
+    assert "0001, older than" in sentence_of(lambda: database.open_database(settings))
     database.open_database(settings, migrate=True).close()
     run(empty_url, "UPDATE pipeline.schema_version SET version_num = '9999'")
     for action in (lambda: database.open_database(settings), lambda: migrate.upgrade(empty_url)):
-        assert "9999, newer than" in told(action)
+        assert "9999, newer than" in sentence_of(action)
 
 
 def test_a_server_or_database_that_is_not_there_is_named(server_url: str) -> None:
     absent = parse_url(server_url).set(database="absent").render_as_string(hide_password=False)
-    assert "database absent on" in (sentence := told(lambda: migrate.upgrade(absent))) and "createdb" in sentence
+    assert "database absent on" in (sentence := sentence_of(lambda: migrate.upgrade(absent))) and "createdb" in sentence
     for url in ("postgres://u:secret@127.0.0.1:1/d", "postgresql://u:secret@/d?host=/nowhere"):
-        sentence = told(partial(database.open_database, Settings(database_url=url)))
+        sentence = sentence_of(partial(database.open_database, Settings(database_url=url)))
         assert "can't be reached" in sentence and "database d on " in sentence
 
 
-def test_a_role_that_may_too_little_is_told_so(empty_url: str) -> None:
+def test_a_role_that_lacks_privileges_is_named(empty_url: str) -> None:
     run(empty_url, "DROP ROLE IF EXISTS weak")
     run(empty_url, "CREATE ROLE weak LOGIN")
     try:
-        assert "weak lacks a privilege" in told(lambda: migrate.upgrade(as_role(empty_url, "weak")))
+        assert "weak lacks a privilege" in sentence_of(lambda: migrate.upgrade(as_role(empty_url, "weak")))
         migrate.upgrade(empty_url)
-        assert "weak lacks a privilege" in told(
+        assert "weak lacks a privilege" in sentence_of(
             lambda: database.open_database(Settings(database_url=as_role(empty_url, "weak")))
         )
     finally:
@@ -98,7 +89,7 @@ def test_a_database_that_is_not_utf8_is_refused(server_url: str) -> None:
     run(server_url, "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'")
     latin = parse_url(server_url).set(database="latin").render_as_string(hide_password=False)
     try:
-        assert "LATIN1" in told(lambda: migrate.upgrade(latin))
+        assert "LATIN1" in sentence_of(lambda: migrate.upgrade(latin))
     finally:
         run(server_url, "DROP DATABASE latin WITH (FORCE)")
 
@@ -153,7 +144,7 @@ def test_every_form_of_url_becomes_the_driver_s(given: str, for_sqlalchemy: str,
 
 
 def test_what_is_no_url_of_postgresql_is_refused() -> None:
-    assert "not PostgreSQL" in told(lambda: sqlalchemy_url("mysql://u:secret@h/d"))
-    assert "can't be read" in told(lambda: sqlalchemy_url("h/d"))
-    assert "can't be read" in told(lambda: sqlalchemy_url("postgresql://u:secret@h:port/d"))
-    assert "not accepted" in told(lambda: migrate.current("postgresql://u:secret@h/d?nonsense=1"))
+    assert "not PostgreSQL" in sentence_of(lambda: sqlalchemy_url("mysql://u:secret@h/d"))
+    assert "can't be read" in sentence_of(lambda: sqlalchemy_url("h/d"))
+    assert "can't be read" in sentence_of(lambda: sqlalchemy_url("postgresql://u:secret@h:port/d"))
+    assert "not accepted" in sentence_of(lambda: migrate.current("postgresql://u:secret@h/d?nonsense=1"))

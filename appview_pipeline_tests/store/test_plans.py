@@ -54,7 +54,7 @@ def test_batches_share_their_plans_by_size(database: Database, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_EVENTS", 3), ("MAX_SECONDS", 0.0)])
-def test_plans_are_made_anew_after_a_while(
+def test_plans_are_made_again_after_a_while(
     database: Database, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
     stream = Stream()

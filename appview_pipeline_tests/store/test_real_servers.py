@@ -8,14 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg2
 import pytest
 
-from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.shards import WHOLE
 from appview_pipeline.store import migrate, postgres, sql
@@ -25,6 +24,7 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.stream_lock import stream_lock
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import connect, run_sql
+from appview_pipeline_tests.support.operator_errors import sentence_of
 from appview_pipeline_tests.support.pooler import Pooler
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
@@ -38,13 +38,6 @@ def empty(server: EmbeddedPostgres) -> Iterator[str]:
     run_sql(server, f"CREATE DATABASE {name}")
     yield name
     run_sql(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def told(action: Callable[[], object]) -> str:
-    with pytest.raises(OperatorError) as error:
-        action()
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def command(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
@@ -134,7 +127,7 @@ def test_a_table_in_use_ends_a_migration_with_a_sentence(
     migrate.upgrade(url, "0005")
     limited(monkeypatch, lock=0.2)
     with holding(url, "SELECT * FROM bsky.notification"):
-        sentence = told(lambda: migrate.upgrade(url))
+        sentence = sentence_of(lambda: migrate.upgrade(url))
     assert f"The migration of database {empty} on " in sentence and "lock timeout" in sentence
     assert "end what uses the named table" in sentence and "run `appview-pipeline migrate` again" in sentence
     assert migrate.upgrade(url) == migrate.head()
@@ -146,7 +139,7 @@ def test_a_statement_that_takes_too_long_ends_a_migration_with_a_sentence(
     limited(monkeypatch, statement=0.3)
     whole = sql.read
     monkeypatch.setattr(sql, "read", lambda name: whole(name) + "; SELECT pg_sleep(5)")
-    sentence = told(lambda: migrate.upgrade(server.url(empty)))
+    sentence = sentence_of(lambda: migrate.upgrade(server.url(empty)))
     assert "statement timeout" in sentence and "run `appview-pipeline migrate` again" in sentence
 
 
@@ -168,7 +161,7 @@ def test_whatever_stops_a_migration_is_a_sentence(
     server: EmbeddedPostgres, empty: str, monkeypatch: pytest.MonkeyPatch, statement: str, words: str
 ) -> None:
     monkeypatch.setattr(sql, "read", lambda name: statement)
-    assert words in told(lambda: migrate.upgrade(server.url(empty)))
+    assert words in sentence_of(lambda: migrate.upgrade(server.url(empty)))
 
 
 def test_the_command_migrate_ends_without_a_traceback(server: EmbeddedPostgres, empty: str) -> None:
@@ -190,7 +183,7 @@ def test_a_schema_that_cannot_be_looked_at_is_a_sentence(
 ) -> None:
     monkeypatch.setattr(postgres, "START", postgres.Role(statement=5, lock=0.2, idle=5))
     with holding(database_url, "LOCK TABLE pipeline.schema_version"):
-        sentence = told(lambda: open_database(Settings(database_url=database_url)))
+        sentence = sentence_of(lambda: open_database(Settings(database_url=database_url)))
     assert "could not be looked at" in sentence and "lock timeout" in sentence
 
 
@@ -203,7 +196,7 @@ def refused_as_shared(url: str) -> None:
         lambda: migrate.current(url),
         lambda: open_database(Settings(database_url=url)),
     ):
-        sentence = told(action)
+        sentence = sentence_of(action)
         assert "behind a pooler that gives each transaction another session" in sentence
         assert "pool_mode = session" in sentence
 

@@ -89,18 +89,18 @@ def test_a_gate_is_flagged_on_its_post_whichever_comes_first(fresh: Fresh, gate_
         assert rows(database.url, 'SELECT "hasThreadGate", "hasPostGate" FROM bsky.post') == [(True, True)]
 
 
-def test_an_edited_verification_tells_nobody_that_it_is_gone(database: Database, stream: Stream) -> None:
+def test_an_edited_verification_does_not_notify_that_it_is_gone(database: Database, stream: Stream) -> None:
     ann, record = Person(stream, "ann"), {"subject": did_of("ben"), "handle": "ben.test", "createdAt": WHEN}
     path = "app.bsky.graph.verification/v"
     index(database, ann.commit(create(path, {**record, "displayName": "Ben"})))
     index(database, ann.commit(update(path, {**record, "displayName": "Benjamin"})))
     assert rows(database.url, "SELECT reason FROM bsky.notification") == [("verified",)]
     index(database, ann.commit(delete(path)))
-    told = rows(database.url, "SELECT reason FROM bsky.notification ORDER BY id")
-    assert told == [("verified",), ("unverified",)]
+    reasons = rows(database.url, "SELECT reason FROM bsky.notification ORDER BY id")
+    assert reasons == [("verified",), ("unverified",)]
 
 
-def test_a_like_in_a_muted_thread_is_indexed_and_not_told(database: Database, stream: Stream) -> None:
+def test_a_like_in_a_muted_thread_is_indexed_and_does_not_notify(database: Database, stream: Stream) -> None:
     ann, ben = Person(stream, "ann"), Person(stream, "ben")
     uri = ann.uri("app.bsky.feed.post/a")
     rows(database.url, "INSERT INTO bsky.thread_mute VALUES (%s, %s, %s)", uri, ann.did, WHEN)

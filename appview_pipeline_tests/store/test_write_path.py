@@ -40,7 +40,7 @@ def test_an_error_of_ours_is_raised_and_nothing_written(database: Database, stre
     assert rows(database.url, "SELECT 1 FROM pipeline.cursor") == []
 
 
-def test_a_writer_that_is_told_to_stop_does_not_wait_for_the_database(fresh: Fresh, stream: Stream) -> None:
+def test_a_writer_that_is_asked_to_stop_does_not_wait_for_the_database(fresh: Fresh, stream: Stream) -> None:
     with fresh() as database:
         refuse(database, "true", "40001")
         stop = threading.Event()

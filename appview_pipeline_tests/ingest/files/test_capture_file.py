@@ -56,7 +56,7 @@ def test_frames_come_back(tmp_path: Path, name: str) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(frames=st.lists(st.binary(max_size=50), max_size=30), cut=st.integers(0, 2_000), compressed=st.booleans())
-def test_any_file_reads_whole_and_any_truncation_is_told(
+def test_any_file_reads_whole_and_any_truncation_is_reported(
     tmp_path_factory: pytest.TempPathFactory, frames: list[bytes], cut: int, compressed: bool
 ) -> None:
     path = tmp_path_factory.mktemp("corpus") / NAMES[compressed]
@@ -72,7 +72,7 @@ def test_any_file_reads_whole_and_any_truncation_is_told(
     if cut == len(whole):
         assert list(read_frames(path)) == frames
     elif not compressed and cut in boundaries:
-        assert list(read_frames(path)) == frames[: boundaries.index(cut)]  # the format can't tell
+        assert list(read_frames(path)) == frames[: boundaries.index(cut)]  # the format does not show it
     else:
         with pytest.raises(OperatorError):
             list(read_frames(path))
@@ -88,7 +88,7 @@ def test_a_truncated_plain_file_says_after_how_many_frames(tmp_path: Path, missi
     assert str(error.value) == f"{path} is truncated after 2 whole frames: copy or capture it again."
 
 
-def test_a_truncated_compressed_file_is_told_even_at_the_end_of_a_frame(tmp_path: Path) -> None:
+def test_a_truncated_compressed_file_is_reported_even_at_the_end_of_a_frame(tmp_path: Path) -> None:
     path = tmp_path / "frames.bin.zst"
     compressor = zstandard.ZstdCompressor().compressobj()
     block = compressor.compress(plain(FRAMES)) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
@@ -100,7 +100,7 @@ def test_a_truncated_compressed_file_is_told_even_at_the_end_of_a_frame(tmp_path
     assert got == FRAMES
 
 
-def test_a_flipped_bit_in_a_compressed_file_is_told(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_compressed_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "frames.bin.zst"
     write(path, [bytes(range(256)) * 20] * 100)
     data = bytearray(path.read_bytes())

@@ -221,7 +221,7 @@ def test_what_the_relay_no_longer_has_is_a_gap(database: Database, start: Start)
         consumer.end()
 
 
-def test_a_relay_that_numbers_anew_is_followed(database: Database, start: Start) -> None:
+def test_a_relay_that_starts_its_numbers_again_is_followed(database: Database, start: Start) -> None:
     ann = Person(Stream(), "ann")
     with Relay([ann.commit(post("a", "x"))]) as relay:
         relay.faults.ignore_cursor_rules = True

@@ -70,7 +70,7 @@ def killed_at_random(
                 assert "Traceback" not in consumer.said
         assert killed, "some were killed while they had work to do"
         got, wanted = without_cursor(database), dump(want.url)
-        # Who was judged before the newest gate came still waits for what an older one asked for: that only makes work.
+        # A reply evaluated before the newest gate came still depends on what an older gate asked for: only work.
         more, needed = (set(tables.pop("pipeline.dependency", ())) for tables in (got, wanted))
         assert needed <= more
         assert_equal(got, wanted)

@@ -35,7 +35,7 @@ def test_binaries_of_the_system(state: Path) -> None:
     user.ensure()
     user.end()
     wait_for(lambda: not processes(state))
-    # Without being told, the binaries that fit the data directory are found.
+    # Without a setting, the binaries that fit the data directory are found.
     with attach(state) as pg:
         assert pg.version == answer["version"]
         check_texts(pg)

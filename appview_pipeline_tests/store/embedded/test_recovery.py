@@ -110,7 +110,7 @@ def test_server_that_dies_again_and_again_is_given_up_and_said_so(warm_state: Pa
         wait_for(lambda: not processes(warm_state))
         status = read_status(StateFolder(warm_state))
         assert status and "died 6 times within 5 minutes" in status.reason
-        pg.ensure_running()  # whoever needs it next tries anew
+        pg.ensure_running()  # the next process that needs it tries again
         assert query(pg.url(), "SELECT 1") == 1
 
 

@@ -144,7 +144,7 @@ def test_attaching_while_the_server_is_about_to_stop(warm_state: Path) -> None:
 
 
 def test_nobody_is_given_a_server_that_is_stopping(warm_state: Path) -> None:
-    """However long the stop takes: who attaches meanwhile waits for it and then starts the server anew."""
+    """However long the stop takes, a process that attaches meanwhile waits for it, and then starts the server again."""
     wait_for(lambda: not processes(warm_state))
     folder = StateFolder(warm_state)
     attach(warm_state).close()
