@@ -194,9 +194,9 @@ def test_a_day_has_a_budget_for_each_kind(database: Database, alice: Person, mon
     assert rows(database.url, "SELECT kind, count FROM pipeline.dead_letter_overflow") == [("lexicon", 3)]
     monkeypatch.setenv("APPVIEW_DATABASE_URL", database.url)
     monkeypatch.setenv("APPVIEW_DEAD_LETTER_DAY_BYTES", "3000")
-    told = json.loads(CliRunner().invoke(cli, ["status", "--json"]).stdout)
-    assert told["dead_letters_left_out"] == {"lexicon": 3} and told["dead_letter_day_bytes"] == 3_000
-    assert told["dead_letter_bytes_today"].keys() == {"lexicon", "frame-cbor"}
+    status = json.loads(CliRunner().invoke(cli, ["status", "--json"]).stdout)
+    assert status["dead_letters_left_out"] == {"lexicon": 3} and status["dead_letter_day_bytes"] == 3_000
+    assert status["dead_letter_bytes_today"].keys() == {"lexicon", "frame-cbor"}
     assert "lexicon 3" in CliRunner().invoke(cli, ["status"]).stdout
     rows(database.url, "UPDATE pipeline.dead_letter_day SET day = day - 1")
     index(database, *frames, validators=Strict(), dead_letter_day_bytes=3_000)

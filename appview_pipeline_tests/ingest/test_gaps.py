@@ -85,7 +85,7 @@ def test_a_refused_commit_is_a_gap_at_once(database: Database, stream: Stream, n
     assert open_gaps(database) == want
     assert record_keys(database) == {"first", "after"}
     with database.connect("reader") as connection:
-        assert applied_revs(connection, {ann.did}) == {}, "nothing of it is passed over unread"
+        assert applied_revs(connection, {ann.did}) == {}, "nothing of it is skipped unread"
 
 
 def test_mismatching_and_future_commits_and_syncs_too(database: Database, stream: Stream) -> None:

@@ -60,7 +60,7 @@ def alive(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_is_started_once_and_ends_when_told(make: Callable[[str], LeasedProcess]) -> None:
+def test_is_started_once_and_ends_when_asked(make: Callable[[str], LeasedProcess]) -> None:
     consumer = make(OBEDIENT)
     assert consumer.keep() and consumer.keep()
     assert consumer.starts == 1
@@ -91,7 +91,7 @@ def test_renewing_never_blocks_on_a_child_that_does_not_read(make: Callable[[str
     assert time.monotonic() - started < 5
 
 
-def test_a_crash_is_told_and_followed_by_longer_and_longer_pauses(
+def test_a_crash_is_reported_and_followed_by_longer_and_longer_pauses(
     make: Callable[[str], LeasedProcess],
 ) -> None:
     consumer = make("print('all is lost', flush=True); raise SystemExit(7)")
@@ -106,7 +106,7 @@ def test_a_crash_is_told_and_followed_by_longer_and_longer_pauses(
     assert "exit code 7" in consumer.ended.sentence and "all is lost" in consumer.ended.sentence
 
 
-def test_an_operators_mistake_is_told_in_its_own_words(make: Callable[[str], LeasedProcess]) -> None:
+def test_an_operators_mistake_is_reported_in_its_own_words(make: Callable[[str], LeasedProcess]) -> None:
     consumer = make("print('set X'); raise SystemExit(4)")
     consumer.keep()
     until(lambda: not consumer.keep())

@@ -27,10 +27,10 @@ from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, 
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.states import differences, dump
 
-TOLD = "'like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost', 'mention', 'quote', 'reply'"
+REASONS = "'like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost', 'mention', 'quote', 'reply'"
 NOTIFICATIONS = f"""
     SELECT did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt" FROM bsky.notification n
-    WHERE reason IN ({TOLD}) AND NOT EXISTS (SELECT FROM pipeline.told_otherwise o WHERE o.uri = n."recordUri")
+    WHERE reason IN ({REASONS}) AND NOT EXISTS (SELECT FROM pipeline.told_otherwise o WHERE o.uri = n."recordUri")
     ORDER BY 1, 2, 5"""
 
 
@@ -66,20 +66,20 @@ def test_a_rerun_is_of_its_span_and_collections(busy: Rerun) -> None:
     assert busy.rows("SELECT count(*) FROM bsky.repost WHERE via = 'at://x/y/z'")[0] > 10
 
 
-def test_notifications_are_told_again_once(busy: Rerun) -> None:
+def test_missing_notifications_are_written_once(busy: Rerun) -> None:
     want = busy.rows(NOTIFICATIONS)
-    kept = busy.rows(f"SELECT id FROM bsky.notification WHERE reason NOT IN ({TOLD}) ORDER BY id")
+    kept = busy.rows(f"SELECT id FROM bsky.notification WHERE reason NOT IN ({REASONS}) ORDER BY id")
     reasons = {row[4] for row in want}
     assert {"like", "repost", "follow", "mention", "quote", "reply"} <= reasons and len(want) > 80
     busy.run(
-        f"DELETE FROM bsky.notification WHERE reason IN ({TOLD}) AND id % 3 = 0",
-        f"UPDATE bsky.notification SET did = 'did:plc:stranger' WHERE reason IN ({TOLD}) AND id % 3 = 1",
-        f"UPDATE bsky.notification SET author = 'did:plc:stranger' WHERE reason IN ({TOLD}) AND id % 9 = 2",
+        f"DELETE FROM bsky.notification WHERE reason IN ({REASONS}) AND id % 3 = 0",
+        f"UPDATE bsky.notification SET did = 'did:plc:stranger' WHERE reason IN ({REASONS}) AND id % 3 = 1",
+        f"UPDATE bsky.notification SET author = 'did:plc:stranger' WHERE reason IN ({REASONS}) AND id % 9 = 2",
     )
-    untouched = busy.rows(f"SELECT id FROM bsky.notification WHERE reason IN ({TOLD}) AND id % 3 = 2 ORDER BY id")
+    untouched = busy.rows(f"SELECT id FROM bsky.notification WHERE reason IN ({REASONS}) AND id % 3 = 2 ORDER BY id")
     assert busy.rerun().changed.keys() == {"notification"}
     assert busy.rows(NOTIFICATIONS) == want
-    assert busy.rows(f"SELECT id FROM bsky.notification WHERE reason NOT IN ({TOLD}) ORDER BY id") == kept
+    assert busy.rows(f"SELECT id FROM bsky.notification WHERE reason NOT IN ({REASONS}) ORDER BY id") == kept
     assert set(untouched) <= set(busy.rows("SELECT id FROM bsky.notification"))
     assert busy.rerun().changed == {}
 
@@ -101,7 +101,7 @@ def test_only_what_is_wrong_is_touched(busy: Rerun) -> None:
         assert len(set(rows) - set(after[table])) == (1 if table in ("bsky.feed_item", "bsky.quote") else 0), table
 
 
-def test_rows_without_a_record_go_and_their_duplicates_move_up(busy: Rerun) -> None:
+def test_rows_without_a_record_go_and_their_duplicates_are_promoted(busy: Rerun) -> None:
     (live, duplicate, subject) = busy.rows(
         'SELECT l.uri, d.uri, l.subject FROM bsky."like" l '
         'JOIN bsky.duplicate_record d ON d."duplicateOf" = l.uri ORDER BY 1, 2 LIMIT 1'

@@ -57,43 +57,47 @@ def story(rerun_index: Rerun) -> Story:
     return Story(rerun_index)
 
 
-def told(index: Rerun) -> list[Any]:
+def notifications(index: Rerun) -> list[Any]:
     return index.rows('SELECT did, "recordUri", reason FROM bsky.notification ORDER BY 1, 2, 3')
 
 
-def test_whom_a_muted_thread_kept_silent_is_not_told_after_all(story: Story) -> None:
+def test_a_notification_that_a_muted_thread_suppressed_is_not_made_up_for(story: Story) -> None:
     index = story.index
     post = story.write("alice", f"{POST}/a", {"text": "hello"})
     index.run(f"INSERT INTO bsky.thread_mute VALUES ('{post}', 'did:plc:alice', 'now')")
     story.write("bob", f"{LIKE}/a", story.subject(post))
     story.write("bob", f"{POST}/b", story.reply(post, post))
     index.run("DELETE FROM bsky.thread_mute")
-    assert (index.rerun().changed, told(index)) == ({}, [])
-    # What is written anew is another matter.
+    assert (index.rerun().changed, notifications(index)) == ({}, [])
+    # A record that is written again notifies.
     story.write("bob", f"{LIKE}/a", None)
     liked = story.write("bob", f"{LIKE}/a", story.subject(post))
-    assert (index.rerun().changed, told(index)) == ({}, [("did:plc:alice", liked, "like")])
+    assert (index.rerun().changed, notifications(index)) == ({}, [("did:plc:alice", liked, "like")])
 
 
-def test_an_edited_like_has_told_whom_it_told(story: Story) -> None:
+def test_an_edited_like_keeps_its_recipient(story: Story) -> None:
     index = story.index
     first = story.write("alice", f"{POST}/a", {"text": "one"})
     second = story.write("carol", f"{POST}/a", {"text": "two"})
     liked = story.write("bob", f"{LIKE}/a", story.subject(first))
     story.write("bob", f"{LIKE}/a", story.subject(second), "update")
-    assert (index.rerun().changed, told(index)) == ({}, [("did:plc:alice", liked, "like")])
+    assert (index.rerun().changed, notifications(index)) == ({}, [("did:plc:alice", liked, "like")])
 
 
-def test_who_takes_anothers_place_tells_nobody_else(story: Story) -> None:
+def test_a_promoted_duplicate_notifies_nobody_else(story: Story) -> None:
     index = story.index
     post = story.write("alice", f"{POST}/a", {"text": "one"})
     repost = story.write("carol", f"{REPOST}/a", story.subject(post))
     story.write("bob", f"{LIKE}/a", story.subject(post))
-    heir = story.write("bob", f"{LIKE}/b", story.subject(post, via=ref(repost)))
+    promoted = story.write("bob", f"{LIKE}/b", story.subject(post, via=ref(repost)))
     story.write("bob", f"{LIKE}/a", None)
-    before = told(index)
-    assert ("did:plc:alice", heir, "like") in before and ("did:plc:carol", heir, "like-via-repost") not in before
-    assert (index.rerun().changed, told(index)) == ({}, before)
+    before = notifications(index)
+    assert ("did:plc:alice", promoted, "like") in before and (
+        "did:plc:carol",
+        promoted,
+        "like-via-repost",
+    ) not in before
+    assert (index.rerun().changed, notifications(index)) == ({}, before)
 
 
 def test_a_late_first_like_takes_the_notification_along(story: Story) -> None:
@@ -104,7 +108,7 @@ def test_a_late_first_like_takes_the_notification_along(story: Story) -> None:
     (number,) = index.rows("SELECT id FROM bsky.notification")
     story.moment = 5
     first = story.write("bob", f"{LIKE}/a", story.subject(post))
-    assert told(index) == [("did:plc:alice", first, "like")]
+    assert notifications(index) == [("did:plc:alice", first, "like")]
     assert index.rows("SELECT id FROM bsky.notification") == [number]
     assert index.rerun().changed == {}
 
@@ -135,7 +139,7 @@ def test_the_first_of_several_is_the_live_one_again(story: Story, seen: str) -> 
 
 
 @pytest.mark.parametrize("chunk", [1, 100])
-def test_below_a_post_judged_wrongly_everything_is_judged_again(story: Story, chunk: int) -> None:
+def test_below_a_wrongly_evaluated_post_everything_is_evaluated_again(story: Story, chunk: int) -> None:
     index = story.index
     root = story.write("zoe", f"{POST}/a", {"text": "one"})
     parent = story.write("yan", f"{POST}/a", story.reply(root, root))

@@ -1,4 +1,4 @@
-"""What an operator is told when something cannot work."""
+"""What an operator reads when something cannot work."""
 
 from __future__ import annotations
 
