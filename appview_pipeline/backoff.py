@@ -1,6 +1,6 @@
 """How long to wait before trying something again, how often, and for how long to wait for others.
 
-The one retry policy, and who uses it with which numbers. Time limits of statements and connections are in
+The one retry policy, and its numbers for each use. Time limits of statements and connections are in
 `store/database.py`; what an operator may want to change is a setting.
 """
 
@@ -94,7 +94,7 @@ STOP_POLL_SECONDS = 0.2
 
 
 def rerun() -> Backoff:
-    """A rerun or a recount that gives way to whoever holds the rows."""
+    """A rerun or a recount that gives way to other sessions, which hold the rows that it needs."""
     return Backoff(first=0.2, longest=10.0, jitter=0.5)
 
 

@@ -1,4 +1,4 @@
-"""The command line, `appview-pipeline`. Thin: each command is a call into a room."""
+"""The command line, `appview-pipeline`. Thin: each command is a call into a package."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def capture(file: Path, seconds: float, cursor: int | None) -> None:
             bar.n = min(round(gone), round(seconds))
             bar.set_postfix_str(f"{status.frames:,} frames" if status.connected else status.last_error or "connecting")
 
-        summary = run(settings, file, seconds, cursor, show)
-    _json_line(summary)
+        summary = run(settings, file, seconds, cursor=cursor, progress=show)
+    _json_line(asdict(summary))
 
 
 @cli.command()

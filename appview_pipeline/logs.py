@@ -95,7 +95,7 @@ def _database(url: str) -> str:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours, told apart from handlers that others installed."""
+    """A class of our own, so that `configure` leaves other handlers alone."""
 
 
 class _TextLine(logging.Formatter):
@@ -151,5 +151,5 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Text that can't end the line or forge another: upstream's names and messages get into logs."""
+    """Text that can't end the line or forge another one: names and messages from upstream get into logs."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

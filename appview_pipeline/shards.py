@@ -1,4 +1,4 @@
-"""Shards: a stream divided among consumers by repository, and where each of them goes on when the division changes.
+"""Shards: a stream divided among consumers by repository, and where each of them starts when the division changes.
 
 Shard `i/n` has the repositories whose number is `i` modulo `n`. A repository's number is the first four bytes, big
 endian, of the SHA-256 of its DID (UTF-8); in PostgreSQL
@@ -15,8 +15,8 @@ from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
 
-MOST_SHARDS = 64
-_MOST_PARTS = 1_000_000
+MAX_SHARDS = 64
+_MAX_PARTS = 1_000_000
 
 
 def number_of(did: bytes) -> int:
@@ -40,13 +40,13 @@ class Shard:
         index, slash, count = text.partition("/")
         if slash and index.isascii() and count.isascii() and index.isdigit() and count.isdigit():
             shard = cls(int(index), int(count))
-            if 0 <= shard.index < shard.count <= MOST_SHARDS:
+            if 0 <= shard.index < shard.count <= MAX_SHARDS:
                 return shard
-        raise ValueError(f"must be i/n with i from 0 to n-1 and n at most {MOST_SHARDS} (0/4, 1/4, 2/4 and 3/4, say)")
+        raise ValueError(f"must be i/n with i from 0 to n-1 and n at most {MAX_SHARDS} (0/4, 1/4, 2/4 and 3/4, say)")
 
     @property
     def is_first(self) -> bool:
-        """Whether what belongs to no repository belongs to this shard."""
+        """Whether this shard has what belongs to no repository."""
         return self.index == 0
 
     def takes(self, did: bytes | None) -> bool:
@@ -72,17 +72,17 @@ class StoredCursor(NamedTuple):
 def start_of(shard: Shard, cursors: Iterable[StoredCursor], otherwise: int | None = None) -> int | None:
     """The sequence number after which `shard` starts: nothing of its repositories is lost, and little read again.
 
-    `cursors` are the relay's, of all layouts, its own among them. For every part of the shard that some cursor
-    covers whole, the one that moved last says how far it is applied; the part that is furthest behind decides. So a
-    cursor that was left behind long ago counts only for what nobody took up since, and one from before a relay
-    began to number anew is not believed. Parts that nobody ever took begin after `otherwise` (None: at the newest
-    event, which holds back nobody). None: nobody took any.
+    `cursors` are the relay's, of all layouts, its own among them. Of the cursors that cover a part of the shard, the
+    one that moved last says how far that part is applied; the part that is furthest behind decides. So a cursor that
+    was left behind long ago counts only for parts that no other shard has had since, and a cursor from before a relay
+    began to number anew does not count. Parts that no shard ever had begin after `otherwise` (None: at the newest
+    event, which holds back no other part). None is returned where no shard had any part.
     """
     known = sorted((it for it in cursors if it.shard.overlaps(shard)), key=lambda it: (it.moved_at, -it.seq))
     parts = math.lcm(shard.count, *(it.shard.count for it in known))
     if not known:
         return None
-    if parts > _MOST_PARTS:
+    if parts > _MAX_PARTS:
         reached: list[int | None] = [None, *(it.seq for it in known)]
     else:
         # A part is a residue modulo the least common multiple of all counts: no shard divides it.

@@ -1,4 +1,4 @@
-"""Dead letters tried again, after a fix, through the one write path. No cursor is moved."""
+"""Retries of dead letters, after a fix, through the one write path. No cursor is moved."""
 
 from __future__ import annotations
 
@@ -194,9 +194,9 @@ class _LetterReader:
 
 
 def _already_applied(did: str, rev: str, repo: KnownRepo) -> RepoState:
-    """A state of the repository that is not newer than what is applied: it locks the repository and changes nothing.
+    """A state of the repository that is not newer than the applied one: it locks the repository and changes nothing.
 
-    That rev is known: the rest of the letter's commit was applied when it came.
+    Its rev is known, because the rest of the letter's commit was applied when it came.
     """
     return RepoState(did=did, rev=rev, since=None, prev_data=None, commit=repo.commit, data=repo.data, is_sync=False)
 

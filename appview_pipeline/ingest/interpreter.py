@@ -12,10 +12,10 @@ SWITCH_SECONDS = 0.000_1
 def favour_throughput() -> None:
     """Sets the garbage collector and the switching between threads for this process, once it has imported its modules.
 
-    Batches are trees of some hundred thousand objects that reference counting frees; the collector's default looks
-    at them hundreds of times a batch for cycles that are not there, which is a quarter of the client's CPU. And after
-    each of a batch's hundred statements the applying thread wants the interpreter's lock for an instant, for which it
-    would wait 5 ms by default.
+    Batches are trees of some hundred thousand objects, which reference counting frees. By default the collector looks
+    for cycles in them hundreds of times a batch and finds none, which takes a quarter of the client's CPU. After each
+    of a batch's hundred statements the applying thread needs the interpreter's lock for an instant; by default it would
+    wait 5 ms for it.
     """
     gc.collect()
     gc.freeze()

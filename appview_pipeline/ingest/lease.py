@@ -22,20 +22,18 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """Watches standard input (any byte renews the lease, its end is the end) and the signals SIGTERM and SIGINT.
+    """Watches standard input (any byte renews the lease, end of file ends it) and the signals SIGTERM and SIGINT.
 
-    Must be made in the main thread. `stopped()` says whether to come to an end; `grace_seconds` after it first did, the
-    process is ended by force. The lease bridges what a busy machine pauses between two ticks; whatever else should end
-    the process closes standard input, or takes the process along that holds its other end.
+    Must be made in the main thread. `stopped()` says whether to come to an end. The process is ended by force
+    `grace_seconds` after it first did. The lease outlasts the pauses of a busy machine between two ticks. All other
+    ends come another way: the parent closes standard input, or it ends itself and so closes it.
     """
 
-    def __init__(
-        self, lease_seconds: float = Settings.lease_seconds, grace_seconds: float = backoff.GRACE_SECONDS
-    ) -> None:
+    def __init__(self, seconds: float = Settings.lease_seconds, grace_seconds: float = backoff.GRACE_SECONDS) -> None:
         self.reason = ""
         self._stop = threading.Event()
         self._renewed = time.monotonic()
-        self._lease_seconds = lease_seconds
+        self._seconds = seconds
         self._grace_seconds = grace_seconds
         self._finished = threading.Event()
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -45,7 +43,7 @@ class Lease:
 
     def set_seconds(self, seconds: float) -> None:
         """How long to go on without a renewal from now on (`APPVIEW_LEASE_SECONDS`)."""
-        self._lease_seconds = seconds
+        self._seconds = seconds
 
     def stopped(self) -> bool:
         """Whether the end is decided."""
@@ -67,8 +65,8 @@ class Lease:
 
     def _watch(self) -> None:
         while not self._stop.wait(backoff.STOP_POLL_SECONDS):
-            if time.monotonic() - self._renewed > self._lease_seconds:
-                self._end(f"the lease was not renewed for {self._lease_seconds:g} s")
+            if time.monotonic() - self._renewed > self._seconds:
+                self._end(f"the lease was not renewed for {self._seconds:g} s")
         if not self._finished.wait(self._grace_seconds):
             log.warning("Ending without the batch in hand, which rolls back (%s)", self.reason)
             sys.stdout.flush()

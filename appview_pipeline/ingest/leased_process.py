@@ -41,8 +41,8 @@ MAX_LINE_LENGTH = 2_000
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended. `code` as in `subprocess.Popen.returncode`; `last_line` is the last thing it said; `sentence`
-    is for a person."""
+    """How a child ended. `code` as in `subprocess.Popen.returncode`; `last_line`: the last line of its output;
+    `sentence`: for a person."""
 
     code: int
     last_line: str
@@ -117,7 +117,7 @@ class LeasedProcess:
             self._not_before, self.pauses.failures = 0.0, 0
 
     def lines(self) -> list[str]:
-        """What the child said since the last call, oldest first; if it said too much, the newest `MAX_LINES` of it."""
+        """The lines of the child since the last call, oldest first; of too many, the newest `MAX_LINES`."""
         with self._output_lock:
             dropped, self._dropped = self._dropped, 0
             lines = [self._lines.popleft() for _ in range(len(self._lines))]

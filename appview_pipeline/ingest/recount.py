@@ -1,4 +1,4 @@
-"""Counters recounted: all of them, or the next few of a rotation that comes round to all of them."""
+"""Recounts of counters: of all, or of the next few in a rotation that reaches all of them in time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from appview_pipeline.ingest.rerun import patiently
+from appview_pipeline.ingest.rerun import retry_while_busy
 from appview_pipeline.store import counters
 from appview_pipeline.store.counters import RewrittenCounter
 from appview_pipeline.store.database import Database
@@ -68,7 +68,7 @@ def _recount(
             def next_few(after: str = after, at_once: int = at_once) -> counters.Recount:
                 return counters.recount_next(connection, table, after, at_once, rewrite=rewrite)
 
-            some = patiently(connection, next_few)
+            some = retry_while_busy(connection, next_few)
             summary.compared += some.compared
             summary.differing += len(some.differing)
             summary.examples += some.differing[: MAX_EXAMPLES - len(summary.examples)]

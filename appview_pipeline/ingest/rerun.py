@@ -58,8 +58,8 @@ class RerunSummary(Repairs):
 
 @dataclass
 class _Pace:
-    """How many entries the next transaction takes on. It grows slowly and shrinks at once: a chunk that is too large
-    makes the live stream wait, one that is too small only costs the rerun some time. `fixed`: always so many."""
+    """How many entries the next transaction compares. It grows slowly and shrinks at once: too large a chunk makes the
+    live stream wait, too small a chunk only costs the rerun some time. `fixed`: always this many."""
 
     fixed: int | None = None
     size: float = field(default_factory=lambda: FIRST_CHUNK)
@@ -69,7 +69,7 @@ class _Pace:
         return self.fixed or round(self.size)
 
     def took(self, count: int, seconds: float) -> None:
-        """For how long the last transaction, of `count` entries, held its locks."""
+        """Notes how long the last transaction, of `count` entries, held its locks."""
         if seconds > LOCK_SECONDS:
             self.size = max(min(self.size, count * LOCK_SECONDS / seconds), SMALLEST_CHUNK)
         elif count >= self.next:
@@ -93,8 +93,8 @@ def rerun_collections(
     """Compares what is derived from the records of `collections` that were applied in [since, until) (None: without
     bound) with them, and repairs what differs: rows, duplicates, evaluations, notifications, feed items, counters.
 
-    Changes and locks nothing where nothing is wrong, and runs beside the live writer, to whose locks it gives way.
-    `orphans`: how many rows an account and table are searched for ones whose record is gone, newest first; None: all.
+    Changes and locks nothing where nothing is wrong. Runs beside the live writer and gives way to its locks.
+    `orphans`: how many rows of each account and table are searched for ones without a record, newest first; None: all.
     `chunk`: records compared in one transaction; None: as many as keep its locks to about `LOCK_SECONDS`. Raises
     `OperatorError` when the database stays too busy.
     """
@@ -117,7 +117,7 @@ def rerun_collections(
             done = looked_at
             progress(done, total, sum(summary.changed.values()))
         pace = _Pace(chunk)
-        while recounted := patiently(connection, partial(recount_subjects, connection, pace.next)):
+        while recounted := retry_while_busy(connection, partial(recount_subjects, connection, pace.next)):
             repairs = recounted
             pace.took(recounted.records, recounted.locked_seconds)
             summary.recounted += repairs.records
@@ -131,10 +131,10 @@ def rerun_collections(
 
 
 def _compare_and_repair(connection: Connection, listed: Listed, stage: Callable[..., Batch], pace: _Pace) -> Repairs:
-    """Looks at entries of the list, repairs what is wrong, and looks again: what was wrong may have hidden more."""
+    """Looks at entries of the list, repairs what is wrong, and looks again: a wrong row may have hidden another one."""
     repairs, records = Repairs(), None
     for _ in range(MAX_LOOKS):
-        look = patiently(connection, partial(look_at, connection, listed, stage))
+        look = retry_while_busy(connection, partial(look_at, connection, listed, stage))
         records = look.records if records is None else records
         if not look.wrong:
             break
@@ -152,17 +152,17 @@ def _repair(connection: Connection, wrong: Listed, stage: Callable[..., Batch], 
     repairs, left = Repairs(), list(wrong.items())
     while left:
         some = dict(left[: pace.next])
-        repaired = patiently(connection, partial(repair_records, connection, some, stage))
+        repaired = retry_while_busy(connection, partial(repair_records, connection, some, stage))
         pace.took(len(some), repaired.locked_seconds)
         repairs.merge(repaired)
         del left[: len(some)]
     return repairs
 
 
-def patiently(connection: Connection, do: Callable[[], _T]) -> _T:
-    """What `do` gives, tried again with growing pauses while others hold what it needs.
+def retry_while_busy(connection: Connection, do: Callable[[], _T]) -> _T:
+    """What `do` gives, tried again with growing pauses while other sessions hold the rows that it needs.
 
-    Raises `OperatorError` when they never let go.
+    Raises `OperatorError` when they hold them each time.
     """
     pause = backoff.rerun()
     while True:

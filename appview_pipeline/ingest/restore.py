@@ -1,7 +1,7 @@
-"""Records whose block is missing from their commit, taken from where the same record was sent before.
+"""Records whose block is missing from their commit, restored from another copy of the same record.
 
 A server may leave out a block that the repository held already: the same record under another key, or one that comes
-back. Its CID says what it is, so a record with that CID will do: of the same batch, or stored.
+back. The commit names the block by its CID, so any record with that CID will do: of the same batch, or stored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MISSING_BLOCK = "record-block"
 
 
 def restore(database: Database, changes: Sequence[Change]) -> Sequence[Change]:
-    """`changes` with the records whose block was missing, as far as they are known; their dead letters go.
+    """`changes` with the records whose block was missing, without their dead letters, as far as another copy is found.
 
     Where the database can't be asked, the dead letters stay, which loses nothing.
     """
@@ -72,7 +72,7 @@ def _restored(change: Change, known: dict[tuple[str, str, str], str]) -> Change:
 
 
 def _write(letter: DeadLetter, known: dict[tuple[str, str, str], str]) -> RecordWrite | None:
-    """The write that a dead letter stands for; None where its record is not known, or not allowed under its key."""
+    """The write that a dead letter stands for; None where no copy of its record is known, or its key forbids it."""
     wanted = _wanted(letter)
     text = None if wanted is None else known.get((wanted.did, wanted.collection, wanted.cid))
     if wanted is None or text is None or letter.rev is None or letter.time is None or letter.action is None:

@@ -33,8 +33,8 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class AtWork:
-    """A write under way, for whoever watches: since when (`time.monotonic`), how many changes, and the process id of
-    the PostgreSQL backend that is at it (None: between two tries)."""
+    """A write under way: since when (`time.monotonic`), how many changes, and the process id of the PostgreSQL backend
+    that runs it (None: between two tries)."""
 
     since: float
     changes: int

@@ -1,7 +1,7 @@
-"""A warning while a batch takes long: how long, at which statement, and who holds what it waits for.
+"""A warning while a batch takes long: how long, at which statement, and which sessions hold the lock it waits for.
 
-A thread looks at the writer every second or two; PostgreSQL is asked only about a batch that is slow already, on a
-connection of its own, since the pool's may all be in use.
+A thread looks at the writer every second or two. It asks PostgreSQL only about a batch that is slow already, on a
+connection of its own, because all of the pool's connections may be in use.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from appview_pipeline.store.errors import DatabaseError
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
 
 
 class Watchdog:
-    """Watches `writer` for the block: a batch that takes `slow_seconds` is a warning, and another one each time that
-    the time has doubled."""
+    """Watches `writer` for the block. A batch that takes `slow_seconds` is a warning, and another one each time that
+    its time has doubled."""
 
     def __init__(self, database: Database, writer: Writer, slow_seconds: float) -> None:
         self._database = database
@@ -43,12 +43,12 @@ class Watchdog:
         self._thread.join(1.0)  # it may be waiting for PostgreSQL, and is no reason to wait for it
 
     def _watch(self) -> None:
-        while not self._ended.wait(min(LOOK_SECONDS, self._slow_seconds / 4)):
+        while not self._ended.wait(min(_LOOK_SECONDS, self._slow_seconds / 4)):
             if (sentence := self.look()) is not None and not self._ended.is_set():
                 log.warning("%s", sentence)
 
     def look(self) -> str | None:
-        """What to warn of now, if anything."""
+        """The warning that is due now, if any."""
         at_work = self._writer.at_work
         if at_work is None:
             return None

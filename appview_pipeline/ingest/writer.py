@@ -4,11 +4,11 @@ refuses a row or when a batch takes too long (`offenders.py`).
 Nothing that one account sends may stop the stream, and nothing that somebody does to the database may turn good data
 into dead letters. So a cancelled batch is handled by its cause:
 
-- It waited for a lock (SQLSTATE 55P03). Somebody else has it, which says nothing about the data. The batch is tried
-  again, as a whole, for as long as that takes; `watchdog.py` names the holder. Lock waits end before the time of the
-  statement is over, so that one is not taken for the other.
-- It was at work until its time was over (57014, `APPVIEW_STATEMENT_TIMEOUT`). After two of these it is halved; each
-  part gets half of the time, at least a tenth, and one try. This usually helps, since the cost of what makes a batch
+- It waited for a lock (`LockWait`). Another session holds the lock, which says nothing about the data. The batch is
+  tried again, as a whole, for as long as that takes; `watchdog.py` names the holder. Lock waits end before the time of
+  the statement is over, so that the two are not confused.
+- It was at work until its time was over (`Cancelled`, `APPVIEW_STATEMENT_TIMEOUT`). After two of these it is halved;
+  each part gets half of the time, at least a tenth, and one try. This usually helps: the cost of what makes a batch
   slow grows faster than its size.
 - A single change gets all of the time. When that is not enough either, and PostgreSQL answers quickly otherwise
   (`Trial.answers_quickly`), the records in it that take too long become dead letters of kind `time-out`, which can be

@@ -124,7 +124,7 @@ def test_too_much_output_is_cut_not_kept(make: Callable[[str], LeasedProcess], m
 
 LEASED = """
 from appview_pipeline.ingest.lease import Lease
-lease = Lease(lease_seconds=3.0)
+lease = Lease(seconds=3.0)
 print("up", flush=True)
 while not lease.stopped(): lease._stop.wait(0.05)
 lease.finish()

@@ -1,7 +1,6 @@
-"""Files of frames: `[u32 little-endian length][frame]...`, plain or compressed with zstd (`.zst`).
+"""Captures: files of frames, `[u32 little-endian length][frame]...`, plain or compressed with zstd (`.zst`).
 
-The format of captures and of the corpora that the tests replay. A damaged file is never read as a shorter one: what is
-wrong, and how many whole frames came before it, is said in one sentence.
+A damaged file is never read as a shorter one: one sentence says what is wrong and how many whole frames came before.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class CaptureReader:
                     )
                 stop = at + 4 + length
                 if stop > end:
-                    # A large frame is gathered in one go, not by copying what there is of it once more a chunk.
+                    # A large frame is joined once, not copied again with each chunk.
                     missing = stop - end
                     parts = [data[at:]]
                     for more in chunks:

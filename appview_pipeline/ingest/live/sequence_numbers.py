@@ -1,4 +1,4 @@
-"""The sequence numbers of a consumer's stream: what was left out, what went back, and how far the cursor may move."""
+"""The sequence numbers of a consumer's stream: numbers left out, steps back, and how far the cursor may move."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from appview_pipeline.store.gaps import MAX_OPEN, StreamGap
 
 @dataclass
 class Seen:
-    """What the numbers of some frames say. Indexes are those of the frames.
+    """What the numbers of some frames mean. Indexes are those of the frames.
 
-    `doubtful`: frames that don't move the cursor. `restart`: the frame from which on the stream is numbered anew, or
-    goes back. `odd`: how many numbers fit nothing before them. `reached`: where the stream is now, if frames from
-    before are believed only now.
+    `doubtful`: frames that don't move the cursor. `restart`: the first frame of a new numbering, or after a step back.
+    `odd`: how many numbers fit nothing before them. `reached`: where the stream is now, where this is known only now
+    of frames that came before.
     """
 
     doubtful: set[int] = field(default_factory=set)
@@ -33,7 +33,7 @@ class SequenceNumbers:
     """Watches the numbers of one shard's stream, each once and in order of arrival.
 
     `reached`: the cursor. `allowed` (`APPVIEW_SEQUENCE_GAP`): more numbers left out at once are a gap. `open_gaps`:
-    those that were noted before.
+    the gaps noted before.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SequenceNumbers:
             self._oversized.add(after)
 
     def see(self, numbers: Sequence[int | None], now: float) -> Seen:
-        """What these frames' numbers say (None: a frame that has none, or can't be read). `now`: monotonic seconds."""
+        """Reads these frames' numbers (None: a frame that has none, or can't be read). `now`: monotonic seconds."""
         seen = Seen()
         self._held = []
         if not numbers:
@@ -82,11 +82,11 @@ class SequenceNumbers:
                     self._see(index, number, seen, now)
         other, reached = self._line.other, self._line.reached
         if other is not None and reached is not None and other.first > reached:
-            self._note(seen, other.begins or "sequence", reached, other.first)  # for the case that we end here
+            self._note(seen, other.begins or "sequence", reached, other.first)  # in case the stream ends here
         return seen
 
     def changes_of(self, seen: Seen) -> list[Change]:
-        """What is to be written of it, in front of the frames' own changes."""
+        """The changes to write for it, in front of the frames' own."""
         if not (seen.gaps or seen.skipped or seen.odd or seen.reached is not None):
             return []
         change = Change(0, is_position=True, skipped=seen.skipped, doubtful=seen.odd)
@@ -99,7 +99,7 @@ class SequenceNumbers:
         return [change]
 
     def _usual(self, numbers: Sequence[int | None], seen: Seen) -> bool:
-        """Whether all numbers go on as they should; nearly always they do, and this is all that is done."""
+        """Whether all numbers go on as they should: nearly always they do, and nothing else has to be done."""
         main = self._line.main
         odd = self._line.other is not None or self._unread or self._began or self._oversized
         if main is None or odd or None in numbers:
@@ -161,7 +161,7 @@ class SequenceNumbers:
             self._note(seen, run.begins or "sequence", before, run.first)
 
     def _drop(self, run: Run, before: int | None, seen: Seen) -> None:
-        """The stream goes on as if `run` had not been: nothing is missing because of it."""
+        """Drops `run`: the stream went on without it, so nothing is missing because of it."""
         kind = run.begins or "sequence"
         if before is not None and run.first > before and (kind, run.first) in self._open.get(before, ()):
             self._close(seen, kind, before, run.first)

@@ -214,12 +214,14 @@ def relay_url() -> Iterator[str]:
 def test_capture(tmp_path: Path, relay_url: str, cursor: int | None, first: int) -> None:
     path = tmp_path / "capture.zst"
     seen: list[float] = []
-    summary = capture(Settings(relay_url=relay_url), path, 0.6, cursor, lambda seconds, status: seen.append(seconds))
+    summary = capture(
+        Settings(relay_url=relay_url), path, 0.6, cursor=cursor, progress=lambda seconds, status: seen.append(seconds)
+    )
     assert [seq_of(frame) for frame in read_frames(path)] == list(range(first, first + 10))
-    assert (summary["frames"], summary["first_seq"], summary["last_seq"]) == (10, first, first + 9)
-    assert 0.6 <= summary["seconds"] < 2
-    assert (summary["reconnects"], summary["gaps"], summary["interrupted"]) == (0, [], False)
-    assert summary["file_bytes"] == path.stat().st_size
+    assert (summary.frames, summary.first_seq, summary.last_seq) == (10, first, first + 9)
+    assert 0.6 <= summary.seconds < 2
+    assert (summary.reconnects, summary.gaps, summary.interrupted) == (0, [], False)
+    assert summary.file_bytes == path.stat().st_size
     assert seen == sorted(seen) and len(seen) >= 2
 
 
@@ -229,9 +231,9 @@ def test_an_interrupted_capture_is_a_whole_file(tmp_path: Path, relay_url: str) 
     def interrupt(seconds: float, status: object) -> None:
         raise KeyboardInterrupt
 
-    summary = capture(Settings(relay_url=relay_url), path, 60, 0, interrupt)
-    assert summary["interrupted"] is True
-    assert len(list(read_frames(path))) == summary["frames"] == 10
+    summary = capture(Settings(relay_url=relay_url), path, 60, cursor=0, progress=interrupt)
+    assert summary.interrupted is True
+    assert len(list(read_frames(path))) == summary.frames == 10
 
 
 def test_a_capture_from_nowhere_says_why_and_leaves_no_file(tmp_path: Path) -> None:
