@@ -33,7 +33,7 @@ def dead_letters(index: IndexDatabase) -> dg.MaterializeResult[None]:
     """Counts by kind, and the newest letters."""
     with index.open().connect("reader") as connection:
         kinds = letters.kinds_of_letters(connection)
-        newest = letters.list_letters(connection, most=SHOWN)
+        newest = letters.list_letters(connection, limit=SHOWN)
     metadata: dict[str, int | dg.MetadataValue] = {
         "open": sum(kind.open for kind in kinds),
         "resolved": sum(kind.resolved for kind in kinds),
@@ -73,7 +73,7 @@ class RetryConfig(dg.Config):
 
     ids: list[int] = Field([], description="Only these letters, by id.")
     kind: str = Field("", description="Only letters of this kind (lexicon, postgres, ...).")
-    most: int = Field(100_000, gt=0, description="No more than this many.")
+    limit: int = Field(100_000, gt=0, description="No more than this many.")
 
 
 @dg.op(description="Tries dead letters again, through the same write path, without moving a cursor.")
@@ -89,7 +89,7 @@ def retry_letters(context: dg.OpExecutionContext, config: RetryConfig, index: In
             index.open(),
             ids=config.ids or None,
             kind=config.kind or None,
-            limit=config.most,
+            limit=config.limit,
             progress=progress,
         )
     except OperatorError as error:

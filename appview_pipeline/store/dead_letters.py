@@ -75,11 +75,13 @@ class KnownRepo(NamedTuple):
 
 
 def list_letters(
-    connection: Connection, kind: str | None = None, most: int = 50, *, resolved: bool = False
+    connection: Connection, kind: str | None = None, limit: int = 50, *, resolved: bool = False
 ) -> list[ListedLetter]:
     """The newest dead letters, newest first, of `kind` (None: of all); with `resolved` those too."""
     with connection.cursor() as cursor:
-        cursor.execute(sections("report/dead_letters.sql")["list"], {"kind": kind, "most": most, "resolved": resolved})
+        cursor.execute(
+            sections("report/dead_letters.sql")["list"], {"kind": kind, "limit": limit, "resolved": resolved}
+        )
         return [ListedLetter(*row) for row in cursor.fetchall()]
 
 
@@ -132,7 +134,7 @@ def sweep_letters(connection: Connection, before: datetime) -> int:
     for name in ("letters", "overflow", "days"):
         while True:
             with connection.cursor() as cursor:
-                cursor.execute(sections("sweep/dead_letter.sql")[name], {"before": before, "most": SWEPT_AT_ONCE})
+                cursor.execute(sections("sweep/dead_letter.sql")[name], {"before": before, "limit": SWEPT_AT_ONCE})
                 deleted = cursor.rowcount
             connection.commit()
             if name == "letters":

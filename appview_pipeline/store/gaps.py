@@ -24,7 +24,7 @@ class StreamGap(NamedTuple):
 def open_stream_gaps(connection: Connection, relay: str, shard: str) -> list[StreamGap]:
     """The newest open gaps of a shard's stream that its consumer may yet see to be none; at most `MAX_OPEN`."""
     with connection.cursor() as cursor:
-        cursor.execute(sections("report/gaps.sql")["stream"], {"relay": relay, "shard": shard, "most": MAX_OPEN})
+        cursor.execute(sections("report/gaps.sql")["stream"], {"relay": relay, "shard": shard, "limit": MAX_OPEN})
         return [StreamGap(*row) for row in cursor.fetchall()]
 
 
@@ -36,14 +36,14 @@ def sweep_gaps(connection: Connection, before: datetime) -> tuple[int, int]:
     after: int | None = 0
     while after is not None:
         with connection.cursor() as cursor:
-            cursor.execute(statements["proven"], {"after": after, "most": SWEPT_AT_ONCE})
+            cursor.execute(statements["proven"], {"after": after, "limit": SWEPT_AT_ONCE})
             row = cursor.fetchone()
         connection.commit()
         assert row is not None
         after, closed = row[0], closed + row[1]
     while True:
         with connection.cursor() as cursor:
-            cursor.execute(statements["closed"], {"before": before, "most": SWEPT_AT_ONCE})
+            cursor.execute(statements["closed"], {"before": before, "limit": SWEPT_AT_ONCE})
             swept = cursor.rowcount
         connection.commit()
         deleted += swept

@@ -99,13 +99,13 @@ def newest_batch(connection: Connection) -> int:
 
 
 def applied_after(
-    connection: Connection, batch: int, relay: str, most: int = MAX_BATCHES, shard: str | None = None
+    connection: Connection, batch: int, relay: str, limit: int = MAX_BATCHES, shard: str | None = None
 ) -> list[Applied]:
     """What was applied after the batch with id `batch`, one `Applied` an hour, oldest first; empty when nothing was.
 
     With `shard` what that shard's sensor reports: all batches are reported by the sensors of a layout once.
     """
-    rows = _rows(connection, "report/batches.sql", after=batch, most=most, relay=relay, shard=shard)
+    rows = _rows(connection, "report/batches.sql", after=batch, limit=limit, relay=relay, shard=shard)
     return [Applied(*row) for row in rows]
 
 
@@ -134,10 +134,10 @@ def partition_records(
 
 
 def aggregate_drift(
-    connection: Connection, check: str, since: datetime, until: datetime, most: int = 2_000, shown: int = 10
+    connection: Connection, check: str, since: datetime, until: datetime, limit: int = 2_000, shown: int = 10
 ) -> Drift:
     """Recounts what was touched in that time; `check` is `post_aggregates` or `profile_aggregates`."""
-    rows = _rows(connection, f"check/{check}.sql", since=since, until=until, most=most, shown=shown)
+    rows = _rows(connection, f"check/{check}.sql", since=since, until=until, limit=limit, shown=shown)
     compared, differing, examples = rows[0]
     return Drift(compared, differing, examples or [])
 
@@ -147,7 +147,7 @@ def sweep_batches(connection: Connection, before: datetime) -> int:
     swept = 0
     while True:
         with connection.cursor() as cursor:
-            cursor.execute(sections("sweep/batch.sql")[""], {"before": before, "most": SWEPT_AT_ONCE})
+            cursor.execute(sections("sweep/batch.sql")[""], {"before": before, "limit": SWEPT_AT_ONCE})
             deleted = cursor.rowcount
         connection.commit()
         swept += deleted

@@ -32,7 +32,7 @@ def stored_blocks(connection: Connection, wanted: Iterable[Wanted]) -> dict[tupl
         "collections": [collection for _, collection in places],
         "cids": [it.cid for it in all_wanted],
         "uris": [it.uri for it in all_wanted],
-        "most": MAX_RECORDS,
+        "limit": MAX_RECORDS,
     }
     with connection.cursor() as cursor:
         cursor.execute(sections("apply/stored_blocks.sql")[""], parameters)

@@ -159,7 +159,7 @@ def test_what_is_prefilled_is_what_the_write_path_would_have_written(database_ur
     with closing(psycopg2.connect(url)) as connection:
         began, ended = datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2100, 1, 1, tzinfo=timezone.utc)
         for check in ("post_aggregates", "profile_aggregates"):
-            drift = aggregate_drift(connection, check, began, ended, most=10_000)
+            drift = aggregate_drift(connection, check, began, ended, limit=10_000)
             assert drift.compared > 40 and drift.differing == 0, drift
         with connection.cursor() as cursor:
 

@@ -279,7 +279,7 @@ def test_applied_after_sums_by_hour(connect: Callable[[], Any]) -> None:
         assert two.ops == {f"{like} create": 2, f"{post} update": 2} and two.written == {"like": 9}
         assert two.lag_seconds == 2.0
         assert reports.written_between(connection, hour, hour + timedelta(hours=1)) == {"like": 4}
-        (bounded,) = reports.applied_after(connection, 0, RELAY, most=1)
+        (bounded,) = reports.applied_after(connection, 0, RELAY, limit=1)
         assert bounded.last_id == first
 
 

@@ -1,7 +1,7 @@
 -- Stored records by what they say, for operations whose record block was not sent because it had been sent before.
 --
 -- Guarantees: a record is told by its CID, so it is the one that is meant wherever in the repository it is found. Bounded: of a
--- collection of a repository the newest %(most)s records are looked at, and the operations' own URIs. Reads only.
+-- collection of a repository the newest %(limit)s records are looked at, and the operations' own URIs. Reads only.
 SELECT w.did, w.collection, r.cid, r.json
 FROM unnest(%(dids)s::text[], %(collections)s::text[]) AS w (did, collection)
 CROSS JOIN LATERAL (
@@ -11,7 +11,7 @@ CROSS JOIN LATERAL (
     FROM bsky.record
     WHERE uri >= 'at://' || w.did || '/' || w.collection || '/' AND uri < 'at://' || w.did || '/' || w.collection || '0'
     ORDER BY uri DESC
-    LIMIT %(most)s
+    LIMIT %(limit)s
   ) newest
   WHERE newest.cid = ANY (%(cids)s)
 ) r

@@ -1,4 +1,4 @@
--- Counters of posts against a recount, for at most %(most)s subjects of what was applied from %(since)s up to, not
+-- Counters of posts against a recount, for at most %(limit)s subjects of what was applied from %(since)s up to, not
 -- including, %(until)s. Returns how many were compared, how many differ, and the first %(shown)s that do.
 --
 -- Counters always equal a recount (they move in the transaction of the rows they count), so any row here is a bug.
@@ -13,7 +13,7 @@ WITH touched AS (
     WHERE r."appliedAt" >= %(since)s AND r."appliedAt" < %(until)s
   ) applied
   WHERE subject IS NOT NULL
-  LIMIT %(most)s
+  LIMIT %(limit)s
 ), counted AS (
   SELECT
     t.uri,

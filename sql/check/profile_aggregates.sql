@@ -1,4 +1,4 @@
--- Counters of accounts against a recount, for at most %(most)s accounts that posted, followed or were followed by a record
+-- Counters of accounts against a recount, for at most %(limit)s accounts that posted, followed or were followed by a record
 -- applied from %(since)s up to, not including, %(until)s. Returns how many were compared, how many differ, and the first
 -- %(shown)s that do.
 --
@@ -11,7 +11,7 @@ WITH touched AS (
     WHERE r."appliedAt" >= %(since)s AND r."appliedAt" < %(until)s
   ) applied
   WHERE did IS NOT NULL
-  LIMIT %(most)s
+  LIMIT %(limit)s
 ), counted AS (
   SELECT
     t.did,

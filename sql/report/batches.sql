@@ -1,5 +1,5 @@
 -- What was applied after the batch %(after)s, for the plots of the assets: a row per hour (UTC) of application, oldest
--- first, out of at most %(most)s batches.
+-- first, out of at most %(limit)s batches.
 --
 -- Guarantees: a batch is in exactly one row, and last_id of the newest row is where the next report goes on. Sequence
 -- numbers, lag and last_relay_time are those of %(relay)s alone; counts are those of every source, replayed files too.
@@ -19,7 +19,7 @@ WITH batch AS MATERIALIZED (
       )
     )
   ORDER BY id
-  LIMIT %(most)s
+  LIMIT %(limit)s
 ), op AS (
   SELECT hour, jsonb_object_agg(collection || ' ' || action, n) AS ops
   FROM (

@@ -1,14 +1,14 @@
 -- Dead letters: what upstream sent and could not be indexed.
 
 -- :list
--- Newest first, at most %(most)s; of a kind (null: of all), with those resolved or without.
+-- Newest first, at most %(limit)s; of a kind (null: of all), with those resolved or without.
 SELECT id, source, seq, did, path, kind, reason, form, rev, byte_length, octet_length(bytes), first_seen, retried_at,
   resolved_at
 FROM pipeline.dead_letter
 WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
   AND (%(resolved)s OR resolved_at IS NULL)
 ORDER BY id DESC
-LIMIT %(most)s;
+LIMIT %(limit)s;
 
 -- :kinds
 -- By kind: how many are open and resolved, how many more were only counted, first and last.

@@ -1,10 +1,10 @@
 -- Gaps: what is known to be missing.
 
 -- :stream
--- A stream's gaps with both ends, newest first, at most %(most)s. A relay keeps three days: what is older can't be sent again.
+-- A stream's gaps with both ends, newest first, at most %(limit)s. A relay keeps three days: what is older can't be sent again.
 SELECT kind, from_text::bigint, to_text::bigint
 FROM pipeline.gap
 WHERE relay = %(relay)s AND shard = %(shard)s AND resolved_at IS NULL AND detected_at > now() - interval '3 days'
   AND from_text ~ '^[0-9]{1,18}$' AND to_text ~ '^[0-9]{1,18}$'
 ORDER BY detected_at DESC
-LIMIT %(most)s;
+LIMIT %(limit)s;

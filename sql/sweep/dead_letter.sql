@@ -1,18 +1,18 @@
--- Deletes at most %(most)s dead letters first seen before %(before)s, oldest first, and as many counts of the overflow and
+-- Deletes at most %(limit)s dead letters first seen before %(before)s, oldest first, and as many counts of the overflow and
 -- of days.
 --
 -- Guarantees: nothing of the index depends on them. Bounded: run it until it deletes nothing.
 
 -- :letters
 DELETE FROM pipeline.dead_letter
-WHERE id IN (SELECT id FROM pipeline.dead_letter WHERE first_seen < %(before)s ORDER BY first_seen LIMIT %(most)s);
+WHERE id IN (SELECT id FROM pipeline.dead_letter WHERE first_seen < %(before)s ORDER BY first_seen LIMIT %(limit)s);
 
 -- :overflow
 DELETE FROM pipeline.dead_letter_overflow
 WHERE (kind, minute) IN (
-  SELECT kind, minute FROM pipeline.dead_letter_overflow WHERE minute < %(before)s ORDER BY minute LIMIT %(most)s);
+  SELECT kind, minute FROM pipeline.dead_letter_overflow WHERE minute < %(before)s ORDER BY minute LIMIT %(limit)s);
 
 -- :days
 DELETE FROM pipeline.dead_letter_day
 WHERE (kind, day) IN (
-  SELECT kind, day FROM pipeline.dead_letter_day WHERE day < %(before)s::timestamptz::date ORDER BY day LIMIT %(most)s);
+  SELECT kind, day FROM pipeline.dead_letter_day WHERE day < %(before)s::timestamptz::date ORDER BY day LIMIT %(limit)s);

@@ -1,8 +1,8 @@
 -- Closes gaps that what came since proves to be none, and deletes closed ones.
 --
 -- Guarantees: only what is proven is closed: a rev or span of revs within the chain of commits known to be applied
--- (pipeline.repo), or a record of which a newer state or its deletion is applied. Bounded: `proven` looks at the next %(most)s open gaps after
--- the id %(after)s and says where to go on (null: at the end), `closed` deletes at most %(most)s.
+-- (pipeline.repo), or a record of which a newer state or its deletion is applied. Bounded: `proven` looks at the next %(limit)s open gaps after
+-- the id %(after)s and says where to go on (null: at the end), `closed` deletes at most %(limit)s.
 
 -- :proven
 WITH page AS MATERIALIZED (
@@ -10,7 +10,7 @@ WITH page AS MATERIALIZED (
   FROM pipeline.gap
   WHERE id > %(after)s AND resolved_at IS NULL AND kind IN ('chain', 'sync', 'commit', 'record') AND to_text IS NOT NULL
   ORDER BY id
-  LIMIT %(most)s
+  LIMIT %(limit)s
 ), closed AS (
   UPDATE pipeline.gap g SET resolved_at = now()
   FROM page p
@@ -31,4 +31,4 @@ SELECT (SELECT max(id) FROM page), (SELECT count(*) FROM closed);
 
 -- :closed
 DELETE FROM pipeline.gap
-WHERE id IN (SELECT id FROM pipeline.gap WHERE resolved_at < %(before)s ORDER BY resolved_at LIMIT %(most)s);
+WHERE id IN (SELECT id FROM pipeline.gap WHERE resolved_at < %(before)s ORDER BY resolved_at LIMIT %(limit)s);
