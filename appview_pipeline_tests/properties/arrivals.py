@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from appview_pipeline_tests.properties.networks import Network
 
-# --- how commits may arrive ------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Arrival:
@@ -38,7 +36,7 @@ def arrivals(draw: st.DrawFn, network: Network, order: str = "stream", size: int
         for number, commit in enumerate(network.commits):
             queues[commit.did].append(number)
         numbers = [queues[network.commits[number].did].pop(0) for number in numbers]
-    # Again only after it came: a repetition is no reordering.
+    # A commit is repeated after it came: a repetition is no reordering.
     for again, after in draw(st.lists(st.tuples(st.integers(0, 63), st.integers(0, 63)), max_size=4)):
         at = again % len(numbers)
         numbers.insert(min(len(numbers), at + 1 + after), numbers[at])

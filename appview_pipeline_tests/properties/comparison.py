@@ -1,4 +1,4 @@
-"""Made-up networks after any arrival, compared with what the model makes of them in order; and the bounds of that."""
+"""Compares the tables after any arrival of a network with what the model says; and what that comparison leaves out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from appview_pipeline_tests.support.states import Keep, State, differences
 quick = settings(
     max_examples=30, suppress_health_check=tuple(HealthCheck), phases=(Phase.explicit, Phase.generate, Phase.shrink)
 )
-"""For properties whose example writes a network to a database."""
+"""Settings of properties that write a network to a database in each example."""
 
 
 def in_order(network: Network) -> State:
-    """What the model makes of a network."""
+    """The tables of a network, by the model."""
     it = Model(network.thread_mutes, network.subscriptions)
     for commit in network.commits:
         it.apply(commit)
@@ -31,6 +31,7 @@ def in_order(network: Network) -> State:
 
 
 def check(index: Index, network: Network, arrival: Arrival, keep: Keep, deliver: Deliver = feed) -> None:
+    """Fails when the tables after an arrival differ from the model in rows that `keep` keeps."""
     got = index.after(network, arrival, deliver)
     if found := differences(got, in_order(network), keep):
         raise AssertionError("\n".join([repr(network), f"arriving as {arrival}", *found[:12]]))
@@ -55,9 +56,9 @@ def everything(table: str, row: dict[str, Any]) -> bool:
 
 
 def but_for_private_state(network: Network, keep: Keep) -> Keep:
-    """Everything but what follows from mutes and subscriptions, which decide by what is known when an event arrives.
+    """Leaves out what depends on mutes and subscriptions: they are applied by what is known when an event arrives.
 
-    (Design: stored, not derivable again. The root of a muted thread is unknown while its post is.)
+    (The root of a muted thread is unknown until its post has arrived.)
     """
     muting = {who for _, who in network.thread_mutes}
     return lambda table, row: (
@@ -67,9 +68,9 @@ def but_for_private_state(network: Network, keep: Keep) -> Keep:
 
 
 def in_any_order(network: Network) -> Keep:
-    """Everything, but for notifications of profiles that have had a predecessor: who came first can't be known.
+    """Leaves out notifications of profiles with several states: which state came first is not known.
 
-    (Of all other records it can: their history is kept.)
+    (For all other records it is: their history is kept.)
     """
     states = states_of(network)
     out = {uri for uri, its in states.items() if len(its) > 1 and its[0].collection == commits.PROFILE}

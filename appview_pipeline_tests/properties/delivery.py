@@ -1,4 +1,4 @@
-"""A database that made-up networks are fed into, one example after another."""
+"""Delivers networks to a database, one example after another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Deliver = Callable[[Database, Sequence[Sequence[Change]]], None]
 
 @dataclass
 class Index:
-    """A database that starts every example empty."""
+    """A database that is empty at the beginning of every example."""
 
     database: Database
     connection: Connection
@@ -36,7 +36,7 @@ class Index:
         return dump(self.connection)
 
     def feed(self, network: Network, arrival: Arrival, deliver: Deliver = feed) -> None:
-        """Empties the database and lets a network's commits arrive."""
+        """Empties the database, then writes a network's commits as they arrive."""
         self.clean()
         with self.connection.cursor() as cursor:
             for root, who in network.thread_mutes:
@@ -52,7 +52,7 @@ class Index:
         deliver(self.database, [[changes[number] for number in batch] for batch in arrival.batches])
 
     def find_deadlocks_after(self, milliseconds: int) -> None:
-        """Makes PostgreSQL look for deadlocks sooner than after its second, on connections made from now on."""
+        """Makes PostgreSQL look for deadlocks after `milliseconds`, not after a second, on new connections."""
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT current_database()")
             ((name,),) = cursor.fetchall()
@@ -72,7 +72,7 @@ def fresh_index(server: EmbeddedPostgres, template: str) -> Iterator[Index]:
 
 
 def network_changes(network: Network) -> list[Change]:
-    """The commits as changes, each repository's linked into a chain. Only gates of a network are refused."""
+    """The commits as changes; those of a repository are a chain. Nothing but gates is refused."""
     newest: dict[str, str] = {}
     changes = []
     for number, commit in enumerate(network.commits):

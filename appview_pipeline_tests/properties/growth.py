@@ -1,4 +1,4 @@
-"""How the cost of a batch grows with its size, where what it brings belongs together: chains, edits, gates, duplicates.
+"""How the cost of a batch grows with its size, when its events belong together: chains, edits, gates, duplicates.
 
 A shape is a way for n events to belong together: what is in the database before, and the batch that is measured.
 Cost is counted in rows that PostgreSQL's plans touched (its own EXPLAIN ANALYZE of every statement, by auto_explain),
@@ -36,9 +36,6 @@ SHAPES: dict[str, Callable[[int], Story]] = {
 """All public functions of the modules of shapes."""
 
 
-# ---- measuring
-
-
 class Measured:
     """A database that measures batches. All batches get the same connection: the pool has no other in use."""
 
@@ -73,7 +70,7 @@ class Measured:
                     "VALUES (%s, %s, 'k', %s, true, true)",
                     (creator, subject, WHEN),
                 )
-        # The plans are those that a usual batch had made: they don't know what comes.
+        # A usual batch comes first: the plans are made before what they have to cope with.
         self.write([story.post("z", f"z{number}") for number in range(10)])
         self.write(story.before)
 

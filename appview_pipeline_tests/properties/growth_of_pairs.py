@@ -165,7 +165,7 @@ def verifications_that_go(n: int) -> Story:
 
 
 def stale_verifications(n: int) -> Story:
-    """Deleted before they came."""
+    """Each verification arrives after its deletion."""
     story = verifications_that_go(n)
     story.before, story.batch = story.batch, story.before
     return story

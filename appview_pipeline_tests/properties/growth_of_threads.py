@@ -69,7 +69,7 @@ def chain_in_few_commits(n: int) -> Story:
 
 
 def chain_in_one_commit(n: int) -> Story:
-    """As many as it takes: a repository export is one."""
+    """All posts in one commit, as in a repository export."""
     story = chain_in_few_commits(n)
     first = story.batch[0]
     story.batch = [Commit(first.did, first.rev, first.time, tuple(op for it in story.batch for op in it.ops))]

@@ -1,8 +1,8 @@
-"""Two writers at once, a statement of one at a time: they meet where a test says, and each time in the same way.
+"""Two writers at once, one statement at a time. They switch where a test says, so a run is the same each time.
 
-A writer has the turn until it comes to its next meeting point, inside of its transaction or between two; then the other
-has it. When who has the turn waits for a lock of the other's, the turn goes to the other, as it must; when both wait
-PostgreSQL finds the deadlock.
+A writer has the turn until it comes to its next switch, inside its transaction or between two; then the other writer
+has the turn. When the writer with the turn waits for a lock of the other one, the turn goes to the other one, as it
+must. When both wait, PostgreSQL finds the deadlock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline_tests.support.statement_hooks import Around, HookedDatabase
 
-Meeting = str | int
+Switch = str | int
 """Where the turn passes: before the statement of that name, or before the n-th statement from now."""
 
 PATIENCE = 0.002
@@ -33,35 +33,35 @@ TOO_LONG = 60.0
 
 
 @dataclass
-class Met:
-    """What happened, to show that the tests are not idle."""
+class Outcome:
+    """What happened between the writers: it shows that they met."""
 
-    meetings: Counter[str] = field(default_factory=Counter)
-    """By the statement before which a writer gave way, both of them in the midst of a transaction."""
+    switches: Counter[str] = field(default_factory=Counter)
+    """Switches by the statement before which they were, counted only while both writers were in a transaction."""
     waits: Counter[str] = field(default_factory=Counter)
-    """By the statement that had to wait for a lock of the other writer's."""
+    """Waits for a lock of the other writer, by the statement that waited."""
     deadlocks: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Met) -> None:
-        self.meetings += other.meetings
+    def add(self, other: Outcome) -> None:
+        self.switches += other.switches
         self.waits += other.waits
         self.deadlocks += other.deadlocks
 
 
 class Turns:
-    """Whose turn it is. The first slice is writer 0's; after the last meeting each runs to its end."""
+    """Whose turn it is. Writer 0 begins; after the last switch each writer runs to its end."""
 
-    def __init__(self, meetings: Sequence[Meeting], monitor: Connection) -> None:
+    def __init__(self, switches: Sequence[Switch], monitor: Connection) -> None:
         self._condition = threading.Condition()
         self._monitor = monitor
-        self._meetings = list(reversed(meetings))
-        self._next: Meeting | None = self._meetings.pop() if self._meetings else None
+        self._switches = list(reversed(switches))
+        self._next: Switch | None = self._switches.pop() if self._switches else None
         self._turn = 0
         self._pids = [0, 0]
         self._in_statement = [False, False]
         self._in_transaction = [False, False]
         self._done = [False, False]
-        self.met = Met()
+        self.outcome = Outcome()
         self.trace: list[str] = []
 
     @contextmanager
@@ -70,7 +70,7 @@ class Turns:
         with self._condition:
             self._pids[me] = connection.info.backend_pid
             self._await_turn(me)
-            if self._is_met(name):
+            if self._is_switch(name):
                 self._give_way(me, name)
                 self._await_turn(me)
             self._in_statement[me] = self._in_transaction[me] = True
@@ -81,7 +81,7 @@ class Turns:
             with self._condition:
                 self._in_statement[me] = self._in_transaction[me] = False
                 self.trace.append(f"{'AB'[me]} {name}: {type(error).__name__}")
-                self.met.deadlocks[name] += isinstance(error, errors.DeadlockDetected)
+                self.outcome.deadlocks[name] += isinstance(error, errors.DeadlockDetected)
                 if not self._done[1 - me]:
                     self._turn = 1 - me
                 self._condition.notify_all()
@@ -98,27 +98,27 @@ class Turns:
             self._turn = 1 - me
             self._condition.notify_all()
 
-    def _is_met(self, name: str) -> bool:
+    def _is_switch(self, name: str) -> bool:
         if isinstance(self._next, int):
             self._next -= 1
-            met = self._next <= 0
+            switches = self._next <= 0
         else:
-            met = self._next == name
-        if met:
-            self._next = self._meetings.pop() if self._meetings else None
-        return met
+            switches = self._next == name
+        if switches:
+            self._next = self._switches.pop() if self._switches else None
+        return switches
 
     def _give_way(self, me: int, name: str) -> None:
         other = 1 - me
         if self._done[other]:
             return
-        # It waits for a lock; once it has got it it comes to its turn by itself.
+        # The other one waits for a lock: it takes its turn by itself once it has it.
         while self._in_statement[other]:
             if self._is_blocked(other):
                 return
             self._condition.wait(0.0005)
         if self._in_transaction[me] and self._in_transaction[other]:
-            self.met.meetings[name] += 1
+            self.outcome.switches[name] += 1
         self._turn = other
         self._condition.notify_all()
 
@@ -129,7 +129,7 @@ class Turns:
             assert time.monotonic() < until, f"writer {'AB'[me]} waits for ever after {self.trace[-5:]}"
             other = 1 - me
             if not notified and self._turn == other and self._in_statement[other] and self._is_blocked(other):
-                self.met.waits[self.trace[-1].partition(" ")[2]] += 1
+                self.outcome.waits[self.trace[-1].partition(" ")[2]] += 1
                 self.trace.append(f"{'AB'[other]} waits")
                 self._turn = me
 
@@ -160,10 +160,10 @@ class TwoWriters:
         self._monitor.close()
 
     def write(
-        self, batches: Sequence[Sequence[Sequence[Change]]], meetings: Sequence[Meeting]
+        self, batches: Sequence[Sequence[Sequence[Change]]], switches: Sequence[Switch]
     ) -> tuple[list[tuple[int, int]], Turns]:
         """Writes the `batches` of each. Returns (writer, batch number) in the order of COMMITs, and the turns."""
-        self._turns = turns = Turns(meetings, self._monitor)
+        self._turns = turns = Turns(switches, self._monitor)
         committed: list[tuple[int, int]] = []
 
         def write(me: int) -> None:

@@ -86,7 +86,7 @@ class Opening:
 
 @dataclass
 class Model:
-    """The index. `thread_mutes`: (root URI, DID of who muted it)."""
+    """The index. `thread_mutes`: (root URI, DID of the account that muted the thread)."""
 
     thread_mutes: frozenset[tuple[str, str]] = frozenset()
     subscriptions: tuple[Subscription, ...] = ()

@@ -31,10 +31,10 @@ class NetworkBuilder:
     """CID and record by URI."""
     gone: dict[str, dict[str, Any]] = field(default_factory=dict)
     content: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
-    """The last of every record that ever was."""
+    """The last state of every record, deleted ones included."""
     posts: list[str] = field(default_factory=list)
     promised: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Posts that were spoken of before they were written, by author."""
+    """Posts that other records name before they are written, by author."""
     numbers: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     said: int = 0
 

@@ -43,7 +43,10 @@ SHORT = {
 
 
 class Move(NamedTuple):
-    """`kind`: of KINDS. `who` acts. `pick` and `other`: what it is about; `twist`: how. `joins`: in the last commit."""
+    """`kind`: one of KINDS. `who`: the account. `pick`, `other`: which records or accounts it is about.
+
+    `twist`: which variant. `joins`: in the last commit, not in a new one.
+    """
 
     kind: str
     who: int
@@ -55,7 +58,7 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """Commits in the order of their revs, and what was private from the start."""
+    """Commits in the order of their revs, and mutes and subscriptions that exist from the start."""
 
     commits: tuple[Commit, ...]
     thread_mutes: frozenset[tuple[str, str]] = frozenset()

@@ -1,7 +1,7 @@
-"""Random networks: a few accounts that post, reply, gate, like twice, edit and take back, a commit after the other.
+"""Random networks: a few accounts that post, reply, gate, like twice, edit and delete, one commit after the other.
 
-A network is made from a list of moves, each some small numbers that are read against what is there by then. A move
-always means something, so that any of them can be left out: hypothesis shrinks a failure to the few that matter.
+A network is made from a list of moves. A move is some small numbers, which choose among the records that exist by then.
+Every move does something, so that any of them can be left out: hypothesis shrinks a failure to the few that matter.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ KINDS = (
 
 
 class RandomNetwork(NetworkBuilder):
-    """A network that moves add to."""
+    """The network so far; each move adds to it."""
 
-    # --- what there is to speak of -----------------------------------------------------------------------------------
+    # --- what a move is about ----------------------------------------------------------------------------------------
 
     def own(self, move: Move, collection: str | None = None) -> str | None:
         did = did_of(move.who)
@@ -65,7 +65,7 @@ class RandomNetwork(NetworkBuilder):
         return uris[number % len(uris)] if uris else None
 
     def some_post(self, number: int, move: Move) -> str | None:
-        """Any post that was ever spoken of; sometimes one that is not written yet."""
+        """Any post, deleted ones included; sometimes a post that is not written yet."""
         if move.twist == 13:
             author = did_of(move.other)
             self.promised[author].append(self.new_uri(author, POST))
@@ -73,7 +73,7 @@ class RandomNetwork(NetworkBuilder):
         return self.posts[number % len(self.posts)] if self.posts else None
 
     def reply_to(self, parent: str, move: Move) -> dict[str, Any]:
-        """Parent and root; sometimes a wrong one."""
+        """Parent and root; the root is sometimes a wrong one."""
         root = parent
         if parent in self.content and "reply" in self.content[parent][1]:
             root = self.content[parent][1]["reply"]["root"]["uri"]
@@ -112,7 +112,7 @@ class RandomNetwork(NetworkBuilder):
         return self._write_post(move, self.text(move))
 
     def some_other(self, move: Move) -> str | None:
-        """Any record that is no post and was ever there, or a list that may come to be."""
+        """Any record that is no post, deleted ones included, or a list that may not exist yet."""
         if move.pick % 8 == 7:
             return f"at://{did_of(move.other)}/{LIST}/list{1 + move.other % 2}"
         uris = [uri for uri in self.content if collection_of(uri) != POST]
@@ -189,7 +189,7 @@ class RandomNetwork(NetworkBuilder):
         return True
 
     def _gated(self, move: Move) -> str:
-        """A post of one's own, written, deleted or still to be written."""
+        """A post of the account's own: written, deleted, or not written yet."""
         did = did_of(move.who)
         if move.pick % 8 == 7:
             self.promised[did].append(self.new_uri(did, POST))
@@ -199,7 +199,7 @@ class RandomNetwork(NetworkBuilder):
         return posts[move.pick % len(posts)]
 
     def _named(self, move: Move, post: str) -> str:
-        """What a gate says to be its post; sometimes it is another account's, and the gate refused, or no post."""
+        """The post that a gate names; sometimes another account's, so that the gate is refused, or no post."""
         if move.pick == 17:
             return post.replace(host_of(post), did_of(move.who + 1))
         return post.replace(POST, GENERATOR) if move.pick == 18 else post
@@ -248,7 +248,7 @@ class RandomNetwork(NetworkBuilder):
         return True
 
     def _edit(self, move: Move) -> bool:
-        """Changes anything of one's own; of a like, repost or follow sometimes what it is about."""
+        """Edits any record of the account's own; of a like, repost or follow sometimes the subject."""
         uri = self.own(move)
         if uri is None:
             return False
@@ -271,7 +271,7 @@ class RandomNetwork(NetworkBuilder):
         return True
 
     def _edit_pair(self, move: Move) -> bool:
-        """Changes a like, repost or follow."""
+        """Edits a like, repost or follow."""
         collection = (LIKE, REPOST, FOLLOW)[move.other % 3]
         uris = [uri for uri in self.alive if collection_of(uri) == collection]
         uris = [uri for uri in uris if host_of(uri) == did_of(move.who)]
@@ -310,7 +310,7 @@ class RandomNetwork(NetworkBuilder):
         return uri is not None
 
     def _again(self, move: Move) -> bool:
-        """What was deleted comes back under its own key."""
+        """A deleted record comes back under its record key."""
         uris = [uri for uri in self.gone if host_of(uri) == did_of(move.who)]
         if not uris:
             return False
@@ -319,7 +319,7 @@ class RandomNetwork(NetworkBuilder):
         return True
 
     def _twice(self, move: Move) -> bool:
-        """The same as something that is there, under another key."""
+        """A duplicate: the natural key of an existing record, under another record key."""
         uris = [
             uri
             for uri in self.alive
@@ -344,7 +344,10 @@ def network_from_moves(
     mutes: Iterable[tuple[int, int, int]] = (),
     subscriptions: Iterable[tuple[int, int, bool, bool]] = (),
 ) -> Network:
-    """The network that moves make. `mutes`: (who, whose thread, its number); `subscriptions`: (who, whose, which)."""
+    """The network that moves make.
+
+    `mutes`: (account, author of the thread, number of the thread). `subscriptions`: (account, author, posts, replies).
+    """
     builder = RandomNetwork()
     for move in moves:
         builder.make(move)

@@ -1,4 +1,4 @@
-"""What a record says, by itself: its natural key, its thread, its gate, what it quotes and whom it mentions."""
+"""What a record says by itself: its natural key, its thread, its gate, its quote, its mentions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any
 from appview_pipeline_tests.support.commits import LIST, POST, POSTGATE, THREADGATE, Record, collection_of, host_of
 
 Key = tuple[str, str, str]
-
-
-# --- what a record says --------------------------------------------------------------------------------------------
 
 
 def natural_key(record: Record) -> Key | None:

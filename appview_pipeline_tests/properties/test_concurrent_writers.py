@@ -1,7 +1,7 @@
 """The tables are a function of the events, whoever writes them: writers that are killed, and two writers at once.
 
 As in test_order_independence.py made-up networks must come out as the plain model has them, commit by commit, in the
-stream's order. There batches only arrive in other ways; here whoever applies them dies, or meets another.
+stream's order. There batches only arrive in other ways; here a writer is killed, or meets another writer.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appview_pipeline.indexing.changes import Change
+from appview_pipeline.store import sql
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties.arrivals import Arrival, arrivals
 from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_any_order, quick
 from appview_pipeline_tests.properties.delivery import Index, fresh_index
-from appview_pipeline_tests.properties.interleaving import Meeting, Met, TwoWriters
+from appview_pipeline_tests.properties.interleaving import Outcome, Switch, TwoWriters
 from appview_pipeline_tests.properties.network_builder import network_of
 from appview_pipeline_tests.properties.networks import NAMES, Network, did_of
 from appview_pipeline_tests.properties.random_networks import networks
@@ -65,21 +66,21 @@ def process() -> Iterator[WriterProcess]:
 
 
 @dataclass
-class Meeters(Index):
-    """The same with two writers at once, and what happened between them."""
+class TwoWriterIndex(Index):
+    """An index, two writers to it, and what happened between them."""
 
     writers: TwoWriters
-    met: Met
+    outcome: Outcome
 
 
 @pytest.fixture
-def meeters(index: Index) -> Iterator[Meeters]:
+def two_writers(index: Index) -> Iterator[TwoWriterIndex]:
     with closing(TwoWriters(index.database.url)) as writers:
-        yield Meeters(index.database, index.connection, index.clean, writers, Met())
+        yield TwoWriterIndex(index.database, index.connection, index.clean, writers, Outcome())
 
 
 def decided_later(keep: Callable[[], Keep]) -> Keep:
-    """A `Keep` that is made when it is first asked, for bounds that depend on what the writers did."""
+    """A `Keep` that is made when it is first called, because it depends on what the writers did."""
     made: list[Keep] = []
 
     def ask(table: str, row: dict[str, Any]) -> bool:
@@ -90,13 +91,19 @@ def decided_later(keep: Callable[[], Keep]) -> Keep:
     return ask
 
 
-MEETINGS = (
+SWITCHES = (
     *("repo.lock", "repo.advance", "late.mark", "record.write", "record.delete", "record.tombstones"),
     *("post.add", "post.forget", "like.add", "repost.feed", "post.add_quotes"),
     *("thread.lock", "thread.events", "thread.judge_roots", "thread.flag", "post_notification.muted_threads"),
     *("counters.posts", "notification.silence", "notification.insert", "bookkeeping.report", "commit"),
 )
-"""Where one writer's transaction may come in between another's so that it matters."""
+"""Statements before which a switch to the other writer's transaction makes a difference."""
+
+
+def test_switches_are_at_statements() -> None:
+    files = (sql.folder() / "apply").glob("*.sql")
+    known = {f"{file.stem}.{name}" for file in files for name in sql.sections(f"apply/{file.name}")}
+    assert set(SWITCHES) - known == {"commit"}
 
 
 # --- killed ----------------------------------------------------------------------------------------------------------
@@ -104,22 +111,23 @@ MEETINGS = (
 
 @dataclass
 class Kills:
-    """What the kills hit."""
+    """What the kills interrupted."""
 
     total: int = 0
     in_transaction: Counter[str] = field(default_factory=Counter)
-    """In the midst of a transaction, by the statement; those by the writer's own hand."""
+    """Writers that killed themselves in a transaction, by the statement."""
     later: int = 0
-    """From outside, while a batch was applied or was about to be."""
+    """Writers that were killed from outside, while they applied a batch or were about to."""
     unacknowledged: int = 0
     """A batch was committed, and its writer died before it said so."""
 
 
 @dataclass(frozen=True)
 class Life:
-    """A writer's: when it is killed, and how what is left is cut into batches for the next one.
+    """One writer: when it is killed, and how the rest is cut into batches for the next writer.
 
-    `from_cursor`: the next one begins after the cursor, else after what was acknowledged; `overlap` commits earlier.
+    `from_cursor`: the next writer begins after the cursor, else after the last acknowledged batch; `overlap` commits
+    earlier.
     """
 
     moment: Moment
@@ -130,7 +138,7 @@ class Life:
 
 # A batch runs some 50 to 100 statements; not each of these in each batch.
 _statements = st.one_of(
-    st.sampled_from((*MEETINGS, "copy stage_repo", "bookkeeping.advance_cursor")),
+    st.sampled_from((*SWITCHES, "copy stage_repo", "bookkeeping.advance_cursor")),
     st.integers(1, 80),
 )
 _batch = st.sampled_from((1, 1, 2, 3))
@@ -246,7 +254,7 @@ def killed(index: Index, process: WriterProcess, data: st.DataObject, kills: Kil
 
 
 def check_kills(kills: Kills, examples: int) -> None:
-    """Killing was no idle threat."""
+    """Enough writers were killed, at enough places."""
     print(
         f"{kills.total} kills in {examples} examples: {kills.in_transaction.total()} in transactions, at "
         f"{len(kills.in_transaction)} statements; {kills.unacknowledged} after a COMMIT, before its writer said so; "
@@ -268,28 +276,31 @@ def test_killed_at_any_moment(index: Index, process: WriterProcess, budget: Budg
 # --- two at once -----------------------------------------------------------------------------------------------------
 
 # Lists of lists: hypothesis makes single lists short.
-_meetings = st.lists(
-    st.lists(st.one_of(st.sampled_from(MEETINGS), st.integers(1, 60)), min_size=1, max_size=6), min_size=1, max_size=8
+_switches = st.lists(
+    st.lists(st.one_of(st.sampled_from(SWITCHES), st.integers(1, 60)), min_size=1, max_size=6), min_size=1, max_size=8
 ).map(lambda lists: list(chain.from_iterable(lists)))
 
 
 def at_once(
-    index: Meeters,
+    index: TwoWriterIndex,
     network: Network,
     batches: tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]],
-    meetings: Sequence[Meeting],
+    switches: Sequence[Switch],
     bound: Callable[[Arrival], Keep],
 ) -> None:
-    """Two writers write `batches` of the network's commits. `bound`: of the batches in the order of their COMMITs."""
+    """Two writers write `batches` of the network's commits.
+
+    `bound` gets the batches in the order of their COMMITs, and gives what is compared.
+    """
     both = [*batches[0], *batches[1]]
     trace: list[str] = []
     arrived: list[tuple[int, ...]] = []
 
     def deliver(database: Database, changes: Sequence[Sequence[Change]]) -> None:
         here, there = changes[: len(batches[0])], changes[len(batches[0]) :]
-        committed, turns = index.writers.write((here, there), meetings)
+        committed, turns = index.writers.write((here, there), switches)
         arrived.extend(batches[who][number] for who, number in committed)
-        index.met.add(turns.met)
+        index.outcome.add(turns.outcome)
         trace.extend(turns.trace)
 
     keep = decided_later(lambda: bound(Arrival(tuple(arrived))))
@@ -297,7 +308,7 @@ def at_once(
         check(index, network, Arrival(tuple(both)), keep, deliver)
     except AssertionError as error:
         batches_said = (
-            f"writer A: {Arrival(tuple(batches[0]))}, writer B: {Arrival(tuple(batches[1]))}, meeting {meetings}"
+            f"writer A: {Arrival(tuple(batches[0]))}, writer B: {Arrival(tuple(batches[1]))}, switching at {switches}"
         )
         raise AssertionError("\n".join([str(error), batches_said, *_short(trace)])) from None
 
@@ -316,7 +327,7 @@ def _short(trace: Sequence[str]) -> list[str]:
 LIKES_REPLY = {"subject": {"ref": f"@{B}"}}
 REPOSTS_A = (f"bob/{commits.REPOST}/repost1", {"subject": {"ref": f"@{A}"}})
 
-STORIES: dict[str, tuple[Network, str, str, list[Meeting]]] = {
+STORIES: dict[str, tuple[Network, str, str, list[Switch]]] = {
     "a post is quoted while it is deleted": (
         network_of((A, post()), (B, post(embed=quote(A))), (A, None)),
         "1",
@@ -391,13 +402,13 @@ def batches_of(text: str) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_story(meeters: Meeters, name: str) -> None:
-    network, here, there, meetings = STORIES[name]
+def test_story(two_writers: TwoWriterIndex, name: str) -> None:
+    network, here, there, switches = STORIES[name]
     at_once(
-        meeters,
+        two_writers,
         network,
         (batches_of(here), batches_of(there)),
-        meetings,
+        switches,
         lambda committed: everything,
     )
 
@@ -405,7 +416,7 @@ def test_story(meeters: Meeters, name: str) -> None:
 # --- the properties --------------------------------------------------------------------------------------------------
 
 
-def split(index: Meeters, data: st.DataObject) -> None:
+def split(index: TwoWriterIndex, data: st.DataObject) -> None:
     """Each repository belongs to one of the writers."""
     network = data.draw(networks())
     arrival = data.draw(arrivals(network, "repository"))
@@ -422,12 +433,12 @@ def split(index: Meeters, data: st.DataObject) -> None:
         index,
         network,
         (halves[0], halves[1]),
-        data.draw(_meetings),
+        data.draw(_switches),
         lambda committed: but_for_private_state(network, everything),
     )
 
 
-def redelivered(index: Meeters, data: st.DataObject) -> None:
+def redelivered(index: TwoWriterIndex, data: st.DataObject) -> None:
     """Both writers write everything, each in an order of its own that keeps each repository's."""
     network = data.draw(networks())
     batches = [data.draw(arrivals(network, "repository")).batches for _ in range(2)]
@@ -435,12 +446,12 @@ def redelivered(index: Meeters, data: st.DataObject) -> None:
         index,
         network,
         (batches[0], batches[1]),
-        data.draw(_meetings),
+        data.draw(_switches),
         lambda committed: but_for_private_state(network, everything),
     )
 
 
-def backfilled(index: Meeters, data: st.DataObject) -> None:
+def backfilled(index: TwoWriterIndex, data: st.DataObject) -> None:
     """One writer is live from some commit on; the other one writes the past, and into the present."""
     network = data.draw(networks())
     count = len(network.commits)
@@ -452,27 +463,28 @@ def backfilled(index: Meeters, data: st.DataObject) -> None:
         index,
         network,
         ([tuple(batch) for batch in live], [batch for batch in past_only if batch]),
-        data.draw(_meetings),
+        data.draw(_switches),
         lambda committed: but_for_private_state(network, in_any_order(network)),
     )
 
 
-def check_met(met: Met, examples: int) -> None:
-    """The writers really met."""
+def check_outcome(outcome: Outcome, examples: int) -> None:
+    """The writers met often enough."""
     print(
-        f"{met.meetings.total()} meetings in transactions, at {len(met.meetings)} statements, in {examples} examples; "
-        f"{met.waits.total()} waits for a lock ({met.waits.most_common(4)}), deadlocks: {dict(met.deadlocks)}"
+        f"{outcome.switches.total()} switches in transactions, at {len(outcome.switches)} statements, "
+        f"in {examples} examples; {outcome.waits.total()} waits for a lock ({outcome.waits.most_common(4)}), "
+        f"deadlocks: {dict(outcome.deadlocks)}"
     )
-    assert met.meetings.total() > examples / 2
-    assert met.waits.total() > examples / 4
-    assert len(met.meetings) > (30 if examples >= 400 else 5)
+    assert outcome.switches.total() > examples / 2
+    assert outcome.waits.total() > examples / 4
+    assert len(outcome.switches) > (30 if examples >= 400 else 5)
 
 
-Way = Callable[[Meeters, st.DataObject], None]
+Way = Callable[[TwoWriterIndex, st.DataObject], None]
 WAYS = pytest.mark.parametrize("way", [split, redelivered, backfilled])
 
 
 @WAYS
-def test_two_writers_at_once(meeters: Meeters, way: Way, budget: Budget) -> None:
-    examples = budget.spend(quick(given(data=st.data())(lambda data: way(meeters, data))))
-    check_met(meeters.met, examples)
+def test_two_writers_at_once(two_writers: TwoWriterIndex, way: Way, budget: Budget) -> None:
+    examples = budget.spend(quick(given(data=st.data())(lambda data: way(two_writers, data))))
+    check_outcome(two_writers.outcome, examples)

@@ -86,7 +86,7 @@ class WriterProcess:
         self._words.close()
 
     def run(self, job: Job) -> End:
-        """Has a job done, up to its end or to its writer's."""
+        """Has a job done, until it is complete or its writer is killed."""
         pickle.dump(job, self._jobs)
         self._jobs.flush()
         acknowledged, pid = 0, None
@@ -111,7 +111,7 @@ class WriterProcess:
             if later is not None and word != "dying" and acknowledged == later.batch - 1:
                 time.sleep(later.delay)
                 assert pid is not None
-                # It is no one else's number yet: its parent leaves it a zombie until the next job.
+                # Nobody else has this process id yet: the parent leaves the process a zombie until the next job.
                 os.kill(pid, signal.SIGKILL)
                 later = None
 

@@ -20,7 +20,7 @@ _OFTEN = (
 
 
 class BusyWorld(World):
-    """Few accounts, each kind of record about as often as any other, and many deletions, edits, duplicates, returns."""
+    """Few accounts; all kinds of records about equally often; many deletions, edits, duplicates and returns."""
 
     def __init__(self, seed: int = 7, accounts: int = 12) -> None:
         super().__init__(seed, accounts, start=START / 1e6, rate=1.0, pasts=())
@@ -38,7 +38,7 @@ class BusyWorld(World):
         return [self._commit_frame(author, act)]
 
     def _duplicate(self, author: Author) -> list[Write] | None:
-        """The same as an earlier record, under another key."""
+        """A duplicate of an earlier record."""
         paths = [
             path
             for path in author.repository.own
@@ -59,7 +59,7 @@ class BusyWorld(World):
         return self._create(author, record)
 
     def _gate(self, author: Author) -> list[Write] | None:
-        """A gate for an own post, or another one in place of what is there."""
+        """A gate for a post of the author's own; an existing gate is replaced."""
         posts = sorted(path for path in author.repository.own if path.startswith("app.bsky.feed.post/"))
         if not posts:
             return None

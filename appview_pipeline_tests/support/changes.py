@@ -23,7 +23,7 @@ COLLECTIONS = IndexedCollections()
 
 
 def change_of(commit: Commit, seq: int, since: str | None = None) -> Change:
-    """What a commit amounts to, its records decoded and validated as they are when they come in a frame."""
+    """The change of a commit; its records are decoded and validated as those of a frame."""
     change = Change(0, seq, commit.time, is_event=True)
     change.repo = RepoState(commit.did, commit.rev, since, None, f"commit-{commit.rev}", f"tree-{commit.rev}", False)
     for op in commit.ops:
@@ -63,7 +63,7 @@ def validators() -> Validators:
 
 
 def commit_of(change: Change) -> Commit | None:
-    """A change as the model takes it: what is valid of it. None when it is no commit."""
+    """The valid operations of a change, as a commit for the model. None when the change is no commit."""
     if change.repo is None:
         return None
     ops = [

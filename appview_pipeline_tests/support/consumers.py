@@ -64,7 +64,7 @@ class Consumer:
             self._forgotten.wait(0.5)
 
     def forget(self) -> None:
-        """Renews the lease no more."""
+        """Stops renewing the lease."""
         self._forgotten.set()
 
     def give_back(self) -> None:
@@ -75,14 +75,14 @@ class Consumer:
         self.process.stdin.close()
 
     def end(self, how: int = signal.SIGTERM) -> float:
-        """Sends a signal; the seconds until the process was gone."""
+        """Sends a signal. Returns the seconds until the process had ended."""
         began = time.monotonic()
         self.process.send_signal(how)
         self.code(15)
         return time.monotonic() - began
 
     def code(self, seconds: float = 30.0) -> int:
-        """The exit code, once it has ended."""
+        """Waits for its end. Returns the exit code."""
         code = self.process.wait(seconds)
         self._reader.join(5)
         return code

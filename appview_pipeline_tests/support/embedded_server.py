@@ -1,4 +1,4 @@
-"""Processes that use an embedded server, what runs on a state folder, and how to kill it."""
+"""Processes that use an embedded server, the processes of a state folder, and how to kill them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEBIAN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), Pa
 needs_debian = pytest.mark.skipif(not DEBIAN.exists(), reason="no PostgreSQL server package installed")
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root runs the server as another user")
 
-# Attaches, says so in one line of JSON, ends when its input does; the line `ensure` makes it look after the server.
+# Attaches, prints one line of JSON, ends when its input ends. The line `ensure` makes it start the server when needed.
 USER = """
 import json, sys, time
 from pathlib import Path

@@ -11,7 +11,7 @@ from appview_pipeline_tests.support.statement_hooks import statement_name
 
 
 class ExplainingCursor(Cursor):
-    """Notes what each statement's plan reads without saying which rows it wants."""
+    """Notes, for each statement, the tables that its plan reads without an index condition."""
 
     found: ClassVar[set[tuple[str, str]]] = set()
 

@@ -16,12 +16,12 @@ from appview_pipeline_tests.simulated_network.content import iso
 from appview_pipeline_tests.simulated_network.repository import History, Repository, Write, encode_commit
 
 START = 1_750_000_000_000_000
-"""Microseconds since 1970: the beginning of every made-up stream."""
+"""Microseconds since 1970: the beginning of every stream."""
 WHEN = "2025-06-15T15:06:40.000Z"
 
 
 def did_of(name: str) -> str:
-    """A did:plc that a name stands for."""
+    """A did:plc made from a name."""
     alphabet = "abcdefghijklmnopqrstuvwxyz234567"
     digest = hashlib.sha256(name.encode()).digest()
     return "did:plc:" + "".join(alphabet[byte % 32] for byte in digest[:24])
@@ -33,7 +33,7 @@ def rev(number: int) -> str:
 
 
 class Stream:
-    """A relay's stream: whoever writes to it gets the next second and sequence number."""
+    """A relay's stream: each frame gets the next second and sequence number."""
 
     def __init__(self, first_seq: int = 1) -> None:
         self.seq = first_seq - 1
@@ -72,7 +72,7 @@ class Person:
         return self.stream.frame("#sync", self.repository.sync_event())
 
     def commit_blocks(self, *operations: tuple[str, str, bytes | None]) -> bytes:
-        """A commit of (action, path, the record's bytes as they are), whatever they are; its tree is left alone."""
+        """A commit of (action, path, bytes of the record); nothing is checked, and the tree does not change."""
         now = rev(self.stream.moment + 1)
         blocks: dict[bytes, bytes] = {}
         ops = []

@@ -35,7 +35,7 @@ def make_frame(body: dict[str, Any], kind: str = "#commit") -> bytes:
 
 
 def make_body(records: dict[str, bytes], **changes: Any) -> dict[str, Any]:
-    """The body of a well-formed, signed `#commit` that creates records (path -> block), `changes` laid over."""
+    """The body of a well-formed, signed `#commit` that creates records (path -> block), `changes` replace fields."""
     links = {path: cid.cid_for_cbor(block) for path, block in records.items()}
     tree = mst.build(links)
     block = signing.sign_commit(KEY, did=DID, rev=REV, data=tree.cid)

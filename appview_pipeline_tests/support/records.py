@@ -1,4 +1,4 @@
-"""Records of every collection, and records in which an AT URI stands everywhere where readers take it apart."""
+"""Records of every collection; records with an AT URI in every field that readers of the database parse."""
 
 from __future__ import annotations
 
@@ -37,11 +37,8 @@ def one_of_each(ann: Person) -> list[Write]:
     ]
 
 
-# ---- what readers of the database could not show
-
-
 def posts_with(uri: str) -> list[dict[str, Any]]:
-    """Posts in which an AT URI stands everywhere where readers take it apart."""
+    """Posts with an AT URI in every field that readers parse."""
     strong = {"uri": uri, "cid": to_text(cid_for_cbor(b"x"))}
     fine = {"uri": "at://did:plc:" + "a" * 24 + "/app.bsky.feed.post/a", "cid": strong["cid"]}
     said = {"$type": "app.bsky.feed.post", "text": "x", "createdAt": WHEN}
@@ -61,7 +58,7 @@ def posts_with(uri: str) -> list[dict[str, Any]]:
 
 
 def records_with(ann: Person, uri: str) -> list[dict[str, Any]]:
-    """Records of other collections in which readers take an AT URI apart."""
+    """Records of other collections with an AT URI in a field that readers parse."""
     strong = {"uri": uri, "cid": to_text(cid_for_cbor(b"x"))}
     fine, dated = ann.uri("app.bsky.graph.list/l"), {"createdAt": WHEN}
     rule = {"$type": "app.bsky.feed.threadgate#listRule", "list": uri}

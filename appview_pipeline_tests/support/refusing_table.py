@@ -5,8 +5,6 @@ from __future__ import annotations
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.support.tables import rows
 
-# ---- PostgreSQL refuses
-
 
 def refuse(database: Database, condition: str, code: str = "23514", once: bool = False, on: str = "post") -> None:
     """A trigger on a table that raises (or, for `once`, does so the first time only)."""

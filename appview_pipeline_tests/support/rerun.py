@@ -1,4 +1,4 @@
-"""An index that is rerun, and broken by hand."""
+"""An index for reruns: what a test damages, and whether a rerun changed anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from appview_pipeline_tests.properties.delivery import Index
 
 
 class Rerun(Index):
-    """An index that is rerun, and broken by hand."""
+    """An index for reruns: what a test damages, and whether a rerun changed anything."""
 
     def run(self, *statements: str) -> None:
         with self.connection.cursor() as cursor:
@@ -28,7 +28,7 @@ class Rerun(Index):
         return rerun_collections(self.database, DERIVED_COLLECTIONS, **arguments)
 
     def digest(self) -> dict[str, list[str]]:
-        """Every row of schema bsky with its place and the transaction that wrote it, and what `pipeline` knows."""
+        """Every row of schema bsky and of the history, each with its place and the transaction that wrote it."""
         tables = self.rows(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'bsky' "
             "OR tablename IN ('version', 'tombstone', 'pending', 'dependency', 'gap', 'told_otherwise', 'silenced')"

@@ -1,4 +1,4 @@
-"""Servers whose every answer a test writes: a relay over WebSocket, and raw sockets; and the frames that they send."""
+"""Servers whose answers a test writes: a relay over WebSocket, a server on raw sockets; and their frames."""
 
 from __future__ import annotations
 

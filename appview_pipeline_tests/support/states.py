@@ -13,7 +13,7 @@ State = dict[str, Any]
 
 
 class Cleaner:
-    """Empties a database in a few milliseconds; made while it is new, it leaves alone what the migration filled."""
+    """Empties a database in a few milliseconds. Made for a new database: tables that a migration fills are kept."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""What the tables hold: a dump of schemas `bsky` and `pipeline` in which equal states are equal, and databases to dump.
+"""Databases for tests, their rows, and dumps of schemas `bsky` and `pipeline` in which equal states are equal.
 
 Left out is what says when or in which order something was written rather than what is known: surrogate keys, the times
 of our own clock, the batches, the name of the source, which records were seen to take another's place. Aggregates that
