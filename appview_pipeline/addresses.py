@@ -1,8 +1,8 @@
 """Addresses of servers: read as the protocol's own client reads them, and named without their secrets.
 
-A password stands in an address where somebody wrote it, or where they did not mean to: in a URL whose password has an
-unescaped `@` or `/`, a part of it looks like the host. So what can be read in two ways is refused, and no sentence of
-this module repeats what it was given.
+A password may stand in an address where nobody meant it to: in a URL whose password has an unescaped `@` or `/`, a
+part of it looks like the host. So an address that can be read in two ways is refused, and no sentence of this module
+repeats the address that it was given.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class DatabaseAddress:
             name = self.parameters.get("dbname", "(default)")
             return _printable(f"database {name} of service {self.parameters['service']}")
         where = ",".join(
-            (_bracketed(host) or "the local socket") + ("" if _goes_without_saying(host, port) else f":{port}")
+            (_bracketed(host) or "the local socket") + ("" if _is_default_port(host, port) else f":{port}")
             for host, port in self.hosts
         )
         return _printable(f"database {self.database or '(default)'} on {where or 'the local socket'}")
@@ -98,7 +98,7 @@ class DatabaseAddress:
         ).replace("://@/", ":///", 1)
 
     def without_secrets(self, text: str) -> str:
-        """`text`, a message of somebody else's, with the secrets in it replaced."""
+        """`text`, a message of the server or the driver, with the secrets in it replaced."""
         for name in SECRET_PARAMETERS:
             secret = self.parameters.get(name, "")
             for form in {secret, quote(secret, safe=""), quote(secret)}:
@@ -110,8 +110,8 @@ class DatabaseAddress:
 def database_address(text: str) -> DatabaseAddress:
     """Reads a PostgreSQL URL or a `keyword=value` string by libpq's rules; `postgresql+psycopg2://` is accepted too.
 
-    Raises `AddressError` for what is neither, and for a URL whose password may have been taken apart: one with a second
-    `@`, which has to be percent-encoded.
+    Only libpq's parser runs; no connection is made. Raises `AddressError` for text that is neither, and for a URL whose
+    password may have been taken apart: one with a second `@`, which has to be percent-encoded.
     """
     text = text.strip()
     scheme, separator, rest = text.partition("://")
@@ -148,14 +148,14 @@ def _check_at_signs(rest: str) -> None:
 
 
 def _is_plausible(address: DatabaseAddress) -> bool:
-    """Whether hosts and ports look like such, rather than like a part of a password."""
+    """Whether hosts and ports look like hosts and ports, rather than like a part of a password."""
     given = address.parameters
     hosts, ports = given.get("host", "").split(","), [port for port in given.get("port", "").split(",") if port]
     names = all("/" in host or re.fullmatch(r"@?[\w.:%-]*", host) for host in hosts)
     return names and all(port.isdecimal() and 0 < int(port) < 65536 for port in ports)
 
 
-def _goes_without_saying(host: str, port: str) -> bool:
+def _is_default_port(host: str, port: str) -> bool:
     return not port or (host.startswith(("/", "@")) and port == "5432")
 
 
@@ -172,7 +172,7 @@ def _printable(text: str) -> str:
 
 
 def split_relay(text: str) -> tuple[str, str | None]:
-    """A relay's name, which is also the URL that it is reached at, and its `user:password` (percent-decoded).
+    """A relay's name, which is also the URL to connect to, and its `user:password` (percent-decoded).
 
     All spellings of an address have one name: `wss://` for `https://` or nothing, the host in small letters, without a
     port that is the scheme's own, a dot after the host, a path, a query. Raises `AddressError`.
@@ -212,7 +212,7 @@ def relay_name(text: str) -> str:
 
 
 def _host(host: str) -> str:
-    """A host's one spelling. Raises `ValueError` for what is none."""
+    """A host's one spelling. Raises `ValueError` for text that is no host."""
     if ":" in host:
         return f"[{ipaddress.ip_address(host).compressed}]"
     host = host.lower() if host.isascii() else host.encode("idna").decode("ascii").lower()

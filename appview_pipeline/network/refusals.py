@@ -1,4 +1,4 @@
-"""Why a connection could not be made, in one sentence that says what a person can do."""
+"""Why a connection could not be made, in one sentence with the remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from appview_pipeline.backoff import MAX_RETRY_AFTER
 from appview_pipeline.protocol.event_stream import printable
 
 CONNECT_FAILURES = (OSError, asyncio.TimeoutError, WSHandshakeError)
-"""What `explain` understands: name resolution, TCP and TLS failures, time-outs, and answers other than a WebSocket."""
+"""The errors that `explain` takes: name resolution, TCP and TLS failures, time-outs, answers other than a WebSocket."""
 
 MAX_ANSWER_BYTES = 16 * 1024
 MAX_ANSWER_LINES = 128
@@ -29,7 +29,7 @@ _HOPELESS = {400, 401, 403, 404, 405, 410, 426, 501}
 
 @dataclass(frozen=True)
 class Refusal:
-    """`hopeless`: trying soon can't help. `retry_after`: seconds that the server asked to be left alone for."""
+    """`hopeless`: trying soon can't help. `retry_after`: seconds that the server asked clients to wait."""
 
     sentence: str
     hopeless: bool = False
@@ -37,7 +37,7 @@ class Refusal:
 
 
 def explain(error: BaseException, url: str, setting: str) -> Refusal:
-    """What `error`, raised while connecting to the WebSocket at `url` (which `setting` holds), means for a person."""
+    """The sentence for an `error` of connecting to the WebSocket at `url`, which the operator's `setting` holds."""
     parts = urlsplit(url)
     host = parts.hostname or url
     port = parts.port or (443 if parts.scheme == "wss" else 80)
@@ -85,8 +85,8 @@ def _errno(error: BaseException) -> int | None:
 def _explain_answer(error: WSHandshakeError, host: str, setting: str) -> Refusal:
     status = _status(error)
     if _is_too_long(error.raw_header or b""):
-        # A proxy in trouble may say anything at length; the address was right before, and may be again.
-        what = f"HTTP {status}" if status is not None else "what is no WebSocket handshake"
+        # A proxy in trouble may send anything at length; the address was right before, and may be again.
+        what = f"HTTP {status}" if status is not None else "something that is no WebSocket handshake"
         return Refusal(
             f"{host} answered {what} with a header that is too long to be read; trying again later.",
             False,

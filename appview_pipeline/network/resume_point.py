@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from appview_pipeline.network.frame_buffer import FrameBuffer
-from appview_pipeline.network.sequence import CONFIRMING, Line
+from appview_pipeline.network.sequence import CONFIRMING, StreamNumbers
 from appview_pipeline.protocol.event_stream import seq_of
 
 
@@ -19,34 +19,34 @@ class ResumePoint:
 
     def __init__(self, cursor: int | None, sequence_gap: int, buffer: FrameBuffer) -> None:
         self.cursor = cursor
-        self._line = Line(cursor, sequence_gap)
+        self._numbers = StreamNumbers(cursor, sequence_gap)
         self._buffer = buffer
 
     def begin(self, seq: int) -> None:
         """A connection without a cursor to resume from begins with the event `seq`."""
-        self._line.see(seq, time.monotonic())
+        self._numbers.add(seq, time.monotonic())
 
     def go_back(self, seq: int) -> None:
         """A connection begins with `seq`, which is before the cursor."""
-        self._line.go_back(seq)
+        self._numbers.go_back(seq)
 
     def reach(self, seq: int, events: int) -> None:
         """Takes the number of the last of `events` frames into account; where it is doubtful, a few before it, too."""
-        line, now = self._line, time.monotonic()
-        if line.see(seq, now, events) == "doubtful":
+        numbers, now = self._numbers, time.monotonic()
+        if numbers.add(seq, now, events) == "doubtful":
             for back in range(2, min(events, CONFIRMING) + 1):
                 frame = self._buffer.recent(back)
                 if frame is None:
                     break
                 before = seq_of(frame)
-                if before is not None and line.follows(before, events):
-                    line.see(before, now, events)
+                if before is not None and numbers.follows(before, events):
+                    numbers.add(before, now, events)
                     break
-        self.cursor = line.reached
+        self.cursor = numbers.reached
 
     def skip_event(self) -> None:
         """Goes past the event after the cursor, which can't be received."""
         assert self.cursor is not None
         self.cursor += 1
-        if self._line.main is not None:
-            self._line.advance(self.cursor, 1)
+        if self._numbers.main is not None:
+            self._numbers.advance(self.cursor, 1)

@@ -1,8 +1,8 @@
-"""Where a stream has got, by the sequence numbers of its events.
+"""How far a stream has come, by the sequence numbers of its events.
 
 Numbers rise, and some may be left out (https://atproto.com/specs/event-stream). A number far ahead of the others, or
-behind them, is either one odd event or a relay that goes on elsewhere; only what follows can tell. Until then it moves
-nothing: a stream resumed from a made-up number would lose all that lies before it, or stand still for ever.
+behind them, is either one odd event or a relay that goes on elsewhere; only the next numbers show which. Until then it
+moves nothing: a stream resumed from a made-up number would lose all events before it, or stand still for ever.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ CONFIRMING = 10
 """Numbers in a row that show that the stream goes on elsewhere."""
 FEW_CONFIRMING = 3
 QUIET_SECONDS = 2.0
-"""On a quiet stream so few numbers in a row are enough, once nothing else has come for so long; and where a connection
-began by going back, or by saying that the cursor is outdated, its first number is."""
+"""On a quiet stream so few numbers in a row are enough, once nothing else has come for so long. After a connection that
+began by going back, or by saying that the cursor is outdated, the first number is enough."""
 
 Verdict = Literal["follows", "repeated", "doubtful", "confirmed"]
-"""`follows`: the stream is one on. `repeated`: it is where it was. `doubtful`: the number fits nothing before it, or a
-run that is not confirmed yet. `confirmed`: with this number the run is; the stream goes on from it."""
+"""`follows`: the stream has moved on to the number. `repeated`: the number is the stream's last one again. `doubtful`:
+it fits nothing before it, or a run that is not confirmed yet. `confirmed`: it confirms its run; the stream goes on from
+it."""
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Run:
     """The kind of gap with which a connection began at `first`."""
 
 
-class Line:
+class StreamNumbers:
     """The numbers of one stream, in order of arrival.
 
     `reached`: the last number that counts (None or 0: any may come first). `allowed`: numbers that may be left out
@@ -57,8 +58,8 @@ class Line:
         """Whether a number goes on from where the stream is, `events` later."""
         return self.main is None or self.main.last < number <= self.main.last + self._allowed + events
 
-    def see(self, number: int, now: float, events: int = 1, begins: str | None = None) -> Verdict:
-        """Takes the next number into account: the last of `events` that were not looked at. `now`: seconds."""
+    def add(self, number: int, now: float, events: int = 1, begins: str | None = None) -> Verdict:
+        """Takes the next number into account: of the last of `events` whose numbers were not read. `now`: seconds."""
         main, other = self.main, self.other
         if main is None:
             self.main = Run(number, number)
@@ -80,17 +81,17 @@ class Line:
         return "doubtful"
 
     def advance(self, number: int, events: int) -> None:
-        """Goes on to a number that follows."""
+        """Moves to a number that follows."""
         assert self.main is not None
         self.main.last = number
         self.main.events = min(CONFIRMING, self.main.events + events)
 
     def go_back(self, number: int) -> None:
-        """Believes that the stream goes on at `number`, unless the next one says otherwise: nothing is lost by that."""
+        """Assumes that the stream goes on at `number`, unless the next one contradicts it: nothing is lost by that."""
         self.main, self.other = Run(number, number), self.main
 
-    def rest(self, now: float) -> bool:
-        """Whether the stream goes on elsewhere because nothing contradicted that for a while; it does from then on."""
+    def move_if_quiet(self, now: float) -> bool:
+        """Moves the stream to the other run if nothing contradicted it for a while; returns whether it did."""
         main, other = self.main, self.other
         if main is None or other is None or now - other.at < QUIET_SECONDS:
             return False

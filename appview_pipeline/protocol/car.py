@@ -2,7 +2,7 @@
 
 A CAR is a length-prefixed DAG-CBOR header `{version: 1, roots: [CID]}`, then sections of `varint(length) CID block`
 (https://ipld.io/specs/transport/car/carv1/). `Blocks` is for commits, of which only few blocks are needed; `read_car`
-and `iter_blocks` are for repository exports, of which all are.
+and `iter_blocks` are for repository exports, where every block is needed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 
-from libipld import decode_dag_cbor
-
-from appview_pipeline.protocol.cbor import decode_unordered
+from appview_pipeline.protocol.cbor import decode_envelope
 from appview_pipeline.protocol.cid import DAG_CBOR, LENGTH, RAW
 
-# Every commit's CAR starts and goes on with these bytes, around the 36 of its only root.
+# Every commit's CAR begins with these bytes, around the 36 of its only root.
 _ONE_ROOT_HEAD = bytes.fromhex("3aa265726f6f747381d82a58250001711220")
 _ONE_ROOT_TAIL = bytes.fromhex("6776657273696f6e01")
 _ROOT_START = len(_ONE_ROOT_HEAD) - len(DAG_CBOR)
@@ -54,12 +52,9 @@ def _header(car: bytes) -> tuple[list[bytes], int]:
     if length > MAX_HEADER or end > len(car):
         raise InvalidCar("header longer than the CAR or than 4,096 bytes")
     try:
-        header = decode_dag_cbor(car[start:end])
-    except (ValueError, RecursionError):
-        try:
-            (header,) = decode_unordered(car[start:end])
-        except ValueError as error:
-            raise InvalidCar(f"header is not DAG-CBOR: {error}") from None
+        header = decode_envelope(car[start:end])
+    except ValueError as error:
+        raise InvalidCar(f"header is not DAG-CBOR: {error}") from None
     if not isinstance(header, dict) or header.get("version") != 1:
         raise InvalidCar("header is not of a CAR version 1")
     roots = header.get("roots")
@@ -98,12 +93,12 @@ def index_blocks(car: bytes) -> tuple[list[bytes], Index]:
 
 
 class Blocks:
-    """The blocks of a CAR by CID, each hash-checked when it is asked for, and nothing else looked at.
+    """The blocks of a CAR by CID, each hash-checked when it is asked for; no other block is read.
 
-    A block is told by its hash, so it does not matter how its place was guessed: the last occurrence of the CID (tree
-    nodes hold it too, but come first) is taken for the start of its section, which spares the walk. Only where the hash
-    says otherwise are the sections walked, once. `roots` are the header's. Raises InvalidCar if there is no header;
-    sections that are damaged show only in the blocks that are then missing.
+    The hash identifies a block, so its place may be guessed: the last occurrence of the CID (tree nodes hold it too,
+    but come first) is taken for the start of its section, which saves the walk through the sections. Only when the
+    hash does not match are the sections walked, once. `roots` are the header's. Raises InvalidCar if there is no
+    header; damaged sections only show as missing blocks.
     """
 
     __slots__ = ("_car", "_index", "roots")
@@ -114,7 +109,7 @@ class Blocks:
         self._index: Index | None = None
 
     def get(self, cid: bytes) -> bytes | None:
-        """The block of a CID, None when there is none or its bytes don't hash to the CID (`absence` says which)."""
+        """The block of a CID; None when there is none or its bytes don't hash to the CID (`absence` says which)."""
         car = self._car
         at = car.rfind(cid)
         if at > 1 and (last := car[at - 1]) < 128:
@@ -138,7 +133,7 @@ class Blocks:
         return self._index
 
     def absence(self, cid: bytes) -> tuple[str, bytes | None]:
-        """Why `get` gives None for a CID, in words, and the bytes that stand in the block's place, if any."""
+        """Why `get` gives None for a CID, in words, and the bytes in the block's place, if any."""
         try:
             place = self._places().get(cid)
         except InvalidCar as error:

@@ -3,16 +3,16 @@
 A record is a map of strings, integers within 53 bits, booleans, null, arrays, maps, byte strings and CID links
 (https://atproto.com/specs/data-model). Anything else, floats above all, makes the block invalid. Two decoders:
 
-- `libipld` for the many records that hold neither links nor bytes. It lets floats, big integers and depth pass; those
-  are seen from the block's bytes and the JSON at almost no cost.
-- `decode_exact`, written here, for every block that has, or might have, what libipld's result can't tell apart (it
-  gives links and byte strings both as `bytes`), lets pass, or refuses without need. It is the definition; the fast way
-  must agree with it.
+- `libipld` for the many records that hold neither links nor bytes. It accepts floats, big integers and any depth; the
+  block's bytes and the JSON show those at almost no cost.
+- `decode_exact`, written here, for every block where libipld's result may be ambiguous (it gives links and byte strings
+  both as `bytes`), too lenient or too strict. It is the definition; the fast decoder must agree with it.
 
 Two rules of DRISL are not enforced: keys in order (the reference does not enforce it either), and lengths and integers
 in their shortest form. Such a block has one meaning all the same, and its CID is that of the bytes as sent.
 
-What can't be stored or read is left out, and never in a way that gives a key of the record another value:
+Text and keys that can't be stored or read are left out, and never in a way that gives a key of the record another
+value:
 
 - U+0000 is dropped from text, because PostgreSQL stores none in text or jsonb. The record as sent is kept beside the
   cleaned one (`decode_as_sent`), because text that is no identifier must not become one.
@@ -38,7 +38,7 @@ MAX_DEPTH = 512
 """Levels of maps and arrays, the record itself being the first. The data validation guide recommends 32 to servers, and
 the reference has no limit of its own; this one keeps Python and PostgreSQL far from the limits of their recursion."""
 MAX_ENVELOPE_VALUES = 20_000
-"""Values of a frame, CAR header or commit object that only `decode_exact` can read; 200 operations are some 2,000."""
+"""Limit of the values in a frame, CAR header or commit object that libipld refuses; 200 operations are some 2,000."""
 MAX_INTEGER = 2**53 - 1
 
 Record = dict[str, Any]
@@ -64,7 +64,7 @@ class Link(bytes):
 
 
 def _plain(value: object) -> dict[str, str]:
-    """What orjson asks for values it doesn't know: links and byte strings in the protocol's JSON form."""
+    """Links and byte strings, which orjson doesn't know, in the protocol's JSON form."""
     if isinstance(value, Link):
         return {"$link": cids.to_text(value)}
     if isinstance(value, bytes):
@@ -82,7 +82,7 @@ def decode_record_json(block: bytes) -> tuple[Record, str]:
 
 
 def decode_as_sent(block: bytes) -> tuple[Record, str, Record | None]:
-    """What `decode_record_json` gives, and the record with the U+0000 in its text as they were sent; None without any.
+    """The results of `decode_record_json`, and the record with the U+0000 in its text as sent; None without any.
 
     Raises InvalidRecord.
     """
@@ -99,7 +99,7 @@ def decode_as_sent(block: bytes) -> tuple[Record, str, Record | None]:
             _mark_links(record, block)
         json = orjson.dumps(record, _link_json, _JSON).decode()
     except (_Doubt, RecursionError, orjson.JSONEncodeError):
-        # A byte string, an integer past 53 bits, a float, depth: only the exact way tells them apart.
+        # A byte string, an integer past 53 bits, a float, depth: only the exact decoder distinguishes them.
         return _exactly(block)
     if "\\u0000" in json or '"__proto__"' in json:
         return _exactly(block)
@@ -107,12 +107,12 @@ def decode_as_sent(block: bytes) -> tuple[Record, str, Record | None]:
 
 
 class _Doubt(Exception):
-    """The fast way can't tell what a value is."""
+    """The fast decoder's result is ambiguous."""
 
 
 def _mark_links(values: Any, block: bytes) -> None:
-    """Replaces the links in what libipld made of a block by `Link`, in place. Raises _Doubt at floats and at bytes that
-    are not certainly links."""
+    """Replaces the links in libipld's result by `Link`, in place. Raises _Doubt at floats and at bytes that are not
+    certainly links."""
     for key, value in values.items() if type(values) is dict else enumerate(values):
         kind = type(value)
         if kind is dict or kind is list:
@@ -161,8 +161,8 @@ def record_json(record: Record) -> str:
 
 
 def as_lexicon(record: Record) -> Record:
-    """What a lexicon validator is given: the record itself, in which `isinstance(value, Link)` tells a CID link from a
-    byte string (`bytes` that is no `Link`)."""
+    """The record as lexicon validators take it: `isinstance(value, Link)` distinguishes a CID link from a byte string
+    (`bytes` that is no `Link`)."""
     return record
 
 
@@ -179,10 +179,22 @@ def decode_exact(block: bytes) -> Record:
     return _Decoder(block).record()
 
 
+def decode_envelope(block: bytes) -> Any:
+    """The one value of a CAR's header or a commit object, map keys in any order. Raises InvalidRecord."""
+    try:
+        return decode_dag_cbor(block)
+    except (ValueError, RecursionError):
+        values = decode_unordered(block)
+    if len(values) != 1:
+        raise InvalidRecord(f"{len(values)} values instead of one")
+    return values[0]
+
+
 def decode_unordered(data: bytes, limit: int = 1) -> list[Any]:
     """The values that follow one another in a frame, a CAR's header or a commit object that libipld refuses.
 
-    It does because keys are not in canonical order, or for a better reason. Links and byte strings are both `bytes`.
+    It refuses them because keys are not in canonical order, or for a better reason. Links and byte strings are both
+    `bytes`.
 
     Returns at most one value more than `limit`. Raises InvalidRecord, also for a key that comes twice.
     """
@@ -262,7 +274,7 @@ class _Decoder:
     def _close(self, container: _Open) -> None:
         value = container.value
         if container.is_cleaned and type(value) is dict and ("$link" in value or "$bytes" in value):
-            raise InvalidRecord("a map with a key $link or $bytes holds what can't be stored")
+            raise InvalidRecord("a map with a key $link or $bytes holds something that can't be stored")
 
     def _key(self, container: _Open) -> str:
         major, size = self._head()

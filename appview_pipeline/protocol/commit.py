@@ -1,9 +1,9 @@
-"""What a `#commit` or `#sync` event holds: its limits, its signed commit object and its records.
+"""The content of a `#commit` or `#sync` event: its limits, its signed commit object and its records.
 
-These are the structure checks, constant work for a commit, that every event passes whatever `APPVIEW_VERIFY` says:
-limits, the CAR's root, the commit object's hash, version, DID and rev, and the hash of each record block that is used
+These are the structure checks, constant work for a commit, which apply to every event: limits, the CAR's root, the
+commit object's hash, version, DID and rev, and the hash of each record block that is used
 (https://atproto.com/specs/sync, https://atproto.com/specs/repository). Beyond them, `prove` checks the operations
-against `prevData`, and `signing.verify_commit` the signature. A record that is bad makes its operation a problem, never
+against `prevData`, and `signing.verify_commit` the signature. A bad record is a problem of its own operation, never of
 its neighbours.
 """
 
@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from libipld import decode_dag_cbor
-
 from appview_pipeline.protocol.car import Blocks, InvalidCar
-from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_as_sent, decode_unordered
+from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_as_sent, decode_envelope
 from appview_pipeline.protocol.cid import is_dag_cbor, to_text
 from appview_pipeline.protocol.frames import Commit, Sync
 from appview_pipeline.protocol.mst_node import InvalidTree, root_cid
@@ -66,10 +64,11 @@ class RecordOp:
     """One operation of a commit.
 
     With `problem` set (kinds `op-path`, `op-action`, `op-cid`, `record-block`, `record-invalid`) nothing may be indexed
-    from it; the other fields are then as good as they could be read: `block` the bytes that were found, text free of
-    U+0000. Without a problem, `create` and `update` of a wanted collection have `cid` (text), `record` (cleaned, as
-    `cbor` says), `json` and `block`, and `as_sent` where text of the record had U+0000; `delete`, and every operation
-    of other collections, has none of them.
+    from it; the other fields then hold whatever could be read: `block` the bytes that were found, text free of U+0000.
+
+    Without a problem, `create` and `update` of a wanted collection have `cid` (text), `record` (cleaned, as `cbor`
+    says), `json` and `block`, and `as_sent` where text of the record had U+0000; `delete`, and every operation of other
+    collections, has none of them.
     """
 
     action: str
@@ -137,10 +136,10 @@ def read_commit(event: Commit, now_micros: int, wanted: Container[str]) -> Commi
 
 
 def _in_turn(ops: list[RecordOp]) -> list[RecordOp]:
-    """The operations of a commit some of which are on the same path, where the last one is the outcome.
+    """The operations of a commit that has several on one path, of which the last one counts.
 
-    The ones before it say how many follow. Those of them that can't be used are left out: a commit need not bring along
-    records that it replaces.
+    The earlier ones get the number of those that follow. Earlier ones that can't be used are left out: a commit need
+    not contain records that it replaces.
     """
     following: Counter[str] = Counter()
     kept = []
@@ -258,14 +257,11 @@ def decode_commit(block: bytes) -> dict[str, Any]:
 
 
 def _commit_object(block: bytes) -> dict[str, Any]:
-    """A commit object of which all but `did` and `rev`, which callers compare or check, has the right type."""
+    """A commit object whose fields have the right types, except `did` and `rev`, which callers compare or check."""
     try:
-        commit = decode_dag_cbor(block)
-    except (ValueError, RecursionError):
-        try:
-            (commit,) = decode_unordered(block)
-        except ValueError as error:
-            raise InvalidCommit("commit-block", f"the commit object is not DAG-CBOR: {error}") from None
+        commit = decode_envelope(block)
+    except ValueError as error:
+        raise InvalidCommit("commit-block", f"the commit object is not DAG-CBOR: {error}") from None
     if type(commit) is not dict:
         raise InvalidCommit("commit-block", "the commit object is not a map")
     get = commit.get
@@ -279,7 +275,7 @@ def _commit_object(block: bytes) -> dict[str, Any]:
     return commit
 
 
-# The charset of the tree's keys; whether a collection that is not wanted is a proper NSID is nobody's concern here.
+# The charset of the tree's keys. A collection that is not wanted need not be a proper NSID.
 _is_key_part = re.compile(r"[A-Za-z0-9._~:-]{1,317}").fullmatch
 
 

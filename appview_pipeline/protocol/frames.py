@@ -47,7 +47,7 @@ class Commit:
 
 @dataclass(slots=True)
 class Sync:
-    """`#sync`: the state of a repository as it is now, without the way there; `blocks` holds its commit."""
+    """`#sync`: the current state of a repository, without the changes that led to it; `blocks` holds its commit."""
 
     seq: int
     did: str
@@ -140,7 +140,7 @@ def _envelope(body: dict[str, Any], key: str) -> tuple[int, str, str]:
 
 
 # A DID, two TIDs and a datetime as nearly all commits have them, in one pass; none of them can hold the line feeds that
-# join them, so what matches as a whole matches part by part.
+# join them, so a match of the whole is a match of each part.
 _match_usual = re.compile(
     r"did:plc:[a-z2-7]{24}\n[2-7a-j][2-7a-z]{12}\n[2-7a-j][2-7a-z]{12}\n"
     r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z"
@@ -162,7 +162,7 @@ def _commit(body: dict[str, Any], size: int) -> Commit:
         seq, repo, time = _envelope(body, "repo")
         if type(rev) is not str or not is_tid(rev):
             _refuse(body, "rev is not a TID")
-        if since == "":  # some servers' word for "none"
+        if since == "":  # what some servers send for "none"
             since = None
         if since is not None and (type(since) is not str or not is_tid(since)):
             _refuse(body, "since is neither null nor a TID")

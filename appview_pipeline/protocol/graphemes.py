@@ -1,4 +1,4 @@
-"""Extended grapheme clusters, what people take for one character (Unicode Standard Annex 29, tables 1b and 1c).
+"""Extended grapheme clusters, which people see as one character (Unicode Standard Annex 29, tables 1b and 1c).
 
 The pattern is ours although `regex` has `\\X`: that joins consonants of Indic scripts that have nothing to join them,
 so that it counts fewer clusters than the reference's ICU, and takes quadratic time for a run of flags.

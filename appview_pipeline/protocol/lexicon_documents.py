@@ -51,9 +51,9 @@ def type_name(definition: str) -> str:
 
 
 def problem(document: object) -> str | None:
-    """Says in words what is wrong with a Lexicon document; None when it is well formed.
+    """What is wrong with a Lexicon document, in words; None when it is well formed.
 
-    Whether what it refers to exists is not asked here: documents come in any order.
+    References may point to definitions that do not exist: documents come in any order.
     """
     if not isinstance(document, dict):
         return "it is not an object"

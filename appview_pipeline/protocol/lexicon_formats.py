@@ -50,7 +50,7 @@ def is_cid(text: str) -> bool:
 
 
 def _is_exact_cid(digits: str) -> bool:
-    """Whether Base32 is that of a version, a codec, a hash function and a hash as long as it says, and nothing more."""
+    """Whether Base32 text holds a version, a codec, a hash function and a hash of its stated length, and no more."""
     data = b32decode(digits.upper() + "=" * (-len(digits) % 8))
     position = 0
     length = 0

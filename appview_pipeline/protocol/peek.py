@@ -1,6 +1,6 @@
 """What a consumer of `com.atproto.sync.subscribeRepos` can read of a frame without decoding it.
 
-Each answer is the one that decoding gives, but for frames that somebody made to look like others.
+Each answer is the one that decoding gives, except for frames that were made to look like others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _INTEGER_SIZES = {0x18: 1, 0x19: 2, 0x1A: 4, 0x1B: 8}
 def peek_seq(frame: bytes) -> int | None:
     """`seq_of`, without decoding a commit: in canonical order `seq` is the key right before the first `repo`.
 
-    A record key made to look like both makes but the number of its own commit doubtful (`sequence.py`).
+    A record key that was made to look like both only makes the number of its own commit doubtful
+    (`network/sequence.py`).
     """
     if frame.startswith(COMMIT_HEADER) and (end := frame.find(_REPO)) > 0:
         at = frame.rfind(_SEQ, max(0, end - _SEQ_SIZE - 9), end) + _SEQ_SIZE
@@ -39,9 +40,9 @@ def peek_seq(frame: bytes) -> int | None:
 def peek_did(frame: bytes) -> bytes | None:
     """The DID that a frame is about (`repo` of a commit, else `did`), as bytes; None where it has none. Never raises.
 
-    Everybody who asks gets the same answer, whatever the bytes. A commit is not decoded: its first `repo: did:...`
-    followed by the key that comes next in canonical order is taken. Before that there are only the operations, and a
-    record key made to look like it moves nothing but its own commit to another shard, where it is applied as well.
+    Every caller gets the same answer, whatever the bytes. A commit is not decoded: its first `repo: did:...` followed
+    by the key that comes next in canonical order is taken. Before that there are only the operations, and a record key
+    that was made to look like it only moves its own commit to another shard, which applies it as well.
     """
     if frame.startswith(COMMIT_HEADER) and (at := frame.find(_REPO)) > 0:
         start = at + _REPO_SIZE

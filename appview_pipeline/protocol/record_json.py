@@ -28,7 +28,7 @@ def record_from_json(text: str) -> Record:
 
 def _decode_inside(record: Record) -> None:
     """Puts links and byte strings into a record for the maps that stand for them. The record itself is neither."""
-    # A stack of our own: a record may be nested deeper than Python likes to recurse.
+    # A stack of our own: a record may be nested deeper than Python can recurse.
     unseen: list[Any] = [record]
     while unseen:
         container = unseen.pop()

@@ -44,9 +44,9 @@ def is_did(text: str) -> bool:
 
 
 def is_readable_did(did: str) -> bool:
-    """Whether the AT URI parser of the reference AppView takes the authority of an AT URI that is this DID.
+    """Whether the AT URI parser of the reference AppView accepts this DID as the authority of an AT URI.
 
-    It takes none with an underscore, nor one with both a dot and a percent sign: where it meets one the page fails, or
+    It refuses one with an underscore, and one with both a dot and a percent sign: where it meets one the page fails, or
     the whole process.
     """
     return "_" not in did and not ("%" in did and "." in did)
@@ -214,7 +214,7 @@ def is_datetime(text: str) -> bool:
 def normalize_datetime(text: str) -> str:
     """The moment as `YYYY-MM-DDTHH:MM:SS.mmmZ`, in UTC, whatever precision and offset it came with.
 
-    Without an offset it is taken as UTC, a lone date as its midnight; what is no datetime at all, or falls outside the
+    Without an offset it is taken as UTC, a lone date as its midnight; text that is no datetime, or falls outside the
     years 0 to 9999, becomes the Unix epoch. This is the reference's `normalizeDatetimeAlways` for every ISO-like text;
     free-form dates ("Mar 17 2026"), which that leaves to the JavaScript engine, become the epoch here.
     """

@@ -6,11 +6,11 @@ In seconds; a statement beyond its limit is cancelled, a session that leaves a t
 |---|---|---|---|---|
 | writer | `APPVIEW_STATEMENT_TIMEOUT` | 30 | 60 | the write path; a cancelled batch is retried |
 | reader | 30 | 5 | 30 | read-only: status, sensor, checks |
-| maintenance | 3,600 | 10 | 300 | sweeps, recounts, reruns; gives way rather than block the write path |
-| start | 60 | 10 | 60 | looking at a database before it is used (`postgres.START`) |
+| maintenance | 3,600 | 10 | 300 | sweeps, recounts, reruns; gives up waiting for a lock early |
+| start | 60 | 10 | 60 | checks of a database before it is used (`postgres.START`) |
 | migration | 21,600 | 60 | 300 | (`migrate.MIGRATION`); waits 900 for another process that migrates |
 
-They count whatever the server, the database or the PostgreSQL role has for a default (`postgres.begin_session`).
+They apply whatever the defaults of the server, the database or the PostgreSQL role are (`postgres.begin_session`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from appview_pipeline.store.postgres import Role
 log = logging.getLogger(__name__)
 
 Connection = PsycopgConnection
-"""What `Database` gives to its callers and `store/`'s functions take."""
+"""The connections that `Database` gives and that the functions of `store/` take."""
 
 _T = TypeVar("_T")
 
@@ -62,7 +62,7 @@ class Database:
     """A pool of connections to one database, of at most `APPVIEW_DB_POOL_SIZE`. Safe to share between threads."""
 
     connection_factory: type[PsycopgConnection] = PsycopgConnection
-    """The class of the pool's connections; tests watch them by another."""
+    """The class of the pool's connections; tests use another to watch them."""
 
     def __init__(self, url: str, settings: Settings, server: EmbeddedPostgres | None = None) -> None:
         self.url = sqlalchemy_url(url)
@@ -71,7 +71,7 @@ class Database:
         self.engine: Engine = sqlalchemy.create_engine(
             "postgresql+psycopg2://",
             creator=self._open,
-            use_native_hstore=False,  # it would be looked for at every connection
+            use_native_hstore=False,  # SQLAlchemy would query for it at every connection
             poolclass=QueuePool,
             pool_size=settings.db_pool_size,
             max_overflow=0,
@@ -81,7 +81,7 @@ class Database:
         event.listen(self.engine, "connect", _note_role)
 
     def _open(self) -> PsycopgConnection:
-        # In a role before SQLAlchemy has its first statement: the limits of the server's role may be very short.
+        # The role is set before SQLAlchemy's first statement, since the server's own limits may be very short.
         connection = postgres.connect(self.url, factory=self.connection_factory)
         try:
             self._take_role(connection, "writer")
@@ -94,7 +94,7 @@ class Database:
     def connect(self, role: str) -> Iterator[PsycopgConnection]:
         """A connection of the pool in `role`: commits when the block ends, rolls back when it raises.
 
-        Raises `OperatorError` when there is none to be had, and `store.errors.DatabaseError` when a statement fails.
+        Raises `OperatorError` when no connection can be had, and `store.errors.DatabaseError` when a statement fails.
         """
         with translated(), self._transaction(role) as connection:
             yield connection
@@ -120,7 +120,7 @@ class Database:
                 try:
                     connection.rollback()
                 except psycopg2.Error:
-                    pooled.invalidate()  # the connection is gone; what it was used for failed first and is raised
+                    pooled.invalidate()  # the connection is gone; the error that came first is raised
                 raise
         finally:
             pooled.close()
@@ -180,10 +180,10 @@ def open_database(settings: Settings, *, migrate: bool | None = None) -> Databas
         if migrate or (migrate is None and server is not None):
             migrations.upgrade(url)
         try:
-            _look_at(url)
+            _check(url)
         except (psycopg2.Error, SQLAlchemyError) as error:
             where = database_url.describe(url)
-            raise OperatorError(f"{where} could not be looked at ({obstacle(error, where)}).") from error
+            raise OperatorError(f"{where} could not be checked ({obstacle(error, where)}).") from error
         return Database(url, settings, server)
     except BaseException:
         if server is not None:
@@ -191,7 +191,7 @@ def open_database(settings: Settings, *, migrate: bool | None = None) -> Databas
         raise
 
 
-def _look_at(url: str) -> None:
+def _check(url: str) -> None:
     """Raises `OperatorError` where the server or the schema is not what this code needs."""
     with postgres.transient(url) as connection:
         postgres.check_server(connection)

@@ -30,7 +30,7 @@ VERSION_TABLE = "schema_version"
 # "appview" in ASCII: the advisory lock that a migrating process holds in the database that it migrates.
 _LOCK = 0x61707076696577
 MIGRATION = postgres.Role(statement=21_600, lock=60, idle=300)
-"""The role of a migration: an index on a large table takes its time; who uses a table is waited for a minute."""
+"""The role of a migration: an index on a large table takes its time; a wait for a table in use ends after a minute."""
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +72,11 @@ def check_version(connection: Connection, url: str) -> None:
 
 
 def upgrade(url: str, to: str = "head") -> str:
-    """Migrates the database to version `to` and returns the version that it is at then.
+    """Migrates the database to version `to` and returns its version afterwards.
 
     Every migration commits by itself, so an interrupted upgrade goes on where it stopped. Raises `OperatorError` when
     the database can't be reached, is too old, not UTF-8, or newer than this code, when the role may not create schemas,
-    when a schema `bsky` is there that this project did not make, and with the reason for whatever else stops it.
+    when a schema `bsky` is there that this project did not make, and with the reason for anything else that stops it.
     """
     where = database_url.describe(url)
     try:
@@ -106,7 +106,7 @@ def _upgrade(url: str, to: str, where: str) -> str:
         after = version_of(connection)
         assert after is not None
         if after == head():
-            # Versions before stored relays by any spelling, passwords included: `status` would show them.
+            # Earlier versions stored relays by any spelling, passwords included: `status` would show them.
             name_relays(cast(PsycopgConnection, connection.connection.driver_connection))
         if before is None and connection.scalar(text("SELECT to_regclass('bsky.actor_handle_tgrm_idx')")) is None:
             log.warning(

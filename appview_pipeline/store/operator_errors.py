@@ -15,8 +15,8 @@ from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.database_url import address
 
-# What the server answers instead of a connection. What libpq itself has to say, it says by a plain OperationalError or,
-# for a URL that it can't read, ProgrammingError.
+# The server's errors instead of a connection. libpq's own errors are a plain OperationalError or, for a URL that it
+# can't read, ProgrammingError.
 _NO_CONNECTION = (
     psycopg2.errors.AdminShutdown,
     psycopg2.errors.CannotConnectNow,
@@ -69,7 +69,7 @@ def operator_error(error: BaseException, url: str) -> OperatorError | None:
 
 
 def obstacle(error: BaseException, where: str) -> str:
-    """What stopped a piece of work, with its remedy: the end of a sentence that says which work it was."""
+    """What stopped some work, and the remedy: the end of a sentence that names the work."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     message = first_line(error)
     for kinds, remedy in _REMEDIES:
@@ -94,7 +94,7 @@ _REMEDIES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message: libpq puts one line a tried address, the first says it best."""
+    """The first line of an error's message. libpq writes a line for each address that it tried."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
     lines = str(error).strip().split("\n")

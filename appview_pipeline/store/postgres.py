@@ -27,7 +27,7 @@ CONNECT_TIMEOUT = 10  # seconds
 
 
 def connect_arguments(application_name: str = "appview-pipeline") -> dict[str, Any]:
-    """libpq's parameters for every connection of ours: a dead peer is noticed within about half a minute."""
+    """libpq's parameters for every connection of ours. They detect a dead peer within about half a minute."""
     return {
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": application_name,
@@ -48,14 +48,14 @@ def connect(
 
 
 def _parameters(url: str, application_name: str = "appview-pipeline") -> dict[str, Any]:
-    """libpq's parameters for `url`; what it says itself about time-outs and keepalives counts."""
+    """libpq's parameters for `url`; time-outs and keepalives in the URL itself override ours."""
     ours = connect_arguments(application_name)
     return {**ours, **address(url).parameters, "client_encoding": ours["client_encoding"]}
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a connection may do: seconds that a statement, a wait for a lock and an idle transaction may take."""
+    """Limits of a connection: seconds that a statement, a wait for a lock and an idle transaction may take."""
 
     statement: float
     lock: float
@@ -65,14 +65,14 @@ class Role:
 
 
 START = Role(statement=60, lock=10, idle=60)
-"""The role of looking at a database before it is used."""
+"""The role in which a database is checked before it is used."""
 
 
 @contextmanager
 def transient(url: str, role: Role = START, application_name: str = "appview-pipeline") -> Iterator[Connection]:
     """One SQLAlchemy connection in `role` (default: `START`), opened for the block and closed after it.
 
-    Raises mendable errors as `OperatorError`, among them a pooler that shares sessions.
+    Raises errors that an operator can mend as `OperatorError`; a pooler that shares sessions is one of them.
     """
 
     def open_session() -> PsycopgConnection:
@@ -93,7 +93,7 @@ def transient(url: str, role: Role = START, application_name: str = "appview-pip
 
 
 def begin_session(connection: PsycopgConnection, application_name: str, role: Role) -> None:
-    """Sets what our statements rely on, whatever the server, the database or the role has for a default."""
+    """Sets what our statements rely on, whatever the defaults of the server, the database or the role are."""
     session = {
         "application_name": application_name,
         "statement_timeout": f"{round(role.statement * 1000)}ms",
@@ -102,7 +102,7 @@ def begin_session(connection: PsycopgConnection, application_name: str, role: Ro
         # A session of a pool, or one that holds a lock, may rest for long.
         "idle_session_timeout": "0",
         "default_transaction_read_only": "on" if role.read_only else "off",
-        # What the write path looks at under its locks must be newer than its transaction.
+        # The write path must read rows under its locks that are newer than its transaction.
         "default_transaction_isolation": "read committed",
         "default_transaction_deferrable": "off",
         "timezone": "UTC",
@@ -122,7 +122,7 @@ def begin_session(connection: PsycopgConnection, application_name: str, role: Ro
 def limit_transaction(connection: PsycopgConnection, role: Role, share: float) -> None:
     """Gives each statement of the transaction that begins now `share` of the role's time.
 
-    Waits for locks end in half of that: a wait for somebody else is then not taken for a statement that is slow.
+    Waits for locks end in half of that, so that waiting for another session does not look like a slow statement.
     """
     lock = min(role.lock, share * role.statement / 2)
     if share < 1.0 or lock < role.lock:
@@ -134,7 +134,7 @@ def limit_transaction(connection: PsycopgConnection, role: Role, share: float) -
 
 
 def _execute_at_start(connection: PsycopgConnection, statement: str) -> tuple[Any, ...]:
-    """Runs a statement that takes no time under the time limits of somebody else, which may be a millisecond."""
+    """Runs a quick statement under limits that are not ours and may be a millisecond; tries again when cancelled."""
     for tries_left in reversed(range(backoff.SESSION_TRIES)):
         try:
             with connection.cursor() as cursor:
@@ -152,9 +152,9 @@ def _execute_at_start(connection: PsycopgConnection, statement: str) -> tuple[An
 def refuse_shared_sessions(connection: PsycopgConnection, url: str) -> None:
     """Raises `OperatorError` where a pooler gives each transaction, or each statement, another session.
 
-    Ours live in their session: advisory locks, prepared statements, temporary tables, time limits. A pooler is known by
-    the process id that it tells its client at the start, which is not the server process's. Behind one a second client
-    opens a transaction: where it gets the session of the first, or the first then another, sessions are shared.
+    We keep advisory locks, prepared statements, temporary tables and time limits in a session. A pooler is recognized
+    by the process id that it gives its client at the start, which is not the server process's. Behind one a second
+    client opens a transaction: sessions are shared if it gets the first one's session, or the first then gets another.
     """
     connection.autocommit = True
     before = _backend_pid(connection)
@@ -167,7 +167,7 @@ def refuse_shared_sessions(connection: PsycopgConnection, url: str) -> None:
                 cursor = other.cursor()
                 cursor.execute("BEGIN; SELECT pg_backend_pid()")
                 if not _answered(other):
-                    return  # one session at a time: whoever needs a second one says so
+                    return  # the pooler has one session only: the caller that needs a second one will fail in words
                 shared = cursor.fetchone() == (before,) or _backend_pid(connection) != before
                 cursor.execute("rollback")  # a pooler would end the server's session with the transaction
                 _answered(other)
@@ -186,7 +186,7 @@ def _backend_pid(connection: PsycopgConnection) -> int:
 
 
 def _answered(connection: PsycopgConnection) -> bool:
-    """Waits for what an asynchronous connection is at work on; False when that takes too long."""
+    """Waits for the result of an asynchronous connection; False when that takes too long."""
     deadline = time.monotonic() + backoff.POOLER_SECONDS
     while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
         reading, writing = ([connection], []) if state == psycopg2.extensions.POLL_READ else ([], [connection])

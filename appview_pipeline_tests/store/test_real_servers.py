@@ -184,7 +184,7 @@ def test_a_schema_that_cannot_be_looked_at_is_a_sentence(
     monkeypatch.setattr(postgres, "START", postgres.Role(statement=5, lock=0.2, idle=5))
     with holding(database_url, "LOCK TABLE pipeline.schema_version"):
         sentence = sentence_of(lambda: open_database(Settings(database_url=database_url)))
-    assert "could not be looked at" in sentence and "lock timeout" in sentence
+    assert "could not be checked" in sentence and "lock timeout" in sentence
 
 
 # Poolers

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from operator import sub
 
 from appview_pipeline.indexing.changes import Change, Gap
-from appview_pipeline.network.sequence import Line, Run
+from appview_pipeline.network.sequence import Run, StreamNumbers
 from appview_pipeline.store.gaps import MAX_OPEN, StreamGap
 
 
@@ -42,7 +42,7 @@ class SequenceNumbers:
         self._relay = relay
         self._shard = shard
         self._allowed = allowed
-        self._line = Line(reached, allowed)
+        self._line = StreamNumbers(reached, allowed)
         self._open: dict[int, set[tuple[str, int]]] = {}  # after -> (kind, until)
         for gap in open_gaps:
             self._open.setdefault(gap.after, set()).add((gap.kind, gap.until))
@@ -116,7 +116,7 @@ class SequenceNumbers:
     def _see(self, index: int, number: int, seen: Seen, now: float) -> None:
         line, kind = self._line, self._began.pop(number, None)
         before, other = line.reached, line.other
-        verdict = line.see(number, now, begins=kind)
+        verdict = line.add(number, now, begins=kind)
         if other is not None and line.other is not other and line.main is not other:
             self._drop(other, before, seen)
             self._held = []
@@ -148,7 +148,7 @@ class SequenceNumbers:
 
     def _rest(self, seen: Seen, now: float) -> None:
         before = self._line.reached
-        if before is not None and self._line.rest(now):
+        if before is not None and self._line.move_if_quiet(now):
             assert self._line.main is not None
             self._believe(self._line.main, before, seen)
             seen.reached = self._line.reached
