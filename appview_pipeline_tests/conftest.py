@@ -42,10 +42,6 @@ WORKERS = 2
 settings.register_profile("appview", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("appview")
 
-# A shell starts what runs in its background with Ctrl-C ignored, and so would all that the tests start and interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 
 _database_numbers = itertools.count(1)
 
@@ -60,8 +56,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """A script starts its background commands with SIGINT ignored, and what a test starts would inherit that: neither
-    `dagster dev` nor a command would hear of the interrupt that the test sends, and `dagster dev` of no SIGTERM either.
+    """Undoes an ignored SIGINT, which the processes that a test starts would inherit.
+
+    A script starts its background commands with SIGINT ignored. `dagster dev` and our commands would then not notice
+    the interrupt that a test sends, and `dagster dev` not even a SIGTERM.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

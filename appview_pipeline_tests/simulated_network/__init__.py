@@ -1,7 +1,7 @@
 """A simulated AT Protocol network: relay, PLC directory and PDS, deterministic by seed, over real sockets.
 
-For tests `SimulatedNetwork`; for corpora `generate` and `write_corpus`; for people
-`python -m appview_pipeline_tests.simulated_network` (`docs/simulated-network.md`).
+Tests use `SimulatedNetwork`, makers of corpora `generate` and `write_corpus`. People start it with the command
+`appview-simulated-network` (docs/simulated-network.md).
 """
 
 from __future__ import annotations

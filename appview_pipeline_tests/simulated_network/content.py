@@ -1,7 +1,7 @@
-"""Record content: what people on the simulated network write. Every record is valid under its lexicon.
+"""Record content: what the accounts write. Every record is valid under its lexicon.
 
-Plain functions from a random generator and what a record refers to, to the record's value as `libipld` encodes it (CIDs
-are their 36 bytes). They know nothing of accounts, repositories or time beyond what they are given.
+Each function gets a random generator and what the record refers to. It returns the record's value as `libipld` encodes
+it (a CID is its 36 bytes).
 """
 
 from __future__ import annotations

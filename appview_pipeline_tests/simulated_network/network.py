@@ -12,11 +12,11 @@ from appview_pipeline_tests.simulated_network.world import Pasts, World
 
 
 class SimulatedNetwork:
-    """A context manager; inside it `relay_url`, `plc_url`, `pds_url` and `environment()` say where things are.
+    """A context manager; inside it `relay_url`, `plc_url`, `pds_url` and `environment()` say where the servers are.
 
-    Without `rate` nothing moves until the caller asks: `advance(frames)`. With it a background thread lets the world
-    go on at that many frames a second, 0 meaning as fast as it can. The relay offers `replay` (frames) from the
-    beginning, then what the world does; a world is made from the other arguments when none is given.
+    Without `rate` nothing happens until the caller calls `advance(frames)`. With `rate` a background thread makes that
+    many frames a second (0: as many as it can). The relay has the frames of `replay` from the beginning, then those of
+    the world. A world is made from the other arguments when none is given.
     """
 
     def __init__(

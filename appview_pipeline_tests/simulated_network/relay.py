@@ -1,4 +1,4 @@
-"""A relay: `com.atproto.sync.subscribeRepos` over a real WebSocket, with the relay's cursor rules and its bad days.
+"""A relay: `com.atproto.sync.subscribeRepos` over a real WebSocket, with the relay's cursor rules, and with faults.
 
 Frames are published into a bounded window; any number of clients read it at their own pace. The server runs in its own
 thread and event loop. Frames are handed to the socket many at a time, already framed as WebSocket messages: one client
@@ -71,7 +71,7 @@ def message(payload: bytes) -> bytes:
 
 @dataclass
 class Faults:
-    """What goes wrong, and counters that prove it did. All may be changed while the relay runs.
+    """Faults of the relay, and counters that prove that they happened. All may be changed while the relay runs.
 
     - `refuse`: HTTP statuses (429, 503, ...) for the next connections, one each; `retry_after` goes with them.
     - `drop_after`: frames after which the next connections are cut without a close handshake, one number each.
@@ -281,7 +281,7 @@ class _Subscription(WSListener):
             await asyncio.sleep(0)
 
     def _start(self, window: _Window) -> tuple[int, tuple[bytes, bool] | None]:
-        """Where to begin, and what to say first: (frame, whether the connection ends with it). Lock held."""
+        """Where a client begins, and the first frame: (frame, whether the connection ends with it). Lock held."""
         cursor = self.cursor
         if cursor is None:
             return window.end, None

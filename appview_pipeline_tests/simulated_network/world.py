@@ -21,6 +21,7 @@ from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline_tests.simulated_network import content
 from appview_pipeline_tests.simulated_network.accounts import HANDLE_DOMAIN, Account
 from appview_pipeline_tests.simulated_network.content import Post, StrongRef, iso
+from appview_pipeline_tests.simulated_network.draws import Clock, Ranked, Recent
 from appview_pipeline_tests.simulated_network.repository import Commit, History, Repository, Write
 
 # What a commit does, in parts per thousand of commits.
@@ -73,57 +74,8 @@ def _header(kind: str) -> bytes:
 assert _header("#commit") == COMMIT_HEADER
 
 
-class Clock:
-    """Simulated time in microseconds since 1970; no moment is given out twice."""
-
-    def __init__(self, micros: int) -> None:
-        self.micros = micros
-
-    def tick(self, by: float = 1) -> int:
-        self.micros += max(1, int(by))
-        return self.micros
-
-
-class Ranked:
-    """A bounded set drawn from by popularity: the n-th is drawn with a probability proportional to 1/n (Zipf).
-
-    A new member takes the place of a random one, so that ranks last while the members turn over.
-    """
-
-    def __init__(self, rng: Random, limit: int) -> None:
-        self.rng, self.limit = rng, limit
-        self.members: list[Post] = []
-
-    def add(self, member: Post) -> None:
-        if len(self.members) < self.limit:
-            self.members.append(member)
-        else:
-            self.members[self.rng.randrange(self.limit)] = member
-
-    def draw(self) -> Post:
-        return self.members[int(len(self.members) ** self.rng.random()) - 1]
-
-
-class Recent:
-    """The newest of something, drawn with the newest most often."""
-
-    def __init__(self, rng: Random, limit: int) -> None:
-        self.rng, self.limit = rng, limit
-        self.members: list[Any] = []
-
-    def add(self, member: Any) -> None:
-        self.members.append(member)
-        if len(self.members) >= 2 * self.limit:
-            del self.members[: -self.limit]
-
-    def draw(self) -> Any | None:
-        if not self.members:
-            return None
-        return self.members[-int(min(len(self.members), self.limit) ** self.rng.random())]
-
-
 class Author:
-    """An account with its repository and what the simulation remembers of its doings, to not repeat itself."""
+    """An account with its repository, and what it has done: nobody likes the same post again and again."""
 
     __slots__ = ("account", "clock_id", "curated", "done", "repository")
 
@@ -216,7 +168,7 @@ class World:
                 return self.authors[at]
 
     def _famous(self, other_than: Author) -> Author | None:
-        """Somebody by fame (Zipf over the order of joining)."""
+        """An account, by fame (Zipf over the order of joining)."""
         for _ in range(8):
             found = self.authors[int(len(self.authors) ** self.rng.random()) - 1]
             if found.account.active and not self._same(found, other_than):
@@ -477,7 +429,7 @@ class World:
     # ---- time goes on
 
     def _remember(self, author: Author, write: Write, record_cid: bytes) -> None:
-        """What was written can be referred to from now on."""
+        """Lets others refer to what was written."""
         if write.action != "create" or write.record is None:
             return
         collection, rkey = write.path.split("/")
@@ -574,7 +526,7 @@ class World:
         return [self._commit_frame(author, act or self._like(author) or self._post(author))]
 
     def follow(self, micros: int) -> None:
-        """Puts the clock forward to real time (microseconds since 1970), for a world that people watch."""
+        """Puts the clock forward to real time (microseconds since 1970), when people watch the world."""
         with self.lock:
             self.clock.micros = max(self.clock.micros, micros)
 
