@@ -18,7 +18,7 @@ than so many bytes, which is three times the network's usual pace."""
 
 
 class _GatheringSelector(selectors.DefaultSelector):
-    """Lets what arrives gather for a moment before it reports it, while little arrives.
+    """While little arrives, lets messages gather for a moment before it reports them.
 
     Waking up for each frame takes more CPU at the network's usual pace than decoding it. When much arrives there must
     be no wait: the kernel would take the pause for a long way to the server, and buffer all the more.

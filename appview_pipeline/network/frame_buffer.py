@@ -44,7 +44,7 @@ class FrameBuffer:
 
     @property
     def weight(self) -> int:
-        """Bytes of what waits to be taken, with its overhead."""
+        """Bytes of the frames that wait to be taken, with their overhead."""
         return max(0, self._weight_in - self._weight_out)
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class FrameBuffer:
         self._weight_in += len(frame) + FRAME_OVERHEAD
 
     def announce(self) -> bool:
-        """Wakes the consumer if there is what it waits for. True when the buffer has become full."""
+        """Wakes the consumer if the frames that it waits for are there. True when the buffer has become full."""
         if len(self._frames) >= self._wanted:
             self._wanted = _NOBODY_WAITS
             self._ready.set()

@@ -39,8 +39,9 @@ from appview_pipeline.protocol.peek import COMMIT_HEADER
 log = logging.getLogger(__name__)
 
 WINDOW_BYTES = 4 * 2**20
-"""Most bytes that the kernel holds for us. A clamp on the TCP window rather than SO_RCVBUF, which would switch off the
-kernel's own tuning and is capped at about 200 KiB on an ordinary Linux: too little to catch up over long distances."""
+"""Limit of the bytes that the kernel holds for us. A clamp on the TCP window rather than SO_RCVBUF, which would switch
+off the kernel's own tuning and is capped at about 200 KiB on an ordinary Linux: too little to catch up over long
+distances."""
 
 _READ_BUFFER_BYTES = 256 * 1024
 
@@ -61,8 +62,8 @@ SUBSCRIBE_REPOS = EventStream("com.atproto.sync.subscribeRepos", COMMIT_HEADER)
 
 @dataclass(frozen=True)
 class SubscriptionStatus:
-    """A snapshot. `cursor`: newest sequence number received. Bytes and frames are totals, `buffered_*` what waits to be
-    taken. Times are UNIX seconds. `last_error` stays after its cause has gone; `state` says how things are now."""
+    """A snapshot. `cursor`: newest sequence number received. Bytes and frames are totals, `buffered_*` those that
+    wait to be taken. Times are UNIX seconds. `last_error` stays after its cause has gone; `state` is the present."""
 
     state: State = "new"
     connected: bool = False
@@ -432,8 +433,8 @@ def _is_beyond(cursor: int | None, before: int | None) -> bool:
 
 
 def _log_loop_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """One line for what the event loop reports, not its traceback. A transport's error is reported as the end of its
-    connection."""
+    """Logs a report of the event loop in one line, without its traceback. A transport's error also shows as the end of
+    its connection."""
     error = context.get("exception")
     log.log(logging.DEBUG if isinstance(error, OSError) else logging.WARNING, "%s: %r", context.get("message"), error)
 

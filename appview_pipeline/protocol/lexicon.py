@@ -74,7 +74,7 @@ class Lexicons:
         """
         if nsid not in self.record_types:
             raise KeyError(nsid)
-        # First, because half a compilation would leave functions behind that call what is not there.
+        # First, because half a compilation would leave functions behind that call missing ones.
         self._check_reachable(f"{nsid}#main")
         function = self.function(f"{nsid}#main", is_root=True)
         for table, functions in self._tables:

@@ -195,7 +195,7 @@ class FunctionWriter:
                 condition = f"{function_name('usual', format_)}({value}) is None and {condition}"
             self._fail_if(condition, path, f"is not of the format {format_}", indent)
         if "knownValues" in schema:
-            # Dropped from what is stored, it would make a known value of another one.
+            # Without its U+0000, as it would be stored, another value could become a known one.
             self._fail_if(f"'\\0' in {value}", path, "holds U+0000", indent)
 
     def _length(self, schema: Node, value: str, unit: str, path: _Path, indent: int) -> None:

@@ -72,8 +72,8 @@ def blocks(tree: Tree, load: Load = no_blocks) -> Iterator[tuple[bytes, bytes]]:
 
 
 def new_blocks(tree: Node) -> dict[bytes, bytes]:
-    """CID -> block of the nodes that were made since `root_cid` was last asked of the tree they were made from: what a
-    commit adds. Afterwards nothing is new any more."""
+    """CID -> block of the nodes that edits have made and that have no CID yet: the blocks that a commit adds. Gives
+    them their CIDs, so that no node is new afterwards."""
     made: list[Node] = []
     stack: list[Tree | None] = [tree]
     while stack:

@@ -9,14 +9,16 @@ import struct
 import threading
 import time
 
+import libipld
 import pytest
 from websockets.asyncio.server import ServerConnection
 
 from appview_pipeline.backoff import Backoff
 from appview_pipeline.network import connection as connections
-from appview_pipeline.network.subscription import Subscription
+from appview_pipeline.network.subscription import EventStream, Subscription
 from appview_pipeline_tests.support.ports import free_port
 from appview_pipeline_tests.support.scripted_servers import (
+    OUTDATED,
     Relay,
     error_frame,
     forever,
@@ -50,6 +52,26 @@ def test_live_frames_arrive_in_order() -> None:
         assert subscription.notices() == []
     assert subscription.status.state == "stopped"
     assert relay.closed.wait(1)
+
+
+def test_another_event_stream_is_known_by_its_method_and_its_usual_header() -> None:
+    """Label streams, say: resumed, with gaps noticed, and told from frames about the stream, as the relay's is."""
+    header = libipld.encode_dag_cbor({"op": 1, "t": "#labels"})
+
+    def labels(seq: int) -> bytes:
+        return header + libipld.encode_dag_cbor({"seq": seq, "labels": []})
+
+    async def handler(connection: ServerConnection, number: int, cursor: int | None) -> None:
+        for message in [labels(1), labels(2)] if number == 0 else [OUTDATED, labels(5)]:
+            await connection.send(message)
+        if number:
+            await forever(connection)
+
+    stream = EventStream("com.atproto.label.subscribeLabels", header)
+    with Relay(handler, method=stream.method) as relay, quick(relay.url, 0, stream=stream) as subscription:
+        assert take_until(subscription, 3) == [labels(1), labels(2), labels(5)]
+        assert relay.cursors == [0, 2]
+        assert [(notice.kind, notice.first_seq) for notice in subscription.notices()] == [("info", None), ("gap", 5)]
 
 
 def test_take_waits_for_what_is_wanted_and_no_longer() -> None:

@@ -19,7 +19,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from appview_pipeline.backoff import Backoff
-from appview_pipeline.network.subscription import Subscription
+from appview_pipeline.network.subscription import SUBSCRIBE_REPOS, Subscription
 from appview_pipeline.protocol.event_stream import seq_of
 from appview_pipeline.protocol.peek import COMMIT_HEADER
 
@@ -49,8 +49,9 @@ OUTDATED = info_frame("OutdatedCursor")
 class Relay:
     """A WebSocket server in a thread; `handler(connection, number, cursor)` plays the n-th connection (from 0)."""
 
-    def __init__(self, handler: Handler, **options: Any) -> None:
+    def __init__(self, handler: Handler, method: str = SUBSCRIBE_REPOS.method, **options: Any) -> None:
         self._handler = handler
+        self._method = method
         self._options = {"ping_interval": None, "compression": None, "max_size": None, "close_timeout": 0.5, **options}
         self.cursors: list[int | None] = []
         self.times: list[float] = []
@@ -83,7 +84,7 @@ class Relay:
     async def _play(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         parts = urlsplit(connection.request.path)
-        assert parts.path == "/xrpc/com.atproto.sync.subscribeRepos"
+        assert parts.path == f"/xrpc/{self._method}"
         cursor = parse_qs(parts.query).get("cursor")
         self.cursors.append(int(cursor[0]) if cursor else None)
         self.times.append(time.monotonic())

@@ -163,7 +163,7 @@ def _hold_users_lock(state: StateFolder, wait: _Wait) -> int:
             raise
         if state.is_current("users.lock", descriptor):
             return descriptor
-        os.close(descriptor)  # the folder was removed and made anew meanwhile
+        os.close(descriptor)  # the folder was removed and created again meanwhile
 
 
 def _wait_until_ready(

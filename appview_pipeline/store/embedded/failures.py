@@ -1,4 +1,4 @@
-"""Why the embedded PostgreSQL did not start, from what it wrote to its log, and what an operator can do about it."""
+"""Why the embedded PostgreSQL did not start, from its log, and what an operator can do about it."""
 
 from __future__ import annotations
 
