@@ -88,17 +88,19 @@ def apply(
     return batch.report
 
 
+_FILES_WITH_STAGES = (
+    *("version", "affected", "evaluation", "quote_evaluation"),
+    *("post_notification", "subscription", "pair_notification"),
+)
+"""Files of sql/apply/ with temporary tables of their own, besides staging.sql and those of the collections."""
+
+
 def prepare(connection: Connection, effects: Effects) -> None:
     """Makes the staging tables on a connection; once is enough, and again does no harm."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('pg_temp.stage_repo')")
         if cursor.fetchone() == (None,):
-            files = [effect.name for effect in effects.in_order] + [
-                "version",
-                "thread",
-                "post_notification",
-                "told_pair",
-            ]
+            files = (*(effect.name for effect in effects.in_order), *_FILES_WITH_STAGES)
             statements = [sections("apply/staging.sql")[""]]
             statements += [sections(f"apply/{file}.sql")["stage"] for file in files]
             make_tables(cursor, "\n".join(statements))

@@ -22,6 +22,8 @@ _ADDED = re.compile(
     r"(?P<rest>(?: COLLATE | NOT NULL| DEFAULT | REFERENCES | CHECK |[,;]).*)$",
     re.MULTILINE,
 )
+_TABLE_RENAMED = re.compile(r"^ALTER TABLE (\w+)\.(\w+) RENAME TO (\w+);", re.MULTILINE)
+_COLUMN_RENAMED = re.compile(r"^ALTER TABLE (\w+\.\w+) RENAME COLUMN (\w+) TO (\w+);", re.MULTILINE)
 _COMMENT = re.compile(
     r'^COMMENT ON COLUMN (?P<table>\w+\."?\w+"?)\."?(?P<column>\w+)"? IS(?P<literals>(?:\s+\'(?:[^\']|\'\')*\')+);',
     re.MULTILINE,
@@ -48,20 +50,24 @@ class Column:
 def tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that the schema files create, by `schema.table`, in order."""
     found: dict[str, tuple[Column, ...]] = {}
-    comments: dict[tuple[str, str], str] = {}
     for path in sorted((folder() / "schema").glob("*.sql")):
         text = path.read_text(encoding="utf-8")
         for schema, table, body in _TABLE.findall(text):
             found[f"{schema}.{table}"] = _created(body)
         for schema, table, body in _ALTERED.findall(text):
             found[f"{schema}.{table}"] += _added(body, ours=schema == "bsky")
+        for schema, old, new in _TABLE_RENAMED.findall(text):
+            found[f"{schema}.{new}"] = found.pop(f"{schema}.{old}")
+        for table, old, new in _COLUMN_RENAMED.findall(text):
+            found[table] = tuple(replace(it, name=new) if it.name == old else it for it in found[table])
         for match in _COMMENT.finditer(text):
+            table = match["table"].replace('"', "")
             comment = "".join(_LITERAL.findall(match["literals"])).replace("''", "'")
-            comments[match["table"].replace('"', ""), match["column"]] = comment
-    return {
-        table: tuple(replace(column, description=comments.get((table, column.name))) for column in columns)
-        for table, columns in found.items()
-    }
+            if table in found:  # else a view
+                found[table] = tuple(
+                    replace(it, description=comment) if it.name == match["column"] else it for it in found[table]
+                )
+    return found
 
 
 def _created(body: str) -> tuple[Column, ...]:

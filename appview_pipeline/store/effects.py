@@ -61,7 +61,7 @@ class History:
 
     `time_column`: the column of the collection's table with the time of its notifications. `body`: all of the record.
     `columns`: columns of `pipeline.version`; the collection's SQL file has the expression of each, a section
-    `kept_<column>` (`kept_relationship` for the column `fact`).
+    `kept_<column>`.
     """
 
     time_column: str | None = None
@@ -74,9 +74,9 @@ class Notifies:
     """How the records of a collection notify. `reasons`: their values of `bsky.notification.reason`.
 
     `once`: an edited record keeps its notifications, and a duplicate that is promoted inherits them; without, an edit
-    notifies again. Such notifications follow from the history of several records (sql/apply/told_pair.sql), for which
+    notifies again. Such notifications follow from the history of several records (sql/apply/pair_notification.sql), for which
     the collection's SQL file has the sections `notified_by_state` and `staged_relationship`, and the functions
-    `pipeline.fact_of` and `pipeline.states_of_pair` a branch. `stays`: the notification stays when its record goes, and
+    `pipeline.relationship_of` and `pipeline.states_of_pair` a branch. `stays`: the notification stays when its record goes, and
     no rerun derives it again.
     """
 

@@ -16,21 +16,21 @@ def write_notifications(cursor: Cursor, batch: Batch, *, changed: bool, late: bo
     their repositories. `evaluated`: posts have been evaluated.
     """
     notification = filled(batch.effects, "apply/notification.sql")
-    pairs = filled(batch.effects, "apply/told_pair.sql")
+    pairs = filled(batch.effects, "apply/pair_notification.sql")
     # A record that comes late may take the place of another though the batch itself changes none.
-    moved = changed or late or count_rows(cursor, "succession") > 0
+    moved = changed or late or count_rows(cursor, "promotion") > 0
     if changed:
         cursor.execute(notification["keep_recipients"])
     has_history = False
     if batch.seen & batch.effects.notified_once and (moved or batch.rows.get("stage_superseded")):
-        has_history = run_for_number(cursor, pairs["near"]) > 0
+        has_history = run_for_number(cursor, pairs["find_keys"]) > 0
         if has_history:
-            run(cursor, pairs, "records", "further", "wanted", "instead", "pass_on")
+            run(cursor, pairs, "find_records", "find_further_keys", "derive", "replace", "move")
     if moved:
-        run(cursor, notification, "renew", "withdraw", "remember")
+        run(cursor, notification, "renew", "withdraw", "keep")
     if has_history:
-        cursor.execute(pairs["remember"])
-    cursor.execute(notification["silence"])
+        cursor.execute(pairs["keep"])
+    cursor.execute(filled(batch.effects, "apply/muted_thread.sql")["mute"])
     if evaluated:
         cursor.execute(notification["withdraw_outdated"])
     batch.report.add_written("notification", run_for_number(cursor, notification["insert"]))

@@ -17,12 +17,12 @@ from psycopg2.extensions import cursor as Cursor
 from appview_pipeline.store.sql import name_by_beginning, name_of
 
 LARGE_BATCH = 1_000
-"""Events from which a batch has plans of its own: how to join depends on how much is staged."""
+"""From so many events on a batch uses plans of its own: the best join depends on how much is staged."""
 
 MAX_SECONDS = 60.0
 MAX_EVENTS = 50_000
-"""How long plans are kept, and for how many events: tables grow, and a plan that was made for an empty one, which may
-read all of it, must not outlive the emptiness by much."""
+"""Plans are kept for so long, and for so many events. Tables grow: a plan that was made for an empty table, and may
+read all of it, is soon wrong."""
 
 _PLANNED = ("INSERT", "UPDATE", "DELETE", "SELECT", "WITH")
 

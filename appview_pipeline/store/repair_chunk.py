@@ -169,9 +169,7 @@ class Chunk:
             cursor.execute(posts["gone_events"])
         cursor.execute(chunk["note"])
         # What the restored records affect: replies below posts, and those that a gate, follow or list item decides on.
-        thread = filled(batch.effects, "apply/thread.sql")
-        for name in ("events", *AFFECTED):
-            cursor.execute(thread[name])
+        run(cursor, filled(batch.effects, "apply/affected.sql"), "events", *AFFECTED)
 
     def _restore_posts(self, batch: Batch) -> None:
         posts, done = filled(batch.effects, "repair/post.sql"), set()
@@ -194,50 +192,53 @@ class Chunk:
             cursor.execute(posts["gates"])
         if not rows.get("stage_post") and not count_rows(cursor, "affected"):
             return False
-        thread = filled(batch.effects, "apply/thread.sql")
+        affected = filled(batch.effects, "apply/affected.sql")
+        evaluation = filled(batch.effects, "apply/evaluation.sql")
         if self._locking:
             lock_cross_repository(cursor)
         cursor.execute(posts["unflag"])
         if cursor.rowcount:
-            cursor.execute(thread["affected_below"])
-        cursor.execute(posts["evaluate"])
-        cursor.execute(thread["collect_affected"])
-        if count_rows(cursor, "judgement"):
+            cursor.execute(affected["affected_below"])
+        cursor.execute(posts["collect"])
+        cursor.execute(evaluation["collect_affected"])
+        if count_rows(cursor, "evaluation"):
             evaluate_replies(cursor, batch.effects)
             cursor.execute(posts["flags_differ"])
             if cursor.rowcount:
                 cursor.execute(posts["below_changed"])
-                cursor.execute(thread["affected_below"])
-                cursor.execute(thread["collect_affected"])
+                cursor.execute(affected["affected_below"])
+                cursor.execute(evaluation["collect_affected"])
                 evaluate_replies(cursor, batch.effects)
                 cursor.execute(posts["forget_flags"])
                 cursor.execute(posts["flags_differ"])
-            run(cursor, filled(batch.effects, "apply/thread.sql"), "flag", "pend")
+            run(cursor, evaluation, "flag", "pend")
         cursor.execute(posts["quotes_before"])
         if rows.get("stage_post_record"):
-            run(cursor, filled(batch.effects, "apply/thread.sql"), "judge_quotes")
+            run(cursor, filled(batch.effects, "apply/quote_evaluation.sql"), "evaluate")
         cursor.execute(posts["note_flags"])
-        run(cursor, filled(batch.effects, "apply/post_notification.sql"), "collect", "tell")
+        run(cursor, filled(batch.effects, "apply/post_notification.sql"), "collect", "notify")
         return True
 
     def _notify(self, batch: Batch, *, evaluated: bool, moved: bool) -> None:
         """Deletes notifications that are superfluous, and writes those that are missing."""
         cursor, statements = self._cursor, filled(batch.effects, "repair/notification.sql")
+        notification = filled(batch.effects, "apply/notification.sql")
         notifying = [effect for effect in _staged(batch) if effect.nsid in batch.effects.notified_once]
         for effect in notifying:
             names = {"{stage}": effect.stages[0].table, "{table}": f'"{effect.table}"'}
             cursor.execute(fill_placeholders(statements["live"], names))
             run(cursor, filled(batch.effects, f"apply/{effect.name}.sql"), "notify")
         if moved or count_rows(cursor, "touched"):
-            if run_for_number(cursor, filled(batch.effects, "apply/told_pair.sql")["near"]):
-                run(cursor, filled(batch.effects, "apply/told_pair.sql"), "records", "further", "wanted", "pass_on")
-            run(cursor, filled(batch.effects, "apply/notification.sql"), "withdraw", "remember")
+            pairs = filled(batch.effects, "apply/pair_notification.sql")
+            if run_for_number(cursor, pairs["find_keys"]):
+                run(cursor, pairs, "find_records", "find_further_keys", "derive", "move")
+            run(cursor, notification, "withdraw", "keep")
         if not notifying and not evaluated:
             return
         for name in ("examine", "leave_alone", "distinct", "superfluous", "amended", "not_missing"):
             cursor.execute(statements[name])
-        run(cursor, filled(batch.effects, "apply/notification.sql"), "silence")
-        if run_for_number(cursor, filled(batch.effects, "apply/notification.sql")["insert"]):
+        run(cursor, filled(batch.effects, "apply/muted_thread.sql"), "mute")
+        if run_for_number(cursor, notification["insert"]):
             cursor.execute(statements["note"])
 
 

@@ -62,8 +62,8 @@ def note_gaps(cursor: Cursor) -> None:
 
 def close_gaps(cursor: Cursor, batch: Batch) -> None:
     """Closes the gaps that commits which arrived late prove to be complete."""
-    gap = sections("apply/gap.sql")
-    cursor.execute(gap["late"])
+    gap = sections("apply/gap_closing.sql")
+    cursor.execute(gap["find_repos"])
     if dids := {did for (did,) in cursor.fetchall()}:
         copy_rows(cursor, "stage_link", LINK_COLUMNS, batch.links_of(dids))
         run(cursor, gap, "link", "close_chains", "close_commits", "close_records")

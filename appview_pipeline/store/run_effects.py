@@ -53,13 +53,13 @@ def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[
     contested = False
     if changed:
         if key:
-            cursor.execute(duplicates["vacate"])
+            cursor.execute(duplicates["free_keys"])
         cursor.execute(statements["remove"])
         batch.report.add_written(effect.table, cursor.rowcount)
         if key:
-            cursor.execute(duplicates["removed"])
-            cursor.execute(duplicates["leave"])
-            cursor.execute(duplicates["heirs"])
+            cursor.execute(duplicates["mark_removed"])
+            cursor.execute(duplicates["unlist"])
+            cursor.execute(duplicates["take_candidates"])
             if candidates := [StoredRecord(*row) for row in cursor.fetchall()]:
                 for table, rows in batch.stage_again(effect.nsid, candidates).items():
                     copy_rows(cursor, table, batch.effects.columns[table], rows)
@@ -72,8 +72,8 @@ def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[
             _settle_duplicates(cursor, statements, duplicates)
         batch.report.add_written(effect.table, added)
     if key and (changed or contested):
-        cursor.execute(duplicates["succeed"])
-        cursor.execute(duplicates["forget"])
+        cursor.execute(duplicates["note_promotions"])
+        cursor.execute(duplicates["clear_freed_keys"])
     _run_steps(cursor, effect, batch, (*(effect.follows if staged else ()), *effect.always))
 
 
@@ -87,9 +87,9 @@ def _run_steps(cursor: Cursor, effect: Effect, batch: Batch, steps: Sequence[Ste
 
 def _settle_duplicates(cursor: Cursor, statements: Mapping[str, str], duplicates: Mapping[str, str]) -> None:
     """Some staged record's natural key is taken: the first by rev gets it, the others are duplicates."""
-    if run_for_number(cursor, duplicates["challenge"]):
-        cursor.execute(duplicates["vacate"])
+    if run_for_number(cursor, duplicates["demote"]):
+        cursor.execute(duplicates["free_keys"])
         cursor.execute(statements["remove"])
-        cursor.execute(duplicates["removed"])
+        cursor.execute(duplicates["mark_removed"])
         cursor.execute(statements["add"])
-    cursor.execute(duplicates["lose"])
+    cursor.execute(duplicates["list_duplicates"])

@@ -72,14 +72,14 @@ _names: dict[str, str] = {}
 
 
 def named(statement: str, name: str) -> str:
-    """The statement, which from now on goes by `name` where people see it."""
+    """Registers the name under which people see a statement, and returns the statement."""
     _names.setdefault(statement, name)
     return statement
 
 
 def name_by_beginning(statement: str) -> str | None:
-    """The name of the statement of our files that begins as `statement` does up to its first parameter; None for any
-    other. For statements with parameters, which PostgreSQL shows filled in and cut off."""
+    """The name of the statement of our files that begins as `statement` does, up to its first parameter; None for any
+    other. For statements with parameters: PostgreSQL shows them with values, and cut off."""
     for text, name in _names.items():
         fixed = text.partition("%(")[0][:500]
         if len(fixed) >= 20 and statement.startswith(fixed):
@@ -88,5 +88,5 @@ def name_by_beginning(statement: str) -> str | None:
 
 
 def name_of(statement: str) -> str | None:
-    """The name of a statement of our files, `file.section`; None for any other."""
+    """The name of a statement of our files, `file.name`; None for any other."""
     return _names.get(statement)

@@ -23,9 +23,9 @@ _MAX_IN_PAGE = 7_000
 def make_tables(cursor: Cursor, statements: str) -> None:
     """Runs CREATE TEMPORARY TABLE `statements`, each column on a line of its own; values stay in the tables' own pages.
 
-    Every commit empties all staging tables, used or not, and builds the index of each one's TOAST table anew: a fixed
-    price of an eighth of a millisecond a table. What has no TOAST table does not pay it. `copy_encoded` makes room for
-    rows that don't fit into a page. Tables marked `-- long rows` are filled by SQL and need it from the beginning.
+    Every commit empties all staging tables, used or not, and rebuilds the index of each one's TOAST table, which costs
+    an eighth of a millisecond a table. A table without a TOAST table does not cost that. `copy_encoded` adds one when a
+    row does not fit into a page. Tables marked `-- long rows` are filled by SQL and have one from the beginning.
     """
 
     def in_pages(table: re.Match[str]) -> str:

@@ -57,7 +57,7 @@ def test_materializing_repairs_the_hours_selected(busy: Rerun, instance: dg.Dags
     busy.run(
         f"DELETE FROM bsky.\"like\" WHERE uri = '{like}'",
         "DELETE FROM bsky.notification n WHERE reason = 'follow' "
-        'AND NOT EXISTS (SELECT FROM pipeline.told_otherwise o WHERE o.uri = n."recordUri")',
+        'AND NOT EXISTS (SELECT FROM pipeline.kept_notification o WHERE o.uri = n."recordUri")',
         'UPDATE bsky.profile_agg SET "postsCount" = 99',
         "DELETE FROM bsky.feed_item",
     )

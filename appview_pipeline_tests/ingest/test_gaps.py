@@ -412,4 +412,4 @@ def test_gaps_and_letters_are_looked_up_and_not_read_whole(
     index(database, frames[5], others[1])
     index(database, frames[4], frames[3], frames[1])
     assert [gap[0] for gap in open_gaps(database) if gap[1] == ann.did] == []
-    assert {it for it in ExplainingCursor.found if it[1] not in ("silenced", "thread_mute")} == set()
+    assert {it for it in ExplainingCursor.found if it[1] not in ("muted_notification", "thread_mute")} == set()

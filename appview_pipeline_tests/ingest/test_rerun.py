@@ -30,7 +30,7 @@ from appview_pipeline_tests.support.states import differences, dump
 REASONS = "'like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost', 'mention', 'quote', 'reply'"
 NOTIFICATIONS = f"""
     SELECT did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt" FROM bsky.notification n
-    WHERE reason IN ({REASONS}) AND NOT EXISTS (SELECT FROM pipeline.told_otherwise o WHERE o.uri = n."recordUri")
+    WHERE reason IN ({REASONS}) AND NOT EXISTS (SELECT FROM pipeline.kept_notification o WHERE o.uri = n."recordUri")
     ORDER BY 1, 2, 5"""
 
 

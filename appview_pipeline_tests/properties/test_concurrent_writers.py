@@ -94,8 +94,14 @@ def decided_later(keep: Callable[[], Keep]) -> Keep:
 SWITCHES = (
     *("repo.lock", "repo.advance", "late.mark", "record.write", "record.delete", "record.tombstones"),
     *("post.add", "post.forget", "like.add", "repost.feed", "post.add_quotes"),
-    *("thread.lock", "thread.events", "thread.judge_roots", "thread.flag", "post_notification.muted_threads"),
-    *("counters.posts", "notification.silence", "notification.insert", "bookkeeping.report", "commit"),
+    *(
+        "lock.cross_repository",
+        "affected.events",
+        "evaluation.evaluate_roots",
+        "evaluation.flag",
+        "muted_thread.correct",
+    ),
+    *("counters.posts", "muted_thread.mute", "notification.insert", "bookkeeping.report", "commit"),
 )
 """Statements before which a switch to the other writer's transaction makes a difference."""
 
@@ -374,7 +380,7 @@ STORIES: dict[str, tuple[Network, str, str, list[Switch]]] = {
         network_of((A, post()), (GATE, {"post": f"@{A}", "allow": []}), (B, reply(A)), (B, None)),
         "2|3",
         "0|1",
-        ["version.op_thread", "thread.lock", "thread.lock"],
+        ["version.op_thread", "lock.cross_repository", "lock.cross_repository"],
     ),
     "a reply and its parent arrive at once": (
         network_of((A, post()), (B, reply(A))),

@@ -38,6 +38,27 @@ def test_upgrading_from_every_version_ends_in_the_same_schema(server_url: str, e
             assert (snapshot(connection, "bsky"), snapshot(connection, "pipeline")) == whole
 
 
+def test_renamed_tables_and_columns_keep_their_rows(empty_url: str) -> None:
+    like = "app.bsky.feed.like"
+    migrate.upgrade(empty_url, "0014")
+    rows(empty_url, "INSERT INTO pipeline.silenced (record_uri, did, reason) VALUES ('at://a/b/1', 'did:a', 'like')")
+    rows(empty_url, "INSERT INTO pipeline.told_otherwise (uri) VALUES ('at://a/b/2')")
+    rows(empty_url, "INSERT INTO pipeline.dependency (fact, uri) VALUES ('did:a did:b', 'at://a/b/3')")
+    rows(
+        empty_url,
+        "INSERT INTO pipeline.version (uri, rev, collection, deleted, fact, record) "
+        f"VALUES ('at://did:a/{like}/1', '3a', '{like}', false, 'like did:a at://b', '{{\"sortAt\": \"now\"}}')",
+    )
+    migrate.upgrade(empty_url)
+    assert rows(empty_url, "SELECT * FROM pipeline.muted_notification") == [("at://a/b/1", "did:a", "like")]
+    assert rows(empty_url, "SELECT * FROM pipeline.kept_notification") == [("at://a/b/2",)]
+    assert rows(empty_url, "SELECT relationship, uri FROM pipeline.dependency") == [("did:a did:b", "at://a/b/3")]
+    states = f"SELECT uri, rev, sort_at, relationship FROM pipeline.states_of_pair('{like}', 'did:a', 'at://b')"
+    assert rows(empty_url, states) == [(f"at://did:a/{like}/1", "3a", "now", "like did:a at://b")]
+    stated = f"""SELECT pipeline.relationship_of('at://did:a/{like}/1', '{{"subject": {{"uri": "at://b"}}}}')"""
+    assert rows(empty_url, stated) == [("like did:a at://b",)]
+
+
 def test_several_processes_migrate_one_database_at_once(empty_url: str) -> None:
     code = (
         "import sys; from appview_pipeline.store import migrate; sys.stdin.read(1); print(migrate.upgrade(sys.argv[1]))"

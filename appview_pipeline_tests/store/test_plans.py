@@ -88,7 +88,7 @@ def test_no_statement_reads_a_whole_table(
         )
         index(database, *frames[300:])
     # Thread mutes, and what they keep silent, are few, and read whole only where there are next to none.
-    assert {it for it in ExplainingCursor.found if it[1] not in ("silenced", "thread_mute")} == set()
+    assert {it for it in ExplainingCursor.found if it[1] not in ("muted_notification", "thread_mute")} == set()
 
 
 # ---- staging tables

@@ -31,7 +31,8 @@ class Rerun(Index):
         """Every row of schema bsky and of the history, each with its place and the transaction that wrote it."""
         tables = self.rows(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'bsky' "
-            "OR tablename IN ('version', 'tombstone', 'pending', 'dependency', 'gap', 'told_otherwise', 'silenced')"
+            "OR tablename IN ('version', 'tombstone', 'pending', 'dependency', 'gap', "
+            "'kept_notification', 'muted_notification')"
         )
         return {
             table: self.rows(f"SELECT t.ctid::text || t.xmin::text || t::text FROM {table} t ORDER BY 1")

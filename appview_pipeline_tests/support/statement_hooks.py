@@ -15,7 +15,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.prepared import PreparingCursor
 
 Around = Callable[[str, Connection], AbstractContextManager[None]]
-"""Called with a statement's name (`thread.lock`, `copy stage_post`, `commit`); entered before it and left after it."""
+"""Called with a statement's name (`lock.cross_repository`, `copy stage_post`, `commit`); entered before, left after."""
 
 
 class HookedDatabase(Database):

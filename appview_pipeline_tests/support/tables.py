@@ -43,7 +43,7 @@ LEFT_OUT = {
 NOT_DUMPED = {
     "pipeline.batch",
     "pipeline.dead_letter_day",
-    "pipeline.told_otherwise",
+    "pipeline.kept_notification",
     "pipeline.schema_version",
     "bsky.kysely_migration",
     "bsky.kysely_migration_lock",

@@ -1,11 +1,12 @@
 -- #account events: whether an account is active, and if not, why.
 --
 -- Guarantees: the newest event by its own time wins. An active account has no "upstreamStatus", whatever status came
--- with it. That of another account is one that readers know: a status that they don't know, or none, counts as
--- `deactivated`, which hides the account until it is active again (`pipeline.upstream_status`, schema). `pipeline.repo` keeps
--- the status as sent, also of an account that is not indexed yet (repo.sql).
+-- with it. An inactive account has a status that readers know: any other status, or none, counts as `deactivated`,
+-- which hides the account until it is active again (`pipeline.upstream_status`). `pipeline.repo` keeps the status as
+-- sent, also for an account that is not indexed yet (repo.sql).
 
 -- :apply
+-- Stores the newest status of each account, as sent.
 INSERT INTO pipeline.repo AS r (did, active, status, account_at)
 SELECT did, active, status, at
 FROM stage_account
@@ -14,6 +15,7 @@ ON CONFLICT (did) DO UPDATE SET active = excluded.active, status = excluded.stat
 WHERE r.account_at IS NULL OR r.account_at < excluded.account_at;
 
 -- :actors
+-- Copies the status to accounts that are indexed already. (A new account gets it in repo.sql.)
 UPDATE bsky.actor a SET "upstreamStatus" = pipeline.upstream_status(r.active, r.status)
 FROM stage_account s
 CROSS JOIN LATERAL (SELECT r.active, r.status FROM pipeline.repo r WHERE r.did = s.did OFFSET 0) r

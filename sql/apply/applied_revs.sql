@@ -1,7 +1,7 @@
 -- The span of revs of each repository that are known to be applied without a break (repo.sql).
 --
--- Guarantees: a commit of the repository whose rev lies in the span has been applied and may be passed over unread. Where
--- something of a repository was refused it may not: it may come whole this time.
+-- Guarantees: a commit of the repository whose rev lies in the span has been applied and may be skipped unread. A
+-- repository with an open gap of something refused has no span here: the refused part may arrive whole this time.
 SELECT did, chain_from, rev
 FROM pipeline.repo r
 WHERE did = ANY (%(dids)s) AND chain_from IS NOT NULL

@@ -3,6 +3,7 @@
 -- Guarantees: one row per (creator, subject), see duplicates.sql.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_block (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -14,10 +15,12 @@ CREATE TEMPORARY TABLE stage_block (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
 DELETE FROM bsky.actor_block b
 WHERE b.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 
 -- :add
+-- Adds a row for the first staged record of each natural key; `added` lists the rows that were added.
 WITH row AS (
   INSERT INTO bsky.actor_block (uri, cid, creator, "subjectDid", "createdAt", "indexedAt")
   SELECT DISTINCT ON (creator, subject_did)
@@ -31,7 +34,7 @@ INSERT INTO added (uri)
 SELECT uri FROM row;
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'actor_block'
 FROM stage_block s

@@ -1,12 +1,12 @@
--- What the pipeline notes of a batch, in the batch's own transaction: collections passed over, the report that the UI
--- plots, and last of all the cursor. (Gaps: gap.sql.)
+-- What the pipeline notes about a batch, in the batch's own transaction: operations of collections that are not
+-- indexed, the report that Dagster plots, and last of all the cursor. (Gaps: gap.sql.)
 --
--- Guarantees: the cursor moves only from where this batch began (compare and set), so of two consumers one fails, and
--- what it points past is applied.
+-- Guarantees: the cursor moves only from where this batch began (compare and set), so of two consumers one fails.
+-- Everything up to the cursor is applied.
 
 -- :ignored
--- Names are anybody's to invent: past the first 10,000 they are counted together. A commit that is known to be applied
--- (repo.sql) has been counted.
+-- Counts operations of collections that are not indexed. Anybody can invent names: beyond the first 10,000 they are
+-- counted together. A commit that is known to be applied (repo.sql) has been counted before.
 INSERT INTO pipeline.ignored_collection AS i (collection, creates, updates, deletes)
 SELECT n.name, sum(s.creates), sum(s.updates), sum(s.deletes)
 FROM stage_ignored s
@@ -28,6 +28,7 @@ ON CONFLICT (collection) DO UPDATE SET
   last_seen = now();
 
 -- :report
+-- Adds the batch's report.
 INSERT INTO pipeline.batch
   (source, shard, first_seq, last_seq, frames, events, ops, written, rejected, rejected_by_kind, ignored, stale, skipped,
    doubtful, bytes, relay_time, received_at, decode_ms, apply_ms)
@@ -37,10 +38,12 @@ VALUES
    to_timestamp(%(received_at)s), %(decode_ms)s, %(apply_ms)s);
 
 -- :open_cursor
+-- Begins a stream that has no cursor; writes no row if there is one.
 INSERT INTO pipeline.cursor (relay, shard, seq)
 VALUES (%(relay)s, %(shard)s, %(seq)s)
 ON CONFLICT DO NOTHING;
 
 -- :advance_cursor
+-- Moves the cursor; writes no row if it is not where the batch began.
 UPDATE pipeline.cursor SET seq = %(to)s, updated_at = now()
 WHERE relay = %(relay)s AND shard = %(shard)s AND seq = %(from)s;

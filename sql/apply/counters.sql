@@ -1,9 +1,11 @@
--- post_agg and profile_agg: the batch's movements added up, one statement a table, rows in order of their key.
+-- post_agg and profile_agg: the batch's counter movements, one statement a table, rows in order of their key.
 --
--- Guarantees: a counter moves by what really came or went and so equals a recount; the row locks of concurrent writers
--- are taken in one order. Subjects that are not indexed have counters too. bookmarkCount belongs to others.
+-- Guarantees: a counter moves by the rows that were added or removed and so equals a recount; concurrent writers take
+-- the row locks in one order. Subjects that are not indexed have counters too. The AppView counts bookmarks
+-- (bookmarkCount).
 
 -- :posts
+-- Adds up `delta_post` by post.
 INSERT INTO bsky.post_agg AS a (uri, "likeCount", "replyCount", "repostCount", "quoteCount")
 SELECT uri, sum(likes), sum(replies), sum(reposts), sum(quotes)
 FROM delta_post
@@ -17,6 +19,7 @@ ON CONFLICT (uri) DO UPDATE SET
   "quoteCount" = a."quoteCount" + excluded."quoteCount";
 
 -- :profiles
+-- Adds up `delta_profile` by account.
 INSERT INTO bsky.profile_agg AS a (did, "followersCount", "followsCount", "postsCount")
 SELECT did, sum(followers), sum(follows), sum(posts)
 FROM delta_profile

@@ -1,10 +1,17 @@
--- pipeline.dead_letter: what upstream sent and we could not use, with its bytes and the reason in words.
+-- pipeline.dead_letter: what upstream sent and could not be indexed, with its bytes and the reason in words.
 --
--- Guarantees: delivered again, it is not written again. Of one kind no more than a number is stored per minute and no more
--- than a number of bytes per day (UTC); what exceeds either is counted in dead_letter_overflow.
+-- Guarantees: the same dead letter is stored once, however often it arrives. Of one kind at most a number is stored per
+-- minute, and at most a number of bytes per day (UTC); dead letters beyond either limit are counted in
+-- dead_letter_overflow.
 
 -- :insert
--- A letter takes its bytes, and 500 for its row and indexes (dead_letter_day counts the same).
+-- Stores dead letters up to the limits. Each counts for its bytes, and 500 more for its row and indexes (as in
+-- dead_letter_day).
+-- - recent: dead letters of this minute that are stored, by kind.
+-- - ranked: dead letters that are not stored yet; `rank` is each one's place in its minute, `total` the day's bytes up
+--   to it.
+-- - stored: dead letters within both limits.
+-- - counted: their number and bytes, added to the day's.
 WITH recent AS (
   SELECT kind, count(*) AS stored
   FROM pipeline.dead_letter

@@ -1,9 +1,10 @@
 -- app.bsky.graph.follow -> bsky.follow, profile_agg."followersCount" and "followsCount", notification `follow`.
 --
--- Guarantees: one row per (creator, subject), see duplicates.sql; both counters move by the rows that really came or
--- went. Who follows himself is told so, as in the reference.
+-- Guarantees: one row per (creator, subject), see duplicates.sql; both counters move by the rows that were added or
+-- removed. Accounts that follow themselves are notified, as in the reference.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_follow (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -15,6 +16,7 @@ CREATE TEMPORARY TABLE stage_follow (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited, deleted or demoted, unless that is done already. Counts them off.
 WITH gone AS (
   DELETE FROM bsky.follow f
   WHERE f.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed))
@@ -26,6 +28,7 @@ UNION ALL
 SELECT creator, 0, -1 FROM gone;
 
 -- :add
+-- Adds a row for the first staged record of each natural key; `added` lists the rows that were added.
 WITH row AS (
   INSERT INTO bsky.follow (uri, cid, creator, "subjectDid", "createdAt", "indexedAt")
   SELECT DISTINCT ON (creator, subject_did)
@@ -39,6 +42,7 @@ INSERT INTO added (uri)
 SELECT uri FROM row;
 
 -- :count
+-- Counts the rows that were added, for both accounts.
 INSERT INTO delta_profile (did, followers, follows)
 SELECT n.did, n.followers, n.follows
 FROM stage_follow s
@@ -46,37 +50,40 @@ JOIN added USING (uri)
 CROSS JOIN LATERAL (VALUES (s.subject_did, 1, 0), (s.creator, 0, 1)) n (did, followers, follows);
 
 -- :notify
+-- Notifies the followed account of each row that was added.
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT s.subject_did, s.uri, s.cid, s.creator, 'follow', NULL, least(s.created_at, s.indexed_at)
 FROM stage_follow s
 JOIN added USING (uri)
--- Who takes a deleted one's place brings no news.
+-- A duplicate promoted after a deletion does not notify again.
 WHERE NOT EXISTS (
-    SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
+    SELECT FROM promotion c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
 -- :notified_by_state
--- Whom a past or present state `h` notifies (told_pair.sql), as `notify` does.
+-- A query for pair_notification.sql: the accounts that a past or present state `h` of a follow notifies, as `notify`
+-- does.
 SELECT h.subject AS did, 'follow' AS reason, NULL AS reason_subject
 WHERE h.kind = 'app.bsky.graph.follow'
 
 -- :staged_relationship
--- Who follows whom by the staged records, as `kept_relationship` keeps it of past ones.
+-- A query for pair_notification.sql and affected.sql: what the staged records state, as `kept_relationship` keeps it
+-- for past ones.
 SELECT uri, rev, creator, creator || ' ' || subject_did AS relationship FROM stage_follow
 
 -- :kept_relationship
--- Of a past follow (version.sql): whom it is by and what it is of.
-pipeline.fact_of(n.uri, b.body)
+-- An expression for version.sql: the account and the followed account of a past follow.
+pipeline.relationship_of(n.uri, b.body)
 
 -- :kept_record
--- Its notifications follow from these.
+-- An expression for version.sql: what the notifications of a past follow are derived from.
 jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
 
 -- :subjects_profile_agg
--- The accounts whose counters the staged records move: a rerun recounts them.
+-- A query for sql/repair/post.sql: the accounts whose counters the staged records move.
 SELECT creator FROM stage_follow UNION SELECT subject_did FROM stage_follow
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'follow'
 FROM stage_follow s

@@ -1,14 +1,12 @@
--- pipeline.gap: what is known to be missing, and what turned out to be there after all.
+-- pipeline.gap: what is known to be missing. (Gaps that late commits close: gap_closing.sql.)
 --
--- Guarantees: a gap is written in the transaction of the batch that finds it; found again, it is the same row. Of one
--- repository at most 100 gaps are added a day, of one stream at most 1,000: what exceeds it is one row without bounds
--- (kind `repository`, or `sequence`), which only fetching everything closes. A chain's gap closes once the commits known
--- lead from one end to the other, whatever order they arrived in.
+-- Guarantees: a gap is written in the transaction of the batch that finds it; found again, it is the same row. At most
+-- 100 gaps of one repository are added a day, and at most 1,000 of one stream: those beyond the limit are one row
+-- without bounds (kind `repository`, or `sequence`), which only fetching everything closes.
 
 -- :begin
--- What the batch itself takes for the end of a gap may not be the newest commit known before it (known_repo): it begins
--- there. A commit that follows that one leaves none, and between commits known to be applied nothing is missing. From the
--- first gap of a repository on everything is accounted for up to its newest commit: what comes late there adds no gap.
+-- Moves the beginning of a gap to the newest commit known before the batch (known_repo), where that is later than the
+-- batch's own commit.
 UPDATE stage_gap s SET
   from_text = k.rev,
   links = s.links || jsonb_build_object(k.rev, jsonb_build_array(NULL, NULL, k.data_cid))
@@ -16,6 +14,9 @@ FROM known_repo k
 WHERE k.did = s.did AND s.kind IN ('chain', 'sync') AND s.from_text < k.rev AND k.rev < s.to_text;
 
 -- :known
+-- Drops gaps that are none: between commits known to be applied nothing is missing, and a commit that follows the
+-- newest known one leaves no gap. From the first gap of a repository on, everything up to its newest commit is
+-- accounted for: what comes late in there adds no gap.
 DELETE FROM stage_gap s
 USING known_repo k
 WHERE k.did = s.did AND s.kind IN ('chain', 'sync') AND (
@@ -33,7 +34,8 @@ WHERE k.did = s.did AND s.kind IN ('chain', 'sync') AND (
 );
 
 -- :explained
--- Refused commits lie between: their own gaps say so, one each, and lead all the way.
+-- Drops a chain's gap that refused commits explain: each has a gap of its own, and together they lead all the way.
+-- - back: from the end of the gap, one refused commit after the other, backwards.
 DELETE FROM stage_gap s
 WHERE s.kind = 'chain' AND EXISTS (
   WITH RECURSIVE back (rev, steps) AS (
@@ -53,10 +55,13 @@ WHERE s.kind = 'chain' AND EXISTS (
 );
 
 -- :note
--- A row that is found again is left as it is (`again` looks at it). `resolved`: found and closed at once.
+-- Writes the gaps. A gap that is found again keeps its row (see `again`). `resolved`: found and closed at once.
+-- - subject: the repositories and streams of the staged gaps.
+-- - allowance: how many gaps may still be added for each today.
+-- - fresh: staged gaps that are not stored yet, numbered within their repository or stream.
 WITH subject AS MATERIALIZED (
   SELECT DISTINCT did, relay, shard FROM stage_gap
-), room AS MATERIALIZED (
+), allowance AS MATERIALIZED (
   SELECT s.did, s.relay, s.shard, CASE
     WHEN s.did IS NOT NULL THEN 100 - (
       SELECT count(*)
@@ -70,7 +75,7 @@ WITH subject AS MATERIALIZED (
         SELECT FROM pipeline.gap g WHERE g.relay = s.relay AND g.detected_at > now() - interval '1 day' LIMIT 1000
       ) today
     )
-  END AS room
+  END AS remaining
   FROM subject s
 ), fresh AS MATERIALIZED (
   SELECT s.*, row_number() OVER (PARTITION BY s.did, s.relay, s.shard ORDER BY s.to_text, s.from_text, s.kind) AS number
@@ -91,23 +96,24 @@ WITH subject AS MATERIALIZED (
 )
 INSERT INTO pipeline.gap AS g (kind, did, relay, shard, from_text, to_text, links, resolved_at)
 SELECT DISTINCT ON (1, 2, 3, 4, 5, 6)
-  CASE WHEN f.number > r.room AND f.did IS NOT NULL THEN 'repository' ELSE f.kind END,
+  CASE WHEN f.number > a.remaining AND f.did IS NOT NULL THEN 'repository' ELSE f.kind END,
   f.did,
   f.relay,
   f.shard,
-  CASE WHEN f.number <= r.room THEN f.from_text END,
-  CASE WHEN f.number <= r.room THEN f.to_text END,
-  CASE WHEN f.number <= r.room THEN f.links END,
-  CASE WHEN f.number <= r.room AND f.resolved THEN now() END
+  CASE WHEN f.number <= a.remaining THEN f.from_text END,
+  CASE WHEN f.number <= a.remaining THEN f.to_text END,
+  CASE WHEN f.number <= a.remaining THEN f.links END,
+  CASE WHEN f.number <= a.remaining AND f.resolved THEN now() END
 FROM fresh f
-JOIN room r
-  ON r.did IS NOT DISTINCT FROM f.did AND r.relay IS NOT DISTINCT FROM f.relay AND r.shard IS NOT DISTINCT FROM f.shard
+JOIN allowance a
+  ON a.did IS NOT DISTINCT FROM f.did AND a.relay IS NOT DISTINCT FROM f.relay AND a.shard IS NOT DISTINCT FROM f.shard
 ORDER BY 1, 2, 3, 4, 5, 6
 ON CONFLICT ON CONSTRAINT gap_once DO UPDATE SET resolved_at = NULL, detected_at = now()
 WHERE g.resolved_at IS NOT NULL AND g.from_text IS NULL AND g.to_text IS NULL;
 
 -- :again
--- A stream's gap is closed by what its consumer sees, and open again when it is found again; so is what has no bounds.
+-- Changes gaps that were stored before: a stream's gap is closed when its consumer finds it filled, and opened when it
+-- is found again; so is a gap without bounds.
 UPDATE pipeline.gap g SET
   resolved_at = CASE WHEN g.resolved_at IS NULL THEN now() END,
   detected_at = CASE WHEN g.resolved_at IS NULL THEN g.detected_at ELSE now() END
@@ -127,87 +133,4 @@ WHERE g.id = ANY (ARRAY(
     OFFSET 0
   ) found
   WHERE s.resolved = (found.resolved_at IS NULL)
-));
-
--- ---------------------------------------------------------------------------------------------------------------------
--- For batches with commits that arrived late.
-
--- :late
--- Repositories of late commits that have open gaps; their commits are staged then (stage_link).
-SELECT s.did
-FROM stage_repo s
-JOIN known_repo k USING (did)
-CROSS JOIN LATERAL (
-  SELECT FROM pipeline.gap g WHERE g.did = s.did AND g.resolved_at IS NULL LIMIT 1
-) g
-WHERE s.oldest_rev <= k.rev;
-
--- :link
-UPDATE pipeline.gap g SET links = g.links || (
-  SELECT jsonb_object_agg(l.rev, jsonb_build_array(l.since, l.prev_data, l.data))
-  FROM stage_link l
-  WHERE l.did = g.did AND l.rev > g.from_text AND l.rev <= g.to_text
-)
-WHERE g.id = ANY (ARRAY(
-  SELECT f.id
-  FROM stage_link l
-  CROSS JOIN LATERAL (
-    SELECT f.id
-    FROM pipeline.gap f
-    WHERE f.did = l.did AND f.resolved_at IS NULL AND f.kind IN ('chain', 'sync')
-      AND l.rev > f.from_text AND l.rev <= f.to_text
-      AND (SELECT count(*) FROM jsonb_object_keys(f.links)) < 200
-    OFFSET 0
-  ) f
-));
-
--- :close_chains
-WITH RECURSIVE subject AS MATERIALIZED (
-  SELECT DISTINCT did FROM stage_link
-), back (id, from_text, rev, since, prev_data) AS (
-  SELECT g.id, g.from_text, g.to_text, (g.links -> g.to_text ->> 0) COLLATE "C", g.links -> g.to_text ->> 1
-  FROM subject s
-  CROSS JOIN LATERAL (
-    SELECT f.*
-    FROM pipeline.gap f
-    WHERE f.did = s.did AND f.resolved_at IS NULL AND f.kind IN ('chain', 'sync')
-    OFFSET 0
-  ) g
-  UNION ALL
-  SELECT b.id, b.from_text, b.since, (g.links -> b.since ->> 0) COLLATE "C", g.links -> b.since ->> 1
-  FROM back b
-  CROSS JOIN LATERAL (SELECT f.links FROM pipeline.gap f WHERE f.id = b.id OFFSET 0) g
-  WHERE b.since < b.rev AND g.links ? b.since
-    AND (b.prev_data IS NULL OR g.links -> b.since ->> 2 IS NULL OR b.prev_data = g.links -> b.since ->> 2)
-)
-UPDATE pipeline.gap g SET resolved_at = now()
-WHERE g.id = ANY (ARRAY(SELECT id FROM back WHERE rev = from_text));
-
--- :close_commits
--- A refused commit came again, and was not refused.
-UPDATE pipeline.gap g SET resolved_at = now()
-WHERE g.id = ANY (ARRAY(
-  SELECT f.id
-  FROM stage_link l
-  CROSS JOIN LATERAL (
-    SELECT f.id
-    FROM pipeline.gap f
-    WHERE f.kind = 'commit' AND f.did = l.did AND f.to_text = l.rev AND f.resolved_at IS NULL
-    OFFSET 0
-  ) f
-));
-
--- :close_records
-UPDATE pipeline.gap g SET resolved_at = now()
-WHERE g.id = ANY (ARRAY(
-  SELECT g.id
-  FROM (SELECT DISTINCT did FROM stage_link) s
-  CROSS JOIN LATERAL (
-    SELECT f.id, f.to_text, ('at://' || f.did || '/' || f.from_text) COLLATE "default" AS uri
-    FROM pipeline.gap f
-    WHERE f.did = s.did AND f.resolved_at IS NULL AND f.kind = 'record' AND f.from_text IS NOT NULL
-    OFFSET 0
-  ) g
-  WHERE (SELECT r.rev FROM bsky.record r WHERE r.uri = g.uri) >= g.to_text
-    OR (SELECT t.rev FROM pipeline.tombstone t WHERE t.uri = g.uri) >= g.to_text
 ));

@@ -3,6 +3,7 @@
 -- Guarantees: one row per record, its newest state. Its likes are counted in post_agg under the generator's URI.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_generator (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -17,10 +18,12 @@ CREATE TEMPORARY TABLE stage_generator (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited or deleted.
 DELETE FROM bsky.feed_generator g
 WHERE g.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
+-- Adds the rows of staged records.
 INSERT INTO bsky.feed_generator
   (uri, cid, creator, "feedDid", "displayName", description, "descriptionFacets", "avatarCid", "createdAt", "indexedAt")
 SELECT uri, cid, creator, feed_did, display_name, description, description_facets, avatar_cid, created_at, indexed_at
@@ -29,7 +32,7 @@ ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'feed_generator'
 FROM stage_generator s

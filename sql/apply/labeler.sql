@@ -1,8 +1,10 @@
 -- app.bsky.labeler.service -> bsky.labeler.
 --
--- Guarantees: one row per account that offers labels, by its record `self` (indexing/collections/labeler.py), in its newest state.
+-- Guarantees: one row per account that offers labels, by its record `self` (indexing/collections/labeler.py), in its
+-- newest state.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_labeler (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -12,10 +14,12 @@ CREATE TEMPORARY TABLE stage_labeler (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited or deleted.
 DELETE FROM bsky.labeler l
 WHERE l.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
+-- Adds the rows of staged records.
 INSERT INTO bsky.labeler (uri, cid, creator, "createdAt", "indexedAt")
 SELECT uri, cid, creator, created_at, indexed_at
 FROM stage_labeler
@@ -23,7 +27,7 @@ ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'labeler'
 FROM stage_labeler s

@@ -1,10 +1,15 @@
--- Events that arrive after newer ones of their repository: what has been overtaken is marked stale.
+-- Events that arrive after newer ones of their repository: those that are overtaken are marked stale.
 --
 -- Guarantees: a write older than the deletion of its record does not bring the record back, and a deletion older than
--- the record does not remove it. Run only for batches in which repo.sql counted late events; for all others the
+-- the record does not remove it. Runs only for batches in which repo.sql counted late events; for all others the
 -- repository's rev proves that nothing newer can have been applied.
 
 -- :mark
+-- Takes writes that a known deletion overtakes out of the staging table and marks them stale.
+-- - late: writes not newer than their repository's newest applied rev.
+-- - deleted: those whose record was deleted at or after their rev.
+-- - overtaken: the same, taken out of the staging table.
+-- - remembered: the same, kept as superseded states.
 WITH late AS MATERIALIZED (
   SELECT w.uri, w.rev
   FROM known_repo k

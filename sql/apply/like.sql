@@ -1,9 +1,10 @@
 -- app.bsky.feed.like -> bsky.like, post_agg."likeCount", notifications `like` and `like-via-repost`.
 --
--- Guarantees: one row per (subject, creator), see duplicates.sql; likeCount moves by the rows that really came or went.
--- The subject need not be a post (feed generators and labelers are liked too) and need not be indexed.
+-- Guarantees: one row per (subject, creator), see duplicates.sql; likeCount moves by the rows that were added or
+-- removed. The subject need not be a post (feed generators and labelers are liked too) and need not be indexed.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_like (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -18,6 +19,7 @@ CREATE TEMPORARY TABLE stage_like (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited, deleted or demoted, unless that is done already. Counts them off.
 WITH gone AS (
   DELETE FROM bsky."like" l
   WHERE l.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed))
@@ -27,6 +29,7 @@ INSERT INTO delta_post (uri, likes)
 SELECT subject, -1 FROM gone;
 
 -- :add
+-- Adds a row for the first staged record of each natural key; `added` lists the rows that were added.
 WITH row AS (
   INSERT INTO bsky."like" (uri, cid, creator, subject, "subjectCid", "createdAt", "indexedAt", via, "viaCid")
   SELECT DISTINCT ON (subject, creator)
@@ -40,13 +43,15 @@ INSERT INTO added (uri)
 SELECT uri FROM row;
 
 -- :count
+-- Counts the rows that were added.
 INSERT INTO delta_post (uri, likes)
 SELECT subject, 1
 FROM stage_like
 JOIN added USING (uri);
 
 -- :notify
--- Liking one's own post tells nobody, not even whose repost one found it by.
+-- Notifies the author of the subject, and the author of the repost that the like names in `via`. A like of one's own
+-- post notifies neither.
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT n.did, s.uri, s.cid, s.creator, n.reason, n.subject, least(s.created_at, s.indexed_at)
 FROM stage_like s
@@ -57,12 +62,13 @@ CROSS JOIN LATERAL (
     (split_part(s.via, '/', 3), 'like-via-repost', s.via)
 ) n (did, reason, subject)
 WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3) <> s.creator
-  -- Who takes a deleted one's place brings no news.
+  -- A duplicate promoted after a deletion does not notify again.
   AND NOT EXISTS (
-    SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
+    SELECT FROM promotion c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
 -- :notified_by_state
--- Whom a past or present state `h` notifies (told_pair.sql), as `notify` does.
+-- A query for pair_notification.sql: the accounts that a past or present state `h` of a like notifies, as `notify`
+-- does.
 SELECT split_part(h.subject, '/', 3) AS did, 'like' AS reason, h.subject AS reason_subject
 WHERE h.kind = 'app.bsky.feed.like' AND split_part(h.subject, '/', 3) <> h.creator
 UNION ALL
@@ -72,23 +78,23 @@ WHERE h.kind = 'app.bsky.feed.like'
   AND split_part(h.via, '/', 3) <> h.creator
 
 -- :staged_relationship
--- What the staged records say, as `kept_relationship` keeps it of past ones.
+-- A query for pair_notification.sql: what the staged records state, as `kept_relationship` keeps it for past ones.
 SELECT uri, rev, creator, 'like ' || creator || ' ' || subject AS relationship FROM stage_like
 
 -- :kept_relationship
--- Of a past like (version.sql): whom it is by and what it is of.
-pipeline.fact_of(n.uri, b.body)
+-- An expression for version.sql: the account and the subject of a past like.
+pipeline.relationship_of(n.uri, b.body)
 
 -- :kept_record
--- Its notifications follow from these.
+-- An expression for version.sql: what the notifications of a past like are derived from.
 jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
 
 -- :subjects_post_agg
--- The posts whose counters the staged records move: a rerun recounts them.
+-- A query for sql/repair/post.sql: the posts whose counters the staged records move.
 SELECT subject FROM stage_like
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'like'
 FROM stage_like s

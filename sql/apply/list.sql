@@ -1,8 +1,9 @@
 -- app.bsky.graph.list -> bsky.list.
 --
--- Guarantees: one row per record, its newest state. Who is on the list is told by its items (listitem.sql).
+-- Guarantees: one row per record, its newest state. The list's members are its items (listitem.sql).
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_list (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -17,10 +18,12 @@ CREATE TEMPORARY TABLE stage_list (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited or deleted.
 DELETE FROM bsky.list l
 WHERE l.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
+-- Adds the rows of staged records.
 INSERT INTO bsky.list
   (uri, cid, creator, name, purpose, description, "descriptionFacets", "avatarCid", "createdAt", "indexedAt")
 SELECT uri, cid, creator, name, purpose, description, description_facets, avatar_cid, created_at, indexed_at
@@ -29,7 +32,7 @@ ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'list'
 FROM stage_list s

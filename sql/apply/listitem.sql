@@ -4,6 +4,7 @@
 -- (indexing/collections/listitem.py). Items outlive their list.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_listitem (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -16,10 +17,12 @@ CREATE TEMPORARY TABLE stage_listitem (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
 DELETE FROM bsky.list_item i
 WHERE i.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 
 -- :add
+-- Adds a row for the first staged record of each natural key; `added` lists the rows that were added.
 WITH row AS (
   INSERT INTO bsky.list_item (uri, cid, creator, "subjectDid", "listUri", "createdAt", "indexedAt")
   SELECT DISTINCT ON (list_uri, subject_did)
@@ -33,15 +36,15 @@ INSERT INTO added (uri)
 SELECT uri FROM row;
 
 -- :staged_relationship
--- Who is on which list by the staged records, as `kept_relationship` keeps it of past ones.
+-- A query for affected.sql: what the staged records state, as `kept_relationship` keeps it for past ones.
 SELECT uri, rev, creator, list_uri || ' ' || subject_did AS relationship FROM stage_listitem
 
 -- :kept_relationship
--- Of a past list item (version.sql): which account was on which list.
+-- An expression for version.sql: the list and the member of a past list item.
 (b.body ->> 'list') || ' ' || (b.body ->> 'subject')
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'list_item'
 FROM stage_listitem s

@@ -1,11 +1,13 @@
 -- app.bsky.feed.post -> bsky.post, feed_item (type `post`), the five post_embed_* tables, quote, op_thread_reply,
 -- post_agg."replyCount" and "quoteCount", profile_agg."postsCount".
 --
--- Guarantees: one row per record, its newest state; counters move by the rows that really came or went. An edit keeps
--- what others made of the post (their quotes, their reposts' feed items). Replies and quotes are judged, and replies
--- counted, in thread.sql; whom a post notifies is told in post_notification.sql.
+-- Guarantees: one row per record, its newest state; counters move by the rows that were added or removed. An edit keeps
+-- other accounts' quotes of the post, and the feed items of its reposts. Replies and quotes are evaluated, and replies
+-- counted, in evaluation.sql and quote_evaluation.sql; post_notification.sql derives the notifications. All of this
+-- runs under the cross-repository lock (lock.sql).
 
 -- :stage
+-- The last state of every record that the batch creates or updates: the post, its embeds and its mentions.
 CREATE TEMPORARY TABLE stage_post (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -63,27 +65,34 @@ CREATE TEMPORARY TABLE stage_post_mention (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of posts that were edited or deleted, and counts them off. A deleted reply is only marked in
+-- op_thread_reply: it keeps its place in its author's thread while a reply below it remains. (`op_thread` restores an
+-- edited one, unless it has moved to another thread.)
+-- - changed: the posts.
+-- - gone: their rows in bsky.post; counted_posts, counted_replies: off the counters of their author and parent.
+-- - removed_quotes: their rows in bsky.quote; counted_quotes: off the counters of the quoted posts.
+-- - images, gallery_images, externals, videos, embedded_records, own_feed_items: their rows in these tables.
 WITH changed AS MATERIALIZED (
   SELECT uri, change, at FROM touched WHERE change <> 'stale' AND collection = 'app.bsky.feed.post'
 ), gone AS (
   DELETE FROM bsky.post p
   WHERE p.uri = ANY (ARRAY(SELECT uri FROM changed))
   RETURNING p.creator, p."replyParent", p."violatesThreadGate"
-), posts_counted AS (
+), counted_posts AS (
   INSERT INTO delta_profile (did, posts)
   SELECT creator, -1 FROM gone
-), replies_counted AS (
+), counted_replies AS (
   INSERT INTO delta_post (uri, replies)
   SELECT "replyParent", -1
   FROM gone
   WHERE "replyParent" IS NOT NULL AND "violatesThreadGate" IS NOT TRUE
-), unquoted AS (
+), removed_quotes AS (
   DELETE FROM bsky.quote q
   WHERE q.uri = ANY (ARRAY(SELECT uri FROM changed))
   RETURNING q.subject
-), quotes_counted AS (
+), counted_quotes AS (
   INSERT INTO delta_post (uri, quotes)
-  SELECT subject, -1 FROM unquoted
+  SELECT subject, -1 FROM removed_quotes
 ), images AS (
   DELETE FROM bsky.post_embed_image e WHERE e."postUri" = ANY (ARRAY(SELECT uri FROM changed))
 ), gallery_images AS (
@@ -97,16 +106,17 @@ WITH changed AS MATERIALIZED (
 ), own_feed_items AS (
   DELETE FROM bsky.feed_item f WHERE f.uri = ANY (ARRAY(SELECT uri FROM changed))
 )
--- A deleted reply keeps its place in its author's thread while something survives below it. (An edited one is put back
--- by `op_thread`, unless it is in another thread now.)
 UPDATE bsky.op_thread_reply o SET "deletedAt" = c.at
 FROM changed c
 JOIN bsky.post p USING (uri)
 WHERE o."rootUri" = p."replyRoot" AND o.uri = c.uri AND o."deletedAt" IS NULL;
 
 -- :forget
--- A deleted post goes from the feeds of those who had reposted it, and nobody quotes it any more who had before. Deletions
--- count also where the post is there again, or was never seen. (Under the lock of thread.sql, as all of this file.)
+-- Deleting a post removes its reposts from feeds and earlier quotes of it from `quote`. A deletion counts also where
+-- the post exists again, or was never seen.
+-- - deleted: the deletions of posts in the batch, the newest of each.
+-- - removed_reposts: feed items of reposts that are older than the deletion.
+-- - removed_quotes: rows of quotes that are older than the deletion.
 WITH deleted AS MATERIALIZED (
   SELECT uri, max(rev) AS rev
   FROM (
@@ -115,27 +125,29 @@ WITH deleted AS MATERIALIZED (
     SELECT uri, rev FROM stage_superseded WHERE collection = 'app.bsky.feed.post' AND action = 'delete'
   ) d
   GROUP BY uri
-), unfed AS (
+), removed_reposts AS (
   DELETE FROM bsky.feed_item f
   USING deleted d, bsky.record r
   WHERE f."postUri" = d.uri AND f.type = 'repost' AND r.uri = f.uri AND r.rev < d.rev
-), unquoted AS (
+), removed_quotes AS (
   DELETE FROM bsky.quote q
   USING deleted d, bsky.record r
   WHERE q.subject = d.uri AND r.uri = q.uri AND r.rev < d.rev
   RETURNING q.subject
 )
 INSERT INTO delta_post (uri, quotes)
-SELECT subject, -1 FROM unquoted;
+SELECT subject, -1 FROM removed_quotes;
 
 -- :add
+-- Adds the rows of staged posts, with the flags that say whether they have gates; `added` lists the rows that were
+-- added.
 WITH row AS (
   INSERT INTO bsky.post
     (uri, cid, creator, text, "replyRoot", "replyRootCid", "replyParent", "replyParentCid", "createdAt", "indexedAt",
      langs, tags, rev, "hasThreadGate", "hasPostGate")
   SELECT s.uri, s.cid, s.creator, s.text, s.reply_root, s.reply_root_cid, s.reply_parent, s.reply_parent_cid,
     s.created_at, s.indexed_at, s.langs, s.tags, s.rev,
-    -- True: there is a gate, false: there was one, null: there never was.
+    -- True: there is a gate. False: there was one. NULL: there never was.
     coalesce(
       (SELECT true FROM bsky.thread_gate g WHERE g."postUri" = s.uri),
       pipeline.had_gate(s.uri, replace(s.uri, '/app.bsky.feed.post/', '/{nsid.threadgate}/'))),
@@ -151,6 +163,7 @@ INSERT INTO added (uri)
 SELECT uri FROM row;
 
 -- :feed
+-- Adds a feed item for each row that was added.
 INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
 SELECT s.uri, s.cid, 'post', s.uri, s.creator, least(s.created_at, s.indexed_at)
 FROM stage_post s
@@ -159,13 +172,14 @@ ORDER BY s.uri
 ON CONFLICT (uri) DO NOTHING;
 
 -- :count
+-- Counts the rows that were added.
 INSERT INTO delta_profile (did, posts)
 SELECT creator, 1
 FROM stage_post
 JOIN added USING (uri);
 
 -- :op_thread
--- What an author writes in his own thread.
+-- Adds the replies of authors in their own threads.
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri)
 SELECT s.reply_root, s.reply_parent, s.uri
 FROM stage_post s
@@ -175,6 +189,8 @@ ORDER BY s.reply_root, s.uri
 ON CONFLICT ("rootUri", uri) DO UPDATE SET "parentUri" = excluded."parentUri", "deletedAt" = NULL;
 
 -- :add_embeds
+-- Adds the embeds of staged posts.
+-- - images, gallery_images, externals, videos: the rows that were added to these tables.
 WITH images AS (
   INSERT INTO bsky.post_embed_image ("postUri", position, "imageCid", alt)
   SELECT post_uri, position, image_cid, alt FROM stage_post_image ORDER BY post_uri, position
@@ -197,6 +213,9 @@ SELECT post_uri, embed_uri, embed_cid FROM stage_post_record ORDER BY post_uri
 ON CONFLICT DO NOTHING;
 
 -- :add_quotes
+-- Adds the quotes of staged posts and counts them. A quote of a post that was deleted later is not in bsky.quote.
+-- - quoting: the staged quotes.
+-- - quoted: the rows that were added.
 WITH quoting AS MATERIALIZED (
   SELECT p.uri, p.cid, p.rev, p.created_at, p.indexed_at, e.embed_uri, e.embed_cid
   FROM stage_post_record e
@@ -217,20 +236,22 @@ INSERT INTO delta_post (uri, quotes)
 SELECT subject, 1 FROM quoted;
 
 -- :kept_root
--- Of a past post (version.sql): its place in a thread, by which replies below it are evaluated.
+-- An expression for version.sql: the root that a past post names. Replies below it are evaluated by its place in a
+-- thread.
 b.body #>> '{reply,root,uri}'
 
 -- :kept_parent
+-- An expression for version.sql: the parent that a past post names.
 b.body #>> '{reply,parent,uri}'
 
 -- :kept_mentions
--- The accounts that may reply where its thread gate admits those whom it mentions.
+-- An expression for version.sql: the accounts that a past post mentions; its thread gate may admit them.
 CASE WHEN NOT n.deleted THEN
   jsonb_path_query_array(b.body, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
 END
 
 -- :subjects_post_agg
--- The posts whose counters the staged records move, and the posts themselves: a rerun recounts them.
+-- A query for sql/repair/post.sql: the posts whose counters the staged records move, and the posts themselves.
 SELECT uri FROM stage_post
 UNION
 SELECT reply_parent FROM stage_post WHERE reply_parent IS NOT NULL
@@ -238,12 +259,12 @@ UNION
 SELECT embed_uri FROM stage_post_record WHERE is_quote
 
 -- :subjects_profile_agg
--- The accounts whose counters they move.
+-- A query for sql/repair/post.sql: the accounts whose counters the staged records move.
 SELECT creator FROM stage_post
 
 -- :differs
--- Staged posts of which something is missing or says something else, by table; a rerun repairs that and nothing else. Flags
--- are judgements: see sql/repair/post.sql.
+-- Notes staged posts of which a row is missing or differs, by table; a rerun repairs those rows and no others. Flags
+-- are evaluated again instead (sql/repair/post.sql).
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'post'
 FROM stage_post s

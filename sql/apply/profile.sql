@@ -1,9 +1,10 @@
 -- app.bsky.actor.profile -> bsky.profile, notification `starterpack-joined`.
 --
--- Guarantees: one row per account, by its record `self` (indexing/collections/profile.py), in its newest state. The maker of the
--- starter pack is told once, when the profile first appears, and stays told.
+-- Guarantees: one row per account, by its record `self` (indexing/collections/profile.py), in its newest state. The
+-- maker of the starter pack is notified once, when the profile first appears; the notification stays.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_profile (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -18,10 +19,12 @@ CREATE TEMPORARY TABLE stage_profile (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited or deleted.
 DELETE FROM bsky.profile p
 WHERE p.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
+-- Adds the rows of staged records.
 INSERT INTO bsky.profile
   (uri, cid, creator, "displayName", description, "avatarCid", "bannerCid", "joinedViaStarterPackUri",
    "createdAt", "indexedAt")
@@ -32,8 +35,8 @@ ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
 
 -- :joined
--- What counts is a state with nothing before it, also where the batch supersedes it: the first one, and the first one
--- after a deletion.
+-- Notifies the maker of the starter pack that a new profile names. A profile is new in its first state, and in its
+-- first state after a deletion, also where the batch supersedes that state.
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT split_part(s.pack, '/', 3), s.uri, s.cid, s.did, 'starterpack-joined', s.pack, s.indexed_at
 FROM (
@@ -60,7 +63,7 @@ WHERE s.pack IS NOT NULL
   );
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'profile'
 FROM stage_profile s

@@ -1,10 +1,12 @@
--- bsky.record: every record of the indexed collections as JSON, the source that all derived tables can be rebuilt from.
+-- bsky.record: every record of the indexed collections as JSON, from which all derived tables can be rebuilt.
 --
 -- Guarantees: for a record the newest rev wins, whatever the order of arrival and however often it arrives; a deletion
 -- is remembered as a tombstone with its rev. `touched` names every staged write and delete that was no plain creation.
 
 -- :write
--- Returns the number of rows written, and of those the number that replaced an older state.
+-- Stores the staged records. Returns the number of rows written, and of those the number that replaced an older state.
+-- - written: rows inserted or updated; `updated`: an older state was there.
+-- - noted: staged writes that were no plain creation, in `touched`.
 WITH written AS (
   INSERT INTO bsky.record AS r (uri, cid, did, json, "indexedAt", rev)
   SELECT uri, cid, did, json, indexed_at, rev
@@ -34,6 +36,7 @@ WITH written AS (
 SELECT count(*), count(*) FILTER (WHERE updated) FROM written;
 
 -- :delete
+-- Deletes records that are older than their deletion and notes them in `touched`.
 WITH gone AS (
   DELETE FROM bsky.record r
   USING stage_delete s
@@ -46,7 +49,7 @@ FROM gone
 JOIN stage_delete s USING (uri);
 
 -- :tombstones
--- A deletion leaves its tombstone also where the record was never seen: the record may still arrive.
+-- Stores a tombstone for every deletion, also where the record was never seen: it may still arrive.
 INSERT INTO pipeline.tombstone AS t (uri, rev, seq, collection)
 SELECT DISTINCT ON (uri) uri, rev, seq, collection
 FROM (

@@ -1,8 +1,10 @@
 -- app.bsky.graph.referencelistoptout -> bsky.reference_list_opt_out.
 --
--- Guarantees: one row per (creator, list), see duplicates.sql. A record whose subject is no list is in bsky.record alone.
+-- Guarantees: one row per (creator, list), see duplicates.sql. A record whose subject is not a list is only in
+-- bsky.record.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_reference_list_opt_out (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -14,10 +16,12 @@ CREATE TEMPORARY TABLE stage_reference_list_opt_out (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
 DELETE FROM bsky.reference_list_opt_out o
 WHERE o.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 
 -- :add
+-- Adds a row for the first staged record of each natural key; `added` lists the rows that were added.
 WITH row AS (
   INSERT INTO bsky.reference_list_opt_out (uri, cid, creator, "subjectUri", "createdAt", "indexedAt")
   SELECT DISTINCT ON (creator, subject_uri)
@@ -31,7 +35,7 @@ INSERT INTO added (uri)
 SELECT uri FROM row;
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'reference_list_opt_out'
 FROM stage_reference_list_opt_out s

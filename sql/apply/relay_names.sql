@@ -1,22 +1,30 @@
--- One name for each relay (addresses.py): what was stored under other spellings of its URL, or with user and password in it,
--- is moved to its name. Run before a shard's cursor is opened (store/cursors.py); finds nothing to do but once.
+-- One name for each relay (addresses.py): rows stored under other spellings of its URL, or with user and password in
+-- it, move to its name. Runs before a shard's cursor is opened (store/cursors.py); finds nothing after the first time.
 --
--- Guarantees: of several cursors for one shard the one that moved last is kept, and where another stands before it the events
--- between the two are a gap. No spelling with a password remains in a table.
+-- Guarantees: of several cursors for one shard the one that moved last is kept; where another one is behind it, the
+-- events between the two are a gap. No spelling with a password remains in a table.
 
 -- :lock
+-- Makes processes that rename relays take turns, until the commit.
 SELECT pg_advisory_xact_lock(hashtext('appview-pipeline: names of relays'));
 
 -- :all
+-- Relays that are stored under a URL.
 SELECT DISTINCT relay
 FROM pipeline.cursor
 WHERE position('://' IN relay) > 0;
 
 -- :limits
--- (Once, and over all batches that are kept.)
+-- Allows an hour: this happens once, and goes over all batches that are kept.
 SET LOCAL statement_timeout = '1h';
 
 -- :cursors
+-- Moves cursors to the relays' names.
+-- - names: each old spelling and its name.
+-- - spelled: the cursors of these relays under any spelling.
+-- - kept: for each shard, the cursor that moved last.
+-- - left_behind: a gap for each cursor behind the kept one.
+-- - gone: cursors under old spellings, deleted.
 WITH names AS (
   SELECT * FROM unnest(%(old)s::text[], %(new)s::text[]) AS n (old, new)
 ), spelled AS (
@@ -47,18 +55,22 @@ ON CONFLICT (relay, shard) DO UPDATE SET seq = excluded.seq, updated_at = exclud
 WHERE cursor.updated_at < excluded.updated_at;
 
 -- :batches
+-- Moves the reports of batches.
 UPDATE pipeline.batch b
 SET source = n.new
 FROM unnest(%(old)s::text[], %(new)s::text[]) AS n (old, new)
 WHERE b.source = n.old;
 
 -- :dead_letters
+-- Moves dead letters; their reasons may name the relay too.
 UPDATE pipeline.dead_letter d
 SET source = n.new, reason = replace(d.reason, n.old, n.new)
 FROM unnest(%(old)s::text[], %(new)s::text[]) AS n (old, new)
 WHERE d.source = n.old;
 
 -- :same_gaps
+-- Deletes gaps that would be the same row under the new name; an open one is kept.
+-- - named: gaps of these relays, numbered by what makes them the same.
 WITH named AS (
   SELECT g.id, row_number() OVER (
     PARTITION BY g.kind, g.did, coalesce(n.new, g.relay), g.shard, g.from_text, g.to_text
@@ -73,6 +85,7 @@ USING named
 WHERE g.id = named.id AND named.number > 1;
 
 -- :gaps
+-- Moves the gaps that remain.
 UPDATE pipeline.gap g
 SET relay = n.new
 FROM unnest(%(old)s::text[], %(new)s::text[]) AS n (old, new)

@@ -1,10 +1,11 @@
--- Repositories: their newest rev, and since when every commit of theirs is known to be applied.
+-- Repositories: the newest rev of each, and since which rev every commit is known to be applied.
 --
 -- Guarantees: the rows of all repositories in the batch are locked first, in order of did, so that two writers of one
 -- repository run one after the other. `rev` never goes back. Every rev from `chain_from` to `rev` has been applied:
--- each commit in between said (`since`, `prevData`) that it follows its neighbour. Where a chain breaks there is a gap.
+-- each commit in between says (`since`, `prevData`) that it follows its neighbour. Where a chain breaks there is a gap.
 
 -- :lock
+-- Locks the repositories that are known, and notes in `known_repo` what is stored of them before this batch.
 INSERT INTO known_repo
 SELECT did, rev, chain_from, data_cid
 FROM pipeline.repo
@@ -13,8 +14,10 @@ ORDER BY did
 FOR UPDATE;
 
 -- :make
--- A repository that nobody knew has no row to lock: whoever makes it first has it. Returns how many others have made in the
--- meantime; those are locked then (`lock_others`).
+-- Adds the repositories that are not known: they have no row to lock, and the writer who adds the row has the lock.
+-- Returns how many other writers have added in the meantime; `lock_others` locks those.
+-- - unknown: repositories of the batch without a row.
+-- - made: the rows that this statement added.
 WITH unknown AS MATERIALIZED (
   SELECT did FROM stage_repo s WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did)
 ), made AS (
@@ -26,6 +29,7 @@ WITH unknown AS MATERIALIZED (
 SELECT (SELECT count(*) FROM unknown) - (SELECT count(*) FROM made);
 
 -- :lock_others
+-- Locks the repositories that other writers have added in the meantime, and notes them in `known_repo`.
 INSERT INTO known_repo
 SELECT did, rev, chain_from, data_cid
 FROM pipeline.repo
@@ -34,18 +38,20 @@ ORDER BY did
 FOR UPDATE;
 
 -- :count_late
--- How many of the batch's writes and deletes may be older than what is applied (late.sql looks at them).
+-- Counts repositories of which a write or delete may be older than what is applied (late.sql looks at them).
 SELECT count(*) FROM stage_repo s JOIN known_repo k USING (did) WHERE s.oldest_rev <= k.rev;
 
 -- :advance
+-- Stores the newest commit of each repository, and where its chain of applied commits begins.
+-- - chained: the staged repositories; `new_chain_from`: where the chain begins now.
 WITH chained AS (
   SELECT s.*,
     CASE
-      -- The batch goes on where the known chain ends, or overlaps it.
+      -- The batch begins where the known chain ends, or overlaps it.
       WHEN s.chain_from = s.first_rev AND k.rev = s.first_since
         AND (s.first_prev_data IS NULL OR k.data_cid IS NULL OR s.first_prev_data = k.data_cid) THEN k.chain_from
       WHEN s.chain_from BETWEEN k.chain_from AND k.rev THEN k.chain_from
-      -- The batch repeats known commits, with others left out, before it goes on.
+      -- The batch repeats known commits, with gaps between them, and then continues the known chain.
       WHEN s.chain_from > s.first_rev AND k.rev = s.chain_since
         AND (s.chain_prev_data IS NULL OR k.data_cid IS NULL OR s.chain_prev_data = k.data_cid) THEN k.chain_from
       ELSE s.chain_from
@@ -67,8 +73,8 @@ ON CONFLICT (did) DO UPDATE SET
 WHERE r.rev IS NULL OR r.rev < excluded.rev;
 
 -- :gaps
--- A commit that does not follow the newest one we know, or a #sync to a tree that is not ours: what lies between is
--- missing until the repository is fetched (gap.sql).
+-- Notes a gap where a commit does not follow the newest known one, or a #sync names another tree than ours: everything
+-- in between is missing until the repository is fetched (gap.sql).
 INSERT INTO stage_gap (kind, did, from_text, to_text, links)
 SELECT CASE WHEN s.first_is_sync THEN 'sync' ELSE 'chain' END, s.did, k.rev, s.first_rev,
   jsonb_build_object(
@@ -85,7 +91,7 @@ WHERE s.first_rev > k.rev
   );
 
 -- :last_seen
--- The reference's own note of the newest commit, which it serves as Atproto-Repo-Rev.
+-- Stores the newest commit where the reference keeps it; the AppView serves it as Atproto-Repo-Rev.
 INSERT INTO bsky.actor_sync AS a (did, "commitCid", "repoRev")
 SELECT did, commit_cid, rev
 FROM stage_repo
@@ -94,7 +100,9 @@ ON CONFLICT (did) DO UPDATE SET "commitCid" = excluded."commitCid", "repoRev" = 
 WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLATE "C";
 
 -- :actors
--- An account that commits exists. Its handle is resolved elsewhere; until then readers see `handle.invalid`.
+-- Adds accounts that are not indexed yet: an account that commits exists. Its handle is resolved elsewhere; until then
+-- readers see `handle.invalid`.
+-- - unknown: repositories without a commit before this batch.
 WITH unknown AS MATERIALIZED (
   SELECT did, indexed_at
   FROM stage_repo s

@@ -2,9 +2,10 @@
 -- `repost-via-repost`.
 --
 -- Guarantees: one row and one feed item per (creator, subject), see duplicates.sql; repostCount moves by the rows that
--- really came or went.
+-- were added or removed.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_repost (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -19,6 +20,8 @@ CREATE TEMPORARY TABLE stage_repost (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited, deleted or demoted, unless that is done already. Removes their feed
+-- items, and counts them off.
 WITH gone AS (
   DELETE FROM bsky.repost r
   WHERE r.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed))
@@ -32,6 +35,7 @@ USING gone
 WHERE f.uri = gone.uri;
 
 -- :add
+-- Adds a row for the first staged record of each natural key; `added` lists the rows that were added.
 WITH row AS (
   INSERT INTO bsky.repost (uri, cid, creator, subject, "subjectCid", "createdAt", "indexedAt", via, "viaCid")
   SELECT DISTINCT ON (creator, subject)
@@ -45,7 +49,8 @@ INSERT INTO added (uri)
 SELECT uri FROM row;
 
 -- :feed
--- A post that was deleted since is in nobody's feed. The deletion of anything else (a list, a feed generator) leaves it there.
+-- Adds a feed item for each row that was added. A post that was deleted since the repost is in nobody's feed; a deleted
+-- list, feed generator or other record stays in feeds.
 INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
 SELECT s.uri, s.cid, 'repost', s.subject, s.creator, least(s.created_at, s.indexed_at)
 FROM stage_repost s
@@ -61,12 +66,15 @@ ORDER BY s.uri
 ON CONFLICT (uri) DO NOTHING;
 
 -- :count
+-- Counts the rows that were added.
 INSERT INTO delta_post (uri, reposts)
 SELECT subject, 1
 FROM stage_repost
 JOIN added USING (uri);
 
 -- :notify
+-- Notifies the author of the subject, and the author of the repost that this one names in `via`. A repost of one's own
+-- post notifies neither.
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT n.did, s.uri, s.cid, s.creator, n.reason, n.subject, least(s.created_at, s.indexed_at)
 FROM stage_repost s
@@ -77,14 +85,15 @@ CROSS JOIN LATERAL (
     (split_part(s.via, '/', 3), 'repost-via-repost', s.via)
 ) n (did, reason, subject)
 WHERE n.did IS NOT NULL AND n.did <> s.creator AND split_part(s.subject, '/', 3) <> s.creator
-  -- Who takes a deleted one's place brings no news.
+  -- A duplicate promoted after a deletion does not notify again.
   AND NOT EXISTS (
-    SELECT FROM succession c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
+    SELECT FROM promotion c JOIN touched t ON t.uri = c.old_uri WHERE c.new_uri = s.uri AND t.change <> 'demoted');
 
 -- :hide
--- Takes reposts of the batch out of feeds whose posts another writer has deleted later. Whichever of the two commits
--- first, the repost is in no feed once both have: each writes its own half (the tombstone, the feed item) before it
--- takes the cross-repository lock, and looks for the other's afterwards, here and in `forget` of post.sql.
+-- Removes the feed items of staged reposts whose post another writer has deleted later. Whichever of the two commits
+-- first, the repost is in no feed once both have: each writes its own half (the tombstone or the feed item) before it
+-- takes the cross-repository lock, and looks for the other half afterwards, here and in `forget` of post.sql.
+-- - gone: these reposts.
 WITH gone AS MATERIALIZED (
   SELECT s.uri
   FROM stage_repost s
@@ -100,7 +109,8 @@ USING gone g
 WHERE f.uri = g.uri AND f.uri = ANY (ARRAY(SELECT uri FROM gone));
 
 -- :notified_by_state
--- Whom a past or present state `h` notifies (told_pair.sql), as `notify` does.
+-- A query for pair_notification.sql: the accounts that a past or present state `h` of a repost notifies, as `notify`
+-- does.
 SELECT split_part(h.subject, '/', 3) AS did, 'repost' AS reason, h.subject AS reason_subject
 WHERE h.kind = 'app.bsky.feed.repost' AND split_part(h.subject, '/', 3) <> h.creator
 UNION ALL
@@ -110,23 +120,23 @@ WHERE h.kind = 'app.bsky.feed.repost'
   AND split_part(h.via, '/', 3) <> h.creator
 
 -- :staged_relationship
--- What the staged records say, as `kept_relationship` keeps it of past ones.
+-- A query for pair_notification.sql: what the staged records state, as `kept_relationship` keeps it for past ones.
 SELECT uri, rev, creator, 'repost ' || creator || ' ' || subject AS relationship FROM stage_repost
 
 -- :kept_relationship
--- Of a past repost (version.sql): whom it is by and what it is of.
-pipeline.fact_of(n.uri, b.body)
+-- An expression for version.sql: the account and the subject of a past repost.
+pipeline.relationship_of(n.uri, b.body)
 
 -- :kept_record
--- Its notifications follow from these.
+-- An expression for version.sql: what the notifications of a past repost are derived from.
 jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
 
 -- :subjects_post_agg
--- The posts whose counters the staged records move: a rerun recounts them.
+-- A query for sql/repair/post.sql: the posts whose counters the staged records move.
 SELECT subject FROM stage_repost
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row or feed item is missing, differs or is superfluous; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'repost'
 FROM stage_repost s
@@ -148,7 +158,7 @@ WHERE (f.cid, f.type, f."postUri", f."originatorDid", f."sortAt")
     )
   )
 UNION ALL
--- In the feed although the post was deleted, or although the record is only a duplicate.
+-- In the feed although the post was deleted, or although the record is a duplicate.
 SELECT s.uri, 'feed_item'
 FROM stage_repost s
 JOIN bsky.feed_item f USING (uri)

@@ -1,14 +1,17 @@
--- The temporary tables that all effects of a batch share. One set a connection; emptied at every commit.
+-- The temporary tables that all effects of a batch share: one set a connection, emptied at every commit.
 --
 -- A batch is copied into `stage_*`, in the shape its Python side gives it. The effects run on them in the order that
--- store/apply.py lists, and hand each other what really changed through `touched` and the two `delta_*` tables.
--- Text that is only compared for equality keeps the database's collation, so that indexes serve it; revs order events
--- and therefore are "C".
+-- store/apply.py lists, and tell each other what changed through `touched` and the two `delta_*` tables. Text that is
+-- only compared for equality keeps the database's collation, so that indexes serve it; revs order events and therefore
+-- have collation "C".
 --
--- The planner thinks of a temporary table as ten pages at least, and rather than look up so much in a small table's index it
--- reads the table. `= ANY (ARRAY(...))` and `LATERAL (... OFFSET 0)` are look-ups, however little is staged.
+-- The planner assumes that a temporary table has at least ten pages, and would rather read a whole table than look up
+-- so many rows in its index. `= ANY (ARRAY(...))` and `LATERAL (... OFFSET 0)` force look-ups, however little is
+-- staged.
+--
+-- Guarantees: no row of one batch is seen by the next.
 
--- The newest commit (or #sync) of each repository in the batch, and whether the batch's own commits form a chain.
+-- The newest commit (or #sync) of each repository in the batch, and from which rev the batch's own commits form a chain.
 CREATE TEMPORARY TABLE stage_repo (
   did text NOT NULL,
   oldest_rev text COLLATE "C" NOT NULL,  -- oldest rev of the batch
@@ -27,7 +30,7 @@ CREATE TEMPORARY TABLE stage_repo (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- What was known of those repositories before this batch.
+-- What was stored of those repositories before this batch.
 CREATE TEMPORARY TABLE known_repo (
   did text NOT NULL,
   rev text COLLATE "C",
@@ -35,7 +38,7 @@ CREATE TEMPORARY TABLE known_repo (
   data_cid text
 ) ON COMMIT DELETE ROWS;
 
--- The last state of every record that the batch creates or updates, and of every record that it deletes.
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_write (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -47,6 +50,7 @@ CREATE TEMPORARY TABLE stage_write (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+-- The records that the batch deletes in the end.
 CREATE TEMPORARY TABLE stage_delete (
   uri text NOT NULL,
   did text NOT NULL,
@@ -70,9 +74,9 @@ CREATE TEMPORARY TABLE stage_superseded ( -- long rows (late.sql adds to them)
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- Writes and deletes that were no plain creation: `updated` (the record was there), `recreated` (it was there, and was
--- deleted in between), `deleted` (it was there and is gone), `stale` (something as new or newer had been applied already; its rows must leave no trace). duplicates.sql
--- adds `demoted` (another record takes its natural key).
+-- Writes and deletes that were no plain creation: `updated` (the record was stored), `recreated` (it was stored, and was
+-- deleted in between), `deleted` (it was stored), `stale` (something as new or newer had been applied already; the event
+-- must leave no trace). duplicates.sql adds `demoted` (another record takes its natural key).
 CREATE TEMPORARY TABLE touched (
   uri text NOT NULL,
   collection text NOT NULL,
@@ -82,21 +86,21 @@ CREATE TEMPORARY TABLE touched (
   removed boolean NOT NULL DEFAULT false -- its old row has been taken out of the collection's table
 ) ON COMMIT DELETE ROWS;
 
--- Natural keys that lost their record in this batch, and the rev at which they did.
-CREATE TEMPORARY TABLE vacancy (
+-- Natural keys whose record the batch removes, and the rev of the event that removes it.
+CREATE TEMPORARY TABLE freed_key (
   uri text NOT NULL,
   key_1 text NOT NULL,
   key_2 text NOT NULL,
   rev text COLLATE "C" NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- Staged records that a collection's table took: new ones, and no duplicates. What follows from a record (counters,
--- notifications, feed items) follows from these.
+-- Staged records whose row was added to their collection's table: new ones, and no duplicates. Counters, notifications
+-- and feed items follow from these.
 CREATE TEMPORARY TABLE added (
   uri text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- Counter movements of the batch, many rows a key; counters.sql adds them up.
+-- Counter movements of the batch, many rows a key; counters.sql adds them up by key.
 CREATE TEMPORARY TABLE delta_post (
   uri text NOT NULL,
   likes int NOT NULL DEFAULT 0,
@@ -112,7 +116,7 @@ CREATE TEMPORARY TABLE delta_profile (
   posts int NOT NULL DEFAULT 0
 ) ON COMMIT DELETE ROWS;
 
--- Notifications that the batch's new rows give reason for; notification.sql decides which are written.
+-- Notifications that follow from the batch's new rows; notification.sql decides which are written.
 CREATE TEMPORARY TABLE new_notification (
   did text NOT NULL,
   record_uri text NOT NULL,
@@ -123,13 +127,14 @@ CREATE TEMPORARY TABLE new_notification (
   sort_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- Natural keys that passed from one record to another; the notification goes with them.
-CREATE TEMPORARY TABLE succession (
+-- Records that took the place of another one with the same natural key, promoted or older; the notification moves along.
+CREATE TEMPORARY TABLE promotion (
   old_uri text NOT NULL,
   new_uri text NOT NULL,
   new_cid text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+-- The newest status of each account in the batch.
 CREATE TEMPORARY TABLE stage_account (
   did text NOT NULL,
   active boolean NOT NULL,
@@ -148,6 +153,7 @@ CREATE TEMPORARY TABLE stage_ignored (
   deletes bigint NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+-- What upstream sent and could not be indexed.
 CREATE TEMPORARY TABLE stage_dead_letter (
   fingerprint bytea NOT NULL,
   source text NOT NULL,
@@ -165,6 +171,7 @@ CREATE TEMPORARY TABLE stage_dead_letter (
   event_time text
 ) ON COMMIT DELETE ROWS;
 
+-- Gaps that the batch finds; gap.sql decides which are written.
 CREATE TEMPORARY TABLE stage_gap (
   kind text NOT NULL,
   did text,
@@ -173,7 +180,7 @@ CREATE TEMPORARY TABLE stage_gap (
   from_text text COLLATE "C",
   to_text text COLLATE "C",
   links jsonb,
-  resolved boolean NOT NULL DEFAULT false -- it turned out that nothing is missing there
+  resolved boolean NOT NULL DEFAULT false -- the consumer found that nothing is missing
 ) ON COMMIT DELETE ROWS;
 
 -- Commits of repositories with open gaps, where some of them arrived late.

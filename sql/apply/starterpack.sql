@@ -1,8 +1,9 @@
 -- app.bsky.graph.starterpack -> bsky.starter_pack.
 --
--- Guarantees: one row per record, its newest state. Who joined by it is told by the profiles (profile.sql).
+-- Guarantees: one row per record, its newest state. Profiles say who joined by it (profile.sql).
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_starterpack (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -13,10 +14,12 @@ CREATE TEMPORARY TABLE stage_starterpack (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited or deleted.
 DELETE FROM bsky.starter_pack p
 WHERE p.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
+-- Adds the rows of staged records.
 INSERT INTO bsky.starter_pack (uri, cid, creator, name, "createdAt", "indexedAt")
 SELECT uri, cid, creator, name, created_at, indexed_at
 FROM stage_starterpack
@@ -24,7 +27,7 @@ ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'starter_pack'
 FROM stage_starterpack s

@@ -1,7 +1,8 @@
--- Stored records by what they say, for operations whose record block was not sent because it had been sent before.
+-- Stored records by their content, for operations whose record block was not sent because it had been sent before.
 --
--- Guarantees: a record is told by its CID, so it is the one that is meant wherever in the repository it is found. Bounded: of a
--- collection of a repository the newest %(limit)s records are looked at, and the operations' own URIs. Reads only.
+-- Guarantees: a record is identified by its CID, so it is the right one wherever in the repository it is found.
+-- Bounded: of a collection of a repository the newest %(limit)s records are looked at, and the operations' own URIs.
+-- Reads only.
 SELECT w.did, w.collection, r.cid, r.json
 FROM unnest(%(dids)s::text[], %(collections)s::text[]) AS w (did, collection)
 CROSS JOIN LATERAL (

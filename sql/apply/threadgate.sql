@@ -1,9 +1,10 @@
 -- app.bsky.feed.threadgate -> bsky.thread_gate, post."hasThreadGate".
 --
--- Guarantees: one row per post, by the post's author and under its record key (indexing/collections/threadgate.py). The post's flag
--- is right whichever of the two comes first (the other half is in post.sql).
+-- Guarantees: one row per post, by the post's author and under its record key (indexing/collections/threadgate.py). The
+-- post's flag is right whichever of the two comes first (the other half is in post.sql).
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_threadgate (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -14,10 +15,12 @@ CREATE TEMPORARY TABLE stage_threadgate (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited or deleted.
 DELETE FROM bsky.thread_gate g
 WHERE g.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale'));
 
 -- :add
+-- Adds the rows of staged records; `added` lists the rows that were added.
 WITH row AS (
   INSERT INTO bsky.thread_gate (uri, cid, creator, "postUri", "createdAt", "indexedAt")
   SELECT uri, cid, creator, post_uri, created_at, indexed_at
@@ -30,13 +33,15 @@ INSERT INTO added (uri)
 SELECT uri FROM row;
 
 -- :flag
+-- Sets the flag of posts that are indexed already.
 UPDATE bsky.post p SET "hasThreadGate" = true
 FROM stage_threadgate s
 JOIN added USING (uri)
 WHERE p.uri = s.post_uri AND p.uri = ANY (ARRAY(SELECT post_uri FROM stage_threadgate));
 
 -- :unflag
--- Posts whose gate is gone, be it one that nobody saw. A deletion proves nothing: what it deletes may have been refused.
+-- Takes the flag from posts whose gate was deleted or edited, also one that arrived only after its deletion. A deletion
+-- alone proves nothing: the gate that it deletes may have been refused.
 UPDATE bsky.post p SET "hasThreadGate" = false
 FROM (
   SELECT DISTINCT v.record ->> 'post' AS post_uri
@@ -51,7 +56,7 @@ WHERE p.uri = gone.post_uri
   AND NOT EXISTS (SELECT FROM bsky.thread_gate g WHERE g."postUri" = gone.post_uri);
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'thread_gate'
 FROM stage_threadgate s

@@ -1,9 +1,12 @@
 -- app.bsky.graph.verification -> bsky.verification, notifications `verified` and `unverified`.
 --
--- Guarantees: one row per (subject, creator), see duplicates.sql. `verified` stays when the verification goes; its
--- deletion adds `unverified`, an edit does not. Who was told is a function of the events, whatever their order.
+-- Guarantees: one row per (subject, creator), see duplicates.sql. The notification `verified` stays when the
+-- verification is deleted; the deletion adds `unverified`, an edit does not. Verification notifications are derived
+-- from the full history in `record` and `version`: a late event adds or withdraws exactly the notifications that it
+-- changes.
 
 -- :stage
+-- The last state of every record that the batch creates or updates.
 CREATE TEMPORARY TABLE stage_verification (
   uri text NOT NULL,
   cid text NOT NULL,
@@ -18,10 +21,12 @@ CREATE TEMPORARY TABLE stage_verification (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
+-- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
 DELETE FROM bsky.verification v
 WHERE v.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 
 -- :add
+-- Adds a row for the first staged record of each natural key; `added` lists the rows that were added.
 WITH row AS (
   INSERT INTO bsky.verification
     (uri, cid, rkey, creator, subject, handle, "displayName", "createdAt", "indexedAt")
@@ -36,15 +41,24 @@ INSERT INTO added (uri)
 SELECT uri FROM row;
 
 -- :tell
--- The whole history of what the batch's verifications say, from bsky.record and pipeline.version, and whom it told: a
--- creation when nothing said the same, a deletion of the one that counted. An edit is neither, but lets the next in rank
--- count. What an event that came late shows not to have been told is taken back.
+-- Derives the notifications of the batch's verifications, and of all that share their natural keys, from the full
+-- history. A creation notifies when no other record said the same; a deletion notifies when the deleted record counted.
+-- An edit does neither, but the next record in rank counts from then on. Notifications that the history no longer
+-- supports are withdrawn.
+-- - key: natural keys of the batch's verifications, and of their past states.
+-- - counted: for each key the record that counts now.
+-- - state: every state, current or past, that said one of the keys: the record that counts, its duplicates, past
+--   versions.
+-- - span: the same, with the rev and time of the next event of its record, and whether it was a creation.
+-- - ranked: the same, with the rev until which the states before it, by rev and then record key, said the same.
+-- - told: the notifications that follow, the first state of each.
+-- - withdrawn: stored notifications of these records that do not follow.
 WITH key AS MATERIALIZED (
   SELECT creator, subject FROM stage_verification
   UNION
-  SELECT split_part(v.fact, ' ', 2), split_part(v.fact, ' ', 3)
+  SELECT split_part(v.relationship, ' ', 2), split_part(v.relationship, ' ', 3)
   FROM new_version n
-  CROSS JOIN LATERAL (SELECT v.fact FROM pipeline.version v WHERE v.uri = n.uri AND v.fact IS NOT NULL OFFSET 0) v
+  CROSS JOIN LATERAL (SELECT v.relationship FROM pipeline.version v WHERE v.uri = n.uri AND v.relationship IS NOT NULL OFFSET 0) v
   WHERE n.collection = 'app.bsky.graph.verification'
   UNION
   SELECT l.creator, l.subject
@@ -80,7 +94,7 @@ WITH key AS MATERIALIZED (
   CROSS JOIN LATERAL (
     SELECT v.uri, v.rev, v.record
     FROM pipeline.version v
-    WHERE v.fact = 'verified ' || k.creator || ' ' || k.subject
+    WHERE v.relationship = 'verified ' || k.creator || ' ' || k.subject
     OFFSET 0
   ) v
 ), span AS MATERIALIZED (
@@ -99,7 +113,6 @@ WITH key AS MATERIALIZED (
     SELECT v.deleted FROM pipeline.version v WHERE v.uri = s.uri AND v.rev < s.rev ORDER BY v.rev DESC LIMIT 1
   ) before ON true
 ), ranked AS (
-  -- Until when the states that precede this one, by rev and then record key, say the same.
   SELECT s.*, max(coalesce(until, E'\x7f') COLLATE "C") OVER (
       PARTITION BY creator, subject ORDER BY rev COLLATE "C", uri COLLATE "C"
       ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS preceded_until
@@ -127,15 +140,15 @@ SELECT subject, uri, cid, creator, reason, NULL, sort_at
 FROM told;
 
 -- :kept_relationship
--- Of a past verification (version.sql): which account verified which.
+-- An expression for version.sql: both accounts of a past verification.
 'verified ' || n.did || ' ' || (b.body ->> 'subject')
 
 -- :kept_record
--- Its notifications follow from these.
+-- An expression for version.sql: what the notifications of a past verification are derived from.
 jsonb_build_object('cid', n.cid, 'sortAt', n.sort_at)
 
 -- :differs
--- Staged records whose row is missing or says something else; a rerun repairs them.
+-- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'verification'
 FROM stage_verification s

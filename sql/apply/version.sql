@@ -1,15 +1,16 @@
 -- pipeline.version: events of records that are not, or no longer, the record's current state.
 --
 -- Guarantees: whatever the order of arrival and the grouping into batches, `record` and `version` together hold every
--- event of every record once. `new_version` collects the batch's; bodies are read off the record's JSON. Whether a past
--- reply was valid is evaluated again in thread.sql, under its lock: another writer may be about to say otherwise.
+-- event of every record once. `new_version` collects the batch's events. Whether a past reply was valid is evaluated
+-- again in evaluation.sql, under the cross-repository lock: another writer may bring what it depends on.
 --
--- Placeholders (store/placeholders.py), filled from what collections declare of their history: {timed} are the collections
--- of which the time is kept, {time_of_row} looks it up in their tables, {timed_stages} are their staged rows;
--- {kept_root}, ... are WHEN branches with the `kept_...` sections of the collections' own files; {decides_on_posts} are
--- the collections that posts are evaluated by; {nsid.post} is the NSID of posts.
+-- Placeholders (store/placeholders.py), filled from what collections declare of their history: {timed} are the
+-- collections of which the time is kept, {time_of_row} looks it up in their tables, {timed_stages} are their staged
+-- rows; {kept_root}, ... are WHEN branches with the `kept_...` sections of the collections' own files;
+-- {decides_on_posts} are the collections that posts are evaluated by; {nsid.post} is the NSID of posts.
 
 -- :stage
+-- The batch's events that go to pipeline.version.
 CREATE TEMPORARY TABLE new_version ( -- long rows
   uri text NOT NULL,
   rev text COLLATE "C" NOT NULL,
@@ -24,9 +25,11 @@ CREATE TEMPORARY TABLE new_version ( -- long rows
 ) ON COMMIT DELETE ROWS;
 
 -- :replaced
--- States that writes are about to replace. An update replaces one. A creation does so where the record was deleted
--- before, in this batch or in a commit that has not come yet; it replaces none where its commit says that it follows the
--- newest one known.
+-- Notes states that writes are about to replace. An update replaces one. A creation does so where the record was
+-- deleted before, in this batch or in a commit that has not come yet; it replaces none where its commit says that it
+-- follows the newest one known.
+-- - unchained: repositories whose first commit does not follow the newest known one.
+-- - replacing: writes that may replace a state.
 WITH unchained AS MATERIALIZED (
   SELECT did
   FROM stage_repo s
@@ -50,7 +53,7 @@ FROM replacing s
 CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r;
 
 -- :deleted
--- States that deletions are about to remove, and the deletions themselves.
+-- Notes states that deletions are about to remove, and the deletions themselves.
 INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
 SELECT r.uri, r.rev, s.collection, r.did, false, r.json, r.cid,
   CASE s.collection
@@ -64,7 +67,8 @@ SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL, s.indexed_at, NULL
 FROM stage_delete s;
 
 -- :overtaken
--- Writes that came after something newer, and those that the batch itself supersedes.
+-- Notes writes that came after something newer, and those that the batch itself supersedes.
+-- - timed: staged records of the collections of which the time is kept.
 WITH timed AS MATERIALIZED (
   {timed_stages}
 )
@@ -82,20 +86,22 @@ FROM stage_superseded s
 LEFT JOIN timed v ON v.uri = s.uri AND v.rev = s.rev AND s.action <> 'delete';
 
 -- :untimed
--- Past states of duplicates: no table has their time, so their records are read again (`time`).
+-- Returns past states of duplicates: no table has their time, so their records are read again (`time`).
 SELECT collection, uri, cid, did, rev, json, indexed_at
 FROM new_version
 WHERE collection IN ({timed})
   AND NOT deleted AND sort_at IS NULL;
 
 -- :time
+-- Sets the times that were read from these records.
 UPDATE new_version n SET sort_at = t.sort_at
 FROM unnest(%(uris)s::text[], %(revs)s::text[], %(sort_ats)s::text[]) t (uri, rev, sort_at)
 WHERE n.uri = t.uri AND n.rev = t.rev;
 
 -- :keep
+-- Writes the events. The columns are what others are evaluated by, read from the record's JSON.
 INSERT INTO pipeline.version
-  (uri, rev, collection, deleted, root, parent, mentions, fact, record)
+  (uri, rev, collection, deleted, root, parent, mentions, relationship, record)
 SELECT DISTINCT ON (n.uri, n.rev)
   n.uri,
   n.rev,
@@ -125,13 +131,14 @@ ORDER BY n.uri, n.rev
 ON CONFLICT (uri, rev) DO NOTHING;
 
 -- :deciding
--- Returns how many there are of collections that posts are evaluated by.
+-- Returns how many of the events are of collections that posts are evaluated by.
 SELECT count(*)
 FROM new_version
 WHERE collection IN ({decides_on_posts});
 
 -- :op_thread
--- An author's reply in their own thread keeps its place there even if it was never live, or never live in that thread.
+-- Adds authors' replies in their own threads, as deleted: such a reply keeps its place in the thread even if it was
+-- never live, or never live in that thread.
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri, "deletedAt")
 SELECT v.root, v.parent, v.uri, coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
 FROM new_version n

@@ -1,7 +1,12 @@
--- Counters of posts against a recount, for at most %(limit)s subjects of what was applied from %(since)s up to, not
--- including, %(until)s. Returns how many were compared, how many differ, and the first %(shown)s that do.
+-- Counters of posts against a recount, for at most %(limit)s subjects of records applied from %(since)s up to, not
+-- including, %(until)s. Returns how many were compared, how many differ, and the first %(shown)s of these.
 --
--- Counters always equal a recount (they move in the transaction of the rows they count), so any row here is a bug.
+-- Guarantees: reads only. Counters move in the transaction of the rows they count and so equal a recount: any
+-- difference is a bug.
+--
+-- - touched: the subjects.
+-- - counted: their counters and the recount.
+-- - compared: whether they differ.
 WITH touched AS (
   SELECT DISTINCT subject AS uri FROM (
     SELECT coalesce(l.subject, p.subject, q.subject, t."replyParent") AS subject
@@ -28,7 +33,7 @@ WITH touched AS (
     (SELECT count(*) FROM bsky.quote x WHERE x.subject = t.uri) AS real_quotes
   FROM touched t
   LEFT JOIN bsky.post_agg a USING (uri)
-), judged AS (
+), compared AS (
   SELECT uri, (likes, reposts, replies, quotes) <> (real_likes, real_reposts, real_replies, real_quotes) AS differs
   FROM counted
 )
@@ -36,4 +41,4 @@ SELECT
   count(*) AS compared,
   count(*) FILTER (WHERE differs) AS differing,
   (array_agg(uri ORDER BY uri) FILTER (WHERE differs))[1:%(shown)s] AS examples
-FROM judged
+FROM compared

@@ -1,12 +1,13 @@
--- Counters against a recount of what they count: post_agg and profile_agg, for the keys in `recount`.
+-- Counters against a recount: post_agg and profile_agg, for the keys in `recount`.
 --
--- Guarantees: `*_that_differ` leaves in `recount` the keys whose counters differ in one snapshot, and locks nothing. For
--- those, `*_lock` locks the rows in order of key, as the write path does (sql/apply/counters.sql), and makes rows that are
--- missing; `*_rewrite`, a statement and so a snapshot later, recounts and writes. Between the two no writer can move a
--- counter, and one that waits adds to what is written. bookmarkCount is recounted from the private table.
+-- Guarantees: `*_that_differ` leaves in `recount` the keys whose counters differ in one snapshot, and locks nothing.
+-- For those, `*_lock` locks the rows in order of key, as the write path does (sql/apply/counters.sql), and adds missing
+-- rows; `*_rewrite`, in the next statement and so in a later snapshot, recounts and writes. Between the two no writer
+-- can move a counter; writers that wait add to what is written. bookmarkCount is recounted from the AppView's private
+-- table.
 
 -- :posts_next
--- The last key of the next %(limit)s rows of any table that post counters count; null: they reach to the end.
+-- Returns the last key of the next %(limit)s rows of any table that counts for posts; null: they reach to the end.
 SELECT min(key) FROM (
   (SELECT uri AS key FROM bsky.post_agg WHERE uri > %(after)s ORDER BY uri OFFSET %(limit)s LIMIT 1)
   UNION ALL
@@ -22,6 +23,7 @@ SELECT min(key) FROM (
 ) next;
 
 -- :posts_from
+-- Lists the posts from %(after)s (exclusive) to %(until)s (null: to the end).
 INSERT INTO recount (key)
 SELECT uri FROM bsky.post_agg WHERE uri > %(after)s AND (%(until)s::text IS NULL OR uri <= %(until)s)
 UNION
@@ -38,6 +40,8 @@ SELECT "subjectUri" FROM bsky.bookmark
 WHERE "subjectUri" > %(after)s AND (%(until)s::text IS NULL OR "subjectUri" <= %(until)s);
 
 -- :posts_that_differ
+-- Drops the posts whose counters are right.
+-- - counted: the recount.
 WITH counted AS (
   SELECT k.key,
     (SELECT count(*) FROM bsky."like" x WHERE x.subject = k.key) AS likes,
@@ -56,12 +60,14 @@ WHERE r.key = c.key
     coalesce(a."bookmarkCount", 0));
 
 -- :posts_lock
+-- Locks the counters of the listed posts, and adds missing rows.
 INSERT INTO bsky.post_agg AS a (uri)
 SELECT key FROM recount ORDER BY key
 ON CONFLICT (uri) DO UPDATE SET "likeCount" = a."likeCount";
 
 -- :posts_rewrite
--- Returns the keys, their counters before, and now: likes, replies, reposts, quotes, bookmarks.
+-- Recounts and writes. Returns the keys, their former and their new counters: likes, replies, reposts, quotes,
+-- bookmarks.
 UPDATE bsky.post_agg a SET
   "likeCount" = c.likes,
   "replyCount" = c.replies,
@@ -86,6 +92,7 @@ RETURNING a.uri,
   ARRAY[c.likes, c.replies, c.reposts, c.quotes, c.bookmarks];
 
 -- :profiles_next
+-- Returns the last key of the next %(limit)s rows of any table that counts for accounts; null: they reach to the end.
 SELECT min(key) FROM (
   (SELECT did AS key FROM bsky.profile_agg WHERE did > %(after)s ORDER BY did OFFSET %(limit)s LIMIT 1)
   UNION ALL
@@ -97,6 +104,7 @@ SELECT min(key) FROM (
 ) next;
 
 -- :profiles_from
+-- Lists the accounts from %(after)s (exclusive) to %(until)s (null: to the end).
 INSERT INTO recount (key)
 SELECT did FROM bsky.profile_agg WHERE did > %(after)s AND (%(until)s::text IS NULL OR did <= %(until)s)
 UNION
@@ -108,6 +116,8 @@ UNION
 SELECT creator FROM bsky.post WHERE creator > %(after)s AND (%(until)s::text IS NULL OR creator <= %(until)s);
 
 -- :profiles_that_differ
+-- Drops the accounts whose counters are right.
+-- - counted: the recount.
 WITH counted AS (
   SELECT k.key,
     (SELECT count(*) FROM bsky.follow x WHERE x."subjectDid" = k.key) AS followers,
@@ -123,12 +133,13 @@ WHERE r.key = c.key
     = (coalesce(a."followersCount", 0), coalesce(a."followsCount", 0), coalesce(a."postsCount", 0));
 
 -- :profiles_lock
+-- Locks the counters of the listed accounts, and adds missing rows.
 INSERT INTO bsky.profile_agg AS a (did)
 SELECT key FROM recount ORDER BY key
 ON CONFLICT (did) DO UPDATE SET "postsCount" = a."postsCount";
 
 -- :profiles_rewrite
--- Returns the keys, their counters before, and now: followers, follows, posts.
+-- Recounts and writes. Returns the keys, their former and their new counters: followers, follows, posts.
 UPDATE bsky.profile_agg a SET "followersCount" = c.followers, "followsCount" = c.follows, "postsCount" = c.posts
 FROM (
   SELECT k.key,
@@ -145,31 +156,39 @@ RETURNING a.did,
   ARRAY[c.followers, c.follows, c.posts];
 
 -- :clear
+-- Empties the list.
 DELETE FROM recount;
 
 -- :posts_moved
+-- Lists the posts whose counters this transaction would have moved.
 INSERT INTO recount (key) SELECT DISTINCT uri FROM delta_post WHERE uri IS NOT NULL;
 
 -- :profiles_moved
+-- Lists the accounts whose counters this transaction would have moved.
 INSERT INTO recount (key) SELECT DISTINCT did FROM delta_profile;
 
 -- :posts_subjects
--- The next %(limit)s keys of a rerun's subjects.
+-- Moves the next %(limit)s posts from the rerun's subjects to the list.
+-- - next: these posts.
 WITH next AS (
   DELETE FROM subject_post WHERE key IN (SELECT key FROM subject_post ORDER BY key LIMIT %(limit)s) RETURNING key
 )
 INSERT INTO recount (key) SELECT key FROM next;
 
 -- :profiles_subjects
+-- Moves the next %(limit)s accounts from the rerun's subjects to the list.
+-- - next: these accounts.
 WITH next AS (
   DELETE FROM subject_profile WHERE key IN (SELECT key FROM subject_profile ORDER BY key LIMIT %(limit)s) RETURNING key
 )
 INSERT INTO recount (key) SELECT key FROM next;
 
 -- :position
+-- Returns the last key that the rotating recount has compared.
 SELECT after_key FROM pipeline.recount_position WHERE name = %(name)s;
 
 -- :advance
+-- Stores the last key compared; null ends a round.
 INSERT INTO pipeline.recount_position AS p (name, after_key, rounds)
 VALUES (%(name)s, coalesce(%(until)s, ''), CASE WHEN %(until)s::text IS NULL THEN 1 ELSE 0 END)
 ON CONFLICT (name) DO UPDATE SET

@@ -1,7 +1,10 @@
 -- Retries of dead letters (ingest/dead_letters.py).
+--
+-- Guarantees: a resolved dead letter is never retried. A gap closes only when what it says is missing has been applied.
 
 -- :next
--- The next letters to try, by id: of the %(ids)s named (null: all) and the kind named (null: all), not yet resolved.
+-- Returns the next dead letters to retry, by id, that are not resolved: of the %(ids)s (null: all) and of the kind
+-- (null: all).
 SELECT bytes, id, source, seq, did, path, kind, reason, form, rev, cid, action, event_time, byte_length
 FROM pipeline.dead_letter
 WHERE id > %(after)s
@@ -12,17 +15,18 @@ ORDER BY id
 LIMIT %(limit)s;
 
 -- :repo
--- What is known of a letter's repository.
+-- Returns what is known of a repository's newest commit.
 SELECT rev, commit_cid, data_cid
 FROM pipeline.repo
 WHERE did = %(did)s AND rev IS NOT NULL AND commit_cid IS NOT NULL AND data_cid IS NOT NULL;
 
 -- :resolved
+-- Marks a dead letter as resolved.
 UPDATE pipeline.dead_letter SET retried_at = now(), resolved_at = now() WHERE id = %(id)s;
 
 -- :close_gap
--- Closes the letter's gap: of a commit (path null) or of a record. A gap without bounds stands for all that was refused of
--- the repository, and waits for the last of it.
+-- Closes the gap that the dead letter left: of a commit (path null) or a record. A gap without bounds stands for
+-- everything refused of the repository, and closes with the last dead letter of that kind.
 UPDATE pipeline.gap g SET resolved_at = now()
 WHERE g.did = %(did)s AND g.resolved_at IS NULL AND (
   (g.kind = 'record' AND g.from_text = %(path)s AND g.to_text = %(rev)s)
@@ -37,5 +41,5 @@ WHERE g.did = %(did)s AND g.resolved_at IS NULL AND (
 );
 
 -- :failed
--- The reason of this try replaces that of the one before.
+-- Replaces the reason by that of the failed retry.
 UPDATE pipeline.dead_letter SET retried_at = now(), kind = %(kind)s, reason = %(reason)s WHERE id = %(id)s;

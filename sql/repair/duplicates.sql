@@ -1,8 +1,11 @@
--- Natural keys in a rerun. As in sql/apply/duplicates.sql, whose placeholders these are: the first record by rev, then
--- record key, is in the collection's table; the others are in duplicate_record and refer to it.
+-- Natural keys in a rerun: which records are duplicates, and of which record. Placeholders as in
+-- sql/apply/duplicates.sql.
+--
+-- Guarantees: what is right is as sql/apply/duplicates.sql says: the first record by rev, then record key, is in the
+-- collection's table, all others are in duplicate_record and point at it.
 
 -- :rightful
--- Staged records that have no row of their own because they are duplicates, and are listed as such.
+-- Drops staged records from `differing` that have no row because they are duplicates, and are listed as such.
 DELETE FROM differing x
 USING {stage} s, bsky.duplicate_record d, bsky.{table} l, bsky.record r
 WHERE x.table_name = %(table)s
@@ -18,7 +21,7 @@ WHERE x.table_name = %(table)s
   AND NOT EXISTS (SELECT FROM bsky.{table} own WHERE own.uri = s.uri);
 
 -- :wrongful
--- Staged records that have their row, and yet are listed as a duplicate, or have a duplicate that precedes them.
+-- Notes staged records that have a row although they are listed as a duplicate, or although a duplicate precedes them.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, %(table)s
 FROM {stage} s
@@ -33,8 +36,10 @@ WHERE EXISTS (SELECT FROM bsky.duplicate_record d WHERE d.uri = s.uri)
   );
 
 -- :relatives
--- Candidates that compete with records that differ, to be staged with them: the record that such a record is listed as a
--- duplicate of, if it has no row; its other duplicates; and duplicates that precede the record that differs.
+-- Returns the records that compete with those that differ; they are staged together. These are: the record that a
+-- differing one is listed as a duplicate of, if that has no row; its other duplicates; and duplicates that precede the
+-- differing record.
+-- - head: the first of the three.
 WITH head AS (
   SELECT DISTINCT d."duplicateOf" AS uri
   FROM differing x
@@ -59,14 +64,14 @@ JOIN bsky.record r USING (uri)
 ORDER BY r.uri;
 
 -- :follow_head
--- Duplicates of a record that has become a duplicate itself refer to the record that counts.
+-- Points duplicates of a record that has become a duplicate itself at the record that counts.
 UPDATE bsky.duplicate_record d SET "duplicateOf" = head."duplicateOf"
 FROM differing x
 JOIN bsky.duplicate_record head USING (uri)
 WHERE x.table_name = %(table)s AND d."duplicateOf" = head.uri;
 
 -- :name
--- Of a record that is a duplicate, the repaired row is that of `duplicate_record`.
+-- Names duplicate_record as the table that was repaired, where the record is a duplicate.
 UPDATE differing x SET table_name = 'duplicate_record'
 WHERE x.table_name = %(table)s
   AND EXISTS (SELECT FROM bsky.duplicate_record d WHERE d.uri = x.uri);

@@ -1,13 +1,17 @@
--- What a look at a chunk of a rerun has found to repair: what this transaction has written, before it is rolled back.
+-- What a look at a chunk of a rerun has found to repair: the rows that its transaction has written. The transaction is
+-- rolled back.
+--
+-- Guarantees: reads only.
 
 -- :written
--- Rows written so far to tables of schema bsky, and of schema pipeline. PostgreSQL's count may include what transactions
--- before wrote: compare two counts.
+-- Returns how many rows were written of tables that readers see, and of our own. PostgreSQL's count may include earlier
+-- transactions; only its growth counts.
 SELECT
   coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del) FILTER (WHERE schemaname = 'bsky'), 0)::bigint,
   coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del) FILTER (WHERE schemaname = 'pipeline'), 0)::bigint
 FROM pg_stat_xact_user_tables;
 
 -- :changed
--- Rows that a repair would report as changed. It does not report rows of schema pipeline (pending, past versions).
+-- Returns the keys of rows that a repair would report as changed. It does not report what it writes to our own tables
+-- (pending records, past versions).
 SELECT DISTINCT key FROM changed;

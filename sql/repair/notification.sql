@@ -1,17 +1,19 @@
--- Notifications in a rerun: those of the examined records compared with those that the write path's own statements
--- collect in `new_notification`.
+-- Notifications in a rerun: the stored ones of the examined records against `new_notification`, which the write path's
+-- own statements fill.
 --
--- Guarantees: no account is notified twice, and a notification that is right keeps its row. Notifications that depended on
--- what is no longer known stay as they are: those with a reason that stays, `subscribed-post` and `contact-match`; what a
--- muted thread silenced (pipeline.silenced); and those of records whose present state does not say whom they notified,
--- because they were edited or promoted (pipeline.told_otherwise). Records without a known rev came from a repository
--- export; they notify only while they are new, and not by a rerun.
+-- Guarantees: nobody is notified twice, and a notification that is right keeps its row. Notifications that depend on
+-- something no longer known stay as they are: those with a reason that stays, `subscribed-post` and `contact-match`;
+-- those that a muted thread held back (pipeline.muted_notification); those of likes, reposts and follows that were
+-- edited or promoted (pipeline.kept_notification). Records whose rev is not known came from a repository export: they
+-- do not notify now.
 --
--- Placeholders (store/placeholders.py): {reasons_once} and {staged_relationships_once} are of collections whose edits don't
--- notify again, {reasons_evaluated} of posts. In `live` {table} and {stage} are the collection's table and staging table.
+-- Placeholders (store/placeholders.py): {reasons_once} and {staged_relationships_once} are of collections whose edits
+-- don't notify again, {reasons_evaluated} of posts. In `live` {table} and {stage} are the collection's table and
+-- staging table.
 
 -- :live
--- `notify` of the write path runs for every live record, as if it had just come.
+-- Puts every live record into `added`, as if it had just arrived: the collection's `notify` then runs for all of them.
+-- - others: records of the collection before, taken out.
 WITH others AS (
   DELETE FROM added
 )
@@ -21,26 +23,31 @@ FROM {stage} s
 JOIN bsky.{table} l USING (uri);
 
 -- :examine
+-- Lists the records whose notifications are compared.
 INSERT INTO examined (uri, is_post)
 SELECT uri, false
 FROM (
   {staged_relationships_once}
 ) s
 UNION ALL
-SELECT uri, true FROM telling;
+SELECT uri, true FROM notifying_post;
 
 -- :leave_alone
--- Their present state does not say whom they notified.
+-- Drops records whose notifications are kept as they are.
 DELETE FROM examined e
-USING pipeline.told_otherwise d
+USING pipeline.kept_notification d
 WHERE d.uri = e.uri;
 
 -- :distinct
+-- Drops repeated rows of `new_notification`.
 DELETE FROM new_notification a
 USING new_notification b
 WHERE (a.record_uri, a.did, a.reason) = (b.record_uri, b.did, b.reason) AND a.ctid > b.ctid;
 
 -- :superfluous
+-- Deletes notifications that do not follow from their record. For a post that is not staged, only `reply` can be
+-- derived.
+-- - gone: the deleted ones.
 WITH gone AS (
   DELETE FROM bsky.notification n
   USING examined e
@@ -60,7 +67,8 @@ INSERT INTO changed (table_name, key)
 SELECT 'notification', "recordUri" FROM gone;
 
 -- :amended
--- Notifications whose columns differ from their record. (The insertion itself corrects those of posts.)
+-- Corrects notifications that differ from their record. (Those of posts are corrected when they are inserted.)
+-- - amended: the corrected ones.
 WITH amended AS (
   UPDATE bsky.notification n SET
     author = w.author,
@@ -78,12 +86,12 @@ INSERT INTO changed (table_name, key)
 SELECT 'notification', "recordUri" FROM amended;
 
 -- :not_missing
--- What this leaves in `new_notification` is missing, and will be written.
+-- Drops rows of `new_notification` that are stored already, or must not be added. The rest is missing.
 DELETE FROM new_notification w
 WHERE w.reason NOT IN ({reasons_once}, {reasons_evaluated})
-  OR EXISTS (SELECT FROM pipeline.told_otherwise e WHERE e.uri = w.record_uri)
+  OR EXISTS (SELECT FROM pipeline.kept_notification e WHERE e.uri = w.record_uri)
   OR EXISTS (
-    SELECT FROM pipeline.silenced s
+    SELECT FROM pipeline.muted_notification s
     WHERE s.record_uri = w.record_uri AND s.did = w.did AND s.reason = w.reason
   )
   OR EXISTS (SELECT FROM bsky.record r WHERE r.uri = w.record_uri AND r.rev IS NULL)
@@ -98,7 +106,7 @@ WHERE w.reason NOT IN ({reasons_once}, {reasons_evaluated})
   );
 
 -- :note
--- After the missing ones were written.
+-- Notes the notifications that were added. Runs after the insertion.
 INSERT INTO changed (table_name, key)
 SELECT 'notification', w.record_uri
 FROM new_notification w

@@ -1,13 +1,16 @@
--- Posts and feed items in a rerun: rows that are wrong are deleted, table by table; the statements of sql/apply/post.sql
--- then add what is missing. Flags are evaluated again by sql/apply/thread.sql.
+-- Posts and feed items in a rerun: wrong rows are removed, table by table; the statements of sql/apply/post.sql then
+-- add what is missing. Flags are evaluated again by sql/apply/evaluation.sql and quote_evaluation.sql.
 --
--- Guarantees: of a post only the rows that are wrong are touched. The counters that this affects are recounted: rows of
--- `delta_*` name their keys, and a rerun does not use the numbers.
+-- Guarantees: of a post only the wrong rows are touched. The counters of affected posts and accounts are recounted: the
+-- rows of `delta_*` name them, and their numbers have no meaning in a rerun.
 --
 -- Placeholders (store/placeholders.py): {nsid.NAME} is the NSID of a collection; {subjects_post_agg} and
--- {subjects_profile_agg} are the `subjects_...` sections of the collections that have counters.
+-- {subjects_profile_agg} are the `subjects_...` queries of the collections that have counters.
 
 -- :post
+-- Removes wrong rows of bsky.post.
+-- - gone: the removed ones.
+-- - authors: their authors, for the recount.
 WITH gone AS (
   DELETE FROM bsky.post p
   USING differing d
@@ -25,11 +28,14 @@ JOIN differing d USING (uri)
 WHERE d.table_name = 'post' AND reply_parent IS NOT NULL;
 
 -- :feed_item
+-- Removes wrong feed items.
 DELETE FROM bsky.feed_item f
 USING differing d
 WHERE d.table_name = 'feed_item' AND f.uri = d.uri;
 
 -- :quote
+-- Removes wrong rows of bsky.quote.
+-- - gone: the removed ones.
 WITH gone AS (
   DELETE FROM bsky.quote q
   USING differing d
@@ -40,6 +46,7 @@ INSERT INTO delta_post (uri)
 SELECT subject FROM gone;
 
 -- :post_embed_image
+-- Removes wrong images.
 DELETE FROM bsky.post_embed_image e
 USING differing d
 WHERE d.table_name = 'post_embed_image' AND e."postUri" = d.uri
@@ -49,6 +56,7 @@ WHERE d.table_name = 'post_embed_image' AND e."postUri" = d.uri
   );
 
 -- :post_embed_gallery_image
+-- Removes wrong gallery images.
 DELETE FROM bsky.post_embed_gallery_image e
 USING differing d
 WHERE d.table_name = 'post_embed_gallery_image' AND e."postUri" = d.uri
@@ -58,16 +66,19 @@ WHERE d.table_name = 'post_embed_gallery_image' AND e."postUri" = d.uri
   );
 
 -- :post_embed_external
+-- Removes wrong external embeds.
 DELETE FROM bsky.post_embed_external e
 USING differing d
 WHERE d.table_name = 'post_embed_external' AND e."postUri" = d.uri;
 
 -- :post_embed_video
+-- Removes wrong videos.
 DELETE FROM bsky.post_embed_video e
 USING differing d
 WHERE d.table_name = 'post_embed_video' AND e."postUri" = d.uri;
 
 -- :post_embed_record
+-- Removes wrong embedded records.
 DELETE FROM bsky.post_embed_record e
 USING differing d
 WHERE d.table_name = 'post_embed_record' AND e."postUri" = d.uri
@@ -77,29 +88,35 @@ WHERE d.table_name = 'post_embed_record' AND e."postUri" = d.uri
   );
 
 -- :remains
--- Removes feed items, quotes and thread places that remain of posts and reposts without a record.
+-- Removes what remains of posts and reposts whose record is gone.
+-- - gone: their URIs.
+-- - feed_items: their feed items.
+-- - quotes: their rows in bsky.quote; recounted: the quoted posts.
+-- - op_thread_replies: their places in their author's thread, marked as deleted.
+-- - duplicates: their rows in duplicate_record.
 WITH gone AS (
   SELECT uri, at FROM touched WHERE change = 'deleted'
-), reposts_removed AS (
+), feed_items AS (
   DELETE FROM bsky.feed_item f USING gone WHERE f.uri = gone.uri
-), unquoted AS (
+), quotes AS (
   DELETE FROM bsky.quote q USING gone WHERE q.uri = gone.uri RETURNING q.subject
 ), recounted AS (
-  INSERT INTO delta_post (uri) SELECT subject FROM unquoted
-), left_threads AS (
+  INSERT INTO delta_post (uri) SELECT subject FROM quotes
+), op_thread_replies AS (
   UPDATE bsky.op_thread_reply o SET "deletedAt" = gone.at
   FROM gone
   WHERE o."rootUri" >= 'at://' || split_part(gone.uri, '/', 3) || '/'
     AND o."rootUri" < 'at://' || split_part(gone.uri, '/', 3) || '0'
     AND o.uri = gone.uri
     AND o."deletedAt" IS NULL
-), unlisted AS (
+), duplicates AS (
   DELETE FROM bsky.duplicate_record d USING gone WHERE d.uri = gone.uri
 )
 SELECT;
 
 -- :lacking
--- The records for which the write path's statement for a table is to add what is missing.
+-- Puts records into `added` for which the write path's statement for one table has to add a row.
+-- - others: records of another table before, taken out.
 WITH others AS (
   DELETE FROM added
 )
@@ -107,7 +124,8 @@ INSERT INTO added (uri)
 SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
 
 -- :lacking_of_reposts
--- The same for reposts: one that is a duplicate has no feed item, and one that it had is gone for good.
+-- Does the same for feed items of reposts. A repost that is a duplicate has no feed item, and loses one that it had.
+-- - others: records of another table before, taken out.
 WITH others AS (
   DELETE FROM added
 )
@@ -118,7 +136,11 @@ JOIN bsky.repost r USING (uri)
 WHERE d.table_name = 'feed_item';
 
 -- :gates
--- Gate flags: whether the gate's record is there, or was.
+-- Corrects the flags that say whether posts have gates: a gate's record exists, or existed once.
+-- - gated: the posts looked at.
+-- - gate: where their gates would be.
+-- - expected: the right flags.
+-- - flagged: posts whose flags were wrong.
 WITH gated AS (
   SELECT uri FROM stage_post
   UNION
@@ -150,7 +172,10 @@ INSERT INTO changed (table_name, key)
 SELECT 'post', uri FROM flagged;
 
 -- :unflag
--- Posts that are neither replies nor quotes have no flags. Replies below one that had flags are evaluated again.
+-- Clears the flags of posts that cannot be evaluated because they are no replies, or no quotes. The replies below them
+-- are evaluated again.
+-- - flagged: posts whose flags were wrong.
+-- - noted: the same, as changed.
 WITH flagged AS (
   UPDATE bsky.post p SET
     "invalidReplyRoot" = CASE WHEN s.reply_parent IS NOT NULL THEN p."invalidReplyRoot" END,
@@ -173,46 +198,49 @@ WITH flagged AS (
 INSERT INTO post_event (uri, rev)
 SELECT uri, rev FROM flagged;
 
--- :evaluate
--- Replies are evaluated as if a new event affected them.
-INSERT INTO judgement (uri, rev, creator, root, parent, live, is_new, was_invalid, was_violating)
+-- :collect
+-- Lists all staged replies for evaluation, with the flags that they have.
+INSERT INTO evaluation (uri, rev, creator, root, parent, live, is_new, was_invalid, was_violating)
 SELECT s.uri, s.rev, s.creator, s.reply_root, s.reply_parent, true, false, p."invalidReplyRoot", p."violatesThreadGate"
 FROM stage_post s
 JOIN bsky.post p USING (uri)
 WHERE s.reply_parent IS NOT NULL
-  AND NOT EXISTS (SELECT FROM judgement j WHERE j.uri = s.uri AND j.rev = s.rev);
+  AND NOT EXISTS (SELECT FROM evaluation e WHERE e.uri = s.uri AND e.rev = s.rev);
 
 -- :flags_differ
--- Replies whose flags the evaluation is about to change.
+-- Notes replies whose flags the evaluation is about to change.
 INSERT INTO differing (uri, table_name)
-SELECT j.uri, 'flags'
-FROM judgement j
+SELECT e.uri, 'flags'
+FROM evaluation e
 JOIN bsky.post p USING (uri)
-WHERE j.live
+WHERE e.live
   AND (p."invalidReplyRoot", p."violatesThreadGate") IS DISTINCT FROM (
-    CASE WHEN j.invalid OR j.violating THEN j.invalid END,
-    CASE WHEN j.invalid OR j.violating THEN j.violating END);
+    CASE WHEN e.invalid OR e.violating THEN e.invalid END,
+    CASE WHEN e.invalid OR e.violating THEN e.violating END);
 
 -- :below_changed
--- Replies below a post whose flags change, or that is gone, are evaluated again.
+-- Lists these replies as events: everything below them is evaluated again.
+-- - found: affected posts of the first evaluation, taken out.
 WITH found AS (
   DELETE FROM affected
 )
 INSERT INTO post_event (uri, rev)
-SELECT DISTINCT j.uri, j.rev
-FROM judgement j
+SELECT DISTINCT e.uri, e.rev
+FROM evaluation e
 JOIN differing d USING (uri)
-WHERE d.table_name = 'flags' AND j.live;
+WHERE d.table_name = 'flags' AND e.live;
 
 -- :gone_events
+-- Lists deleted posts as events: the replies below them are evaluated again.
 INSERT INTO post_event (uri, rev)
 SELECT uri, '' FROM touched WHERE change = 'deleted' AND collection = '{nsid.post}';
 
 -- :forget_flags
+-- Forgets the changes that the first evaluation noted; the second one notes them all.
 DELETE FROM differing WHERE table_name = 'flags';
 
 -- :quotes_before
--- Quotes that have their flag before they are evaluated.
+-- Notes which staged posts have the flag of a forbidden quote.
 INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'quote flag set'
 FROM stage_post s
@@ -220,6 +248,7 @@ JOIN bsky.post p USING (uri)
 WHERE p."violatesEmbeddingRules" IS NOT NULL;
 
 -- :note_flags
+-- Notes the posts whose flags were changed.
 INSERT INTO changed (table_name, key)
 SELECT 'post', uri FROM differing WHERE table_name = 'flags'
 UNION
@@ -230,7 +259,9 @@ WHERE (p."violatesEmbeddingRules" IS NOT NULL)
   <> EXISTS (SELECT FROM differing d WHERE d.uri = s.uri AND d.table_name = 'quote flag set');
 
 -- :subjects
--- The posts and accounts whose counters the chunk's records move.
+-- Lists the posts and accounts whose counters the chunk's records count for; they are recounted at the end of the
+-- rerun.
+-- - post: the posts.
 WITH post AS (
   INSERT INTO subject_post (key)
   SELECT DISTINCT uri

@@ -1,6 +1,9 @@
 -- The temporary tables of a rerun (store/repair.py), besides those of the write path.
 --
--- `rerun` and the two `subject_*` tables live as long as the rerun; the others belong to one chunk of it, a transaction.
+-- `rerun` and the two `subject_*` tables live as long as the rerun; the others belong to one chunk of it, which is one
+-- transaction.
+--
+-- Guarantees: no chunk sees a row of another one in them.
 
 -- What the rerun looks at, numbered repository by repository: records, and rows of derived tables that have no record.
 CREATE TEMPORARY TABLE IF NOT EXISTS rerun (
@@ -9,6 +12,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS rerun (
   did text NOT NULL
 );
 
+-- Rows without a record that were found.
 CREATE TEMPORARY TABLE IF NOT EXISTS orphan (
   uri text NOT NULL,
   did text NOT NULL

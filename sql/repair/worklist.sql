@@ -1,15 +1,17 @@
--- What a rerun looks at: the records of %(collections)s that were applied from %(since)s up to, not including, %(until)s
--- (null: without bound), and what the same accounts have in derived tables without a record.
+-- What a rerun looks at: the records of %(collections)s that were applied from %(since)s up to, not including,
+-- %(until)s (null: without bound), and the rows of the same accounts in derived tables that have no record.
 --
--- Guarantees: every record of the span is in the list once, repository by repository. Those whose records were applied last
--- come first: the live stream is most likely to write to them again, and so meets the rerun there only once. Rows without a
--- record are searched for among the newest %(orphans)s of an account and table (null: all), so that one busy account can't
--- hold up the rerun.
+-- Guarantees: every record of the span is in the list once, repository by repository, the most recently applied first:
+-- the live stream most likely writes to these again, so the rerun and the stream meet there only once. Of rows without
+-- a record, only the newest %(orphans)s an account and table are looked for (null: all), so that one large account
+-- can't hold up the rerun.
 
 -- :clear
+-- Empties the list.
 TRUNCATE rerun, subject_post, subject_profile;
 
 -- :records
+-- Lists the records of the span.
 INSERT INTO rerun (n, uri, did)
 SELECT row_number() OVER (ORDER BY newest DESC, did, uri), uri, did
 FROM (
@@ -21,7 +23,8 @@ FROM (
 ) listed;
 
 -- :orphans_by_creator
--- For a table with an index by account. Placeholders: {table}, its columns {uri} and {creator}, {order}, {condition}.
+-- Finds rows without a record in a table that can be searched by account: {table}, its columns {uri} and {creator},
+-- {order}, {condition}.
 INSERT INTO orphan (uri, did)
 SELECT x.uri, d.did
 FROM (SELECT DISTINCT did FROM rerun) d
@@ -36,7 +39,8 @@ WHERE split_part(x.uri, '/', 4) = ANY (%(collections)s)
   AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = x.uri);
 
 -- :orphans_by_uri
--- For a table with an index by URI alone. (In a database that does not sort by byte the span is empty.)
+-- Finds rows without a record in a table that can be searched only by URI. (In a database that does not sort by byte
+-- the span is empty.)
 INSERT INTO orphan (uri, did)
 SELECT DISTINCT x.uri, d.did
 FROM (SELECT DISTINCT did FROM rerun) d
@@ -53,6 +57,10 @@ WHERE split_part(x.uri, '/', 3) = d.did
   AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = x.uri);
 
 -- :merge
+-- Adds these rows to the list, next to the records of their repository.
+-- - known: the list so far, taken out.
+-- - listed: both, each URI once.
+-- - placed: the same, with the place of their repository.
 WITH known AS (
   DELETE FROM rerun RETURNING n, uri, did
 ), listed AS (
@@ -66,4 +74,5 @@ INSERT INTO rerun (n, uri, did)
 SELECT row_number() OVER (ORDER BY place, did, uri), uri, did FROM placed;
 
 -- :chunk
+-- Returns the entries of the list from %(after)s (exclusive) to %(until)s.
 SELECT uri, did FROM rerun WHERE n > %(after)s AND n <= %(until)s ORDER BY n;

@@ -1,4 +1,7 @@
--- What a backend is at: its statement, for how many seconds, and the sessions that hold what it waits for.
+-- What a backend is doing: its statement, for how many seconds it has run, and the sessions that hold the locks it
+-- waits for.
+--
+-- Guarantees: reads only. No row when the backend is idle or gone.
 SELECT
   a.query,
   extract(epoch FROM clock_timestamp() - a.query_start)::float8,

@@ -1,11 +1,18 @@
--- What was applied after the batch %(after)s, for the plots of the assets: a row per hour (UTC) of application, oldest
--- first, out of at most %(limit)s batches.
+-- The batches applied after the batch %(after)s, for the plots of the assets: a row per hour (UTC) of application,
+-- oldest first, out of at most %(limit)s batches.
 --
--- Guarantees: a batch is in exactly one row, and last_id of the newest row is where the next report goes on. Sequence
--- numbers, lag and last_relay_time are those of %(relay)s alone; counts are those of every source, replayed files too.
--- With %(shard)s ("i/n", null: all) only what that shard's sensor reports: its own batches; shard 0's also those that are
--- no shard's of this layout. Of two writers at work at once, a batch that commits after a younger one was reported is left
--- out: only the plots miss it.
+-- Guarantees: reads only. A batch is in exactly one row, and last_id of the newest row is where the next report
+-- continues. Sequence numbers, lag and last_relay_time are those of %(relay)s alone; counts include every source,
+-- replayed files too. With %(shard)s ("i/n", null: all) only the batches that this shard's sensor reports: its own, and
+-- for shard 0 also those of no shard of this layout. Of two concurrent writers, a batch that commits after a younger
+-- one was reported is left out: only the plots miss it.
+--
+-- - batch: the batches; `live`: from the relay.
+-- - op: operations by hour, collection and action.
+-- - written: rows written by hour and table.
+-- - rejected: dead letters by hour and kind.
+-- - ignored: operations of collections that are not indexed, by hour.
+-- - newest: the last batch from the relay in each hour.
 WITH batch AS MATERIALIZED (
   SELECT *, date_trunc('hour', applied_at, 'UTC') AS hour, source = %(relay)s AS live
   FROM pipeline.batch

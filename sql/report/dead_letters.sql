@@ -1,7 +1,9 @@
 -- Dead letters: what upstream sent and could not be indexed.
+--
+-- Guarantees: reads only.
 
 -- :list
--- Newest first, at most %(limit)s; of a kind (null: of all), with those resolved or without.
+-- Dead letters, newest first, at most %(limit)s; of a kind (null: of all), with those resolved or without.
 SELECT id, source, seq, did, path, kind, reason, form, rev, byte_length, octet_length(bytes), first_seen, retried_at,
   resolved_at
 FROM pipeline.dead_letter
@@ -11,7 +13,7 @@ ORDER BY id DESC
 LIMIT %(limit)s;
 
 -- :kinds
--- By kind: how many are open and resolved, how many more were only counted, first and last.
+-- By kind: how many are open, how many resolved, how many more were only counted, and when the first and the last came.
 SELECT kind, sum(open)::bigint, sum(resolved)::bigint, sum(uncounted)::bigint, min(first), max(last)
 FROM (
   SELECT kind, count(*) FILTER (WHERE resolved_at IS NULL) AS open, count(resolved_at) AS resolved, 0 AS uncounted,

@@ -1,7 +1,10 @@
 -- Gaps: what is known to be missing.
+--
+-- Guarantees: reads only.
 
 -- :stream
--- A stream's gaps with both ends, newest first, at most %(limit)s. A relay keeps three days: what is older can't be sent again.
+-- A stream's open gaps with both ends, newest first, at most %(limit)s. A relay keeps three days: older events can't be
+-- sent again.
 SELECT kind, from_text::bigint, to_text::bigint
 FROM pipeline.gap
 WHERE relay = %(relay)s AND shard = %(shard)s AND resolved_at IS NULL AND detected_at > now() - interval '3 days'

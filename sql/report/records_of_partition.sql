@@ -1,5 +1,7 @@
 -- The records of the collections named in %(collections)s (null: of every collection) that were applied from %(since)s
--- up to, not including, %(until)s and are still what their repository holds.
+-- up to, not including, %(until)s and are still in their repository.
+--
+-- Guarantees: reads only.
 SELECT
   count(*) AS records,
   count(DISTINCT did) AS repositories,

@@ -1,7 +1,10 @@
--- Where the index stands, for `appview-pipeline status`. Reads only; nothing here counts a large table.
+-- The state of the index, for `appview-pipeline status`.
+--
+-- Guarantees: reads only, and counts no large table.
 
 -- :streams
--- A cursor of a former layout is shown as such until all shards of the present one have started.
+-- The cursors with the batches of their last hour. The third column says whether the cursor belongs to the layout that
+-- moved last; a former layout is shown as such until all shards of the present one have started.
 SELECT
   c.relay,
   c.shard,
@@ -32,6 +35,7 @@ LEFT JOIN LATERAL (
 ORDER BY c.relay, 3 DESC, split_part(c.shard, '/', 2)::int, split_part(c.shard, '/', 1)::int;
 
 -- :dead_letters
+-- Open dead letters by kind.
 SELECT kind, count(*)
 FROM pipeline.dead_letter
 WHERE resolved_at IS NULL
@@ -39,7 +43,8 @@ GROUP BY kind
 ORDER BY kind;
 
 -- :dead_letters_of_day
--- Bytes stored today (UTC) of what is allowed, and letters of the last 24 hours that were only counted.
+-- By kind: bytes stored today (UTC), which the daily limit counts, and dead letters of the last 24 hours that were only
+-- counted.
 SELECT kind, sum(bytes)::bigint, sum(left_out)::bigint
 FROM (
   SELECT kind, bytes, 0 AS left_out FROM pipeline.dead_letter_day WHERE day = (now() AT TIME ZONE 'UTC')::date
@@ -50,6 +55,7 @@ GROUP BY kind
 ORDER BY kind;
 
 -- :gaps
+-- Open gaps by kind.
 SELECT kind, count(*)
 FROM pipeline.gap
 WHERE resolved_at IS NULL
@@ -57,21 +63,25 @@ GROUP BY kind
 ORDER BY kind;
 
 -- :incomplete
+-- How many repositories have an open gap.
 SELECT count(DISTINCT did) FROM pipeline.gap WHERE resolved_at IS NULL AND did IS NOT NULL;
 
 -- :totals
+-- Size of the database, pending records, and repositories (PostgreSQL's estimate).
 SELECT
   pg_database_size(current_database()),
   (SELECT count(*) FROM pipeline.pending),
   (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'pipeline.repo'::regclass);
 
 -- :ignored
+-- The ten collections that are not indexed and have the most operations.
 SELECT collection, creates + updates + deletes
 FROM pipeline.ignored_collection
 ORDER BY 2 DESC, 1
 LIMIT 10;
 
 -- :rows
+-- Rows of the largest tables (PostgreSQL's estimate).
 SELECT relname, n_live_tup
 FROM pg_stat_user_tables
 WHERE schemaname = 'bsky'

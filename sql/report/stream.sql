@@ -1,5 +1,7 @@
--- Where the stream of %(relay)s stands: a row per shard, with the batches of the last hour. Of the layout whose cursor moved
--- last alone: what former ones left is no consumer's.
+-- The state of the stream of %(relay)s: a row per shard, with the batches of the last hour. Only of the layout whose
+-- cursor moved last: no consumer moves the cursors of former layouts.
+--
+-- Guarantees: reads only.
 SELECT
   c.shard,
   c.seq,

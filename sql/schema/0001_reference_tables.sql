@@ -30,7 +30,7 @@ CREATE TABLE bsky.record (
 );
 CREATE INDEX record_did_idx ON bsky.record (did);
 -- Ours. Time partitions of reruns select by "appliedAt"; it grows with the table, which is what BRIN is for.
-CREATE INDEX record_applied_at_idx ON bsky.record USING brin ("appliedAt") WITH (autosummarize = on);
+CREATE INDEX record_applied_at_idx ON bsky.record USING brin ("appliedAt") WITH (autosummarize = ON);
 
 CREATE TABLE bsky.duplicate_record (
     uri varchar PRIMARY KEY,

@@ -122,7 +122,7 @@ CREATE TABLE pipeline.tombstone (
     collection text NOT NULL,
     record jsonb
 );
-CREATE INDEX tombstone_deleted_at_idx ON pipeline.tombstone USING brin (deleted_at) WITH (autosummarize = on);
+CREATE INDEX tombstone_deleted_at_idx ON pipeline.tombstone USING brin (deleted_at) WITH (autosummarize = ON);
 COMMENT ON TABLE pipeline.tombstone IS
     'Deleted records: an older rev that arrives late finds them and stays deleted. Swept when nothing so old can arrive.';
 COMMENT ON COLUMN pipeline.tombstone.uri IS 'at:// URI of the record.';
@@ -317,7 +317,7 @@ CREATE TABLE pipeline.label_event (
     received_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX label_event_uri_idx ON pipeline.label_event (uri);
-CREATE INDEX label_event_received_at_idx ON pipeline.label_event USING brin (received_at) WITH (autosummarize = on);
+CREATE INDEX label_event_received_at_idx ON pipeline.label_event USING brin (received_at) WITH (autosummarize = ON);
 COMMENT ON TABLE pipeline.label_event IS
     'Every label and negation applied, in order of application: the history behind bsky.label, and what is broadcast.';
 COMMENT ON COLUMN pipeline.label_event.id IS 'Order of application; cursor of those who listen.';

@@ -1,10 +1,14 @@
--- Closes gaps that what came since proves to be none, and deletes closed ones.
+-- Closes gaps that later events prove to be filled, and deletes closed ones.
 --
--- Guarantees: only what is proven is closed: a rev or span of revs within the chain of commits known to be applied
--- (pipeline.repo), or a record of which a newer state or its deletion is applied. Bounded: `proven` looks at the next %(limit)s open gaps after
--- the id %(after)s and says where to go on (null: at the end), `closed` deletes at most %(limit)s.
+-- Guarantees: only proven gaps are closed: a rev or span of revs within the chain of commits known to be applied
+-- (pipeline.repo), or a record of which a newer state or its deletion is applied. Bounded, so that a backlog is swept
+-- in short transactions.
 
 -- :proven
+-- Looks at the next %(limit)s open gaps after the id %(after)s and closes those that are proven. Returns where to
+-- continue (null: at the end), and how many were closed.
+-- - page: the gaps looked at.
+-- - closed: those that are proven.
 WITH page AS MATERIALIZED (
   SELECT id, kind, did, from_text, to_text, ('at://' || did || '/' || from_text) COLLATE "default" AS uri
   FROM pipeline.gap
@@ -30,5 +34,6 @@ WITH page AS MATERIALIZED (
 SELECT (SELECT max(id) FROM page), (SELECT count(*) FROM closed);
 
 -- :closed
+-- Deletes at most %(limit)s gaps that were closed before %(before)s, oldest first.
 DELETE FROM pipeline.gap
 WHERE id IN (SELECT id FROM pipeline.gap WHERE resolved_at < %(before)s ORDER BY resolved_at LIMIT %(limit)s);
