@@ -74,10 +74,10 @@ class Notifies:
     """How the records of a collection notify. `reasons`: their values of `bsky.notification.reason`.
 
     `once`: an edited record keeps its notifications, and a duplicate that is promoted inherits them; without, an edit
-    notifies again. Such notifications follow from the history of several records (sql/apply/pair_notification.sql), for which
-    the collection's SQL file has the sections `notified_by_state` and `staged_relationship`, and the functions
-    `pipeline.relationship_of` and `pipeline.states_of_pair` a branch. `stays`: the notification stays when its record goes, and
-    no rerun derives it again.
+    notifies again. Such notifications follow from the history of several records (sql/apply/pair_notification.sql). The
+    collection's SQL file has the queries `notified_by_state` and `staged_relationship` for it, and the functions
+    `pipeline.relationship_of` and `pipeline.states_of_pair` a branch. `stays`: the notification stays when its record
+    is deleted, and no rerun derives it again.
     """
 
     reasons: tuple[str, ...]
