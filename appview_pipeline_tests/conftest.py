@@ -6,7 +6,6 @@ Also which tests run, by how many workers, and for how long random properties ar
 from __future__ import annotations
 
 import inspect
-import itertools
 import logging
 import os
 import signal
@@ -41,9 +40,6 @@ WORKERS = 2
 # The same examples tomorrow, whatever a developer's machine has stored, and no time limit for an example.
 settings.register_profile("appview", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("appview")
-
-
-_database_numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -144,7 +140,7 @@ def server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def template_database(server: EmbeddedPostgres) -> str:
-    """Name of a database at the newest schema version that nobody connects to: the template of `database_url`."""
+    """Name of a database at the newest schema version that nobody connects to: the template of all others."""
     from appview_pipeline.store import migrate
 
     name = "appview_template"
@@ -154,15 +150,6 @@ def template_database(server: EmbeddedPostgres) -> str:
     # A pool that the migration left open would keep the template from being cloned.
     run_sql(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", name)
     return name
-
-
-@pytest.fixture
-def database_url(server: EmbeddedPostgres, template_database: str) -> Iterator[str]:
-    """SQLAlchemy URL of a fresh database at the newest schema version, dropped after the test."""
-    name = f"appview_test_{next(_database_numbers)}"
-    run_sql(server, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY file_copy')
-    yield server.url(name)
-    run_sql(server, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture(scope="session")
@@ -176,6 +163,12 @@ def database(fresh: Fresh) -> Iterator[Database]:
     """A database at the newest schema version, dropped after the test."""
     with fresh() as made:
         yield made
+
+
+@pytest.fixture
+def database_url(database: Database) -> str:
+    """SQLAlchemy URL of such a database."""
+    return database.url
 
 
 @pytest.fixture

@@ -6,25 +6,16 @@ those of docs/differences.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties.arrivals import Arrival, arrivals
 from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_any_order, quick
-from appview_pipeline_tests.properties.delivery import Index, fresh_index
+from appview_pipeline_tests.properties.delivery import Index
 from appview_pipeline_tests.properties.networks import Network
 from appview_pipeline_tests.properties.random_networks import networks
 from appview_pipeline_tests.properties.stories import STORIES
-
-
-@pytest.fixture(scope="module")
-def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Index]:
-    with fresh_index(server, template_database) as found:
-        yield found
 
 
 @pytest.mark.parametrize("name", STORIES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,11 +21,10 @@ from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store import bookkeeping
 from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.properties import model
 from appview_pipeline_tests.properties.arrivals import Arrival, arrivals
 from appview_pipeline_tests.properties.comparison import but_for_private_state, check, everything, in_order, quick
-from appview_pipeline_tests.properties.delivery import Index, fresh_index, network_changes
+from appview_pipeline_tests.properties.delivery import Index, network_changes
 from appview_pipeline_tests.properties.network_builder import network_of
 from appview_pipeline_tests.properties.networks import Network
 from appview_pipeline_tests.properties.random_networks import networks
@@ -37,12 +36,6 @@ from appview_pipeline_tests.support.states import differences
 from appview_pipeline_tests.support.tables import rows
 
 RELAY = "wss://relay.example"
-
-
-@pytest.fixture(scope="module")
-def index(server: EmbeddedPostgres, template_database: str) -> Iterator[Index]:
-    with fresh_index(server, template_database) as found:
-        yield found
 
 
 def shard_of(change: Change, count: int) -> int:
