@@ -1,4 +1,4 @@
-"""A commit may name a path several times: as if each operation had been a commit, the last one is the outcome."""
+"""A commit may name a path several times: the last operation is the outcome, as if each had been a commit."""
 
 from __future__ import annotations
 

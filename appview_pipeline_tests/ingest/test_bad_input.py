@@ -1,6 +1,6 @@
-"""Bad input: hostile text comes back as it was, damage costs what is damaged and nothing beside it.
+"""Bad input: damage is a dead letter and its neighbours are indexed; hostile text is stored as it is.
 
-The whole folder of malformed frames among real ones: test_malformed_frames.py.
+The whole folder of malformed frames among real ones: conformance/test_malformed_frames.py.
 """
 
 from __future__ import annotations

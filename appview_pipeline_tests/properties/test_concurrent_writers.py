@@ -1,7 +1,7 @@
 """The tables are a function of the events, whoever writes them: writers that are killed, and two writers at once.
 
-As in test_order_independence.py made-up networks must come out as the plain model has them, commit by commit, in the
-stream's order. There batches only arrive in other ways; here a writer is killed, or meets another writer.
+As in test_order_independence.py the tables must be what the model says, commit by commit, in the stream's order. There
+batches only arrive in other ways; here a writer is killed, or meets another writer.
 """
 
 from __future__ import annotations

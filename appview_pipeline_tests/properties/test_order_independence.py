@@ -1,7 +1,7 @@
-"""The tables are a function of the events, not of how they arrive: made-up networks, batched, repeated and shuffled.
+"""The tables are a function of the events, not of how they arrive: networks that come batched, repeated and shuffled.
 
-What must come out is what the plain model makes of the commits in the stream's order, one at a time. The bounds are
-those of docs/differences.md.
+The tables must be what the model says of the commits in the stream's order, one at a time. What is not compared is in
+comparison.py, with its reasons; the reference's own order is the subject of docs/differences.md.
 """
 
 from __future__ import annotations

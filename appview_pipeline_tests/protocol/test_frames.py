@@ -1,4 +1,4 @@
-"""Frames and commits: the real corpus against what another implementation served for it, damaged frames, limits."""
+"""Frames: the real corpus against what another implementation served for it, damaged frames, the envelope."""
 
 from __future__ import annotations
 

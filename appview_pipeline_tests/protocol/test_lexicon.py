@@ -1,4 +1,4 @@
-"""Lexicon validation: the interop vectors, real records, the reference's verdicts, and lexrpc as a second opinion."""
+"""Lexicon validation: every type of the language, and records that the reference accepts or refuses."""
 
 from __future__ import annotations
 
