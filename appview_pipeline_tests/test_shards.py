@@ -179,7 +179,7 @@ _steps = st.tuples(st.integers(1, 6), st.integers(0, 5), st.integers(0, 9), st.b
     steps=[(1, 0, 5, False), (2, 0, 5, False), (2, 1, 9, False), (1, 0, 2, True), (2, 1, 3, False), (2, 0, 1, True)]
 )
 def test_whatever_the_layouts_nothing_is_left_out(index: Index, steps: list[tuple[int, int, int, bool]]) -> None:
-    """Layouts come and go, complete or not, stop anywhere: who starts finds all before his start applied."""
+    """Layouts come and go, complete or not, and stop anywhere: every event before the start of a shard was applied."""
     index.clean()
     applied: dict[int, int] = {}  # up to where, by repository, 60 = lcm(1..6) of them: one of each kind
     head = 0

@@ -67,7 +67,7 @@ def revision(checkout: Path = CHECKOUT) -> str:
 
 
 def ours(folder: Path) -> Side:
-    """The side of what is checked out, copied to `folder`: whoever edits it meanwhile changes nothing of a run."""
+    """The side of what is checked out, copied to `folder`: edits of the checkout change nothing of a run."""
     name = revision()
     for part in ("appview_pipeline", "sql"):
         shutil.copytree(CHECKOUT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))

@@ -100,7 +100,7 @@ def main(
 
 
 def _write(path: Path, frames: int, *, seed: int, accounts: int, start: float | None, pasts: bool) -> None:
-    # By default the corpus ends about now: no rev in it is in the future for whoever reads it.
+    # By default the corpus ends about now, so that no rev in it is in the future.
     begin = time.time() - frames / 500 * 1.5 if start is None else start
     began = time.monotonic()
     count = write_corpus(path, World(seed, accounts, start=begin, pasts=PASTS if pasts else ()).frames(frames))

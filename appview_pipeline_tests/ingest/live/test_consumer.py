@@ -75,7 +75,7 @@ def test_one_consumer_a_stream_and_none_without_a_lease(database: Database, star
         assert "another consumer is at work" in second.lines[-1] and "Traceback" not in second.said
         relay.publish([ann.commit(post("b", "x"))])
         until(lambda: record_keys(database) == {"a", "b"}, first)
-        # Killed, its lock is free at once for who waits for it.
+        # The lock of a killed consumer is free at once for one that waits for it.
         waiting = start(database.url, relay.url)
         until(lambda: "waiting for it to end" in waiting.said, waiting)
         first.end(signal.SIGKILL)
