@@ -76,7 +76,9 @@ def retry_dead_letters(
     after = 0
     while summary.tried < limit:
         with database.connect("maintenance") as connection:
-            letters = letters_to_retry(connection, ids, kind, after, min(LETTERS_AT_ONCE, limit - summary.tried))
+            letters = letters_to_retry(
+                connection, ids=ids, kind=kind, after=after, limit=min(LETTERS_AT_ONCE, limit - summary.tried)
+            )
         if not letters:
             break
         for letter in letters:
@@ -160,7 +162,7 @@ class _LetterReader:
             repo = known_repo(connection, did)
         if repo is None or repo.rev < rev:
             raise NotRetriable("nothing as new is known of its repository, which has to be fetched")
-        change = Change(len(content), letter.seq, moment, repo=_already_applied(did, rev, repo))
+        change = Change(size=len(content), seq=letter.seq, time=moment, repo=_already_applied(did, rev, repo))
         as_sent = None
         try:
             if letter.form == "block":

@@ -82,7 +82,7 @@ class Trial:
     def answers_quickly(self) -> bool:
         """Whether PostgreSQL takes a batch of nothing in a small part of the time that the usual batch has."""
         began = time.monotonic()
-        if self._objection(Change(0)) is not None:
+        if self._objection(Change(size=0)) is not None:
             return False
         return time.monotonic() - began < QUICK_SHARE * self._transactions.statement_seconds
 
@@ -116,7 +116,7 @@ def given_up(change: Change, objection: Objection) -> Change:
         rev=repo.rev if repo else None,
         since=repo.since if repo else None,
     )
-    return Change(change.size, change.seq, change.time, change.is_event, dead_letters=[letter])
+    return Change(size=change.size, seq=change.seq, time=change.time, is_event=change.is_event, dead_letters=[letter])
 
 
 def named(change: Change) -> str:

@@ -70,6 +70,7 @@ class Writer:
         settings: Settings,
         source: str,
         position: Position | None = None,
+        *,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._database = database

@@ -93,7 +93,7 @@ def kinds_of_letters(connection: Connection) -> list[KindOfLetter]:
 
 
 def letters_to_retry(
-    connection: Connection, ids: Sequence[int] | None, kind: str | None, after: int, limit: int
+    connection: Connection, *, ids: Sequence[int] | None, kind: str | None, after: int, limit: int
 ) -> list[StoredLetter]:
     """Unresolved letters with an id beyond `after`, in order of id: of `ids` (None: any) and `kind` (None: any)."""
     parameters = {"ids": None if ids is None else list(ids), "kind": kind, "after": after, "limit": limit}

@@ -46,6 +46,7 @@ class StreamLock:
         self,
         relay: str,
         shard: Shard,
+        *,
         stopped: Callable[[], bool] = lambda: False,
         patience: float = backoff.STREAM_LOCK.longest,
     ) -> None:
@@ -85,6 +86,7 @@ def stream_lock(
     database: Database,
     relay: str,
     shard: str,
+    *,
     stopped: Callable[[], bool] = lambda: False,
     patience: float = backoff.STREAM_LOCK.longest,
 ) -> Iterator[StreamLock]:

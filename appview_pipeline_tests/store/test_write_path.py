@@ -44,7 +44,7 @@ def test_a_writer_that_is_asked_to_stop_does_not_wait_for_the_database(fresh: Fr
     with fresh() as database:
         refuse(database, "true", "40001")
         stop = threading.Event()
-        writer = Writer(database, Settings(database_url=database.url), "test", None, stop.is_set)
+        writer = Writer(database, Settings(database_url=database.url), "test", stopped=stop.is_set)
         threading.Timer(0.7, stop.set).start()
         started = time.monotonic()
         with pytest.raises(Stopped):

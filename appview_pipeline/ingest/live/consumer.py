@@ -46,14 +46,14 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
     relay, shard = settings.relay_url, settings.shard
     database = open_database(settings)
     try:
-        with stream_lock(database, relay, str(shard), stopped) as lock:
-            lock.keep_to_layout(relay, shard, stopped)
+        with stream_lock(database, relay, str(shard), stopped=stopped) as lock:
+            lock.keep_to_layout(relay, shard, stopped=stopped)
             seq = _open_cursor(database, settings)
             start = settings.start_cursor if seq is None else seq
             with database.connect("reader") as connection:
                 noted = open_stream_gaps(connection, relay, str(shard))
-            numbers = SequenceNumbers(relay, str(shard), start, settings.sequence_gap, noted)
-            writer = Writer(database, settings, relay, Position(relay, str(shard), seq), stopped)
+            numbers = SequenceNumbers(relay, str(shard), start, allowed=settings.sequence_gap, open_gaps=noted)
+            writer = Writer(database, settings, relay, Position(relay, str(shard), seq), stopped=stopped)
             with (
                 Watchdog(database, writer, settings.slow_batch_seconds),
                 Subscription(
@@ -64,10 +64,17 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
                     sequence_gap=settings.sequence_gap,
                 ) as subscription,
             ):
+                decoder = StreamDecoder(
+                    shard=shard,
+                    numbers=numbers,
+                    notices=subscription.notices,
+                    validators=validators,
+                    collections=collections,
+                )
                 summary = _Summary(subscription, writer)
                 run_pipeline(
                     _batches(settings, subscription, summary, stopped),
-                    StreamDecoder(shard, numbers, subscription.notices, validators, collections).changes,
+                    decoder.changes,
                     writer,
                     look_up=applied_revs_in(database),
                     before_apply=lock.ensure,

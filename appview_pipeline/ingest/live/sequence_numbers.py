@@ -37,7 +37,7 @@ class SequenceNumbers:
     """
 
     def __init__(
-        self, relay: str, shard: str, reached: int | None, allowed: int, open_gaps: Iterable[StreamGap] = ()
+        self, relay: str, shard: str, reached: int | None, *, allowed: int, open_gaps: Iterable[StreamGap] = ()
     ) -> None:
         self._relay = relay
         self._shard = shard
@@ -89,9 +89,9 @@ class SequenceNumbers:
         """The changes to write for it, in front of the frames' own."""
         if not (seen.gaps or seen.skipped or seen.odd or seen.reached is not None):
             return []
-        change = Change(0, is_position=True, skipped=seen.skipped, doubtful=seen.odd)
+        change = Change(size=0, is_position=True, skipped=seen.skipped, doubtful=seen.odd)
         change.gaps = [
-            Gap(kind, relay=self._relay, shard=self._shard, after=str(after), until=str(until), resolved=resolved)
+            Gap(kind=kind, relay=self._relay, shard=self._shard, after=str(after), until=str(until), resolved=resolved)
             for (kind, after, until), resolved in seen.gaps.items()
         ]
         if seen.reached is not None:

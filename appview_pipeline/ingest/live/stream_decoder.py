@@ -34,6 +34,7 @@ class StreamDecoder:
 
     def __init__(
         self,
+        *,
         shard: Shard,
         numbers: SequenceNumbers,
         notices: Callable[[], list[Notice]],
@@ -86,7 +87,7 @@ class StreamDecoder:
                     letter = DeadLetter(
                         kind="frame-size", reason=notice.message, seq=None, did=None, path=None, bytes=notice.frame
                     )
-                    changes.append(Change(len(notice.frame), dead_letters=[letter]))
+                    changes.append(Change(size=len(notice.frame), dead_letters=[letter]))
         return changes
 
 
@@ -124,7 +125,7 @@ def _placed(frames: list[bytes], decoded: list[Change], shard: Shard, seen: Seen
         return decoded
     at = bisect_left(own, seen.restart)
     first = next((change.seq for change in decoded[at:] if change.seq is not None), None)
-    return [*decoded[:at], Change(0, restarts_at=first, is_position=True), *decoded[at:]]
+    return [*decoded[:at], Change(size=0, restarts_at=first, is_position=True), *decoded[at:]]
 
 
 def _position(frames: list[bytes], reached: int | None, seen: Seen) -> Change | None:

@@ -29,7 +29,7 @@ class Watched:
     """Numbers in batches, and what the cursor and the gaps are after them as the writer would have them."""
 
     def __init__(self, reached: int | None = 100, allowed: int = 10, noted: Sequence[StreamGap] = ()) -> None:
-        self.numbers = SequenceNumbers("wss://relay.test", "0/1", reached, allowed, noted)
+        self.numbers = SequenceNumbers("wss://relay.test", "0/1", reached, allowed=allowed, open_gaps=noted)
         self.cursor = reached
         self.open: set[tuple[str, int, int]] = {(gap.kind, gap.after, gap.until) for gap in noted}
         self.noted: set[tuple[str, int, int]] = set()
