@@ -117,6 +117,12 @@ SUPERVISOR_TRIES = 3
 POLL_SECONDS = 0.02
 """Between two looks at a process or a lock that may change at any moment."""
 
+IDLE_POLL_SECONDS = 1.0
+"""Between two looks whether the embedded server is still used."""
+
+STARTING_IDLE_SECONDS = 600.0
+"""How long a start of the embedded server goes on that no process waits for."""
+
 REPORT_SECONDS = 15.0
 """Between two log lines about a wait that goes on."""
 

@@ -1,26 +1,35 @@
 """The database being indexed into, opened when first needed and kept open by this process."""
 
 import threading
+import time
 
 import dagster as dg
 
 from appview_pipeline import settings
+from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.database import Database, open_database
 
 _lock = threading.Lock()
 _open: Database | None = None
 
 
-def database() -> Database:
+def database(patience: float | None = None) -> Database:
     """The database that the settings name; an embedded one runs for as long as this process does.
 
-    Raises `OperatorError` in one sentence when it can't be opened.
+    Raises `OperatorError` in one sentence when it can't be opened; also when the embedded one is still starting after
+    `patience` seconds: the start goes on, and a later call finds it done.
     """
     global _open
-    with _lock:
+    began = time.monotonic()
+    if not _lock.acquire(timeout=-1 if patience is None else patience):
+        raise OperatorError("The database is still being opened: wait.")
+    try:
         if _open is None:
-            _open = open_database(settings.load())
+            left = None if patience is None else patience - (time.monotonic() - began)
+            _open = open_database(settings.load(), patience=left)
         return _open
+    finally:
+        _lock.release()
 
 
 def reopen() -> None:

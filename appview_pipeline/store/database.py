@@ -164,15 +164,18 @@ def _note_role(connection: PsycopgConnection, record: ConnectionPoolEntry) -> No
     record.info["role"] = "writer"
 
 
-def open_database(settings: Settings, *, migrate: bool | None = None) -> Database:
+def open_database(settings: Settings, *, migrate: bool | None = None, patience: float | None = None) -> Database:
     """Opens the database of the settings, or the embedded one where they name none (starting it if need be).
 
-    `migrate`: bring the schema up to date first; by default only on the embedded database. Raises `OperatorError` in
-    one sentence when the database can't be reached, or its schema is missing, older or newer than this code.
+    `migrate`: bring the schema up to date first; by default only on the embedded database. `patience`: seconds to wait
+    for a start of the embedded database that goes on, see `attach`.
+
+    Raises `OperatorError` in one sentence when the database can't be reached, when `patience` has run out, or when the
+    schema is missing, older or newer than this code.
     """
     server: EmbeddedPostgres | None = None
     if settings.database_url is None:
-        server = attach(settings)
+        server = attach(settings, patience=patience)
         url = server.url()
     else:
         url = settings.database_url

@@ -163,10 +163,10 @@ def new_state(name: str = "state") -> Iterator[Path]:
         shutil.rmtree(parent)
 
 
-def attach(state: Path, **options: Any) -> EmbeddedPostgres:
+def attach(state: Path, patience: float | None = None, **options: Any) -> EmbeddedPostgres:
     """Attaches to the server on `state`, which stops `IDLE` seconds after its last user. `options` are settings."""
     settings = Settings(state_dir=state, postgres_bin=options.pop("binaries", None), **options)
-    return attach_to(settings, idle_seconds=IDLE)
+    return attach_to(settings, patience=patience, idle_seconds=IDLE)
 
 
 NOBODY: dict[str, Any] = {}

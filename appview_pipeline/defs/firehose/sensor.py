@@ -188,7 +188,8 @@ class _Tick:
         consumer = self.state.consumer
         if consumer.pid is None:
             try:
-                database()
+                # A slow start of the embedded database goes on between ticks; each says so in time.
+                database(patience=max(1.0, self.seconds - (time.monotonic() - self.started)))
             except OperatorError as error:
                 self.trouble = str(error)
                 return

@@ -84,12 +84,14 @@ class EmbeddedPostgres:
 class _Wait:
     """A wait for the server, which may take long: on a slow machine, or while it recovers from a crash.
 
-    Says every 15 s that it goes on, and ends with an `OperatorError` after `limit` seconds.
+    Says every 15 s that it goes on, and ends with an `OperatorError` after `limit` seconds, or after `patience` seconds
+    of a caller that will come back.
     """
 
-    def __init__(self, state: StateFolder, limit: float) -> None:
+    def __init__(self, state: StateFolder, limit: float, patience: float | None = None) -> None:
         self._state = state
         self._limit = limit
+        self._patience = patience
         self._began = time.monotonic()
         self._next_report = REPORT_SECONDS
 
@@ -100,6 +102,11 @@ class _Wait:
     def pause(self, doing: str) -> None:
         """Sleeps for a moment; `doing` is what the server is doing."""
         waited = self.seconds
+        if self._patience is not None and waited > self._patience:
+            raise OperatorError(
+                f"The embedded PostgreSQL is still {doing}, which takes minutes on a slow machine or after a crash: "
+                f"wait, or see {self._state.log}."
+            )
         if waited > self._limit:
             raise OperatorError(
                 f"The embedded PostgreSQL is still {doing} after {self._limit:g} s: see {self._state.log}, and raise "
@@ -117,19 +124,22 @@ class _Wait:
         time.sleep(POLL_SECONDS)
 
 
-def attach(settings: Settings, *, idle_seconds: float = IDLE_SECONDS) -> EmbeddedPostgres:
+def attach(
+    settings: Settings, *, patience: float | None = None, idle_seconds: float = IDLE_SECONDS
+) -> EmbeddedPostgres:
     """Joins the embedded server of `settings.state_dir`, starting it if need be, and returns once it is usable.
 
     `idle_seconds` is how long a server that this call starts waits for new users after its last one (for tests).
     A lock taken before a fork is also the forked child's; programs started by this process do not inherit it.
 
     Goes on as long as the supervisor does. Raises `OperatorError` with the reason when that has failed, or when there
-    is no usable server within `settings.database_start_seconds`.
+    is no usable server within `settings.database_start_seconds`; also after `patience` seconds, for a caller that must
+    return before: the start goes on, and the caller joins it when it calls again.
     """
     state = state_folder.create(settings.state_dir or state_folder.default_state_dir())
     # Refuses a database of another user at once.
     state_folder.restrict(state, server_user.choose(state.data_dir))
-    wait = _Wait(state, settings.database_start_seconds)
+    wait = _Wait(state, settings.database_start_seconds, patience)
     users_lock = _hold_users_lock(state, wait)
 
     def ensure_running() -> SupervisorStatus:

@@ -24,7 +24,13 @@ from types import FrameType
 import psycopg2
 
 from appview_pipeline import backoff
-from appview_pipeline.backoff import POLL_SECONDS, SERVER_RESTARTS, SERVER_RESTARTS_SECONDS
+from appview_pipeline.backoff import (
+    IDLE_POLL_SECONDS,
+    POLL_SECONDS,
+    SERVER_RESTARTS,
+    SERVER_RESTARTS_SECONDS,
+    STARTING_IDLE_SECONDS,
+)
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.embedded import state_folder
 from appview_pipeline.store.embedded.server import PostgresServer
@@ -33,9 +39,6 @@ from appview_pipeline.store.embedded.supervisor_status import SupervisorStatus, 
 
 DATABASE = "appview"
 IDLE_SECONDS = 20.0
-
-# Between two looks whether the server is used.
-_LOOK_SECONDS = 1.0
 
 
 class _Idle:
@@ -50,17 +53,24 @@ class _Idle:
     def seconds(self) -> float:
         return 0.0 if self._since is None else time.monotonic() - self._since
 
-    def is_over(self) -> bool:
-        """True once it has lasted long enough: the lock is then kept, so that no process attaches while we stop."""
+    def restart(self) -> None:
+        """Measures from now on."""
+        self._since = None
+
+    def is_over(self, at_least: float = 0.0) -> bool:
+        """True once it has lasted for the limit and for `at_least` seconds.
+
+        The lock is then kept, so that no process attaches while we stop.
+        """
         now = time.monotonic()
         if now < self._next_look:
             return False
-        self._next_look = now + min(_LOOK_SECONDS, self._limit / 4)
+        self._next_look = now + min(IDLE_POLL_SECONDS, self._limit / 4)
         if not state_folder.lock(self._lock, "exclusive"):
             self._since = None
             return False
         self._since = now if self._since is None else self._since
-        if now - self._since >= self._limit:
+        if now - self._since >= max(self._limit, at_least):
             return True
         state_folder.unlock(self._lock)
         return False
@@ -126,8 +136,11 @@ def _run(
     _say(f"starting PostgreSQL {server.version} on {state.data_dir}")
     server.start()
     ready = checkpointed = False
-    # The folder may be removed while we run: then what is at its path is no longer ours.
-    while not signals.stop and state.is_current("owner.lock", owner_lock) and not idle.is_over():
+    # The folder may be removed while we run: then the one at its path is no longer ours.
+    while not signals.stop and state.is_current("owner.lock", owner_lock):
+        # A start that is under way is not given up: its users may be coming back for it.
+        if idle.is_over(at_least=0.0 if ready else STARTING_IDLE_SECONDS):
+            break
         if (code := server.exit_code()) is not None:
             if not ready and not server.failed_transiently():
                 raise OperatorError(server.failure())
@@ -139,6 +152,7 @@ def _run(
             server.start()
         elif not ready and server.is_ready():
             ready = _become_ready(state, server, status)
+            idle.restart()
         if signals.reload:
             signals.reload = False
             server.reload()
@@ -149,7 +163,7 @@ def _run(
             checkpointed = True
             threading.Thread(target=_checkpoint, args=(server,), daemon=True).start()
         state_folder.rotate_log(state)
-        signals.wait(min(_LOOK_SECONDS, idle_seconds / 4) if ready else POLL_SECONDS)
+        signals.wait(min(IDLE_POLL_SECONDS, idle_seconds / 4) if ready else POLL_SECONDS)
     _say("stopping: " + ("asked to by a signal" if signals.stop else "no process uses it"))
 
 

@@ -56,6 +56,23 @@ def test_a_start_beyond_the_setting_is_given_up_in_a_sentence_and_can_be_joined_
         assert query(pg.url(), "SELECT 1") == 1
 
 
+def test_a_caller_without_patience_is_told_and_joins_the_same_start_later(state: Path) -> None:
+    slow = stand_in(state, "sleep 2")
+    refused = 0
+    while True:
+        try:
+            pg = attach(state, patience=0.5, binaries=slow)
+        except OperatorError as error:
+            assert str(error).startswith("The embedded PostgreSQL is still starting, which takes minutes on a slow")
+            refused += 1
+            assert refused < 100
+            continue
+        break
+    with pg:
+        assert refused > 3
+        assert (state / "postgres.log").read_text().count("creating the data directory") == 1
+
+
 def test_a_slow_start_that_fails_ends_at_once(state: Path) -> None:
     began = time.monotonic()
     failing = stand_in(state, "sleep 1; echo 'initdb: error: No space left on device' >&2; exit 1")
