@@ -17,26 +17,19 @@ import time
 from collections.abc import Collection
 from datetime import datetime
 
-import psycopg2
-from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store import counters
 from appview_pipeline.store.apply import prepare
 from appview_pipeline.store.derived_rows import derived_rows, for_table
 from appview_pipeline.store.effects import Effects
+from appview_pipeline.store.errors import Busy, RefusedData, translated
 from appview_pipeline.store.repair_chunk import Chunk
 from appview_pipeline.store.repairs import Listed, Look, Repairs, Stage
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.statements import count_rows
 
-UNDECIDED = (
-    errors.SerializationFailure,
-    errors.DeadlockDetected,
-    errors.LockNotAvailable,
-    errors.QueryCanceled,
-    psycopg2.IntegrityError,
-)
+UNDECIDED = (Busy, RefusedData)
 """Others write to the same rows, so that one snapshot can't tell whether they are right."""
 
 
@@ -101,14 +94,15 @@ def look_at(connection: Connection, listed: Listed, stage: Stage) -> Look:
     where it can't see which."""
     look = Look(listed, None)
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute("SET LOCAL jit = off")
-            look = Chunk(cursor, stage, locking=False).look(listed)
-        if look.wrong:
-            connection.rollback()
-        else:
-            connection.commit()
+        with translated():
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                cursor.execute("SET LOCAL jit = off")
+                look = Chunk(cursor, stage, locking=False).look(listed)
+            if look.wrong:
+                connection.rollback()
+            else:
+                connection.commit()
     except UNDECIDED:
         connection.rollback()
     except BaseException:
