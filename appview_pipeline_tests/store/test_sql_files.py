@@ -37,6 +37,7 @@ _TOKEN = re.compile(
 )
 _CTE = re.compile(r"(?:^WITH (?:RECURSIVE )?|^\), )(\w+)(?: \([\w, ]+\))? AS (?:MATERIALIZED )?\($", re.MULTILINE)
 MAX_PLAIN_CTES = 3
+MAX_LINE = 120
 
 
 @pytest.mark.parametrize("name", STATEMENT_FILES)
@@ -64,6 +65,11 @@ def test_comments_above_a_statement_are_not_sent() -> None:
         for key, text in sql.sections(name).items():
             assert not text.startswith("--"), (name, key)
             assert not text.rpartition("\n")[2].startswith("--"), (name, key)
+
+
+@pytest.mark.parametrize("name", STATEMENT_FILES)
+def test_lines_are_no_longer_than_those_of_python(name: str) -> None:
+    assert [line for line in sql.read(name).splitlines() if len(line) > MAX_LINE] == []
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -182,7 +182,8 @@ WITH asked AS MATERIALIZED (
   SELECT DISTINCT a.relationship, g.uri, g.rev
   FROM gated g
   JOIN gate_rule r USING (gate_uri, gate_rev)
-  CROSS JOIN LATERAL pipeline.relationship_of_rule(r.kind, r.list, split_part(g.root, '/', 3), g.creator) a (relationship)
+  CROSS JOIN LATERAL
+    pipeline.relationship_of_rule(r.kind, r.list, split_part(g.root, '/', 3), g.creator) a (relationship)
   WHERE a.relationship IS NOT NULL
 ), depends AS (
   INSERT INTO pipeline.dependency (relationship, uri)

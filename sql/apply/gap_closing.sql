@@ -1,7 +1,7 @@
 -- Gaps that commits close which arrive late. Runs only for batches with such commits.
 --
--- Guarantees: a gap closes only when nothing is missing in it. A chain's gap closes once the known commits lead from one
--- end to the other, whatever order they arrived in.
+-- Guarantees: a gap closes only when nothing is missing in it. A chain's gap closes once the known commits lead from
+-- one end to the other, whatever order they arrived in.
 
 -- :find_repos
 -- Returns the repositories of late commits that have open gaps; their commits are staged then, in stage_link.

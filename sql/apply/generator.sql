@@ -37,5 +37,7 @@ INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'feed_generator'
 FROM stage_generator s
 LEFT JOIN bsky.feed_generator l USING (uri)
-WHERE (l.cid, l.creator, l."feedDid", l."displayName", l.description, l."descriptionFacets", l."avatarCid", l."createdAt", l."indexedAt")
-  IS DISTINCT FROM (s.cid, s.creator, s.feed_did, s.display_name, s.description, s.description_facets, s.avatar_cid, s.created_at, s.indexed_at);
+WHERE (l.cid, l.creator, l."feedDid", l."displayName", l.description, l."descriptionFacets", l."avatarCid",
+    l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.feed_did, s.display_name, s.description, s.description_facets, s.avatar_cid,
+    s.created_at, s.indexed_at);

@@ -37,5 +37,7 @@ INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'list'
 FROM stage_list s
 LEFT JOIN bsky.list l USING (uri)
-WHERE (l.cid, l.creator, l.name, l.purpose, l.description, l."descriptionFacets", l."avatarCid", l."createdAt", l."indexedAt")
-  IS DISTINCT FROM (s.cid, s.creator, s.name, s.purpose, s.description, s.description_facets, s.avatar_cid, s.created_at, s.indexed_at);
+WHERE (l.cid, l.creator, l.name, l.purpose, l.description, l."descriptionFacets", l."avatarCid", l."createdAt",
+    l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.name, s.purpose, s.description, s.description_facets, s.avatar_cid,
+    s.created_at, s.indexed_at);

@@ -6,6 +6,6 @@
 -- other.
 
 -- :cross_repository
--- Waits for the lock; the commit releases it. (Earlier releases take it by the same key: writers of two releases may run
--- at once.)
+-- Waits for the lock; the commit releases it. (Earlier releases take it by the same key: writers of two releases may
+-- run at once.)
 SELECT pg_advisory_xact_lock(hashtext('appview-pipeline: judging'));

@@ -214,8 +214,11 @@ WITH replaced AS (
   SELECT w.record_uri, w.did, w.reason
   FROM wanted_notification w
   CROSS JOIN LATERAL (
-    SELECT FROM pipeline.muted_notification s WHERE s.record_uri = w.opener AND s.did = w.did AND s.reason = w.reason OFFSET 0
-  ) s
+    SELECT
+    FROM pipeline.muted_notification m
+    WHERE m.record_uri = w.opener AND m.did = w.did AND m.reason = w.reason
+    OFFSET 0
+  ) m
   WHERE w.opener <> w.record_uri
   ORDER BY w.record_uri, w.did, w.reason
   ON CONFLICT DO NOTHING
@@ -240,12 +243,14 @@ WITH stored AS MATERIALIZED (
   WHERE NOT EXISTS (
     SELECT FROM wanted_notification w WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason)
 ), missing AS (
-  SELECT w.*, row_number() OVER (PARTITION BY w.did, w.author, w.reason, w.reason_subject ORDER BY w.record_uri) AS number
+  SELECT w.*,
+    row_number() OVER (PARTITION BY w.did, w.author, w.reason, w.reason_subject ORDER BY w.record_uri) AS number
   FROM wanted_notification w
   WHERE NOT EXISTS (
       SELECT FROM stored n WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason)
     AND NOT EXISTS (
-      SELECT FROM pipeline.muted_notification s WHERE s.record_uri = w.record_uri AND s.did = w.did AND s.reason = w.reason)
+      SELECT FROM pipeline.muted_notification m
+      WHERE m.record_uri = w.record_uri AND m.did = w.did AND m.reason = w.reason)
 ), moved AS (
   UPDATE bsky.notification n SET "recordUri" = m.record_uri, "recordCid" = m.record_cid, "sortAt" = m.sort_at
   FROM superfluous s

@@ -225,8 +225,9 @@ WITH quoting AS MATERIALIZED (
   INSERT INTO bsky.quote (uri, cid, subject, "subjectCid", "createdAt", "indexedAt")
   SELECT q.uri, q.cid, q.embed_uri, q.embed_cid, q.created_at, q.indexed_at
   FROM quoting q
-  LEFT JOIN LATERAL (SELECT true AS deleted FROM pipeline.tombstone t WHERE t.uri = q.embed_uri AND t.rev > q.rev OFFSET 0) d
-    ON true
+  LEFT JOIN LATERAL (
+    SELECT true AS deleted FROM pipeline.tombstone t WHERE t.uri = q.embed_uri AND t.rev > q.rev OFFSET 0
+  ) d ON true
   WHERE d.deleted IS NULL
   ORDER BY q.uri
   ON CONFLICT (uri) DO NOTHING

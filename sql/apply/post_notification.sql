@@ -103,7 +103,9 @@ WITH RECURSIVE above (uri, rev, ancestor, next, height) AS (
   SELECT DISTINCT g.gate_uri, g.gate_rev, h.reply
   FROM (SELECT DISTINCT gate_uri, gate_rev, is_current FROM gate) g
   CROSS JOIN LATERAL (
-    SELECT r.record -> 'hiddenReplies' AS replies FROM pipeline.record_at(g.gate_uri, g.gate_rev, g.is_current) r OFFSET 0
+    SELECT r.record -> 'hiddenReplies' AS replies
+    FROM pipeline.record_at(g.gate_uri, g.gate_rev, g.is_current) r
+    OFFSET 0
   ) r
   CROSS JOIN LATERAL jsonb_array_elements_text(
     CASE WHEN jsonb_typeof(r.replies) = 'array' THEN r.replies ELSE '[]' END) h (reply)

@@ -68,5 +68,7 @@ INSERT INTO differing (uri, table_name)
 SELECT s.uri, 'profile'
 FROM stage_profile s
 LEFT JOIN bsky.profile l USING (uri)
-WHERE (l.cid, l.creator, l."displayName", l.description, l."avatarCid", l."bannerCid", l."joinedViaStarterPackUri", l."createdAt", l."indexedAt")
-  IS DISTINCT FROM (s.cid, s.creator, s.display_name, s.description, s.avatar_cid, s.banner_cid, s.joined_via_starter_pack_uri, s.created_at, s.indexed_at);
+WHERE (l.cid, l.creator, l."displayName", l.description, l."avatarCid", l."bannerCid", l."joinedViaStarterPackUri",
+    l."createdAt", l."indexedAt")
+  IS DISTINCT FROM (s.cid, s.creator, s.display_name, s.description, s.avatar_cid, s.banner_cid,
+    s.joined_via_starter_pack_uri, s.created_at, s.indexed_at);

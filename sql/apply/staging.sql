@@ -11,7 +11,8 @@
 --
 -- Guarantees: no row of one batch is seen by the next.
 
--- The newest commit (or #sync) of each repository in the batch, and from which rev the batch's own commits form a chain.
+-- The newest commit (or #sync) of each repository in the batch, and from which rev the batch's own commits form a
+-- chain.
 CREATE TEMPORARY TABLE stage_repo (
   did text NOT NULL,
   oldest_rev text COLLATE "C" NOT NULL,  -- oldest rev of the batch
@@ -74,9 +75,9 @@ CREATE TEMPORARY TABLE stage_superseded ( -- long rows (late.sql adds to them)
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- Writes and deletes that were no plain creation: `updated` (the record was stored), `recreated` (it was stored, and was
--- deleted in between), `deleted` (it was stored), `stale` (something as new or newer had been applied already; the event
--- must leave no trace). duplicates.sql adds `demoted` (another record takes its natural key).
+-- Writes and deletes that were no plain creation: `updated` (the record was stored), `recreated` (it was stored, and
+-- was deleted in between), `deleted` (it was stored), `stale` (something as new or newer had been applied already; the
+-- event must leave no trace). duplicates.sql adds `demoted` (another record takes its natural key).
 CREATE TEMPORARY TABLE touched (
   uri text NOT NULL,
   collection text NOT NULL,
@@ -127,7 +128,8 @@ CREATE TEMPORARY TABLE new_notification (
   sort_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- Records that took the place of another one with the same natural key, promoted or older; the notification moves along.
+-- Records that took the place of another one with the same natural key, promoted or older; the notification moves
+-- along.
 CREATE TEMPORARY TABLE promotion (
   old_uri text NOT NULL,
   new_uri text NOT NULL,

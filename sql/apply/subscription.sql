@@ -77,7 +77,9 @@ WITH subscribed AS MATERIALIZED (
   SELECT DISTINCT f.relationship, a.rev
   FROM asked a
   CROSS JOIN LATERAL (VALUES (a.follow), (a.follow_back)) f (relationship)
-  WHERE f.relationship IS NOT NULL AND NOT EXISTS (SELECT FROM relationship_asked k WHERE k.relationship = f.relationship AND k.rev = a.rev)
+  WHERE f.relationship IS NOT NULL
+    AND NOT EXISTS (
+      SELECT FROM relationship_asked k WHERE k.relationship = f.relationship AND k.rev = a.rev)
 )
 INSERT INTO subscription (uri, rev, cid, creator, sort_at, is_new, did, follow, follow_back)
 SELECT uri, rev, cid, creator, sort_at, is_new, did, follow, follow_back FROM asked;

@@ -40,7 +40,7 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
--- :tell
+-- :notify
 -- Derives the notifications of the batch's verifications, and of all that share their natural keys, from the full
 -- history. A creation notifies when no other record said the same; a deletion notifies when the deleted record counted.
 -- An edit does neither, but the next record in rank counts from then on. Notifications that the history no longer
@@ -51,14 +51,16 @@ SELECT uri FROM row;
 --   versions.
 -- - span: the same, with the rev and time of the next event of its record, and whether it was a creation.
 -- - ranked: the same, with the rev until which the states before it, by rev and then record key, said the same.
--- - told: the notifications that follow, the first state of each.
+-- - notified: the notifications that follow, the first state of each.
 -- - withdrawn: stored notifications of these records that do not follow.
 WITH key AS MATERIALIZED (
   SELECT creator, subject FROM stage_verification
   UNION
   SELECT split_part(v.relationship, ' ', 2), split_part(v.relationship, ' ', 3)
   FROM new_version n
-  CROSS JOIN LATERAL (SELECT v.relationship FROM pipeline.version v WHERE v.uri = n.uri AND v.relationship IS NOT NULL OFFSET 0) v
+  CROSS JOIN LATERAL (
+    SELECT v.relationship FROM pipeline.version v WHERE v.uri = n.uri AND v.relationship IS NOT NULL OFFSET 0
+  ) v
   WHERE n.collection = 'app.bsky.graph.verification'
   UNION
   SELECT l.creator, l.subject
@@ -117,7 +119,7 @@ WITH key AS MATERIALIZED (
       PARTITION BY creator, subject ORDER BY rev COLLATE "C", uri COLLATE "C"
       ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS preceded_until
   FROM span s
-), told AS MATERIALIZED (
+), notified AS MATERIALIZED (
   SELECT DISTINCT ON (o.uri, o.subject, o.reason) o.*
   FROM (
     SELECT uri, subject, 'verified' AS reason, cid, creator, sort_at, rev
@@ -133,11 +135,11 @@ WITH key AS MATERIALIZED (
   DELETE FROM bsky.notification n
   USING (SELECT DISTINCT uri, subject FROM span) s
   WHERE n."recordUri" = s.uri AND n.did = s.subject AND n.reason IN ('verified', 'unverified')
-    AND NOT EXISTS (SELECT FROM told t WHERE t.uri = s.uri AND t.subject = s.subject AND t.reason = n.reason)
+    AND NOT EXISTS (SELECT FROM notified t WHERE t.uri = s.uri AND t.subject = s.subject AND t.reason = n.reason)
 )
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT subject, uri, cid, creator, reason, NULL, sort_at
-FROM told;
+FROM notified;
 
 -- :kept_relationship
 -- An expression for version.sql: both accounts of a past verification.

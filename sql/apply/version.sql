@@ -140,7 +140,8 @@ WHERE collection IN ({decides_on_posts});
 -- Adds authors' replies in their own threads, as deleted: such a reply keeps its place in the thread even if it was
 -- never live, or never live in that thread.
 INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri, "deletedAt")
-SELECT v.root, v.parent, v.uri, coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
+SELECT v.root, v.parent, v.uri,
+  coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
 FROM new_version n
 CROSS JOIN LATERAL (SELECT * FROM pipeline.version v WHERE v.uri = n.uri AND v.rev = n.rev OFFSET 0) v
 WHERE n.unseen

@@ -8,14 +8,14 @@
 --   fillfactor 70                            on the rows that every event updates, so that updates stay on their page (HOT)
 --
 -- Dates are the reference's ISO strings (UTC, milliseconds, "Z"): least() and every ("sortAt", cid) index compare them as
--- text. pg_trgm and the three trigram indexes are left out, with a notice, where the extension can't be had.
+-- text. pg_trgm and the three trigram indexes are left out, with a notice, where the extension is not available.
 
 CREATE SCHEMA bsky;
 COMMENT ON SCHEMA bsky IS
     'What the reference AppView (@atproto/bsky) serves from. Written by appview-pipeline; the private tables by the AppView.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- Every record as it stands in its repository, and how far each repository was read.
+-- Every record in its newest state, and the newest commit of each repository.
 
 CREATE TABLE bsky.record (
     uri varchar PRIMARY KEY,
@@ -115,7 +115,7 @@ CREATE TABLE bsky.did_cache (
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- Posts, what they embed, and what was done with them.
+-- Posts, their embeds, and likes, reposts, quotes and gates of them.
 
 CREATE TABLE bsky.post (
     uri varchar PRIMARY KEY,
@@ -454,7 +454,7 @@ CREATE TABLE bsky.notification_push_token (
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- Private state of this AppView's own users: written by the reference AppView when it serves them, never from the network.
+-- Private state of this AppView's own users: the reference AppView writes it when it serves them, never the pipeline.
 
 CREATE TABLE bsky.mute (
     "subjectDid" varchar NOT NULL,
@@ -632,8 +632,8 @@ CREATE TABLE bsky.subscription (
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- Search by trigrams. The reference looks for the operator class along "bsky", public; where a database already has the
--- extension elsewhere, it is used from there.
+-- Search by trigrams. The reference finds the operator class by the search path "bsky", public; where a database has the
+-- extension in another schema, the class is named with that schema.
 
 DO $$
 DECLARE
@@ -657,7 +657,7 @@ END
 $$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- Popular posts of the last day, refreshed by whoever serves them.
+-- Popular posts of the last day. The AppView that serves them refreshes the view.
 
 INSERT INTO bsky.view_param (name, value) VALUES ('whats_hot_like_threshold', '2'), ('whats_hot_interval', '1day');
 

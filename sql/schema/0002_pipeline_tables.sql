@@ -1,4 +1,4 @@
--- Our own tables: where the streams stand, what is known of every repository, and everything that is not yet right.
+-- Our own tables: the cursors of the streams, what is known of every repository, and everything that is not complete yet.
 --
 -- Guarantees: a cursor row moves in the transaction of the batch it stands for; a row in dead_letter, gap or pending is
 -- the same row however often its cause is delivered again. Times are timestamptz. Revs compare by byte ("C"), as TIDs
@@ -186,7 +186,7 @@ COMMENT ON COLUMN pipeline.backfill_queue.rev IS 'Rev of the repository as appli
 COMMENT ON COLUMN pipeline.backfill_queue.records IS 'Records it had.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- What is not yet right.
+-- What is not complete yet.
 
 CREATE TABLE pipeline.pending (
     uri text NOT NULL,

@@ -1,8 +1,9 @@
--- History: what was, for those records by which others are judged.
+-- History: past states of the records by which others are evaluated.
 --
--- A reply or quote is judged by what existed at its own rev: parent, root, gate, follows, list items (docs/architecture.md).
--- Most of that is what exists now and stands in schema bsky. What has been replaced or deleted since, or came after
--- something newer, stands here. Together they are the set of all events of those records, in whatever order they came.
+-- A reply or quote is evaluated by what existed at its own rev: parent, root, gate, follows, list items
+-- (docs/architecture.md). Most of these still exist and are in schema bsky. Those that have been replaced or deleted
+-- since, or that came after something newer, are here. Both together hold all events of these records, in whatever order
+-- they came.
 --
 -- Guarantees: (uri, rev) is one event, written once; the state of a record as of a rev is its newest event up to it.
 
@@ -47,7 +48,7 @@ COMMENT ON COLUMN pipeline.dependency.uri IS 'at:// URI of the reply.';
 -- All replies of a thread, for gates that arrive late.
 CREATE INDEX post_reply_root_idx ON bsky.post ("replyRoot") WHERE "replyRoot" IS NOT NULL;
 
--- Who subscribed to an author's posts.
+-- Accounts that subscribed to an author's posts.
 CREATE INDEX activity_subscription_subject_idx ON bsky.activity_subscription ("subjectDid");
 
 -- A post as of a rev: no row when it did not exist then.
@@ -74,7 +75,7 @@ END;
 COMMENT ON FUNCTION pipeline.post_as_of IS
     'The state of a post as of a rev, no row if it did not exist. mentions is null for the current state: see record.';
 
--- The replies to a post, alive or not.
+-- The replies to a post, live ones and past states.
 CREATE FUNCTION pipeline.replies_to(of_uri text)
 RETURNS TABLE (uri text, rev text, live boolean)
 LANGUAGE sql STABLE
@@ -112,7 +113,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION pipeline.record_as_of IS 'A gate record as of a rev, no row if it did not exist.';
 
--- Whether a past event said `of_fact` and nothing had changed it by `of_rev`.
+-- Whether a past event stated `of_fact` and no later one had changed that by `of_rev`.
 CREATE FUNCTION pipeline.fact_in_history(of_fact text, of_rev text)
 RETURNS boolean
 LANGUAGE sql STABLE

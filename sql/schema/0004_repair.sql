@@ -1,5 +1,5 @@
--- What reruns and retries need to know: whom records told in a way that can't be told from what they say now, where the
--- rotating recount stands, and where a dead letter came from.
+-- What reruns and retries need: records whose notifications do not follow from what they say now, the position of the
+-- rotating recount, and what a dead letter was.
 
 CREATE TABLE pipeline.silenced (
     record_uri text NOT NULL,

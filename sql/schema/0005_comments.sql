@@ -1,4 +1,4 @@
--- What pipeline.version holds since verifications have a history too. Nothing but comments.
+-- Comments on pipeline.version, which holds the history of verifications too. Nothing but comments.
 
 COMMENT ON TABLE pipeline.version IS
     'Events of posts, gates, follows, list items, verifications and notification declarations that are not the current state of their record.';

@@ -1,6 +1,7 @@
--- What else follows from the history (0003_history.sql), asked for by statements of sql/apply/.
+-- More functions of the history (0003_history.sql), for the statements of sql/apply/.
 
--- Whether a gate named a post once. Only a state of it proves that; a deletion may be that of a gate that was refused.
+-- Whether a gate named a post once. Only a state of the gate proves that: the gate that a deletion deletes may have been
+-- refused.
 CREATE FUNCTION pipeline.had_gate(post_uri text, gate_uri text)
 RETURNS boolean
 LANGUAGE sql STABLE
@@ -40,8 +41,8 @@ BEGIN ATOMIC
     WHERE NOT e.deleted;
 END;
 
--- What a reply names as its parent, as of a rev. A post, usually; but a reply to a list, a feed generator or any other
--- record is valid just as well.
+-- The parent that a reply names, as of a rev. Usually a post; but a reply to a list, a feed generator or any other record
+-- is valid too.
 CREATE FUNCTION pipeline.parent_as_of(of_uri text, of_rev text)
 RETURNS TABLE (rev text, root text, parent text, invalid boolean)
 LANGUAGE sql STABLE
@@ -69,8 +70,8 @@ END;
 COMMENT ON FUNCTION pipeline.parent_as_of IS
     'The state of any record as of a rev, no row if it did not exist: what it replies to, if anything.';
 
--- Where the thread gate of a root is looked for: under the root's own key if that is a post, else the root is taken for it
--- (the reference does so, and it rarely has an `allow`).
+-- The URI of a root's thread gate: under the root's own key if the root is a post, else the root itself (as in the
+-- reference; such a record rarely has an `allow`).
 CREATE FUNCTION pipeline.thread_gate_of(root text)
 RETURNS text
 LANGUAGE sql IMMUTABLE

@@ -1,5 +1,5 @@
--- What is missing, written down when it happens: refused commits and records are gaps too, a stream's gaps belong to a shard,
--- and gaps close by themselves. Dead letters get a budget for each kind and day.
+-- Gaps are written when they happen: refused commits and records are gaps too, a stream's gaps belong to a shard, and gaps
+-- close by themselves. Dead letters have a limit for each kind and day.
 --
 -- Guarantees: found again, a gap is the same row; of one repository or stream only so many are added a day (gap.sql).
 

@@ -1,8 +1,8 @@
 -- Posts know their own rev, so that the replies to a post from a rev on are a range of an index.
 --
--- An edit of a post affects only replies that are newer than the edit. With the rev beside the parent and the root they are
--- found without reading the older ones, of which a popular post has tens of thousands. States as of a rev are found by one
--- look-up each, however often a record was edited.
+-- An edit of a post affects only replies that are newer than the edit. With the rev beside the parent and the root these
+-- are found without reading the older ones, of which a popular post has tens of thousands. A state as of a rev is found by
+-- one look-up, however often a record was edited.
 
 ALTER TABLE bsky.post
     ADD COLUMN rev text COLLATE "C";
@@ -43,7 +43,7 @@ BEGIN ATOMIC
     WHERE NOT e.deleted;
 END;
 
--- The replies to a post, alive or not, from a rev on and before another one.
+-- The replies to a post, live ones and past states, from a rev on and before another one.
 CREATE FUNCTION pipeline.replies_between(of_uri text, since text, until text)
 RETURNS TABLE (uri text, rev text, live boolean)
 LANGUAGE sql STABLE
@@ -60,8 +60,8 @@ END;
 COMMENT ON FUNCTION pipeline.replies_between IS
     'Replies to a post, live ones and past versions, of since <= rev < until; E''\x7f'' is later than any rev.';
 
--- When the next event of a post came after a rev; later than any rev when none did. (A function that returns a table is made
--- part of the query that calls it; one that returns a value and looks into a table is not.)
+-- The rev of the next event of a post after a rev; later than any rev if there is none. (PostgreSQL makes a function that
+-- returns a table part of the query that calls it, but not one that returns a value and reads a table.)
 CREATE FUNCTION pipeline.next_rev(of_uri text, of_rev text)
 RETURNS TABLE (rev text)
 LANGUAGE sql STABLE
@@ -78,7 +78,7 @@ BEGIN ATOMIC
     ), E'\x7f');
 END;
 
--- Which state of a record there was as of a rev: its rev, and whether it is the current one; no row for none.
+-- The state of a record as of a rev: its rev, and whether it is the current one; no row if there was none.
 CREATE FUNCTION pipeline.state_as_of(of_uri text, of_rev text)
 RETURNS TABLE (rev text, is_current boolean)
 LANGUAGE sql STABLE

@@ -1,6 +1,6 @@
--- What the history knows of likes, reposts and follows, for their notifications (sql/apply/told_pair.sql).
+-- The history of likes, reposts and follows, for their notifications (sql/apply/pair_notification.sql).
 
--- What a record says of another, as version.fact. Likes, reposts and follows.
+-- What a like, repost or follow says, as version.fact.
 CREATE FUNCTION pipeline.fact_of(of_uri text, body jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -53,7 +53,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION pipeline.states_of_pair IS 'States, past and current, of likes, reposts or follows of a subject by an account.';
 
--- As in 0011_revs_of_posts.sql, but for what is no post nothing is looked up: it may have thousands of versions.
+-- As in 0011_revs_of_posts.sql, but a record that is no post is not looked up: it may have thousands of versions.
 CREATE OR REPLACE FUNCTION pipeline.post_as_of(of_uri text, of_rev text)
 RETURNS TABLE (rev text, root text, parent text, invalid boolean, mentions jsonb)
 LANGUAGE sql STABLE

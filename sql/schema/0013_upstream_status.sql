@@ -1,6 +1,6 @@
--- What readers are told of an account that is not active: `bsky.actor."upstreamStatus"`, of which they know four values.
+-- The status that readers see of an inactive account, `bsky.actor."upstreamStatus"`: they know four values.
 
--- A status that is none of them, or missing, counts as `deactivated`: the account is hidden until it is active again.
+-- Any other status, or none, counts as `deactivated`: the account is hidden until it is active again.
 CREATE FUNCTION pipeline.upstream_status(active boolean, status text) RETURNS text
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN CASE

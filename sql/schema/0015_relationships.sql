@@ -1,7 +1,7 @@
 -- Tables, columns and functions of schema pipeline have the words of docs/glossary.md. Only names change, and comments.
 --
--- Guarantees: every row stays. Functions keep their results; states_of_pair is made again because the name of a column
--- of its result changes.
+-- Guarantees: every row stays. Functions keep their results; states_of_pair is created again because the name of a
+-- column of its result changes.
 
 ALTER TABLE pipeline.silenced RENAME TO muted_notification;
 ALTER INDEX pipeline.silenced_pkey RENAME TO muted_notification_pkey;

@@ -1,5 +1,5 @@
--- Deletes at most %(limit)s dead letters first seen before %(before)s, oldest first, and as many counts of the overflow and
--- of days.
+-- Deletes at most %(limit)s dead letters first seen before %(before)s, oldest first, and as many counts of the overflow
+-- and of days.
 --
 -- Guarantees: nothing of the index depends on them. Bounded: run it until it deletes nothing.
 
@@ -18,4 +18,9 @@ WHERE (kind, minute) IN (
 -- Deletes what was stored by day.
 DELETE FROM pipeline.dead_letter_day
 WHERE (kind, day) IN (
-  SELECT kind, day FROM pipeline.dead_letter_day WHERE day < %(before)s::timestamptz::date ORDER BY day LIMIT %(limit)s);
+  SELECT kind, day
+  FROM pipeline.dead_letter_day
+  WHERE day < %(before)s::timestamptz::date
+  ORDER BY day
+  LIMIT %(limit)s
+);

@@ -36,7 +36,7 @@ COLLECTION = Collection(
     table="verification",
     stages=(STAGE,),
     stage=stage,
-    always=(Step("tell"),),
+    always=(Step("notify"),),
     natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
     history=History("sortedAt", columns=("relationship", "record")),
     notifies=Notifies(("verified", "unverified"), stays=True),
