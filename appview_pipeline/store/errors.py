@@ -75,5 +75,5 @@ def translated() -> Iterator[None]:
 
 
 def _statement(error: BaseException | None) -> str:
-    query = getattr(getattr(error, "cursor", None), "query", None) or b""
-    return shown_name(query.decode("utf-8", "replace")) or "a statement"
+    query = getattr(getattr(error, "cursor", None), "query", None)
+    return shown_name(query.decode("utf-8", "replace")) if query else "a statement"
