@@ -49,7 +49,7 @@ def _no_rows(write: RecordWrite, rows: Rows) -> None:
     return None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Collection(Effect):
     """A record type of the index: its effect on the database, and how its records become rows.
 

@@ -93,7 +93,7 @@ class AccountRows:
     order: str = '"sortAt" DESC'
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Effect:
     """What the records of one collection do to the database.
 
@@ -137,7 +137,7 @@ class Effect:
 class Effects:
     """The effects of all collections of an index, and the sets that follow from their declarations.
 
-    Iterating gives those with tables, in lock order. Raises ValueError where `order` and the declarations differ.
+    `in_order`: those with tables, in lock order. Raises ValueError where `order` and the declarations differ.
     """
 
     def __init__(self, declared: Iterable[Effect], order: tuple[str, ...] = LOCK_ORDER) -> None:

@@ -74,12 +74,12 @@ class Chunk:
         gone = sorted(listed.keys() - records.keys())
         if gone:
             cursor.execute(chunk["gone"], {"uris": gone})
-        relatives = self._compare(batch)
+        candidates = self._compare(batch)
         if gone or count_rows(cursor, "differing"):
-            self._restore(records, relatives, gone)
+            self._restore(records, candidates, gone)
             self._copy(batch)
         evaluated = self._evaluate(batch)
-        self._notify(batch, evaluated=evaluated, moved=bool(gone or relatives))
+        self._notify(batch, evaluated=evaluated, moved=bool(gone or candidates))
         cursor.execute(filled(batch.effects, "repair/post.sql")["subjects"])
         repairs = Repairs(len(records))
         for table in counters.TABLES:
@@ -98,42 +98,38 @@ class Chunk:
         """Makes the staging tables hold the rows of `batch`, and nothing else."""
         tables = {"stage_write": SHARED_STAGES["stage_write"], **batch.effects.columns}
         self._cursor.execute("; ".join(f"DELETE FROM {table}" for table in tables))
-        filled = [table for table in tables if batch.rows.get(table)]
-        for table in filled:
+        with_rows = [table for table in tables if batch.rows.get(table)]
+        for table in with_rows:
             copy_rows(self._cursor, table, tables[table], batch.rows[table])
-        if filled:
+        if with_rows:
             # Temporary tables are never analyzed by themselves, and their joins are with the largest tables there are.
-            self._cursor.execute(f"ANALYZE {', '.join(filled)}")
+            self._cursor.execute(f"ANALYZE {', '.join(with_rows)}")
 
     def _compare(self, batch: Batch) -> list[StoredRecord]:
         """Fills `differing`. Returns the records that compete with those that differ."""
-        relatives: list[StoredRecord] = []
+        candidates: list[StoredRecord] = []
         for effect in _staged(batch):
             self._cursor.execute(filled(batch.effects, f"apply/{effect.name}.sql")["differs"])
             if effect.natural_key is not None:
-                statements, of_table = (
-                    filled_for(batch.effects, effect, "repair/duplicates.sql"),
-                    {"table": effect.table},
-                )
-                self._cursor.execute(statements["rightful"], of_table)
-                self._cursor.execute(statements["wrongful"], of_table)
-                self._cursor.execute(statements["relatives"], of_table)
+                statements = filled_for(batch.effects, effect, "repair/duplicates.sql")
+                for name in ("rightful", "wrongful", "candidates"):
+                    self._cursor.execute(statements[name], {"table": effect.table})
                 found = [StoredRecord(*row) for row in self._cursor.fetchall()]
-                for relative in found:
+                for candidate in found:
                     self._cursor.execute(
-                        "INSERT INTO differing (uri, table_name) VALUES (%s, %s)", (relative.uri, effect.table)
+                        "INSERT INTO differing (uri, table_name) VALUES (%s, %s)", (candidate.uri, effect.table)
                     )
-                relatives += found
-        return relatives
+                candidates += found
+        return candidates
 
     def _restore(
-        self, records: dict[str, StoredRecord], relatives: Sequence[StoredRecord], gone: Sequence[str]
+        self, records: dict[str, StoredRecord], candidates: Sequence[StoredRecord], gone: Sequence[str]
     ) -> None:
-        """Repairs what is in `differing`, and takes out what has no record. Leaves the staging tables as they fall."""
+        """Repairs what is in `differing`, and removes rows without a record. Leaves the staging tables in any state."""
         cursor, chunk = self._cursor, sections("repair/chunk.sql")
         cursor.execute("SELECT DISTINCT uri FROM differing")
         again = {uri: records[uri] for (uri,) in cursor.fetchall() if uri in records}
-        again |= {relative.uri: relative for relative in relatives}
+        again |= {candidate.uri: candidate for candidate in candidates}
         batch = self._stage(list(again.values()))
         posts = filled(batch.effects, "repair/post.sql")
         self._copy(batch)
@@ -160,10 +156,11 @@ class Chunk:
                 if effect.natural_key is not None:
                     statements = filled_for(batch.effects, effect, "repair/duplicates.sql")
                     cursor.execute(statements["follow_head"], {"table": effect.table})
-                    cursor.execute(statements["name"], {"table": effect.table})
-                if effect.derives("feed_item"):
-                    cursor.execute(posts["lacking_of_reposts"])
-                    run(cursor, filled(batch.effects, f"apply/{effect.name}.sql"), "feed")
+                    cursor.execute(statements["report"], {"table": effect.table})
+                for step in effect.follows:
+                    if step.writes == "feed_item":
+                        cursor.execute(fill_placeholders(posts["lacking_feed_item"], {"{table}": f'"{effect.table}"'}))
+                        run(cursor, filled(batch.effects, f"apply/{effect.name}.sql"), step.statement)
         if gone:
             cursor.execute(posts["remains"])
             cursor.execute(posts["gone_events"])
@@ -243,7 +240,7 @@ class Chunk:
 
 
 class _Seen:
-    """A batch of which one collection is looked at."""
+    """A batch of which only one collection is seen."""
 
     def __init__(self, batch: Batch, collection: str) -> None:
         self.rows = batch.rows

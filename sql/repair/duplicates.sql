@@ -35,7 +35,7 @@ WHERE EXISTS (SELECT FROM bsky.duplicate_record d WHERE d.uri = s.uri)
       AND (coalesce(r.rev, split_part(r.uri, '/', 5)), r.uri COLLATE "C") < (s.rev, s.uri COLLATE "C")
   );
 
--- :relatives
+-- :candidates
 -- Returns the records that compete with those that differ; they are staged together. These are: the record that a
 -- differing one is listed as a duplicate of, if that has no row; its other duplicates; and duplicates that precede the
 -- differing record.
@@ -70,7 +70,7 @@ FROM differing x
 JOIN bsky.duplicate_record head USING (uri)
 WHERE x.table_name = %(table)s AND d."duplicateOf" = head.uri;
 
--- :name
+-- :report
 -- Names duplicate_record as the table that was repaired, where the record is a duplicate.
 UPDATE differing x SET table_name = 'duplicate_record'
 WHERE x.table_name = %(table)s

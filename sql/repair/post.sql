@@ -123,8 +123,9 @@ WITH others AS (
 INSERT INTO added (uri)
 SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
 
--- :lacking_of_reposts
--- Does the same for feed items of reposts. A repost that is a duplicate has no feed item, and loses one that it had.
+-- :lacking_feed_item
+-- Does the same for feed items of another collection's records, whose table is {table}. A record that is a duplicate has
+-- no feed item, and loses one that it had.
 -- - others: records of another table before, taken out.
 WITH others AS (
   DELETE FROM added
@@ -132,7 +133,7 @@ WITH others AS (
 INSERT INTO added (uri)
 SELECT DISTINCT d.uri
 FROM differing d
-JOIN bsky.repost r USING (uri)
+JOIN bsky.{table} r USING (uri)
 WHERE d.table_name = 'feed_item';
 
 -- :gates
