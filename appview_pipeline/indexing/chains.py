@@ -31,7 +31,8 @@ class Chain:
     @classmethod
     def of(cls, state: RepoState, seq: int | None, time: str) -> Chain:
         """A chain of one commit."""
-        return cls(first=state, newest=state, oldest_rev=state.rev, chain_from=state.rev, seq=seq, time=time)
+        # By position, for nearly every commit begins one: by keyword it takes a third of a microsecond more.
+        return cls(state, state, state.rev, state.rev, seq, time)
 
 
 def follow(chains: dict[str, Chain], state: RepoState, change: Change) -> None:
