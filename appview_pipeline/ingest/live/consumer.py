@@ -166,10 +166,10 @@ def _seconds_since(moment: str | None) -> float | None:
 
 def main() -> int:
     """Runs the consumer as a leased process; the exit code says how it ended."""
-    return run_leased("consumer", _consume_fast)
+    return run_leased("consumer", _work)
 
 
-def _consume_fast(settings: Settings, stopped: Callable[[], bool]) -> None:
+def _work(settings: Settings, stopped: Callable[[], bool]) -> None:
     favour_throughput()
     consume(settings, stopped)
 
