@@ -61,6 +61,30 @@ def test_the_mirrored_folders_hold_tests_only() -> None:
     assert [path for path in found if not path.name.startswith("test_")] == []
 
 
+MAY_IMPORT = {
+    "protocol": set(),
+    "network": {"protocol"},
+    "store": set(),
+    "indexing": {"protocol", "store"},
+    "ingest": {"protocol", "network", "store", "indexing"},
+    "defs": {"protocol", "network", "store", "indexing", "ingest"},
+}
+"""The packages that each package may import (docs/architecture.md), besides the modules beside them."""
+
+
+def test_imports_point_one_way() -> None:
+    assert set(MAY_IMPORT) == MIRRORED
+    found = [
+        (str(path.relative_to(PRODUCT)), name)
+        for package, allowed in MAY_IMPORT.items()
+        for path in modules(PRODUCT / package)
+        for name in imported(path)
+        if name.startswith(f"{PRODUCT.name}.")
+        if name.split(".")[1] in MAY_IMPORT.keys() - allowed - {package}
+    ]
+    assert found == []
+
+
 LIBRARIES = {
     "psycopg2": ("store/", "addresses.py"),  # libpq reads a URL by its own rules
     "sqlalchemy": ("store/", "defs/housekeeping.py"),  # Dagster's event log is purged through its own engine
