@@ -60,6 +60,8 @@ DEV_REQUIRES = [
     # A test builds the wheel without build isolation.
     "setuptools>=69",
     "wheel",
+    # `dg dev`, `dg list defs`, `dg check defs`: of the same release as dagster.
+    "dagster-dg-cli==1.13.27",
     # Lint, format and types; bounded, because a newer minor version finds new faults in old code.
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<2.5",

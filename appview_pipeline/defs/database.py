@@ -47,3 +47,6 @@ class IndexDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     def open(self) -> Database:
         """The open database. Raises `OperatorError` in one sentence when it can't be opened."""
         return database()
+
+
+defs = dg.Definitions(resources={"index": IndexDatabase()})

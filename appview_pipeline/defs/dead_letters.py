@@ -139,3 +139,6 @@ def sweep_gaps(context: dg.OpExecutionContext, index: IndexDatabase) -> None:
         closed, deleted = gaps.sweep_gaps(connection, before)
     context.log.info(f"Closed {closed:,} gaps, deleted {deleted:,} closed ones")
     context.add_output_metadata({"closed": closed, "rows": deleted})
+
+
+defs = dg.Definitions(assets=[dead_letters], jobs=[retry_dead_letters])

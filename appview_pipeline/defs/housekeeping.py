@@ -158,3 +158,5 @@ housekeeping_schedule = dg.ScheduleDefinition(
     cron_schedule="17 */6 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
+
+defs = dg.Definitions(jobs=[housekeeping], schedules=[housekeeping_schedule])

@@ -12,7 +12,13 @@ from collections.abc import Callable
 
 from appview_pipeline import backoff, logs
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.leased_process import EXIT_ENDED, EXIT_LOCK_LOST, EXIT_LOCKED, EXIT_OPERATOR_ERROR
+from appview_pipeline.ingest.leased_process import (
+    EXIT_ENDED,
+    EXIT_LOCK_LOST,
+    EXIT_LOCKED,
+    EXIT_OPERATOR_ERROR,
+    STATUS,
+)
 from appview_pipeline.ingest.transactions import Stopped
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.batch import CursorMoved
@@ -103,3 +109,8 @@ def run_leased(service: str, work: Callable[[Settings, Callable[[], bool]], obje
         lease.finish()
     log.info("Ended: %s", lease.reason or "its work is done")
     return EXIT_ENDED
+
+
+def report_trouble(sentence: str | None) -> None:
+    """Says to the parent what keeps this process from its work, in one line; None: nothing does."""
+    print(f"{STATUS}{sentence or ''}", flush=True)

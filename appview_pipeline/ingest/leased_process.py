@@ -4,7 +4,7 @@ Whatever must not wait for Dagster's ticks runs in such a child; this is its par
 What passes between the two:
 - stdin: any byte renews the child's lease; end of file, or a lapsed lease (`APPVIEW_LEASE_SECONDS`), ends it after the
   batch in hand;
-- stdout and stderr: its log lines;
+- stdout and stderr: its log lines, and lines that begin with `STATUS`: what keeps it from its work, if anything;
 - exit code: the `EXIT_...` below; any other means that it crashed.
 
 A process that is gone is started again after a pause that grows while it keeps failing (`backoff.leased_process`).
@@ -35,6 +35,9 @@ EXIT_OPERATOR_ERROR = 4
 EXIT_LOCK_LOST = 5
 """The connection that held its lock is gone."""
 
+STATUS = "status: "
+"""Begins a line of the child that is not for the log: a sentence about its trouble, or nothing where it works."""
+
 MAX_LINES = 500
 MAX_LINE_LENGTH = 2_000
 
@@ -64,6 +67,9 @@ class LeasedProcess:
     sentences: Mapping[int, str] = field(default_factory=dict)
     ended: Ended | None = None
     starts: int = 0
+    trouble: str | None = None
+    """What keeps it from its work, and what to do about it: how the last child ended, until the next one says that it
+    works or has run for as long as `backoff` calls healthy; or what the running one says. None: nothing known."""
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
     _not_before: float = 0.0
@@ -71,6 +77,7 @@ class LeasedProcess:
     _lines: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
     _dropped: int = 0
     _last_line: str = ""
+    _is_successor: bool = False
     _reader: threading.Thread | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _output_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -89,6 +96,8 @@ class LeasedProcess:
                 if time.monotonic() < self._not_before:
                     return False
                 self._start()
+            elif self._is_successor and time.monotonic() - self._started_at > self.pauses.healthy:
+                self._is_successor, self.trouble = False, None
             self._renew()
             return True
 
@@ -115,6 +124,7 @@ class LeasedProcess:
             self._notice_end()
             # It was asked to end, so it may be started again at once.
             self._not_before, self.pauses.failures = 0.0, 0
+            self._is_successor, self.trouble = False, None
 
     def lines(self) -> list[str]:
         """The lines of the child since the last call, oldest first; of too many, the newest `MAX_LINES`."""
@@ -151,6 +161,9 @@ class LeasedProcess:
                 line = raw.decode("utf-8", "replace").rstrip()
                 if not line:
                     continue
+                if line.startswith(STATUS.rstrip()):
+                    self._is_successor, self.trouble = False, line.removeprefix(STATUS.rstrip()).strip() or None
+                    continue
                 with self._output_lock:
                     self._dropped += len(self._lines) == MAX_LINES
                     self._lines.append(line)
@@ -179,6 +192,7 @@ class LeasedProcess:
             self._reader.join(1.0)
         ran = time.monotonic() - self._started_at
         self.ended = Ended(process.returncode, self._last_line, ran, self._sentence(process.returncode, ran))
+        self._is_successor, self.trouble = True, self.ended.sentence
         self.pauses.connected_for(ran)
         self._not_before = time.monotonic() + self.pauses.next()
 

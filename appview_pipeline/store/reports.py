@@ -98,6 +98,11 @@ def newest_batch(connection: Connection) -> int:
     return int(_rows(connection, "report/newest_batch.sql")[0][0])
 
 
+def first_applied(connection: Connection) -> datetime | None:
+    """When the first batch of all was applied; None for none."""
+    return next((row[0] for row in _rows(connection, "report/first_applied.sql")), None)
+
+
 def applied_after(
     connection: Connection, batch: int, relay: str, limit: int = MAX_BATCHES, shard: str | None = None
 ) -> list[Applied]:

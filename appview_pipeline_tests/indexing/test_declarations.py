@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appview_pipeline.defs.tables.groups import FAMILIES
+from appview_pipeline.defs.tables.groups import GROUPS
 from appview_pipeline.indexing.batch import Batch, build, build_again
 from appview_pipeline.indexing.changes import Change, RecordDelete
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
@@ -54,7 +54,7 @@ def test_a_collection_with_tables_is_in_every_place(nsid: str) -> None:
         wanted |= {"notify", "notified_by_state", "staged_relationship", "kept_relationship", "kept_record"}
     assert not wanted - has.keys(), f"{file} lacks {sorted(wanted - has.keys())}, which the module declares"
     assert nsid in LOCK_ORDER, f"LOCK_ORDER in store/effects.py lacks {nsid}: the order in which effects take locks"
-    assert any(collection.table in family.tables for family in FAMILIES), (
+    assert any(collection.table in group.tables for group in GROUPS), (
         f"no table group in defs/tables/groups.py has bsky.{collection.table}: {nsid} has no asset in Dagster"
     )
     assert f'"{nsid}"' in inspect.getsource(model_tables.rows_of), (

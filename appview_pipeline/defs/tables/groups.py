@@ -1,4 +1,4 @@
-"""The families of tables: what each asset stands for, what it is made from, and what it promises."""
+"""The table groups: what each asset stands for, what it is made from, and what it guarantees."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from appview_pipeline.indexing.registry import EFFECTS
 
 
 @dataclass(frozen=True)
-class Family:
-    """An asset: some tables of schema `bsky` (the first is the main one) and the families they are derived from.
+class TableGroup:
+    """An asset: some tables of schema `bsky` (the first is the main one) and the assets they are derived from.
 
-    `check` is the recount (a file of `sql/check/`) that its counters must equal.
+    `asset_group` is the asset's group in Dagster. `check` is the recount (a file of `sql/check/`) that its counters
+    must equal.
     """
 
     key: str
-    group: str
+    asset_group: str
     tables: tuple[str, ...]
     upstream: tuple[str, ...]
     description: str
@@ -24,8 +25,7 @@ class Family:
 
     @property
     def collections(self) -> tuple[str, ...] | None:
-        """The collections whose records become its rows; empty for what is derived from other families, None for every
-        collection."""
+        """The collections whose records become its rows; none where other groups do, None for every collection."""
         if "record" in self.tables:
             return None
         return tuple(effect.nsid for effect in EFFECTS.in_order if effect.table in self.tables)
@@ -37,30 +37,33 @@ class Family:
 
 
 _ONE_PER_PAIR = (
-    "Of several by one account of one subject, the first by rev and record key counts and has the row; the others wait "
-    "in `duplicate_record` and move up when it is deleted."
+    "Of several records of one account with the same subject, the first by rev and record key has the row. The others "
+    "are duplicates: they wait in `duplicate_record`, and the next one is promoted when it is deleted."
 )
 
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        "record",
-        "records",
-        ("record", "duplicate_record"),
-        ("firehose",),
-        "Every record of the indexed collections as JSON, as it stands in its repository: the newest rev wins, "
-        "whatever the order of arrival, and a deleted record stays deleted. All other tables are derived from it.",
+GROUPS: tuple[TableGroup, ...] = (
+    TableGroup(
+        key="record",
+        asset_group="records",
+        tables=("record", "duplicate_record"),
+        upstream=("firehose",),
+        description=(
+            "Every record of the indexed collections as JSON, as it stands in its repository. The newest rev"
+            " wins, whatever the order of arrival, and a deleted record stays deleted. All other tables are "
+            "derived from it."
+        ),
     ),
-    Family(
-        "actors",
-        "records",
-        ("actor", "actor_sync"),
-        ("firehose",),
-        "Accounts (`actor`) and the last rev seen of their repositories (`actor_sync`).",
+    TableGroup(
+        key="actors",
+        asset_group="records",
+        tables=("actor", "actor_sync"),
+        upstream=("firehose",),
+        description="Accounts (`actor`) and the newest rev seen of their repositories (`actor_sync`).",
     ),
-    Family(
-        "posts",
-        "collections",
-        (
+    TableGroup(
+        key="posts",
+        asset_group="collections",
+        tables=(
             "post",
             "post_embed_image",
             "post_embed_gallery_image",
@@ -70,126 +73,138 @@ FAMILIES: tuple[Family, ...] = (
             "quote",
             "op_thread_reply",
         ),
-        ("record", "gates", "follows", "lists"),
-        "Posts with their embeds and quotes. Replies and quotes are judged against root, thread gate and post gate as "
-        "of their own rev: gates, follows and list items decide `violatesThreadGate` and `violatesEmbeddingRules`.",
+        upstream=("record", "gates", "follows", "lists"),
+        description=(
+            "Posts with their embeds and quotes. Replies and quotes are evaluated against root, thread gate "
+            "and post gate as of their own rev: gates, follows and list items decide `violatesThreadGate` "
+            "and `violatesEmbeddingRules`."
+        ),
     ),
-    Family(
-        "likes",
-        "collections",
-        ("like",),
-        ("record",),
-        f"Likes of posts, feed generators, labelers and lists. {_ONE_PER_PAIR}",
+    TableGroup(
+        key="likes",
+        asset_group="collections",
+        tables=("like",),
+        upstream=("record",),
+        description=f"Likes of posts, feed generators, labelers and lists. {_ONE_PER_PAIR}",
     ),
-    Family(
-        "reposts",
-        "collections",
-        ("repost",),
-        ("record",),
-        f"Reposts. {_ONE_PER_PAIR}",
+    TableGroup(
+        key="reposts",
+        asset_group="collections",
+        tables=("repost",),
+        upstream=("record",),
+        description=f"Reposts. {_ONE_PER_PAIR}",
     ),
-    Family(
-        "follows",
-        "collections",
-        ("follow",),
-        ("record",),
-        f"Follows: the social graph. {_ONE_PER_PAIR}",
+    TableGroup(
+        key="follows",
+        asset_group="collections",
+        tables=("follow",),
+        upstream=("record",),
+        description=f"Follows: the social graph. {_ONE_PER_PAIR}",
     ),
-    Family(
-        "blocks",
-        "collections",
-        ("actor_block", "list_block"),
-        ("record",),
-        f"Blocks of accounts and of whole lists. {_ONE_PER_PAIR}",
+    TableGroup(
+        key="blocks",
+        asset_group="collections",
+        tables=("actor_block", "list_block"),
+        upstream=("record",),
+        description=f"Blocks of accounts and of whole lists. {_ONE_PER_PAIR}",
     ),
-    Family(
-        "profiles",
-        "collections",
-        ("profile",),
-        ("record",),
-        "Profiles: one an account, with display name, description, avatar, pinned post and the starter pack it joined "
-        "by.",
+    TableGroup(
+        key="profiles",
+        asset_group="collections",
+        tables=("profile",),
+        upstream=("record",),
+        description=(
+            "Profiles: one an account, with display name, description, avatar, pinned post and the starter "
+            "pack by which the account joined."
+        ),
     ),
-    Family(
-        "lists",
-        "collections",
-        ("list", "list_item", "reference_list_opt_out"),
-        ("record",),
-        "Lists, who is on them, and who asks not to be shown on them.",
+    TableGroup(
+        key="lists",
+        asset_group="collections",
+        tables=("list", "list_item", "reference_list_opt_out"),
+        upstream=("record",),
+        description="Lists, their members, and the accounts that ask not to be shown on them.",
     ),
-    Family(
-        "feed_generators",
-        "collections",
-        ("feed_generator",),
-        ("record",),
-        "Feed generators: custom feeds and the service that computes each.",
+    TableGroup(
+        key="feed_generators",
+        asset_group="collections",
+        tables=("feed_generator",),
+        upstream=("record",),
+        description="Feed generators: custom feeds, and the service that computes each.",
     ),
-    Family(
-        "starter_packs",
-        "collections",
-        ("starter_pack",),
-        ("record",),
-        "Starter packs.",
+    TableGroup(
+        key="starter_packs",
+        asset_group="collections",
+        tables=("starter_pack",),
+        upstream=("record",),
+        description="Starter packs.",
     ),
-    Family(
-        "labelers",
-        "collections",
-        ("labeler",),
-        ("record",),
-        "Labelers: accounts that offer a labeling service.",
+    TableGroup(
+        key="labelers",
+        asset_group="collections",
+        tables=("labeler",),
+        upstream=("record",),
+        description="Labelers: accounts that offer a labeling service.",
     ),
-    Family(
-        "gates",
-        "collections",
-        ("thread_gate", "post_gate"),
-        ("record",),
-        "Thread gates (who may reply) and post gates (who may quote), one a post each.",
+    TableGroup(
+        key="gates",
+        asset_group="collections",
+        tables=("thread_gate", "post_gate"),
+        upstream=("record",),
+        description="Thread gates (who may reply) and post gates (who may quote), one of each a post.",
     ),
-    Family(
-        "verifications",
-        "collections",
-        ("verification",),
-        ("record",),
-        f"Verifications of one account by another. {_ONE_PER_PAIR}",
+    TableGroup(
+        key="verifications",
+        asset_group="collections",
+        tables=("verification",),
+        upstream=("record",),
+        description=f"Verifications of one account by another. {_ONE_PER_PAIR}",
     ),
-    Family(
-        "notifications",
-        "derived",
-        ("notification",),
-        ("posts", "likes", "reposts", "follows", "verifications", "profiles", "starter_packs"),
-        "Notifications: one row for each account, record and reason, however often the record is delivered; it goes "
-        "when its record goes. Those that depended on history or private state when they were made are kept, never "
-        "re-derived.",
+    TableGroup(
+        key="notifications",
+        asset_group="derived",
+        tables=("notification",),
+        upstream=("posts", "likes", "reposts", "follows", "verifications", "profiles", "starter_packs"),
+        description=(
+            "Notifications: one row for each account, record and reason, however often the record is "
+            "delivered. Deleting the record deletes its notifications. Notifications that depended on "
+            "history or private state when they were written are kept, never derived again."
+        ),
     ),
-    Family(
-        "post_aggregates",
-        "derived",
-        ("post_agg",),
-        ("likes", "reposts", "posts"),
-        "Counts of likes, reposts, replies and quotes by URI. They move in the transaction of the rows that they "
-        "count, and always equal a recount. Replies that violate a thread gate don't count; quotes count by URI.",
+    TableGroup(
+        key="post_aggregates",
+        asset_group="derived",
+        tables=("post_agg",),
+        upstream=("likes", "reposts", "posts"),
+        description=(
+            "Counts of likes, reposts, replies and quotes by URI. They move in the transaction of the rows "
+            "that they count, and always equal a recount. Replies that violate a thread gate do not count; "
+            "quotes count by URI."
+        ),
         check="post_aggregates",
     ),
-    Family(
-        "profile_aggregates",
-        "derived",
-        ("profile_agg",),
-        ("follows", "posts"),
-        "Counts of followers, follows and posts by account. They move in the transaction of the rows that they "
-        "count, and always equal a recount.",
+    TableGroup(
+        key="profile_aggregates",
+        asset_group="derived",
+        tables=("profile_agg",),
+        upstream=("follows", "posts"),
+        description=(
+            "Counts of followers, follows and posts by account. They move in the transaction of the rows "
+            "that they count, and always equal a recount."
+        ),
         check="profile_aggregates",
     ),
-    Family(
-        "feed_items",
-        "derived",
-        ("feed_item",),
-        ("posts", "reposts"),
-        "What author feeds and timelines read: a row for every post and every repost, by its originator.",
+    TableGroup(
+        key="feed_items",
+        asset_group="derived",
+        tables=("feed_item",),
+        upstream=("posts", "reposts"),
+        description="The rows of author feeds and timelines: one for every post and every repost, by its originator.",
     ),
 )
 
-BY_KEY: dict[str, Family] = {family.key: family for family in FAMILIES}
+BY_KEY: dict[str, TableGroup] = {group.key: group for group in GROUPS}
 
-_GRAPH = {family.key: [key for key in family.upstream if key in BY_KEY] for family in FAMILIES}
-IN_ORDER: tuple[Family, ...] = tuple(BY_KEY[key] for key in TopologicalSorter(_GRAPH).static_order())
-"""Every family after those it is derived from."""
+_GRAPH = {group.key: [key for key in group.upstream if key in BY_KEY] for group in GROUPS}
+IN_ORDER: tuple[TableGroup, ...] = tuple(BY_KEY[key] for key in TopologicalSorter(_GRAPH).static_order())
+"""Every group after the groups that it is derived from."""

@@ -17,7 +17,7 @@ from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.decoding import applied_revs_in
 from appview_pipeline.ingest.interpreter import favour_throughput
-from appview_pipeline.ingest.lease import run_leased
+from appview_pipeline.ingest.lease import report_trouble, run_leased
 from appview_pipeline.ingest.live.sequence_numbers import SequenceNumbers
 from appview_pipeline.ingest.live.stream_decoder import StreamDecoder
 from appview_pipeline.ingest.pipeline import run_pipeline
@@ -108,9 +108,29 @@ def _batches(
     settings: Settings, subscription: Subscription, summary: _Summary, stopped: Callable[[], bool]
 ) -> Iterator[list[bytes]]:
     """Frames in the order in which they came, until `stopped`; none where the stream is quiet."""
+    health = _Health(subscription)
     while not stopped():
         yield subscription.take(settings.batch_events * settings.shard.count, settings.batch_seconds)
+        health.report()
         summary.log_if_due()
+
+
+@dataclass
+class _Health:
+    """Says to the parent what keeps us from the relay, whenever that changes."""
+
+    subscription: Subscription
+    said: str | None = "nothing yet"
+
+    def report(self) -> None:
+        """Says it where it has changed; while a connection is being made, what was said stands."""
+        status = self.subscription.status
+        if not status.connected and status.state not in ("waiting", "future_cursor"):
+            return
+        trouble = None if status.connected else status.last_error
+        if trouble != self.said:
+            self.said = trouble
+            report_trouble(trouble)
 
 
 @dataclass

@@ -40,7 +40,7 @@ _SOCKET_PATH_BYTES = 103
 # PostgreSQL joins names of up to about 100 bytes to the data directory's path, within 1,023 bytes.
 _STATE_PATH_BYTES = 800
 
-_PRIVATE = ("owner.lock", "users.lock", "embedded.json", "postgres.log", "postgres.log.1")
+_PRIVATE = ("owner.lock", "users.lock", "embedded.json", "postgres.log", "postgres.log.1", "first_hour")
 _OURS = frozenset((*_PRIVATE, "pgdata", "run", "postgresql.user.conf", "dagster"))
 
 _log = logging.getLogger(__name__)
