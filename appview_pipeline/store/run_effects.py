@@ -57,9 +57,9 @@ def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[
         cursor.execute(statements["remove"])
         batch.report.add_written(effect.table, cursor.rowcount)
         if key:
-            cursor.execute(duplicates["mark_removed"])
+            cursor.execute(duplicates["mark"])
             cursor.execute(duplicates["unlist"])
-            cursor.execute(duplicates["take_candidates"])
+            cursor.execute(duplicates["candidates"])
             if candidates := [StoredRecord(*row) for row in cursor.fetchall()]:
                 for table, rows in batch.stage_again(effect.nsid, candidates).items():
                     copy_rows(cursor, table, batch.effects.columns[table], rows)
@@ -72,8 +72,8 @@ def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[
             _settle_duplicates(cursor, statements, duplicates)
         batch.report.add_written(effect.table, added)
     if key and (changed or contested):
-        cursor.execute(duplicates["note_promotions"])
-        cursor.execute(duplicates["clear_freed_keys"])
+        cursor.execute(duplicates["promote"])
+        cursor.execute(duplicates["clear_keys"])
     _run_steps(cursor, effect, batch, (*(effect.follows if staged else ()), *effect.always))
 
 
@@ -90,6 +90,6 @@ def _settle_duplicates(cursor: Cursor, statements: Mapping[str, str], duplicates
     if run_for_number(cursor, duplicates["demote"]):
         cursor.execute(duplicates["free_keys"])
         cursor.execute(statements["remove"])
-        cursor.execute(duplicates["mark_removed"])
+        cursor.execute(duplicates["mark"])
         cursor.execute(statements["add"])
-    cursor.execute(duplicates["list_duplicates"])
+    cursor.execute(duplicates["list"])

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.store import sql
 from appview_pipeline_tests.support.checkout import CHECKOUT
 
@@ -38,6 +39,7 @@ _TOKEN = re.compile(
 _CTE = re.compile(r"(?:^WITH (?:RECURSIVE )?|^\), )(\w+)(?: \([\w, ]+\))? AS (?:MATERIALIZED )?\($", re.MULTILINE)
 MAX_PLAIN_CTES = 3
 MAX_LINE = 120
+MAX_NAME = 63
 
 
 @pytest.mark.parametrize("name", STATEMENT_FILES)
@@ -58,6 +60,18 @@ def test_of_a_long_statement_the_rows_of_each_part_are_described(name: str) -> N
                 part for part in parts if not re.search(rf"^- .*\b{part}\b.*:|; {part}:", statement.description, re.M)
             ]
             assert not silent, f"{name}, {key} describes not: {', '.join(silent)}"
+
+
+def test_names_of_prepared_statements_are_not_cut_off() -> None:
+    """PostgreSQL cuts names at 63 bytes, with a notice each time."""
+    names = [f"{name.split('/')[1][:-4]}.{key}" for name in STATEMENT_FILES for key in sql.sections(name)]
+    names += [
+        f"duplicates.{key} of {effect.name}"
+        for key in sql.sections("apply/duplicates.sql")
+        for effect in EFFECTS.in_order
+        if effect.natural_key
+    ]
+    assert [name for name in names if len(f"{name}, small batches".encode()) > MAX_NAME] == []
 
 
 def test_comments_above_a_statement_are_not_sent() -> None:

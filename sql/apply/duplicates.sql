@@ -17,7 +17,7 @@ FROM touched t
 CROSS JOIN LATERAL (SELECT * FROM bsky.{table} l WHERE l.uri = t.uri OFFSET 0) l
 WHERE t.change <> 'stale' AND NOT t.removed;
 
--- :mark_removed
+-- :mark
 -- Marks the records that `remove` has taken out, so that it does not run for them again.
 UPDATE touched SET removed = true WHERE collection = {collection} AND change <> 'stale';
 
@@ -27,7 +27,7 @@ DELETE FROM bsky.duplicate_record d
 USING touched t
 WHERE d.uri = t.uri AND t.collection = {collection} AND t.change <> 'stale';
 
--- :take_candidates
+-- :candidates
 -- Takes the duplicates of a removed record off the list and returns them; they are staged like newly arrived records,
 -- and compete for the freed key.
 WITH candidate AS (
@@ -64,7 +64,7 @@ WITH preceded AS (
 )
 SELECT count(*) FROM demoted;
 
--- :list_duplicates
+-- :list
 -- Lists as duplicates all records that do not count: staged records, demoted ones, and the demoted ones' duplicates.
 -- - not_counting: those three, in this order, with their natural keys.
 WITH not_counting AS (
@@ -92,7 +92,7 @@ WHERE l.uri <> o.uri
 ORDER BY o.uri
 ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, "duplicateOf" = excluded."duplicateOf";
 
--- :note_promotions
+-- :promote
 -- Notes which record took the place of which. A record made after the other was deleted is no duplicate of it: it
 -- notifies again.
 INSERT INTO promotion (old_uri, new_uri, new_cid)
@@ -102,6 +102,6 @@ CROSS JOIN LATERAL (SELECT * FROM bsky.{table} l WHERE l.{key_1} = v.key_1 AND l
 CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = l.uri OFFSET 0) r
 WHERE l.uri <> v.uri AND r.rev < v.rev;
 
--- :clear_freed_keys
+-- :clear_keys
 -- Ends the work on this collection: freed keys are noted for one collection at a time.
 DELETE FROM freed_key;

@@ -124,8 +124,8 @@ INSERT INTO added (uri)
 SELECT DISTINCT uri FROM differing WHERE table_name = %(table)s;
 
 -- :lacking_feed_item
--- Does the same for feed items of another collection's records, whose table is {table}. A record that is a duplicate has
--- no feed item, and loses one that it had.
+-- Does the same for feed items of another collection's records, whose table is {table}. A record that is a duplicate
+-- has no feed item, and loses one that it had.
 -- - others: records of another table before, taken out.
 WITH others AS (
   DELETE FROM added

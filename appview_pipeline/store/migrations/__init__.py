@@ -1,7 +1,7 @@
 """Alembic's script folder. Each revision in `versions/` runs one readable file of `sql/schema`.
 
 To add one: write `sql/schema/NNNN_what.sql`, copy the newest file of `versions/`, and set its three names. Migrations
-only go forward; what was released is never edited. Each runs in its own transaction.
+only go forward; the effect of a released one never changes. Each runs in its own transaction.
 """
 
 from __future__ import annotations
