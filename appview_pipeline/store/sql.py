@@ -27,7 +27,8 @@ def read(name: str) -> str:
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement of a file: what PostgreSQL gets, and the comment that describes it."""
+    """A statement of a file: what PostgreSQL gets, and the comment that describes it. Or a part of other statements,
+    which a placeholder stands for in them (`placeholders.py`)."""
 
     text: str
     description: str

@@ -38,8 +38,8 @@ WHERE n."recordUri" = ANY (ARRAY(SELECT uri FROM touched WHERE change IN ('delet
 -- and promoted duplicates, which have the notifications of the record before them. Deleted records and edited posts
 -- notify again when they return.
 -- - gone: deleted records and edited posts.
--- - unmuted: their notifications that muted threads held back, no longer kept.
--- - no_longer_kept: they are not kept either.
+-- - unmuted: their notifications that muted threads held back, which may be written then.
+-- - no_longer_kept: their own rows in kept_notification.
 WITH gone AS (
   SELECT uri
   FROM touched
@@ -85,7 +85,7 @@ WHERE n.id = ANY (ARRAY(
 
 -- :insert
 -- Writes the notifications and returns how many rows are new or changed. A stored one changes when its post was edited,
--- a nearer ancestor arrived, or an earlier state of a verification, like, repost or follow did.
+-- or when a nearer ancestor or an earlier state of a verification, like, repost or follow arrived late.
 -- - written: these rows.
 WITH written AS (
   INSERT INTO bsky.notification AS n (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")

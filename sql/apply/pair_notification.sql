@@ -1,6 +1,6 @@
--- Notifications of likes, reposts and follows that have a history: that were edited, deleted together with others of
--- the same natural key, or arrived late. (The notifications of all others are added by the collections' own files; they
--- cost nothing here.)
+-- Notifications of pairs (likes, reposts and follows: an account and a subject) that have a history: that were edited,
+-- deleted together with others of the same natural key, or arrived late. (The collections' own files add the
+-- notifications of all others; they cost nothing here.)
 --
 -- - A record notifies when it is created and begins a run: a span of revs in which one record or another has the same
 --   natural key. It notifies the accounts that its first state names, with the time of that state; no edit changes

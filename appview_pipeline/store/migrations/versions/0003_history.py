@@ -1,4 +1,4 @@
-"""What judging as of an earlier rev needs: superseded versions, and what judgements depend on."""
+"""Past states by which posts are evaluated as of an earlier rev, and what evaluations depend on."""
 
 from appview_pipeline.store.migrations import run
 

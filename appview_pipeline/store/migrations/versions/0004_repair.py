@@ -1,4 +1,4 @@
-"""What reruns leave alone, where the rotating recount stands, and what a retry of a dead letter needs."""
+"""Notifications that reruns keep, the position of the rotating recount, and what a retry of a dead letter needs."""
 
 from appview_pipeline.store.migrations import run
 

@@ -1,4 +1,4 @@
-"""Quotes of posts that are gone: a gate that arrives late may forbid them."""
+"""Quotes of deleted posts: a gate that arrives late may forbid them."""
 
 from appview_pipeline.store.migrations import run
 

@@ -1,4 +1,4 @@
-"""What the history knows of likes, reposts and follows."""
+"""Functions that read the history of likes, reposts and follows."""
 
 from appview_pipeline.store.migrations import run
 
