@@ -81,20 +81,8 @@ def build(
     ignored: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     for change in changes:
-        report.frames += not change.is_position
-        report.bytes += change.size
-        if change.is_position:
-            report.skipped += change.skipped
-            report.doubtful += change.doubtful
-        if change.seq is not None and not change.is_doubtful:
-            report.first_seq = change.seq if report.first_seq is None else min(report.first_seq, change.seq)
-            report.last_seq = change.seq if report.last_seq is None else max(report.last_seq, change.seq)
-        report.events += change.is_event
-        time = change.time if change.is_event or change.is_position else None
-        if time is not None and (report.relay_time is None or time > report.relay_time):
-            report.relay_time = time
+        _count_frame(change, report)
         if change.already_applied:
-            report.stale += 1
             continue
         if change.repo is not None:
             follow(chains, change.repo, change)
@@ -134,6 +122,23 @@ def build(
     report.ignored = dict(Counter(collection for commit in ignored.values() for collection, _ in commit))
     report.rejected_by_kind = dict(Counter(letter.kind for letter in letters))
     return Batch(report, rows, frozenset(event.collection for event in newest.values()), declared, changes=changes)
+
+
+def _count_frame(change: Change, report: Report) -> None:
+    """Adds a change's frame to the report."""
+    report.frames += not change.is_position
+    report.bytes += change.size
+    report.events += change.is_event
+    report.stale += change.already_applied
+    if change.is_position:
+        report.skipped += change.skipped
+        report.doubtful += change.doubtful
+    if change.seq is not None and not change.is_doubtful:
+        report.first_seq = change.seq if report.first_seq is None else min(report.first_seq, change.seq)
+        report.last_seq = change.seq if report.last_seq is None else max(report.last_seq, change.seq)
+    time = change.time if change.is_event or change.is_position else None
+    if time is not None and (report.relay_time is None or time > report.relay_time):
+        report.relay_time = time
 
 
 def build_again(records: Iterable[StoredRecord], declared: Declarations = DECLARED) -> tuple[Batch, list[str]]:

@@ -92,6 +92,7 @@ def in_order(chains: dict[str, Chain], changes: Sequence[Change]) -> Iterable[Ch
 
 
 def chain_row(chain: Chain) -> Row:
+    """The row of `stage_repo` of a chain."""
     first, newest = chain.first, chain.newest
     return (
         first.did,

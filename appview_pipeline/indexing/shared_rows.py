@@ -16,6 +16,7 @@ from appview_pipeline.indexing.record_fields import created_at
 def stage_records(
     events: Iterable[RecordWrite | RecordDelete], rows: Rows, collections: Mapping[str, Collection]
 ) -> None:
+    """Appends the rows of writes and deletes, those of their collections' staging tables included."""
     writes = rows.setdefault("stage_write", [])
     deletes = rows.setdefault("stage_delete", [])
     for event in events:
@@ -39,6 +40,7 @@ def stage_records(
 
 
 def superseded_row(event: RecordWrite | RecordDelete) -> Row:
+    """The row of `stage_superseded` of an event that another one of the same batch supersedes."""
     write = event if isinstance(event, RecordWrite) else None
     return (
         event.uri,
@@ -55,6 +57,7 @@ def superseded_row(event: RecordWrite | RecordDelete) -> Row:
 
 
 def ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) -> list[Row]:
+    """The rows of `stage_ignored`: operations on collections that are not indexed, by (DID, rev) of their commit."""
     rows: list[Row] = []
     for (did, rev), ops in ignored.items():
         counts = Counter(ops)
@@ -66,6 +69,7 @@ def ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) -
 
 
 def letter_rows(letters: Iterable[DeadLetter], source: str, kept_bytes: int) -> list[Row]:
+    """The rows of `stage_dead_letter`, one for each fingerprint; of a letter's bytes the first `kept_bytes`."""
     rows: dict[bytes, Row] = {}
     for letter in letters:
         rows[fingerprint(letter)] = (

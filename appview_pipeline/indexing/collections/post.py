@@ -1,7 +1,6 @@
 """`app.bsky.feed.post`: a post with its reply references, embeds, mentions. Effects: sql/apply/post.sql.
 
-A post gives one row of `stage_post`, one of `stage_feed_item`'s source (the post itself), and rows for what it
-embeds, quotes and mentions.
+A post becomes one row of `stage_post`, and rows of the other staging tables for what it embeds, quotes and mentions.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _IMAGE = "app.bsky.embed.gallery#image"
 
 
 def check(write: RecordWrite) -> str | None:
-    """Where a post's thread and embeds belong to must be a DID."""
+    """The URIs of a post's thread and embeds must name DIDs."""
     reply, embed = write.record.get("reply"), write.record.get("embed")
     if reply is None and embed is None:
         return None
