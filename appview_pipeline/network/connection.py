@@ -24,6 +24,9 @@ from appview_pipeline.protocol.event_stream import (
 
 log = logging.getLogger(__name__)
 
+MAX_NOTED_BYTES = 65_536
+"""Bytes of a frame that are kept with a notice."""
+
 _BINARY, _TEXT, _CONTINUATION, _CLOSE = WSMsgType.BINARY, WSMsgType.TEXT, WSMsgType.CONTINUATION, WSMsgType.CLOSE
 
 
@@ -202,19 +205,20 @@ class Connection(WSListener):
     def _note_first(self, kind: NoticeKind, text: str, seq: int) -> None:
         name = "OutdatedCursor" if self._is_outdated else ""
         message = f"{text} ({self.url}{', ' + name if name else ''})."
-        self._received.notices.add(Notice(kind, name, message, self.cursor, first_seq=seq))
+        self._received.notices.add(Notice(kind=kind, name=name, message=message, cursor=self.cursor, first_seq=seq))
         log.warning("%s", message, extra={"cursor": self.cursor, "first_seq": seq})
 
     def _note_control(self, control: Info | StreamError, payload: bytes) -> None:
         message = printable(control.message)
+        kept = payload[:MAX_NOTED_BYTES]
         if isinstance(control, StreamError):
             name = printable(control.name) or "an unnamed error"
-            self._received.notices.add(Notice("error", name, message, self.cursor, frame=payload[:65_536]))
+            self._received.notices.add(Notice(kind="error", name=name, message=message, cursor=self.cursor, frame=kept))
             self.close("")
             self.error = StreamError(name, message)
         else:
             name = printable(control.name) or "an unnamed notice"
-            self._received.notices.add(Notice("info", name, message, self.cursor, frame=payload[:65_536]))
+            self._received.notices.add(Notice(kind="info", name=name, message=message, cursor=self.cursor, frame=kept))
             log.warning("%s says: %s (%s).", self.url, name, message)
             self._is_outdated = self._is_outdated or name == "OutdatedCursor"
 
@@ -222,6 +226,6 @@ class Connection(WSListener):
         if self._text_seen:
             return
         self._text_seen = True
-        text = f"{self.url} sends text messages, which are ignored."
-        self._received.notices.add(Notice("text", "", text, self.cursor, frame=message[:1_000]))
+        text, start = f"{self.url} sends text messages, which are ignored.", message[:1_000]
+        self._received.notices.add(Notice(kind="text", name="", message=text, cursor=self.cursor, frame=start))
         log.warning("%s", text, extra={"url": self.url})

@@ -415,7 +415,8 @@ class Subscription:
         cursor = self._resume_point.cursor
         if cursor is None or cursor != connection.cursor:
             return f"{what}; resuming from the event before it."
-        self._notices.add(Notice("oversized", "", f"{what}; the event after {cursor} is skipped.", cursor))
+        message = f"{what}; the event after {cursor} is skipped."
+        self._notices.add(Notice(kind="oversized", name="", message=message, cursor=cursor))
         self._resume_point.skip_event()
         return f"{what} again; the event after {cursor} is skipped."
 

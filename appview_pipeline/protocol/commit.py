@@ -282,10 +282,10 @@ _is_key_part = re.compile(r"[A-Za-z0-9._~:-]{1,317}").fullmatch
 def _refused(kind: str, reason: str, action: object = "", path: object = "") -> RecordOp:
     """An operation of which not even action and path can be trusted."""
     return RecordOp(
-        action.replace("\0", "")[:16] if isinstance(action, str) else "",
-        path.replace("\0", "")[:MAX_PATH] if isinstance(path, str) else "",
-        "",
-        "",
+        action=action.replace("\0", "")[:16] if isinstance(action, str) else "",
+        path=path.replace("\0", "")[:MAX_PATH] if isinstance(path, str) else "",
+        collection="",
+        rkey="",
         problem=(kind, reason),
     )
 
@@ -302,7 +302,7 @@ def _operation(operation: object, blocks: Blocks, wanted: Container[str]) -> Rec
     collection, _, rkey = path.partition("/")
     if not is_record_key(rkey) or not (collection in wanted or _is_key_part(collection)):
         return _refused("op-path", "path is not collection/rkey", action, path)
-    op = RecordOp(action, path, collection, rkey)
+    op = RecordOp(action=action, path=path, collection=collection, rkey=rkey)
     if action == "delete" or collection not in wanted:
         return op
     cid = operation.get("cid")

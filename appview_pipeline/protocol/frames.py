@@ -180,6 +180,7 @@ def _commit(body: dict[str, Any], size: int) -> Commit:
         _refuse(body, "blocks is not a byte string")
     # Deprecated, and absent from some servers' frames: false unless said otherwise.
     too_big, rebase = get("tooBig") is True, get("rebase") is True
+    # By position, against our rule: keywords cost 0.4 us a commit.
     return Commit(seq, repo, rev, since, time, commit, prev_data, ops, blocks, too_big, rebase, size)
 
 
