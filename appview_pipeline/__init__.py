@@ -1,6 +1,6 @@
 """Indexes the AT Protocol network into the PostgreSQL database that an AppView serves from.
 
-The rooms of this package and which of them may import which are told in docs/architecture.md.
+docs/architecture.md lists the packages inside, and which of them may import which.
 """
 
 __version__ = "0.1.0"
