@@ -54,7 +54,7 @@ def log_start(settings: Settings, service: str, **more: object) -> None:
         for setting in SETTINGS
         if setting.name in _ALWAYS_SHOWN or getattr(settings, setting.name) != setting.default
     }
-    logging.getLogger(f"appview_pipeline.{service}").info("%s started.", service, extra={**shown, **more})
+    logging.getLogger(f"appview_pipeline.{service}").info("Started", extra={**shown, **more})
 
 
 def read_line(line: str) -> tuple[int, str]:

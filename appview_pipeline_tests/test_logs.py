@@ -111,7 +111,7 @@ def test_the_start_line_shows_what_matters_and_no_secret() -> None:
     logs.log_start(settings, "consumer", version="1.2")
     assert "secret" not in stream.getvalue()
     line = json.loads(stream.getvalue())
-    assert line["message"] == "consumer started."
+    assert (line["service"], line["message"]) == ("consumer", "Started")
     assert line["database_url"] == "postgresql://db.example:5432/appview"
     assert (line["relay_url"], line["batch_events"], line["version"]) == ("wss://relay.example", 7, "1.2")
     assert line["state_dir"] == "/state"

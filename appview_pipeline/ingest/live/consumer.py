@@ -48,8 +48,10 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
     try:
         with stream_lock(database, relay, str(shard), stopped=stopped) as lock:
             lock.keep_to_layout(relay, shard, stopped=stopped)
-            seq = _open_cursor(database, settings)
+            seq = _take_over_cursor(database, settings)
             start = settings.start_cursor if seq is None else seq
+            where = relay if shard.count == 1 else f"{relay}, shard {shard},"
+            log.info("Subscribing to %s after %s", where, "the newest event" if start is None else start)
             with database.connect("reader") as connection:
                 noted = open_stream_gaps(connection, relay, str(shard))
             numbers = SequenceNumbers(relay, str(shard), start, allowed=settings.sequence_gap, open_gaps=noted)
@@ -85,22 +87,14 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
         database.close()
 
 
-def _open_cursor(database: Database, settings: Settings) -> int | None:
-    """The stream's cursor, taken over from the layouts of shards before ours; None where the stream has not begun."""
-    relay, shard = settings.relay_url, settings.shard
+def _take_over_cursor(database: Database, settings: Settings) -> int | None:
+    """Takes the stream's cursor over from the layouts of shards before ours; None where the stream has not begun."""
     with database.connect("writer") as connection:
-        opened = open_cursor(connection, relay, shard, settings.start_cursor)
+        opened = open_cursor(connection, settings.relay_url, settings.shard, settings.start_cursor)
     if opened.taken_from:
-        log.info("Shard %s takes over from %s", shard, ", ".join(opened.taken_from))
+        log.info("Shard %s takes over from %s", settings.shard, ", ".join(opened.taken_from))
     if opened.closed:
         log.info("All shards of this layout have started: cursors %s are deleted", ", ".join(opened.closed))
-    start = settings.start_cursor if opened.seq is None else opened.seq
-    log.info(
-        "Subscribing to %s%s after %s",
-        relay,
-        f", shard {shard}," if shard.count > 1 else "",
-        "the newest event" if start is None else start,
-    )
     return opened.seq
 
 
