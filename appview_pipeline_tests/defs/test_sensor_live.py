@@ -46,6 +46,7 @@ query ($key: AssetKeyInput!) {
           label
           ... on IntMetadataEntry { intRepr }
           ... on FloatMetadataEntry { floatValue }
+          ... on JsonMetadataEntry { jsonString }
         }
       }
     }
@@ -92,18 +93,19 @@ class Dev:
             return False
 
     def materializations(self, *path: str) -> list[dict[str, Any]]:
-        """Metadata of an asset's materializations, oldest first, with their partition."""
+        """The numbers of an asset's materializations, details among them, oldest first, with their partition."""
         asset = self.ask(MATERIALIZATIONS, key={"path": list(path)})["assetOrError"]
-        return [
-            {
-                "partition": event["partition"],
-                **{
-                    entry["label"]: int(entry["intRepr"]) if entry.get("intRepr") else entry.get("floatValue")
-                    for entry in event["metadataEntries"]
-                },
-            }
-            for event in reversed(asset.get("assetMaterializations", []))
-        ]
+        found = []
+        for event in reversed(asset.get("assetMaterializations", [])):
+            numbers: dict[str, Any] = {"partition": event["partition"]}
+            for entry in event["metadataEntries"]:
+                if entry.get("jsonString"):
+                    numbers |= json.loads(entry["jsonString"])
+                else:
+                    value = entry.get("intRepr")
+                    numbers[entry["label"]] = entry.get("floatValue") if value is None else int(value)
+            found.append(numbers)
+        return found
 
     def processes(self) -> dict[int, str]:
         """Every process that descends from this `dagster dev`, whoever its parent is now, with its command."""

@@ -1,19 +1,19 @@
-"""Noticing, in a tick and between two ticks, that consuming should end: the sensor switched off, the code server
-stopped or reloaded, `dagster dev` being shut down, or one of Dagster's processes dead.
+"""Why a leased process should end: its sensor was switched off, the code server was stopped or reloaded, `dagster dev`
+shuts down, or one of Dagster's processes died.
 
-Dagster tells a tick nothing of the kind and waits for it, which would make Ctrl-C take as long as a tick. These are
-watched instead; where one is missing (another way of deployment, another system) the others still work:
+Dagster does not notify a tick of any of these, and waits for it, so Ctrl-C would take as long as a tick. These signs
+are watched instead. Where one is missing (another way of deployment, another system) the others still work:
 - the sensor's state in the instance;
-- the service threads of the code server, which end when it is told to stop (signal, reload, lost heartbeat);
-- the pipes by which `dagster dev` tells its daemon and webserver to stop. They close the moment it does, while the
-  code server hears of it only after the daemon has waited for the tick. They also go with those processes, however they
-  end. Linux only;
-- `dagster dev` itself, or whatever process of Dagster started this one, and the daemon where it is on this machine and
-  the only one here (another one may be another Dagster's): their process ids. Linux only;
-- the daemon's call, during a tick: its connection breaks when the daemon dies, on whatever machine it is.
+- the service threads of the code server, which end when it is asked to stop (signal, reload, lost heartbeat);
+- the pipes by which `dagster dev` asks its daemon and webserver to stop. They close the moment it does, while the code
+  server hears of it only after the daemon has waited for the tick. They also go with those processes, however they end.
+  Linux only;
+- the process ids of `dagster dev`, or of the process of Dagster that started this one, and of the daemon where it is on
+  this machine and the only one here (another one may be another Dagster's). Linux only;
+- the daemon's call, during a tick: its connection breaks when the daemon dies, on any machine.
 
-Between two ticks the death of any other daemon can't be seen: nothing is connected then, and its heartbeat
-in Dagster's storage comes every 30 s. The consumer's lease ends it (`APPVIEW_LEASE_SECONDS`).
+Between two ticks the death of a daemon on another machine can't be seen: nothing is connected then, and its heartbeat
+in Dagster's storage comes every 30 s. The lease ends the process (`APPVIEW_LEASE_SECONDS`).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _call_of_tick() -> Any:
 
 
 class Stopping:
-    """Why consuming should end, if it should. Made by the tick of `context`; serves until the next one has begun."""
+    """The reasons to end a leased process. Made by the tick of `context`; good until the next tick has begun."""
 
     def __init__(self, context: dg.SensorEvaluationContext) -> None:
         self._sensor = context.sensor_name
@@ -111,17 +111,17 @@ class Stopping:
         self._pipes = _shutdown_pipes(self._launcher)
         self._has_dagster_parent = _is_dagster(self._parent)
         self._call = _call_of_tick()
-        # A daemon here that doesn't call from here is another Dagster's, whose end is none of our business.
+        # A daemon here that does not call from here is another Dagster's: its end does not matter.
         calls_from_here = self._call is None or self._call.peer().startswith(_HERE)
         self._daemon = _only_daemon() if calls_from_here and not self._pipes else None
 
     def seconds_left(self) -> float:
-        """How long the daemon still waits for this tick; for ever where nothing waits."""
+        """How long the daemon still waits for this tick, in seconds; infinite where nothing waits."""
         remaining = self._call.time_remaining() if self._call is not None else None
         return math.inf if remaining is None else float(remaining)
 
     def tick_abandoned(self) -> str | None:
-        """Says so when the daemon has gone that waits for this tick; not when it has waited for as long as it may."""
+        """The reason, when the daemon that waits for this tick has died; None also when it has only run out of time."""
         if self._call is None or self._call.is_active():
             return None
         remaining = self._call.time_remaining()
@@ -130,7 +130,7 @@ class Stopping:
         return "the daemon has ended"
 
     def shutdown(self) -> str | None:
-        """Says so when the processes around this code server are going away. Cheap."""
+        """The reason, when the processes around this code server are ending. Cheap."""
         if any(not thread.is_alive() for thread in self._threads):
             return "the code server is stopping or reloading"
         if not all(os.path.lexists(pipe) for pipe in self._pipes):
@@ -144,7 +144,7 @@ class Stopping:
         return None
 
     def switched_off(self, instance: dg.DagsterInstance) -> str | None:
-        """Says so when the sensor is off. Asks Dagster's storage (some milliseconds)."""
+        """The reason, when the sensor is off. Asks Dagster's storage (some milliseconds)."""
         for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
             repository = state.origin.repository_origin.repository_name
             if (

@@ -32,11 +32,13 @@ def _column_schema(group: TableGroup) -> dg.TableSchema:
         prefix = "" if table == group.tables[0] else f"{table}."
         for column in declared[f"bsky.{table}"]:
             note = " Not in the reference's schema." if column.ours else ""
+            # Dagster shows Markdown, in which <DID> would be an HTML tag.
+            description = f"{column.description}{note}".replace("<", r"\<") if column.description else None
             columns.append(
                 dg.TableColumn(
                     name=f"{prefix}{column.name}",
                     type=column.type,
-                    description=f"{column.description}{note}" if column.description else None,
+                    description=description,
                     constraints=dg.TableColumnConstraints(nullable=column.nullable),
                 )
             )
