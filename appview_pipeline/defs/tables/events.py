@@ -31,7 +31,7 @@ def group_event(
     """What the batches did to the group's tables since the report before; None when they did nothing, unless `always`.
 
     `in_hour`: rows by table since the hour began. Dagster plots every number, so there are few: by hour where a person
-    looks at partitions (it shows an hour's highest number), by report where they look at events. The rest is in tables.
+    looks at partitions (an hour's last report counts), by report where they look at events. The rest is in tables.
     """
     rows = {table: applied.written[table] for table in group.tables if applied.written.get(table)}
     operations = operations_of(group, applied)
