@@ -57,6 +57,8 @@ DEV_REQUIRES = [
     "requests>=2.32,<3",
     # A second opinion: the published client reads the simulated network.
     "atproto>=0.0.62,<0.1",
+    # Handles, once they are resolved: the _atproto TXT record. Nothing imports it before that.
+    "dnspython>=2.7,<3",
     # A test builds the wheel without build isolation.
     "setuptools>=69",
     "wheel",
