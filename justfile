@@ -15,7 +15,7 @@ setup:
 
 # Start Dagster, and with it the firehose sensor, on http://localhost:3000.
 dev *options:
-    dagster dev "$@"
+    DAGSTER_HOME="${DAGSTER_HOME:-$PWD}" dagster dev "$@"
 
 # Start the simulated network: a relay, a PLC directory and a PDS on this machine (docs/simulated-network.md).
 network *options:
