@@ -67,7 +67,7 @@ MAX_GAP_TEXT = 2_000
 
 
 def gap_of(letter: DeadLetter) -> Gap | None:
-    """What is missing because of a dead letter; None where nothing is, or where it is not known of which repository.
+    """Returns the gap that a dead letter leaves; None where nothing is missing, or where its repository is unknown.
 
     Of a refused commit (or another event of the repository) the gap names the rev and the one before it, of a refused
     operation the record's path and the commit's rev.

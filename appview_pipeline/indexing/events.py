@@ -219,7 +219,8 @@ def refusal(
 ) -> tuple[str, str | None]:
     """Returns why a record may not be indexed: the kind of dead letter and the reason in words, None when it may.
 
-    `as_sent`: the record with the U+0000 that its text had. It must be valid, too: an identifier is none with U+0000.
+    `as_sent`: the record with the U+0000 that its text had. It is validated as well,
+    because an identifier that holds U+0000 is invalid.
     """
     if validate is not None:
         reason = validate(write.record)

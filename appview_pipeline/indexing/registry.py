@@ -60,7 +60,7 @@ class IndexedCollections:
         if collection is not None or self._matches is None:
             return collection
         if nsid not in self._extra:
-            if len(self._extra) >= MAX_EXTRA:  # names are anybody's to invent
+            if len(self._extra) >= MAX_EXTRA:  # anybody can invent names
                 self._extra.clear()
             self._extra[nsid] = Collection(nsid) if self._matches(nsid) else None
         return self._extra[nsid]

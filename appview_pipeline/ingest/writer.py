@@ -14,7 +14,8 @@ into dead letters. So a cancelled batch is handled by its cause:
   (`Trial.answers_quickly`), the records in it that take too long become dead letters of kind `time-out`, which can be
   retried, and the stream goes on. While PostgreSQL is slow at everything nothing is given up.
 
-Giving up a change takes at least `APPVIEW_STATEMENT_TIMEOUT`, which bounds how many can be: 30 an hour by default.
+Giving up a change takes at least `APPVIEW_STATEMENT_TIMEOUT`. So no more than 30 changes an hour can be given up, by
+default.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def _write(cursor: Cursor, batch: Batch, limits: DeadLetterLimits) -> None:
     run_effects(cursor, batch, changes, evaluated=False)  # the tables of all collections but posts, and what follows
 
     # From here to the commit the batch holds a global advisory lock, because these steps read or write rows that other
-    # repositories bring. Both writers have written their own rows before they look at the other's: none is missed.
+    # repositories bring. By then each of two concurrent writers has written its own rows; the one that gets the lock
+    # second sees those of the first.
     _begin_cross_repository_work(cursor, batch)
     run_effects(cursor, batch, changes, evaluated=True)  # posts: evaluating others changes their rows too
     run_under_lock(cursor, batch)  # reposts and quotes of posts that this batch, or another meanwhile, has deleted

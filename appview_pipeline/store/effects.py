@@ -57,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """What is kept of a collection's past states in `pipeline.version`, beside that they were there.
+    """What `pipeline.version` keeps of a collection's past states, beside their URI and rev.
 
     `time_column`: the column of the collection's table with the time of its notifications. `body`: all of the record.
     `columns`: columns of `pipeline.version`; the collection's SQL file has the expression of each, a section
@@ -76,12 +76,14 @@ class Notifies:
     `once`: an edited record keeps its notifications, and a duplicate that is promoted inherits them; without, an edit
     notifies again. Such notifications follow from the history of several records (sql/apply/pair_notification.sql). The
     collection's SQL file has the queries `notified_by_state` and `staged_relationship` for it, and the functions
-    `pipeline.relationship_of` and `pipeline.states_of_pair` a branch. `stays`: the notification stays when its record
-    is deleted, and no rerun derives it again.
+    `pipeline.relationship_of` and `pipeline.states_of_pair` a branch. `of_posts`: they notify authors of posts, whose
+    threads these may have muted; the SQL file has the query `rows_of_post` for it. `stays`: the notification stays when
+    its record is deleted, and no rerun derives it again.
     """
 
     reasons: tuple[str, ...]
     once: bool = False
+    of_posts: bool = False
     stays: bool = False
 
 
@@ -102,8 +104,9 @@ class Effect:
     rows that were added, and `always` at the end of every effect of a batch with events of the collection.
     `under_lock` run once the batch holds the cross-repository lock, after the evaluated effects.
 
-    `is_evaluated`: evaluating others changes its rows too, so they are written under the cross-repository lock (else
-    two writers, one with the row and one with the lock, would wait for each other). `decides_on_posts`: posts are
+    `is_evaluated`: its records are evaluated (posts). An evaluation also writes rows of earlier records, so all its
+    rows are written under the cross-repository lock (else two writers, one with a row and one with the lock, would
+    wait for each other). `decides_on_posts`: posts are
     evaluated by its records. `counters`: tables of counters that its rows move. `account_rows`: None where the table
     has no index by account.
     """

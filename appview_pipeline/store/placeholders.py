@@ -17,6 +17,7 @@ The placeholders that any file of `sql/` may have:
 | `{staged_relationships_once}` | the staged (uri, rev, creator, relationship) of `{notified_once}` |
 | `{staged_relationships_of_gates}` | those of the collections whose relationships rules of thread gates ask about |
 | `{notified_by_state}` | whom a state `h` of `{notified_once}` notifies: (did, reason, reason_subject) |
+| `{rows_of_post}` | records of a post `m` that notify its author: (uri, cid, creator, reason, sort_at) |
 | `{subjects_TABLE}` | the keys of a table of counters whose counters the staged records move |
 | `{kept_COLUMN}` | WHEN branches by collection: what `pipeline.version` keeps of `n`, whose body is `b.body` |
 
@@ -112,6 +113,7 @@ def _placeholders(effects: Effects) -> Mapping[str, str]:
     texts["{staged_relationships_once}"] = _union("staged_relationship", once)
     texts["{staged_relationships_of_gates}"] = _union("staged_relationship", gates)
     texts["{notified_by_state}"] = _union("notified_by_state", once)
+    texts["{rows_of_post}"] = _union("rows_of_post", (effect for effect, it in notifying if it.of_posts))
     for table in COUNTERS:
         counting = [effect for effect in declared if table in effect.counters]
         texts[f"{{subjects_{table}}}"] = _union(f"subjects_{table}", counting)

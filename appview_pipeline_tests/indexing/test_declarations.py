@@ -15,6 +15,7 @@ from appview_pipeline.indexing.batch import Batch, build, build_again
 from appview_pipeline.indexing.changes import Change, RecordDelete
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.registry import COLLECTIONS, DECLARED, EFFECTS, Declarations
+from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.store import sql
 from appview_pipeline.store.apply import apply, prepare
 from appview_pipeline.store.batch import StoredRecord
@@ -52,14 +53,30 @@ def test_a_collection_with_tables_is_in_every_place(nsid: str) -> None:
     wanted |= {f"subjects_{table}" for table in collection.counters}
     if collection.notifies is not None and collection.notifies.once:
         wanted |= {"notify", "notified_by_state", "staged_relationship", "kept_relationship", "kept_record"}
+        wanted |= {"rows_of_post"} if collection.notifies.of_posts else set()
     assert not wanted - has.keys(), f"{file} lacks {sorted(wanted - has.keys())}, which the module declares"
     assert nsid in LOCK_ORDER, f"LOCK_ORDER in store/effects.py lacks {nsid}: the order in which effects take locks"
     assert any(collection.table in group.tables for group in GROUPS), (
         f"no table group in defs/tables/groups.py has bsky.{collection.table}: {nsid} has no asset in Dagster"
     )
+    assert record_validators().get(nsid) is not None, (
+        f"no Lexicon document for {nsid}: its module would read records that nobody has validated; lexrpc has none, so "
+        f"it goes to indexing/lexicon_documents/{nsid}.json"
+    )
     assert f'"{nsid}"' in inspect.getsource(model_tables.rows_of), (
         f"the model of the tests has no case for {nsid}: rows_of in properties/model_tables.py"
     )
+
+
+@pytest.mark.parametrize("function", ["relationship_of", "states_of_pair"])
+def test_functions_know_the_collections_that_notify_once(database: Database, function: str) -> None:
+    """They are in the database, where no placeholder reaches: a migration gives each such collection its branch."""
+    once = [effect.nsid for effect in EFFECTS.declared if effect.notifies is not None and effect.notifies.once]
+    with database.connect("reader") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_get_functiondef(%s::regproc)", (f"pipeline.{function}",))
+        (definition,) = cursor.fetchone() or ("",)
+    missing = [nsid for nsid in once if nsid not in definition]
+    assert not missing, f"pipeline.{function} has no branch for {missing}: a migration has to replace it"
 
 
 def test_the_order_and_the_declarations_name_the_same_collections() -> None:

@@ -16,7 +16,8 @@ CREATE TEMPORARY TABLE stage_follow (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
--- Removes the rows of records that were edited, deleted or demoted, unless that is done already. Counts them off.
+-- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
+-- Their counters go down.
 WITH gone AS (
   DELETE FROM bsky.follow f
   WHERE f.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed))

@@ -19,7 +19,8 @@ CREATE TEMPORARY TABLE stage_like (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
--- Removes the rows of records that were edited, deleted or demoted, unless that is done already. Counts them off.
+-- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
+-- Their counters go down.
 WITH gone AS (
   DELETE FROM bsky."like" l
   WHERE l.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed))
@@ -76,6 +77,12 @@ SELECT split_part(h.via, '/', 3), 'like-via-repost', h.via
 WHERE h.kind = 'app.bsky.feed.like'
   AND split_part(h.subject, '/', 3) <> h.creator
   AND split_part(h.via, '/', 3) <> h.creator
+
+-- :rows_of_post
+-- A query for muted_thread.sql: the likes of a post `m`, which notify its author.
+SELECT k.uri, k.cid, k.creator, 'like' AS reason, k."sortAt" AS sort_at
+FROM bsky."like" k
+WHERE k.subject = m.uri AND k.creator <> m.creator
 
 -- :staged_relationship
 -- A query for pair_notification.sql: what the staged records state, as `kept_relationship` keeps it for past ones.

@@ -4,6 +4,9 @@
 -- Guarantees: a recipient is not notified of a thread that they had muted when the record came; everything else of the
 -- event is indexed all the same. pipeline.muted_notification keeps what was held back, so that it stays so when the
 -- mute is gone by the time the record is looked at again.
+--
+-- Placeholder (store/placeholders.py): {rows_of_post} are the rows of a post `m` in the tables of the collections that
+-- notify its author (likes, reposts).
 
 -- :mute
 -- Keeps the batch's notifications that are held back. The thread is the one that the post was in when it was liked or
@@ -47,13 +50,7 @@ WITH muter AS (
     l.sort_at
   FROM muter m
   CROSS JOIN LATERAL (
-    SELECT k.uri, k.cid, k.creator, 'like' AS reason, k."sortAt" AS sort_at
-    FROM bsky."like" k
-    WHERE k.subject = m.uri AND k.creator <> m.creator
-    UNION ALL
-    SELECT r.uri, r.cid, r.creator, 'repost', r."sortAt"
-    FROM bsky.repost r
-    WHERE r.subject = m.uri AND r.creator <> m.creator
+    {rows_of_post}
     OFFSET 0
   ) l
   CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = l.uri AND r.rev >= m.rev OFFSET 0) r

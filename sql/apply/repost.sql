@@ -119,6 +119,12 @@ WHERE h.kind = 'app.bsky.feed.repost'
   AND split_part(h.subject, '/', 3) <> h.creator
   AND split_part(h.via, '/', 3) <> h.creator
 
+-- :rows_of_post
+-- A query for muted_thread.sql: the reposts of a post `m`, which notify its author.
+SELECT k.uri, k.cid, k.creator, 'repost' AS reason, k."sortAt" AS sort_at
+FROM bsky.repost k
+WHERE k.subject = m.uri AND k.creator <> m.creator
+
 -- :staged_relationship
 -- A query for pair_notification.sql: what the staged records state, as `kept_relationship` keeps it for past ones.
 SELECT uri, rev, creator, 'repost ' || creator || ' ' || subject AS relationship FROM stage_repost

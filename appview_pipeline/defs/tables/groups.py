@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 
 from appview_pipeline.indexing.registry import EFFECTS
@@ -12,8 +13,9 @@ from appview_pipeline.indexing.registry import EFFECTS
 class TableGroup:
     """An asset: some tables of schema `bsky` (the first is the main one) and the assets they are derived from.
 
-    `asset_group` is the asset's group in Dagster. `check` is the recount (a file of `sql/check/`) that its counters
-    must equal.
+    `upstream` names those that collections do not declare; the groups of collections whose records have rows in the
+    tables are added. `asset_group` is the asset's group in Dagster. `check` is the recount (a file of `sql/check/`)
+    that its counters must equal.
     """
 
     key: str
@@ -41,7 +43,7 @@ _ONE_PER_PAIR = (
     "are duplicates: they wait in `duplicate_record`, and the next one is promoted when it is deleted."
 )
 
-GROUPS: tuple[TableGroup, ...] = (
+_DECLARED: tuple[TableGroup, ...] = (
     TableGroup(
         key="record",
         asset_group="records",
@@ -164,7 +166,7 @@ GROUPS: tuple[TableGroup, ...] = (
         key="notifications",
         asset_group="derived",
         tables=("notification",),
-        upstream=("posts", "likes", "reposts", "follows", "verifications", "profiles", "starter_packs"),
+        upstream=("starter_packs",),
         description=(
             "Notifications: one row for each account, record and reason, however often the record is "
             "delivered. Deleting the record deletes its notifications. Notifications that depended on "
@@ -175,7 +177,7 @@ GROUPS: tuple[TableGroup, ...] = (
         key="post_aggregates",
         asset_group="derived",
         tables=("post_agg",),
-        upstream=("likes", "reposts", "posts"),
+        upstream=(),
         description=(
             "Counts of likes, reposts, replies and quotes by URI. They move in the transaction of the rows "
             "that they count, and always equal a recount. Replies that violate a thread gate do not count; "
@@ -187,7 +189,7 @@ GROUPS: tuple[TableGroup, ...] = (
         key="profile_aggregates",
         asset_group="derived",
         tables=("profile_agg",),
-        upstream=("follows", "posts"),
+        upstream=(),
         description=(
             "Counts of followers, follows and posts by account. They move in the transaction of the rows "
             "that they count, and always equal a recount."
@@ -198,10 +200,34 @@ GROUPS: tuple[TableGroup, ...] = (
         key="feed_items",
         asset_group="derived",
         tables=("feed_item",),
-        upstream=("posts", "reposts"),
+        upstream=(),
         description="The rows of author feeds and timelines: one for every post and every repost, by its originator.",
     ),
 )
+
+
+def _with_sources(group: TableGroup) -> TableGroup:
+    """The group with the groups of those collections upstream that write to its tables, too."""
+    sources = [
+        source.key
+        for source in _DECLARED
+        if source.key != group.key and source.collections and any(map(_writes_to(group), source.collections))
+    ]
+    return replace(group, upstream=tuple(dict.fromkeys((*group.upstream, *sources))))
+
+
+def _writes_to(group: TableGroup) -> Callable[[str], bool]:
+    by_nsid = {effect.nsid: effect for effect in EFFECTS.in_order}
+
+    def writes(nsid: str) -> bool:
+        effect = by_nsid[nsid]
+        notifies = "notification" in group.tables and effect.notifies is not None
+        return notifies or (effect.table not in group.tables and any(map(effect.derives, group.tables)))
+
+    return writes
+
+
+GROUPS: tuple[TableGroup, ...] = tuple(map(_with_sources, _DECLARED))
 
 BY_KEY: dict[str, TableGroup] = {group.key: group for group in GROUPS}
 

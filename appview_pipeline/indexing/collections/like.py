@@ -40,6 +40,6 @@ COLLECTION = Collection(
     natural_key=NaturalKey(("subject", "creator"), ("subject", "creator")),
     follows=(Step("count"), Step("notify")),
     history=History("sortAt", columns=("relationship", "record")),
-    notifies=Notifies(("like", "like-via-repost"), once=True),
+    notifies=Notifies(("like", "like-via-repost"), once=True, of_posts=True),
     counters=("post_agg",),
 )

@@ -47,6 +47,6 @@ COLLECTION = Collection(
     follows=(Step("feed", writes="feed_item"), Step("count"), Step("notify")),
     under_lock=(Step("hide"),),
     history=History("sortAt", columns=("relationship", "record")),
-    notifies=Notifies(("repost", "repost-via-repost"), once=True),
+    notifies=Notifies(("repost", "repost-via-repost"), once=True, of_posts=True),
     counters=("post_agg",),
 )
