@@ -14,7 +14,7 @@ from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import build_again
 from appview_pipeline.indexing.registry import EFFECTS
-from appview_pipeline.store.batch import Batch, StoredRecord
+from appview_pipeline.store.batch import BatchToApply, StoredRecord
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.errors import Busy, translated
 from appview_pipeline.store.repair import (
@@ -101,7 +101,7 @@ def rerun_collections(
     started = time.monotonic()
     summary = RerunSummary()
 
-    def stage(records: Sequence[StoredRecord]) -> Batch:
+    def stage(records: Sequence[StoredRecord]) -> BatchToApply:
         batch, unreadable = build_again(records)
         summary.unreadable += [uri for uri in unreadable if uri not in summary.unreadable]
         return batch
@@ -130,7 +130,9 @@ def rerun_collections(
     return summary
 
 
-def _compare_and_repair(connection: Connection, listed: Listed, stage: Callable[..., Batch], pace: _Pace) -> Repairs:
+def _compare_and_repair(
+    connection: Connection, listed: Listed, stage: Callable[..., BatchToApply], pace: _Pace
+) -> Repairs:
     """Looks at entries of the list, repairs what is wrong, and looks again: a wrong row may have hidden another one."""
     repairs, records = Repairs(), None
     for _ in range(MAX_LOOKS):
@@ -148,7 +150,7 @@ def _compare_and_repair(connection: Connection, listed: Listed, stage: Callable[
     return repairs
 
 
-def _repair(connection: Connection, wrong: Listed, stage: Callable[..., Batch], pace: _Pace) -> Repairs:
+def _repair(connection: Connection, wrong: Listed, stage: Callable[..., BatchToApply], pace: _Pace) -> Repairs:
     repairs, left = Repairs(), list(wrong.items())
     while left:
         some = dict(left[: pace.next])

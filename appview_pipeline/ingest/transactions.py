@@ -13,7 +13,7 @@ from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.store.apply import apply, prepare
-from appview_pipeline.store.batch import DEAD_LETTER_LIMITS, Batch, CursorMove, DeadLetterLimits, Report
+from appview_pipeline.store.batch import DEAD_LETTER_LIMITS, BatchToApply, CursorMove, DeadLetterLimits, Report
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.errors import Cancelled, LockWait, Transient
 from appview_pipeline.store.postgres import limit_transaction
@@ -92,7 +92,7 @@ class Transactions:
 
     def apply(
         self,
-        batch: Batch,
+        batch: BatchToApply,
         share: float,
         *,
         move: CursorMove | None = None,

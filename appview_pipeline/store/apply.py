@@ -1,7 +1,7 @@
 """The one write path: a batch's effects, in order, in one transaction.
 
-`apply` copies a `Batch` into temporary tables and runs the SQL files of `sql/apply/` on them. Whatever produced the
-batch (the live stream, a replay, a repository, a rerun), its records mean the same.
+`apply` copies a batch into temporary tables and runs the SQL files of `sql/apply/` on them. Whatever produced the batch
+(the live stream, a replay, a repository, a rerun), its records mean the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ import time
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.batch import DEAD_LETTER_LIMITS, SHARED_STAGES, Batch, CursorMove, DeadLetterLimits, Report
+from appview_pipeline.store.batch import (
+    DEAD_LETTER_LIMITS,
+    SHARED_STAGES,
+    BatchToApply,
+    CursorMove,
+    DeadLetterLimits,
+    Report,
+)
 from appview_pipeline.store.bookkeeping import count_ignored, move_cursor, write_dead_letters, write_report
 from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.evaluation import evaluate_posts, lock_cross_repository
@@ -24,7 +31,7 @@ from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_encoded, copy_rows, make_tables
 
 
-def _write(cursor: Cursor, batch: Batch, limits: DeadLetterLimits) -> None:
+def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits) -> None:
     """The steps of a batch, in the order in which every writer takes its locks."""
     _plan_for_batches(cursor)
     _stage(cursor, batch)  # by COPY, into temporary tables that all later statements read
@@ -57,7 +64,7 @@ def _write(cursor: Cursor, batch: Batch, limits: DeadLetterLimits) -> None:
 
 def apply(
     connection: Connection,
-    batch: Batch,
+    batch: BatchToApply,
     *,
     move: CursorMove | None = None,
     limits: DeadLetterLimits = DEAD_LETTER_LIMITS,
@@ -117,7 +124,7 @@ def _plan_for_batches(cursor: Cursor) -> None:
     )
 
 
-def _stage(cursor: Cursor, batch: Batch) -> None:
+def _stage(cursor: Cursor, batch: BatchToApply) -> None:
     rows = batch.rows
     for table, columns in {**SHARED_STAGES, **batch.effects.columns}.items():
         if (text := batch.texts.get(table)) is not None:
@@ -126,12 +133,12 @@ def _stage(cursor: Cursor, batch: Batch) -> None:
             copy_rows(cursor, table, columns, rows.get(table, ()))
 
 
-def _begin_cross_repository_work(cursor: Cursor, batch: Batch) -> None:
+def _begin_cross_repository_work(cursor: Cursor, batch: BatchToApply) -> None:
     if batch.seen:
         lock_cross_repository(cursor)
 
 
-def _move_counters(cursor: Cursor, batch: Batch) -> None:
+def _move_counters(cursor: Cursor, batch: BatchToApply) -> None:
     counters = sections("apply/counters.sql")
     cursor.execute(counters["posts"])
     batch.report.add_written("post_agg", cursor.rowcount)

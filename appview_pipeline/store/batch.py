@@ -126,7 +126,7 @@ class Report:
             self.written[table] = self.written.get(table, 0) + rows
 
 
-class Batch(Protocol):
+class BatchToApply(Protocol):
     """What `apply` needs to know of a batch (indexing/batch.py builds it)."""
 
     @property

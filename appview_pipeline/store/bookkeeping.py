@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.batch import Batch, CursorMove, CursorMoved, DeadLetterLimits, Report
+from appview_pipeline.store.batch import BatchToApply, CursorMove, CursorMoved, DeadLetterLimits, Report
 from appview_pipeline.store.sql import sections
 
 
-def write_dead_letters(cursor: Cursor, batch: Batch, limits: DeadLetterLimits) -> None:
+def write_dead_letters(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits) -> None:
     """Stores the batch's dead letters, and only counts those that exceed the limits."""
     if batch.rows.get("stage_dead_letter"):
         cursor.execute(
@@ -20,7 +20,7 @@ def write_dead_letters(cursor: Cursor, batch: Batch, limits: DeadLetterLimits) -
         )
 
 
-def count_ignored(cursor: Cursor, batch: Batch) -> None:
+def count_ignored(cursor: Cursor, batch: BatchToApply) -> None:
     """Counts the operations on collections that are not indexed."""
     if batch.rows.get("stage_ignored"):
         cursor.execute(sections("apply/bookkeeping.sql")["ignored"])

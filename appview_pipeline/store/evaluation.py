@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.batch import Batch
+from appview_pipeline.store.batch import BatchToApply
 from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.sql import sections
@@ -19,7 +19,7 @@ def lock_cross_repository(cursor: Cursor) -> None:
     cursor.execute(sections("apply/lock.sql")["cross_repository"])
 
 
-def evaluate_posts(cursor: Cursor, batch: Batch, *, versions: bool) -> bool:
+def evaluate_posts(cursor: Cursor, batch: BatchToApply, *, versions: bool) -> bool:
     """Evaluates replies and quotes, those of the batch and those that it affects, and finds whom they notify.
 
     `versions`: past states are kept that posts may be evaluated by. Returns False where nothing was to be evaluated.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.batch import Batch
+from appview_pipeline.store.batch import BatchToApply
 from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.statements import count_rows, run, run_for_number
 
 
-def write_notifications(cursor: Cursor, batch: Batch, *, changed: bool, late: bool, evaluated: bool) -> None:
+def write_notifications(cursor: Cursor, batch: BatchToApply, *, changed: bool, late: bool, evaluated: bool) -> None:
     """Writes what `new_notification` holds, and withdraws what is superfluous.
 
     `changed`: stored records were changed or deleted. `late`: commits of the batch are older than what is known of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.batch import Batch, StoredRecord
+from appview_pipeline.store.batch import BatchToApply, StoredRecord
 from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.statements import count_rows, run_for_number
@@ -15,7 +15,7 @@ Changes = Mapping[str, frozenset[str]]
 """What happened to stored records, other than creations, by collection: the values of `touched.change`."""
 
 
-def write_records(cursor: Cursor, batch: Batch) -> Changes:
+def write_records(cursor: Cursor, batch: BatchToApply) -> Changes:
     """Applies writes and deletes to bsky.record; keeps the states that they replace for `keep_versions`."""
     record = sections("apply/record.sql")
     version = filled(batch.effects, "apply/version.sql")
@@ -39,7 +39,7 @@ def write_records(cursor: Cursor, batch: Batch) -> Changes:
     return changes
 
 
-def keep_versions(cursor: Cursor, batch: Batch, changes: Changes) -> bool:
+def keep_versions(cursor: Cursor, batch: BatchToApply, changes: Changes) -> bool:
     """Remembers the events that have been superseded. Returns whether posts may be evaluated by any of them."""
     version = filled(batch.effects, "apply/version.sql")
     if batch.rows.get("stage_superseded") or any("stale" in kinds for kinds in changes.values()):
@@ -53,7 +53,7 @@ def keep_versions(cursor: Cursor, batch: Batch, changes: Changes) -> bool:
     return run_for_number(cursor, version["deciding"]) > 0
 
 
-def _time_duplicates(cursor: Cursor, batch: Batch) -> None:
+def _time_duplicates(cursor: Cursor, batch: BatchToApply) -> None:
     """Finds the times of duplicates, which no table has, in their records."""
     version = filled(batch.effects, "apply/version.sql")
     cursor.execute(version["untimed"])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store import counters
-from appview_pipeline.store.batch import SHARED_STAGES, Batch, StoredRecord
+from appview_pipeline.store.batch import SHARED_STAGES, BatchToApply, StoredRecord
 from appview_pipeline.store.derived_rows import POST_TABLES, derived_rows, for_table
 from appview_pipeline.store.effects import Effect
 from appview_pipeline.store.evaluation import AFFECTED, evaluate_replies, lock_cross_repository
@@ -94,7 +94,7 @@ class Chunk:
         self._cursor.execute(sections("repair/chunk.sql")["read"], {"uris": list(listed)})
         return {row[0]: StoredRecord(*row) for row in self._cursor.fetchall()}
 
-    def _copy(self, batch: Batch) -> None:
+    def _copy(self, batch: BatchToApply) -> None:
         """Makes the staging tables hold the rows of `batch`, and nothing else."""
         tables = {"stage_write": SHARED_STAGES["stage_write"], **batch.effects.columns}
         self._cursor.execute("; ".join(f"DELETE FROM {table}" for table in tables))
@@ -105,7 +105,7 @@ class Chunk:
             # Temporary tables are never analyzed by themselves, and their joins are with the largest tables there are.
             self._cursor.execute(f"ANALYZE {', '.join(with_rows)}")
 
-    def _compare(self, batch: Batch) -> list[StoredRecord]:
+    def _compare(self, batch: BatchToApply) -> list[StoredRecord]:
         """Fills `differing`. Returns the records that compete with those that differ."""
         candidates: list[StoredRecord] = []
         for effect in _staged(batch):
@@ -168,7 +168,7 @@ class Chunk:
         # What the restored records affect: replies below posts, and those that a gate, follow or list item decides on.
         run(cursor, filled(batch.effects, "apply/affected.sql"), "events", *AFFECTED)
 
-    def _restore_posts(self, batch: Batch) -> None:
+    def _restore_posts(self, batch: BatchToApply) -> None:
         posts, done = filled(batch.effects, "repair/post.sql"), set()
         for table, _ in POST_TABLES:
             if table in posts and table != "feed_item":
@@ -181,7 +181,7 @@ class Chunk:
             if table == "post":
                 run(self._cursor, filled(batch.effects, "apply/post.sql"), "count")
 
-    def _evaluate(self, batch: Batch) -> bool:
+    def _evaluate(self, batch: BatchToApply) -> bool:
         """Repairs the flags of posts, and finds whom posts notify. Returns False where no post was to be evaluated."""
         cursor, posts = self._cursor, filled(batch.effects, "repair/post.sql")
         rows = batch.rows
@@ -216,7 +216,7 @@ class Chunk:
         run(cursor, filled(batch.effects, "apply/post_notification.sql"), "collect", "notify")
         return True
 
-    def _notify(self, batch: Batch, *, evaluated: bool, moved: bool) -> None:
+    def _notify(self, batch: BatchToApply, *, evaluated: bool, moved: bool) -> None:
         """Deletes notifications that are superfluous, and writes those that are missing."""
         cursor, statements = self._cursor, filled(batch.effects, "repair/notification.sql")
         notification = filled(batch.effects, "apply/notification.sql")
@@ -242,7 +242,7 @@ class Chunk:
 class _Seen:
     """A batch of which only one collection is seen."""
 
-    def __init__(self, batch: Batch, collection: str) -> None:
+    def __init__(self, batch: BatchToApply, collection: str) -> None:
         self.rows = batch.rows
         self.effects = batch.effects
         self.seen = frozenset((collection,))
@@ -252,6 +252,6 @@ class _Seen:
         self.links_of = batch.links_of
 
 
-def _staged(batch: Batch) -> list[Effect]:
+def _staged(batch: BatchToApply) -> list[Effect]:
     """The effects that have rows in a batch."""
     return [effect for effect in batch.effects.in_order if any(batch.rows.get(stage.table) for stage in effect.stages)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from appview_pipeline.store.batch import Batch, StoredRecord
+from appview_pipeline.store.batch import BatchToApply, StoredRecord
 
 MAX_EXAMPLES = 10
 """Examples kept for each table."""
 
-Stage = Callable[[Sequence[StoredRecord]], Batch]
+Stage = Callable[[Sequence[StoredRecord]], BatchToApply]
 """Stages stored records as a batch; records that can't be read are left out."""
 
 

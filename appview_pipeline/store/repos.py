@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.batch import LINK_COLUMNS, Batch
+from appview_pipeline.store.batch import LINK_COLUMNS, BatchToApply
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_rows
 from appview_pipeline.store.statements import run, run_for_number
@@ -21,7 +21,7 @@ class RepoChanges:
     has_gaps: bool = False
 
 
-def advance_repos(cursor: Cursor, batch: Batch) -> RepoChanges:
+def advance_repos(cursor: Cursor, batch: BatchToApply) -> RepoChanges:
     """Locks the batch's repositories in the order of their DIDs, and updates their states."""
     if not batch.rows.get("stage_repo"):
         return RepoChanges()
@@ -41,7 +41,7 @@ def advance_repos(cursor: Cursor, batch: Batch) -> RepoChanges:
     return RepoChanges(late, has_gaps)
 
 
-def update_accounts(cursor: Cursor, batch: Batch) -> None:
+def update_accounts(cursor: Cursor, batch: BatchToApply) -> None:
     """Updates the hosting status of the accounts that the batch has events of."""
     if batch.rows.get("stage_account"):
         account = sections("apply/account.sql")
@@ -60,7 +60,7 @@ def note_gaps(cursor: Cursor) -> None:
     cursor.execute(gap["again"])
 
 
-def close_gaps(cursor: Cursor, batch: Batch) -> None:
+def close_gaps(cursor: Cursor, batch: BatchToApply) -> None:
     """Closes the gaps that commits which arrived late prove to be complete."""
     gap = sections("apply/gap_closing.sql")
     cursor.execute(gap["find_repos"])

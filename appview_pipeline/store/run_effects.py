@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.batch import Batch, StoredRecord
+from appview_pipeline.store.batch import BatchToApply, StoredRecord
 from appview_pipeline.store.effects import Effect, Step
 from appview_pipeline.store.placeholders import filled, filled_for
 from appview_pipeline.store.records import Changes
@@ -17,7 +17,7 @@ REMOVING = frozenset(("updated", "recreated", "deleted", "repaired"))
 """What happened to records whose rows are removed, and added again where they are still there."""
 
 
-def drop_stale(cursor: Cursor, batch: Batch, changes: Changes) -> None:
+def drop_stale(cursor: Cursor, batch: BatchToApply, changes: Changes) -> None:
     """Takes the rows of records that are overtaken out of the staging tables, so that no effect sees them."""
     if not any("stale" in kinds for kinds in changes.values()):
         return
@@ -27,21 +27,21 @@ def drop_stale(cursor: Cursor, batch: Batch, changes: Changes) -> None:
             cursor.execute(f"DELETE FROM {table} s USING touched t WHERE s.{uri} = t.uri AND t.change = 'stale'")
 
 
-def run_effects(cursor: Cursor, batch: Batch, changes: Changes, *, evaluated: bool) -> None:
+def run_effects(cursor: Cursor, batch: BatchToApply, changes: Changes, *, evaluated: bool) -> None:
     """Runs the effects that are `evaluated`, or all others, in lock order."""
     for effect in batch.effects.in_order:
         if effect.is_evaluated == evaluated:
             run_effect(cursor, effect, batch, changes.get(effect.nsid, frozenset()))
 
 
-def run_under_lock(cursor: Cursor, batch: Batch) -> None:
+def run_under_lock(cursor: Cursor, batch: BatchToApply) -> None:
     """Runs what effects have to do under the cross-repository lock, in lock order."""
     for effect in batch.effects.in_order:
         if effect.under_lock and effect.nsid in batch.seen:
             _run_steps(cursor, effect, batch, effect.under_lock)
 
 
-def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[str]) -> None:
+def run_effect(cursor: Cursor, effect: Effect, batch: BatchToApply, changes: frozenset[str]) -> None:
     """Runs one collection's effect. `changes`: what `touched` holds of the collection."""
     if effect.nsid not in batch.seen:
         return
@@ -77,7 +77,7 @@ def run_effect(cursor: Cursor, effect: Effect, batch: Batch, changes: frozenset[
     _run_steps(cursor, effect, batch, (*(effect.follows if staged else ()), *effect.always))
 
 
-def _run_steps(cursor: Cursor, effect: Effect, batch: Batch, steps: Sequence[Step]) -> None:
+def _run_steps(cursor: Cursor, effect: Effect, batch: BatchToApply, steps: Sequence[Step]) -> None:
     statements = filled(batch.effects, f"apply/{effect.name}.sql")
     for step in steps:
         cursor.execute(statements[step.statement])

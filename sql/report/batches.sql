@@ -53,7 +53,7 @@ WITH batch AS MATERIALIZED (
   SELECT b.hour, sum(i.value::bigint) AS ignored FROM batch b, jsonb_each_text(b.ignored) i GROUP BY 1
 ), newest AS (
   SELECT DISTINCT ON (hour)
-    hour, last_seq, relay_time, extract(epoch FROM applied_at - relay_time)::float8 AS lag_seconds
+    hour, last_seq, relay_time, extract(epoch FROM greatest(applied_at, relay_time) - relay_time)::float8 AS lag_seconds
   FROM batch
   WHERE live
   ORDER BY hour, id DESC

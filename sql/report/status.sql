@@ -14,7 +14,7 @@ SELECT
   c.seq,
   extract(epoch FROM now() - c.updated_at)::float8,
   (
-    SELECT extract(epoch FROM b.applied_at - b.relay_time)::float8
+    SELECT extract(epoch FROM greatest(b.applied_at, b.relay_time) - b.relay_time)::float8
     FROM pipeline.batch b
     WHERE b.source = c.relay AND b.shard = c.shard AND b.relay_time IS NOT NULL
     ORDER BY b.id DESC

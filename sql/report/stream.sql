@@ -12,7 +12,7 @@ SELECT
   h.rejected
 FROM pipeline.cursor c
 LEFT JOIN LATERAL (
-  SELECT extract(epoch FROM b.applied_at - b.relay_time)::float8 AS lag_seconds
+  SELECT extract(epoch FROM greatest(b.applied_at, b.relay_time) - b.relay_time)::float8 AS lag_seconds
   FROM pipeline.batch b
   WHERE b.source = c.relay AND b.shard = c.shard AND b.relay_time IS NOT NULL
   ORDER BY b.id DESC

@@ -48,7 +48,7 @@ MAX_LINES = 300
 
 
 @dataclass(frozen=True)
-class Position:
+class Reported:
     """How far reporting got: the last batch in a firehose event, the last in the groups' events, the relay's seq."""
 
     batch: int = -1
@@ -56,8 +56,8 @@ class Position:
     seq: int | None = None
 
     @classmethod
-    def parse(cls, cursor: str | None) -> Position:
-        """The position in a sensor cursor; the start for none, or for one that a person set to something else."""
+    def parse(cls, cursor: str | None) -> Reported:
+        """What a sensor cursor says; the start for none, or for one that a person set to something else."""
         try:
             values = json.loads(cursor or "{}")
             return cls(**{name.name: values[name.name] for name in fields(cls) if name.name in values})
@@ -76,7 +76,7 @@ class State:
     consumer: LeasedProcess = field(default_factory=consumer_process)
     working: threading.Lock = field(default_factory=threading.Lock)
     watch: WatchBetweenTicks | None = None
-    position: Position = field(default_factory=Position)
+    position: Reported = field(default_factory=Reported)
     last_applied_at: datetime | None = None
     groups_due: float = 0.0
     hour: datetime | None = None
@@ -114,7 +114,7 @@ class Tick:
         self.last_line = ""
         self.warnings = 0
         self.last_warning = ""
-        saved = Position.parse(context.cursor)
+        saved = Reported.parse(context.cursor)
         # A cursor beyond our own is another code server's; one behind is that of a tick whose cursor was not saved.
         if saved.batch > state.position.batch:
             state.position = saved
@@ -213,7 +213,7 @@ class Tick:
             begins = state.position.batch < 0
             if begins:
                 newest = reports.newest_batch(connection)
-                state.position = Position(newest, newest)
+                state.position = Reported(newest, newest)
             applied = reports.applied_after(connection, state.position.batch, self.relay, shard=self.shard)
             for_groups: list[tuple[Applied, dict[str, int]]] = []
             shards: list[StreamState] = []
@@ -230,7 +230,7 @@ class Tick:
             since = state.last_applied_at
             seconds = (one.last_applied_at - since).total_seconds() if since else time.monotonic() - self.started
             instance.report_runless_asset_event(firehose_event(one, seconds, self.shard))
-            state.position = Position(one.last_id, state.position.groups_batch, one.last_seq or state.position.seq)
+            state.position = Reported(one.last_id, state.position.groups_batch, one.last_seq or state.position.seq)
             state.last_applied_at = one.last_applied_at
         self.applied += applied
         if groups_due:
@@ -239,7 +239,7 @@ class Tick:
                     instance.report_runless_asset_event(event)
                 state.hour = one.hour
             self._report_stream(shards, [one for one, _ in for_groups])
-            state.position = Position(state.position.batch, groups_to, state.position.seq)
+            state.position = Reported(state.position.batch, groups_to, state.position.seq)
             state.groups_due = time.monotonic() + GROUPS_SECONDS
 
     def _report_stream(self, shards: list[StreamState], applied: list[Applied]) -> None:

@@ -21,7 +21,7 @@ from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.firehose import sensor as sensor_module
 from appview_pipeline.defs.firehose import tick as tick_module
-from appview_pipeline.defs.firehose.tick import Position, State
+from appview_pipeline.defs.firehose.tick import Reported, State
 from appview_pipeline.defs.tables.partitions import key_of
 from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline_tests.simulated_network.relay import Relay
@@ -32,7 +32,7 @@ from appview_pipeline_tests.support.database import connect
 def test_ticks_report_every_batch_once(ticks: Callable[..., Any], database_url: str) -> None:
     with connect(database_url) as connection:
         add_batch(connection, events=1_000_000)  # before our time: not ours to report
-        result, instance = ticks(str(Position(1, 1)))
+        result, instance = ticks(str(Reported(1, 1)))
         assert "(70 in" in str(result.skip_reason)
         add_batch(connection, seq=71, events=3, written={"like": 1})
         result, instance = ticks(result.cursor)
@@ -43,7 +43,7 @@ def test_ticks_report_every_batch_once(ticks: Callable[..., Any], database_url: 
     assert reported(instance, "likes")[-1]["rows_in_hour"] == 71
     assert sum(report["rows_last_minute"] for report in reported(instance, "record")) == 70
     assert reported(instance, "posts") == [{"rows_in_hour": 0, "rows_last_minute": 0}], "once an hour, come what may"
-    assert Position.parse(result.cursor) == Position(12, 12, 73)
+    assert Reported.parse(result.cursor) == Reported(12, 12, 73)
     assert instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(dg.AssetKey("firehose"), "keeps_up"), limit=1
     )
@@ -51,10 +51,10 @@ def test_ticks_report_every_batch_once(ticks: Callable[..., Any], database_url: 
 
 
 def test_a_tick_whose_cursor_was_lost_is_not_reported_again(ticks: Callable[..., Any]) -> None:
-    first, instance = ticks(str(Position(0, 0)))
-    ticks(str(Position(0, 0)))
+    first, instance = ticks(str(Reported(0, 0)))
+    ticks(str(Reported(0, 0)))
     assert sum(report["events"] for report in reported(instance, "firehose")) == 70
-    assert Position.parse(first.cursor).batch == 10
+    assert Reported.parse(first.cursor).batch == 10
 
 
 def test_a_relay_gone_silent_fails_the_check(
@@ -84,7 +84,7 @@ def evaluations(instance: dg.DagsterInstance, check: str) -> list[dg.AssetCheckE
 
 
 def test_the_plots_are_few_and_everything_is_in_sync(ticks: Callable[..., Any], database_url: str) -> None:
-    _, instance = ticks(str(Position(0, 0)))
+    _, instance = ticks(str(Reported(0, 0)))
     with connect(database_url) as connection:
         add_batch(connection, seq=71, events=3, written={"record": 1}, ops={"com.example.a": {"create": 1}})
     ticks(None)
@@ -145,7 +145,7 @@ def test_a_consumer_that_dies_again_and_again_fails_the_check(
 
 def test_a_cursor_that_is_no_cursor_is_a_new_start() -> None:
     assert (
-        Position.parse(None) == Position.parse("seq 17") == Position.parse("[1]") == Position.parse("17") == Position()
+        Reported.parse(None) == Reported.parse("seq 17") == Reported.parse("[1]") == Reported.parse("17") == Reported()
     )
 
 
