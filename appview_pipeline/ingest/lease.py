@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 class Lease:
     """Watches standard input (any byte renews the lease, end of file ends it) and the signals SIGTERM and SIGINT.
 
-    Must be made in the main thread. `stopped()` says whether to come to an end. The process is ended by force
-    `grace_seconds` after it first did. The lease outlasts the pauses of a busy machine between two ticks. All other
-    ends come another way: the parent closes standard input, or it ends itself and so closes it.
+    Must be made in the main thread. `stopped()` says whether to come to an end. `grace_seconds` after it first
+    says so, the process ends by force. The lease outlasts the pauses of a busy machine between two ticks. Whatever else
+    should end the process makes the parent close standard input.
     """
 
     def __init__(self, seconds: float = Settings.lease_seconds, grace_seconds: float = backoff.GRACE_SECONDS) -> None:

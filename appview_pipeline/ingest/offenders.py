@@ -41,7 +41,7 @@ class Trial:
     def without_refused(self, change: Change) -> Change | None:
         """A refused change without the records that PostgreSQL refuses, which are dead letters in it.
 
-        None where each record by itself is taken: it is not they that are refused.
+        None where PostgreSQL accepts each record by itself: then something else in the change is refused.
         """
         kept, letters = [], []
         for write in change.writes:

@@ -164,7 +164,7 @@ class Writer:
 
         def attempt(share: float) -> Report:
             nonlocal built
-            batch, built = built or self._batch_of(changes), None  # its report is written on: it serves one try
+            batch, built = built or self._batch_of(changes), None  # a try changes its report, so each needs its own
             return self._apply(changes, batch, timing, share)
 
         return self._transactions.retry(attempt, share=share, max_cancelled=max_cancelled, is_single=len(changes) == 1)

@@ -106,8 +106,8 @@ class Subscription:
     `pong_seconds` until a ping must be answered (any message counts), `idle_seconds` without any frame until the
     connection is given up (None: never; quiet servers are legal), `future_cursor_seconds` between two attempts with a
     cursor that the server says is in its future. `sequence_gap`: numbers that may be left out between two events; one
-    that is farther off moves the cursor only with those that follow it. `setting` is what an operator sets `url` with,
-    for sentences.
+    that is farther off moves the cursor only with those that follow it. `setting` is the operator's name for `url`,
+    which errors mention.
     `credentials`: `user:password` for a server that asks for them; no sentence shows them, nor those in `url`.
     """
 

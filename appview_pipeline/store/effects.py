@@ -104,9 +104,9 @@ class Effect:
     rows that were added, and `always` at the end of every effect of a batch with events of the collection.
     `under_lock` run once the batch holds the cross-repository lock, after the evaluated effects.
 
-    `is_evaluated`: its records are evaluated (posts). An evaluation also writes rows of earlier records, so all its
-    rows are written under the cross-repository lock (else two writers, one with a row and one with the lock, would
-    wait for each other). `decides_on_posts`: posts are
+    `is_evaluated`: its records are evaluated (posts). An evaluation also writes rows of earlier posts. So
+    the rows of such a collection are written under the cross-repository lock. Otherwise two writers, one with a row and
+    one with the lock, would wait for each other. `decides_on_posts`: posts are
     evaluated by its records. `counters`: tables of counters that its rows move. `account_rows`: None where the table
     has no index by account.
     """

@@ -15,7 +15,7 @@ CREATE TEMPORARY TABLE stage_block (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
--- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
+-- Removes the rows of records that were edited, deleted or demoted, unless they are removed already.
 DELETE FROM bsky.actor_block b
 WHERE b.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 

@@ -16,7 +16,7 @@ CREATE TEMPORARY TABLE stage_follow (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
--- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
+-- Removes the rows of records that were edited, deleted or demoted, unless they are removed already.
 -- Their counters go down.
 WITH gone AS (
   DELETE FROM bsky.follow f

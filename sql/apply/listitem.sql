@@ -17,7 +17,7 @@ CREATE TEMPORARY TABLE stage_listitem (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
--- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
+-- Removes the rows of records that were edited, deleted or demoted, unless they are removed already.
 DELETE FROM bsky.list_item i
 WHERE i.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 

@@ -16,7 +16,7 @@ CREATE TEMPORARY TABLE stage_reference_list_opt_out (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
--- Removes the rows of records that were edited, deleted or demoted, unless that is done already.
+-- Removes the rows of records that were edited, deleted or demoted, unless they are removed already.
 DELETE FROM bsky.reference_list_opt_out o
 WHERE o.uri = ANY (ARRAY(SELECT uri FROM touched WHERE change <> 'stale' AND NOT removed));
 

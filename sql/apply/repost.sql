@@ -20,7 +20,7 @@ CREATE TEMPORARY TABLE stage_repost (
 ) ON COMMIT DELETE ROWS;
 
 -- :remove
--- Removes the rows of records that were edited, deleted or demoted, unless that is done already. Removes their feed
+-- Removes the rows of records that were edited, deleted or demoted, unless they are removed already. Removes their feed
 -- items, and counts them off.
 WITH gone AS (
   DELETE FROM bsky.repost r

@@ -121,7 +121,7 @@ SELECT DISTINCT ON (n.uri, n.rev)
   END,
   CASE n.collection
     {kept_record}
-    WHEN '{nsid.post}' THEN NULL  -- the columns above are all that others are evaluated by
+    WHEN '{nsid.post}' THEN NULL  -- replies and quotes are evaluated by the columns above alone
     -- A record of any other collection may have replies, which are evaluated by these keys of it.
     ELSE CASE WHEN b.body ?| ARRAY['reply', 'allow', 'hiddenReplies'] THEN b.body END
   END

@@ -19,7 +19,7 @@ _state = State()
 
 
 def shard_of_location() -> Shard:
-    """The shard of this code location. A setting that can't be read is the ticks' to complain about."""
+    """The shard of this code location. The ticks report a setting that can't be read."""
     try:
         return settings.load().shard
     except OperatorError:

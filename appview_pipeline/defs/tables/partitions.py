@@ -70,7 +70,7 @@ def remember_first_hour(settings: Settings, connection: Connection) -> None:
 def _start() -> datetime:
     try:
         return first_hour(settings_module.load())
-    except OperatorError:  # a setting that can't be read is the ticks' to complain about
+    except OperatorError:  # the sensor's ticks report a setting that can't be read
         return EARLIEST
 
 
