@@ -47,8 +47,8 @@ class Received:
 class Connection(WSListener):
     """Takes messages off the socket into `received`, until `ended` is set.
 
-    `url` is the server as log messages and errors name it. `on_connected` is called once the handshake is done. `cursor`
-    is what the connection resumes after. For the network's thread only.
+    `url` is the server as log messages and errors name it. `on_connected` is called once the handshake is done.
+    `cursor` is what the connection resumes after. For the network's thread only.
     """
 
     def __init__(
