@@ -224,3 +224,33 @@ def _host(host: str) -> str:
 def basic_authorization(credentials: str) -> str:
     """The value of an `Authorization` header for `user:password` (RFC 7617, UTF-8)."""
     return "Basic " + base64.b64encode(credentials.encode()).decode("ascii")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Name servers
+
+
+@dataclass(frozen=True)
+class NameServer:
+    """A DNS server: its IP address and port."""
+
+    address: str
+    port: int = 53
+
+
+def name_server(text: str) -> NameServer:
+    """Reads `1.1.1.1`, `1.1.1.1:5353`, `2606:4700::1111` or `[2606:4700::1111]:5353`. Raises `AddressError`."""
+    match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](?::(\d{1,5}))?|([0-9.]+)(?::(\d{1,5}))?|([0-9a-fA-F:.]+)", text)
+    if match is not None:
+        address, port = match[1] or match[3] or match[5], int(match[2] or match[4] or 53)
+        try:
+            return NameServer(ipaddress.ip_address(address).compressed, _port(port))
+        except ValueError:
+            pass
+    raise AddressError("must be IP addresses of name servers, separated by commas: 1.1.1.1,[2606:4700::1111]:5353")
+
+
+def _port(number: int) -> int:
+    if not 0 < number < 65_536:
+        raise ValueError
+    return number

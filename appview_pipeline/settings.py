@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from appview_pipeline.addresses import AddressError, database_address, split_relay
+from appview_pipeline.addresses import AddressError, NameServer, database_address, name_server, split_relay
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import WHOLE, Shard
 
@@ -92,6 +92,20 @@ def _url(*schemes: str) -> Callable[[str], str]:
         return text.rstrip("/")
 
     return parse
+
+
+def _switch(text: str) -> bool:
+    """`1` or `0`, and the words that people use for them."""
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be 1 or 0")
+
+
+def _name_servers(text: str) -> tuple[NameServer, ...]:
+    """Comma-separated IP addresses, each with a port if it is not 53 (`1.1.1.1,[2606:4700::1111]:5353`)."""
+    return tuple(name_server(part.strip()) for part in text.split(",") if part.strip())
 
 
 def _collections(text: str) -> tuple[str, ...]:
@@ -174,6 +188,87 @@ class Settings:
     )
     plc_url: str = _setting(
         "APPVIEW_PLC_URL", "PLC directory that resolves DIDs.", _url("http", "https"), "https://plc.directory"
+    )
+    allow_private_hosts: bool = _setting(
+        "APPVIEW_ALLOW_PRIVATE_HOSTS",
+        "`1`: documents, handles and repositories may also be fetched from private addresses, without TLS and from any "
+        "port. For tests and closed networks only: anybody on the network can name a host that we then ask.",
+        _switch,
+        False,
+        shown_default="`0`",
+    )
+    dns_servers: tuple[NameServer, ...] = _setting(
+        "APPVIEW_DNS_SERVERS",
+        "Name servers (IP addresses, separated by commas, with a port if it is not 53) for handles and for the hosts "
+        "that are fetched from.",
+        _name_servers,
+        (),
+        shown_default="the system's",
+    )
+    fetch_seconds: float = _setting(
+        "APPVIEW_FETCH_SECONDS",
+        "Limit of the seconds that one request may take from the look-up of its host to its last byte.",
+        _seconds(0.1, 3_600),
+        15.0,
+    )
+    fetch_connect_seconds: float = _setting(
+        "APPVIEW_FETCH_CONNECT_SECONDS",
+        "Limit of the seconds that a connection may take, TLS included.",
+        _seconds(0.1, 600),
+        5.0,
+    )
+    fetch_read_seconds: float = _setting(
+        "APPVIEW_FETCH_READ_SECONDS",
+        "Limit of the seconds that a server may send nothing in an answer.",
+        _seconds(0.1, 600),
+        5.0,
+    )
+    host_concurrency: int = _setting(
+        "APPVIEW_HOST_CONCURRENCY",
+        "Limit of the requests to one host at the same time.",
+        _whole_number(1, 1_000),
+        15,
+    )
+    resolutions: int = _setting(
+        "APPVIEW_RESOLUTIONS",
+        "Limit of the accounts that one process resolves at the same time.",
+        _whole_number(1, 1_000),
+        15,
+    )
+    new_accounts: int = _setting(
+        "APPVIEW_NEW_ACCOUNTS MAX_CONCURRENT_USER_CREATIONS",
+        "Limit of the accounts among them that are met for the first time.",
+        _whole_number(1, 1_000),
+        10,
+    )
+    identity_fresh_seconds: float = _setting(
+        "APPVIEW_IDENTITY_FRESH_SECONDS",
+        "Seconds that a DID document, or the answer that there is none, is used without asking again.",
+        _seconds(0, 31_536_000),
+        3_600.0,
+    )
+    identity_usable_seconds: float = _setting(
+        "APPVIEW_IDENTITY_USABLE_SECONDS",
+        "Seconds that they are used while asking again fails; a verified handle is kept as long.",
+        _seconds(0, 31_536_000),
+        86_400.0,
+    )
+    identity_cache: int = _setting(
+        "APPVIEW_IDENTITY_CACHE",
+        "Limit of the accounts whose identity one process keeps in memory.",
+        _whole_number(1, 100_000_000),
+        100_000,
+    )
+    refresh_dids: bool = _setting(
+        "APPVIEW_REFRESH_DIDS",
+        "Whether the job `refresh_dids` runs by its schedule: it looks handles that are not verified up again hourly, "
+        "all others daily.",
+        _switch,
+        True,
+        shown_default="`1`",
+    )
+    refresh_cron: str = _setting(
+        "APPVIEW_REFRESH_CRON", "When the job `refresh_dids` begins (cron).", str, "*/20 * * * *"
     )
     extra_collections: tuple[str, ...] = _setting(
         "APPVIEW_EXTRA_COLLECTIONS",

@@ -10,7 +10,7 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 
 PRODUCT, TESTS = CHECKOUT / "appview_pipeline", CHECKOUT / "appview_pipeline_tests"
 
-MIRRORED = {"protocol", "network", "store", "indexing", "ingest", "defs"}
+MIRRORED = {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "defs"}
 """Packages of the product whose tests have a folder of the same name."""
 OTHERS = {"support", "properties", "conformance", "simulated_network", "benchmark"}
 """Folders of `appview_pipeline_tests` that no package of the product stands for (docs/testing.md)."""
@@ -65,9 +65,11 @@ MAY_IMPORT = {
     "protocol": set(),
     "network": {"protocol"},
     "store": set(),
+    "leases": {"store"},
     "indexing": {"protocol", "store"},
-    "ingest": {"protocol", "network", "store", "indexing"},
-    "defs": {"protocol", "network", "store", "indexing", "ingest"},
+    "identity": {"protocol", "network", "store", "leases"},
+    "ingest": {"protocol", "network", "store", "leases", "indexing", "identity"},
+    "defs": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest"},
 }
 """The packages that each package may import (docs/architecture.md), besides the modules beside them."""
 
@@ -90,6 +92,7 @@ LIBRARIES = {
     "sqlalchemy": ("store/", "defs/housekeeping.py"),  # Dagster's event log is purged through its own engine
     "dagster": ("defs/",),
     "picows": ("network/",),
+    # "requests": ("network/",), "dns": ("network/",): as soon as they are used
 }
 """Libraries that few places of the product may know."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from appview_pipeline import backoff
-from appview_pipeline.errors import OperatorError
+from appview_pipeline.errors import OperatorError, Stopped
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.store.apply import apply, prepare
 from appview_pipeline.store.batch import DEAD_LETTER_LIMITS, BatchToApply, CursorMove, DeadLetterLimits, Report
@@ -25,10 +25,6 @@ _T = TypeVar("_T")
 
 class TookTooLong(Exception):
     """A transaction was cancelled as often as it may be. The sentence says at which statement, last."""
-
-
-class Stopped(Exception):
-    """The writer was asked to stop while it waited to try again. The batch is not written."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import psycopg2
 import pytest
 
 from appview_pipeline import backoff
+from appview_pipeline.errors import Stopped
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.ingest import transactions as transactions_module
-from appview_pipeline.ingest.transactions import Stopped, Transactions
+from appview_pipeline.ingest.transactions import Transactions
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.apply import apply as real_apply

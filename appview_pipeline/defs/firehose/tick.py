@@ -1,6 +1,6 @@
 """A tick of the firehose sensor: keeps the consumer on its lease, and reports what it applied.
 
-A tick lasts most of a minute. It consumes nothing itself: the consumer is a leased process (`ingest/leased_process.py`)
+A tick lasts most of a minute. It consumes nothing itself: the consumer is a leased process (`leases/leased_process.py`)
 that leaves a row in `pipeline.batch` with every micro-batch. What ends it is watched in the tick and, between two
 ticks, by a thread (`defs/leases/`). A tick that dies, times out or runs twice loses and doubles nothing but plots.
 """
@@ -25,8 +25,8 @@ from appview_pipeline.defs.leases.watch import STOP_PATIENCE, WatchBetweenTicks
 from appview_pipeline.defs.tables.events import group_events
 from appview_pipeline.defs.tables.partitions import next_hour, remember_first_hour
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.leased_process import EXIT_LOCKED, EXIT_OPERATOR_ERROR, LeasedProcess
 from appview_pipeline.ingest.live.consumer_process import consumer_process
+from appview_pipeline.leases.leased_process import EXIT_LOCKED, EXIT_OPERATOR_ERROR, LeasedProcess
 from appview_pipeline.logs import read_line
 from appview_pipeline.store import reports
 from appview_pipeline.store.errors import DatabaseError

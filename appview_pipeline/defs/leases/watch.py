@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 
 from appview_pipeline.defs.leases.stopping import Stopping
-from appview_pipeline.ingest.leased_process import LeasedProcess
+from appview_pipeline.leases.leased_process import LeasedProcess
 
 log = logging.getLogger(__name__)
 

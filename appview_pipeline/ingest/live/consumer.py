@@ -1,7 +1,7 @@
 """The consumer: the relay's stream, or one shard of it, into the database, until its lease ends.
 
 A process of its own, without Dagster: `python -m appview_pipeline.ingest.live.consumer`. The sensor starts it and keeps
-its lease (`ingest/leased_process.py` says how, and what the exit codes mean).
+its lease (`leases/leased_process.py` says how, and what the exit codes mean).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.decoding import applied_revs_in
 from appview_pipeline.ingest.interpreter import favour_throughput
-from appview_pipeline.ingest.lease import report_trouble, run_leased
 from appview_pipeline.ingest.live.sequence_numbers import SequenceNumbers
 from appview_pipeline.ingest.live.stream_decoder import StreamDecoder
 from appview_pipeline.ingest.pipeline import run_pipeline
 from appview_pipeline.ingest.watchdog import Watchdog
 from appview_pipeline.ingest.writer import Position, Writer
+from appview_pipeline.leases.lease import report_trouble, run_leased
 from appview_pipeline.network.subscription import Subscription
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.batch import Report

@@ -1,11 +1,11 @@
-"""The consumer as a leased process (`ingest/leased_process.py`)."""
+"""The consumer as a leased process (`leases/leased_process.py`)."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from appview_pipeline.ingest.leased_process import EXIT_LOCK_LOST, EXIT_LOCKED, LeasedProcess
+from appview_pipeline.leases.leased_process import EXIT_LOCK_LOST, EXIT_LOCKED, LeasedProcess
 
 COMMAND = (sys.executable, "-m", "appview_pipeline.ingest.live.consumer")
 

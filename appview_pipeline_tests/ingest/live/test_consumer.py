@@ -11,7 +11,7 @@ from pathlib import Path
 import libipld
 import pytest
 
-from appview_pipeline.ingest.leased_process import STATUS
+from appview_pipeline.leases.leased_process import STATUS
 from appview_pipeline.store import stream_lock
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.relay import Relay

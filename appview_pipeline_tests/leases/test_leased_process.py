@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from appview_pipeline import backoff
-from appview_pipeline.ingest import leased_process
-from appview_pipeline.ingest.leased_process import LeasedProcess
 from appview_pipeline.ingest.live.consumer_process import consumer_process
+from appview_pipeline.leases import leased_process
+from appview_pipeline.leases.leased_process import LeasedProcess
 from appview_pipeline.settings import Settings
 
 OBEDIENT = """
@@ -123,7 +123,7 @@ def test_too_much_output_is_cut_not_kept(make: Callable[[str], LeasedProcess], m
 
 
 LEASED = """
-from appview_pipeline.ingest.lease import Lease
+from appview_pipeline.leases.lease import Lease
 lease = Lease(seconds=3.0)
 print("up", flush=True)
 while not lease.stopped(): lease._stop.wait(0.05)

@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable
 
 from appview_pipeline import backoff, logs
-from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.leased_process import (
+from appview_pipeline.errors import OperatorError, Stopped
+from appview_pipeline.leases.leased_process import (
     EXIT_ENDED,
     EXIT_LOCK_LOST,
     EXIT_LOCKED,
     EXIT_OPERATOR_ERROR,
     STATUS,
 )
-from appview_pipeline.ingest.transactions import Stopped
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.batch import CursorMoved
 from appview_pipeline.store.stream_lock import LockLost, LockTaken

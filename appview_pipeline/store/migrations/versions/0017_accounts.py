@@ -1,0 +1,10 @@
+"""Hosting statuses confirmed by the PDS, removals, local moderation."""
+
+from appview_pipeline.store.migrations import run
+
+revision = "0017"
+down_revision = "0016"
+
+
+def upgrade() -> None:
+    run("schema/0017_accounts.sql")

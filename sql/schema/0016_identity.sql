@@ -1,0 +1,114 @@
+-- Identity: what resolution keeps of each DID, the queue of resolution, what the identity process did, and the state of
+-- the servers that it asks.
+
+ALTER TABLE pipeline.identity
+    ADD COLUMN state text CHECK (state IN ('found', 'not found', 'tombstoned', 'invalid')),
+    ADD COLUMN source text CHECK (source IN ('plc', 'web', 'import')),
+    ADD COLUMN claimed_handle text,
+    ADD COLUMN handle_source text CHECK (handle_source IN ('dns', 'https')),
+    ADD COLUMN handle_error text,
+    ADD COLUMN labeler text,
+    ADD COLUMN labeler_key text,
+    ADD COLUMN pds_changed_at timestamptz,
+    ADD COLUMN queue text CHECK (queue IN ('new', 'event', 'retry', 'refresh')),
+    ADD COLUMN wanted_at timestamptz,
+    ADD COLUMN asked_at timestamptz,
+    ADD COLUMN status_wanted boolean NOT NULL DEFAULT false,
+    ADD CONSTRAINT identity_queued CHECK ((queue IS NULL) = (wanted_at IS NULL));
+COMMENT ON TABLE pipeline.identity IS
+    'DID documents and handles as last resolved: the durable cache of resolution, and its queue.';
+COMMENT ON COLUMN pipeline.identity.state IS
+    'What the last answer said of the DID: found, not found, tombstoned, invalid (a document that can''t be '
+    'used); null: no answer yet.';
+COMMENT ON COLUMN pipeline.identity.source IS
+    'Where the document is from: plc (the PLC directory), web (did:web), import (a PLC export); null: none.';
+COMMENT ON COLUMN pipeline.identity.claimed_handle IS
+    'Handle that the document names, in lower case, verified or not; null: none.';
+COMMENT ON COLUMN pipeline.identity.handle_source IS 'How the handle was verified: dns or https; null: it is not.';
+COMMENT ON COLUMN pipeline.identity.handle_error IS
+    'Why the claimed handle is not verified, in words; null: it is, or there is none.';
+COMMENT ON COLUMN pipeline.identity.labeler IS 'URL of the account''s label service; null: it has none.';
+COMMENT ON COLUMN pipeline.identity.labeler_key IS 'Key that signs its labels (did:key); null: none.';
+COMMENT ON COLUMN pipeline.identity.pds_changed_at IS
+    'When a resolution last found another PDS than the one before it; null: never.';
+COMMENT ON COLUMN pipeline.identity.queue IS
+    'Queue that it waits in: new (an account met for the first time), event (an #identity or #account event, or a '
+    'person), retry, refresh; null: none.';
+COMMENT ON COLUMN pipeline.identity.wanted_at IS
+    'When it may be resolved: in the future while an attempt is under way or after a failure; null: not queued.';
+COMMENT ON COLUMN pipeline.identity.asked_at IS
+    'When its resolution was last asked for: an attempt that began before that does not settle it.';
+COMMENT ON COLUMN pipeline.identity.status_wanted IS
+    'Whether the account''s PDS is to be asked for its hosting status as well.';
+COMMENT ON COLUMN pipeline.identity.next_check_at IS 'When the refresh is due, while it is not queued.';
+
+ALTER TABLE pipeline.identity ALTER COLUMN next_check_at DROP NOT NULL;
+DROP INDEX pipeline.identity_next_check_at_idx;
+CREATE INDEX identity_queue_idx ON pipeline.identity (queue, wanted_at) WHERE queue IS NOT NULL;
+CREATE INDEX identity_refresh_idx ON pipeline.identity (next_check_at) WHERE queue IS NULL;
+CREATE INDEX identity_handle_idx ON pipeline.identity (claimed_handle) WHERE claimed_handle IS NOT NULL;
+
+-- Accounts that were indexed before there was resolution: the job refresh_dids resolves them.
+INSERT INTO pipeline.identity (did, queue, wanted_at)
+SELECT did, 'refresh', now() FROM bsky.actor
+ON CONFLICT (did) DO NOTHING;
+
+CREATE TABLE pipeline.identity_batch (
+    id bigserial PRIMARY KEY,
+    finished_at timestamptz NOT NULL DEFAULT now(),
+    seconds double precision NOT NULL,
+    resolved integer NOT NULL DEFAULT 0,
+    failed integer NOT NULL DEFAULT 0,
+    verified integer NOT NULL DEFAULT 0,
+    not_verified integer NOT NULL DEFAULT 0,
+    statuses integer NOT NULL DEFAULT 0,
+    lookups integer NOT NULL DEFAULT 0,
+    hits integer NOT NULL DEFAULT 0,
+    queued integer NOT NULL DEFAULT 0,
+    oldest_seconds double precision
+);
+CREATE INDEX identity_batch_finished_at_idx ON pipeline.identity_batch
+    USING brin (finished_at) WITH (autosummarize = ON);
+COMMENT ON TABLE pipeline.identity_batch IS
+    'What the identity process did, a row every few seconds: read by the sensor.';
+COMMENT ON COLUMN pipeline.identity_batch.id IS 'Order.';
+COMMENT ON COLUMN pipeline.identity_batch.finished_at IS 'When the row was written.';
+COMMENT ON COLUMN pipeline.identity_batch.seconds IS 'Seconds that it covers.';
+COMMENT ON COLUMN pipeline.identity_batch.resolved IS
+    'Resolutions that ended in an answer (found, not found, tombstoned, invalid).';
+COMMENT ON COLUMN pipeline.identity_batch.failed IS 'Attempts that got no answer and will be tried again.';
+COMMENT ON COLUMN pipeline.identity_batch.verified IS 'Handles verified in both directions.';
+COMMENT ON COLUMN pipeline.identity_batch.not_verified IS 'Handles that a document names and that are not verified.';
+COMMENT ON COLUMN pipeline.identity_batch.statuses IS 'Hosting statuses that a PDS was asked for.';
+COMMENT ON COLUMN pipeline.identity_batch.lookups IS 'Questions to the cache.';
+COMMENT ON COLUMN pipeline.identity_batch.hits IS
+    'Questions that the cache answered, from memory or from the database.';
+COMMENT ON COLUMN pipeline.identity_batch.queued IS
+    'Accounts that waited to be resolved at the end, refreshes left out.';
+COMMENT ON COLUMN pipeline.identity_batch.oldest_seconds IS
+    'How long the oldest of them had waited; null: none waited.';
+
+CREATE TABLE pipeline.upstream (
+    host text PRIMARY KEY,
+    breaker text NOT NULL CHECK (breaker IN ('closed', 'open', 'probing')),
+    failures integer NOT NULL DEFAULT 0,
+    opened integer NOT NULL DEFAULT 0,
+    open_until timestamptz,
+    parked_until timestamptz,
+    reason text,
+    updated_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pipeline.upstream IS
+    'Servers that resolution asks and that failed or asked for a pause lately: their circuit breakers, as the '
+    'identity process last saw them.';
+COMMENT ON COLUMN pipeline.upstream.host IS 'Host name, with the port where it is not the usual one.';
+COMMENT ON COLUMN pipeline.upstream.breaker IS
+    'closed: it is asked; open: it is not; probing: one request finds out whether it is back.';
+COMMENT ON COLUMN pipeline.upstream.failures IS 'Failures in a row.';
+COMMENT ON COLUMN pipeline.upstream.opened IS 'How often its breaker has opened since the process started.';
+COMMENT ON COLUMN pipeline.upstream.open_until IS
+    'When an open breaker lets one request through; null: it is not open.';
+COMMENT ON COLUMN pipeline.upstream.parked_until IS
+    'Until when the server asked to be left alone (429, 503, Retry-After, RateLimit); null: it did not.';
+COMMENT ON COLUMN pipeline.upstream.reason IS 'The last failure in words; null: none.';
+COMMENT ON COLUMN pipeline.upstream.updated_at IS 'When this row last changed.';
