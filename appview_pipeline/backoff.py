@@ -76,10 +76,10 @@ CANCELLATIONS_BY_OTHERS = 5
 """Cancellations of one change, before its time was over, after which it is given up. Somebody else cancels it then: a
 person, once or twice, or a limit on a server or pooler that we don't know of, again and again."""
 
-STREAM_LOCK = Poll(every=0.25, longest=12.0)
-"""A stream's lock that another consumer holds: as long as an outgoing one may take to end."""
-STREAM_LOCK_CHECK_SECONDS = 1.0
-"""How often the holder of a stream's lock makes sure that it still has it."""
+SESSION_LOCK = Poll(every=0.25, longest=12.0)
+"""A lock that another leased process holds (a stream's, say): as long as an outgoing one may take to end."""
+SESSION_LOCK_CHECK_SECONDS = 1.0
+"""How often the holder of such a lock makes sure that it still has it."""
 
 
 def leased_process() -> Backoff:

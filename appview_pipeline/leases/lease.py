@@ -21,7 +21,7 @@ from appview_pipeline.leases.leased_process import (
 )
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.batch import CursorMoved
-from appview_pipeline.store.stream_lock import LockLost, LockTaken
+from appview_pipeline.store.session_lock import LockLost, LockTaken
 
 log = logging.getLogger(__name__)
 

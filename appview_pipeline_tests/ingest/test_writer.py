@@ -26,8 +26,9 @@ from appview_pipeline.store.apply import apply
 from appview_pipeline.store.batch import CursorMoved
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.session_lock import LockLost, LockTaken
 from appview_pipeline.store.staging import copy_rows
-from appview_pipeline.store.stream_lock import LockLost, LockTaken, stream_lock
+from appview_pipeline.store.stream_lock import stream_lock
 from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post
 from appview_pipeline_tests.support.tables import fresh_database, one, rows

@@ -21,7 +21,8 @@ from appview_pipeline.store.batch import CursorMoved, Report
 from appview_pipeline.store.cursors import cursor_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import DatabaseError
-from appview_pipeline.store.stream_lock import LockLost, LockTaken, stream_lock
+from appview_pipeline.store.session_lock import LockLost, LockTaken
+from appview_pipeline.store.stream_lock import stream_lock
 from appview_pipeline_tests.support.batches import changes_of, writer_for
 from appview_pipeline_tests.support.frames import Person, Stream, post
 from appview_pipeline_tests.support.refusing_table import refuse

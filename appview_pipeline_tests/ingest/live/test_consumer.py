@@ -12,8 +12,8 @@ import libipld
 import pytest
 
 from appview_pipeline.leases.leased_process import STATUS
-from appview_pipeline.store import stream_lock
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.session_lock import lock_key
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.consumers import Start, cursor, is_past, until, without_cursor
@@ -174,7 +174,7 @@ def test_connections_that_are_cut_lose_nothing(database: Database, start: Start,
     with Relay(frames[:100]) as relay, fresh() as want:
         locks = (
             "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' "
-            f"AND (classid::bigint << 32 | objid::bigint) = {stream_lock._key(relay.url, '0/1')})"
+            f"AND (classid::bigint << 32 | objid::bigint) = {lock_key(f'consumer {relay.url} 0/1')})"
         )
         consumer = start(database.url, relay.url, APPVIEW_BATCH_EVENTS="5")
         until(lambda: (cursor(database, relay.url) or 0) > 5, consumer)

@@ -7,7 +7,7 @@ import pytest
 from appview_pipeline.addresses import basic_authorization
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import Shard
-from appview_pipeline.store import migrate, stream_lock
+from appview_pipeline.store import migrate, session_lock
 from appview_pipeline.store.cursors import name_relays, open_cursor
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.relay import Relay
@@ -128,7 +128,7 @@ def test_a_standby_is_no_place_for_a_stream(database: Database) -> None:
             return (True,)
 
     with pytest.raises(OperatorError, match=r"is a standby.*target_session_attrs=read-write"):
-        stream_lock._refuse_standby(Standby(), database)  # type: ignore[arg-type]
+        session_lock.refuse_standby(Standby(), database)  # type: ignore[arg-type]
 
 
 def test_the_consumer_goes_on_under_the_name(database: Database) -> None:
