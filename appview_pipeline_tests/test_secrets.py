@@ -203,13 +203,13 @@ def test_what_dagster_receives(
                 assert event is not None
                 quiet(repr(event))
                 # A wrong one: the tick says what the relay answers.
-                state.consumer.stop()
+                state.process.stop()
                 relay.faults.authorization = "Basic other"
                 context = dg.build_sensor_context(instance, None, sensor_name="firehose_sensor")
                 context._log_key = ["__repository__", "firehose_sensor", "3"]
                 results.append(firehose_sensor(context))
         finally:
-            state.consumer.stop()
+            state.process.stop()
             database_module.reopen()
     quiet(repr(results))
     assert f"ws://localhost:{relay.port}" in repr(results)

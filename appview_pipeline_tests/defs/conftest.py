@@ -18,6 +18,7 @@ from appview_pipeline.defs.firehose import sensor as sensor_module
 from appview_pipeline.defs.firehose import tick as tick_module
 from appview_pipeline.defs.firehose.sensor import firehose_sensor
 from appview_pipeline.defs.firehose.tick import State
+from appview_pipeline.defs.leases import leased_tick
 from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline_tests.support.dagster_events import RELAY
 
@@ -58,11 +59,12 @@ def ticks(
     libpq = re.sub(r"^postgresql\+psycopg2", "postgresql", database_url)
     state = State(consumer_process(command=(sys.executable, "-c", CONSUMER, libpq)))
     monkeypatch.setattr(sensor_module, "_state", state)
-    monkeypatch.setattr(tick_module, "TICK_SECONDS", 2.0)
-    monkeypatch.setattr(tick_module, "REPORT_SECONDS", 1.0)
+    monkeypatch.setattr(leased_tick, "TICK_SECONDS", 2.0)
+    monkeypatch.setattr(leased_tick, "REPORT_SECONDS", 1.0)
+    monkeypatch.setattr(leased_tick, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(leased_tick, "HEALTH_SECONDS", 0.0)
+    monkeypatch.setattr(leased_tick, "SETTLED_SECONDS", 0.5)
     monkeypatch.setattr(tick_module, "GROUPS_SECONDS", 0.0)
-    monkeypatch.setattr(tick_module, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(tick_module, "SETTLED_SECONDS", 0.5)
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
 
         def tick(cursor: str | None = None, tick_id: str = "1") -> Any:
@@ -73,4 +75,4 @@ def ticks(
             return result, instance
 
         yield tick
-    state.consumer.stop(1.0)
+    state.process.stop(1.0)

@@ -11,6 +11,7 @@ import dagster as dg
 from appview_pipeline import settings
 from appview_pipeline.defs.firehose.events import FIREHOSE
 from appview_pipeline.defs.firehose.tick import State, Tick
+from appview_pipeline.defs.leases.leased_tick import evaluate
 from appview_pipeline.defs.tables.groups import GROUPS
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import WHOLE, Shard
@@ -31,18 +32,6 @@ def sensor_name(shard: Shard) -> str:
     return "firehose_sensor" if shard == WHOLE else f"firehose_sensor_{shard.index}_of_{shard.count}"
 
 
-def _is_preview(context: dg.SensorEvaluationContext) -> bool:
-    """Whether there is no tick behind this evaluation: the UI's "Preview tick result" has no tick id in its log key."""
-    return not context.log_key or not context.log_key[-1].isdigit()
-
-
-def _observe(state: State) -> str:
-    at_work = "a tick is at work" if state.working.locked() else "no tick is at work at this moment"
-    pid = state.consumer.pid
-    consumer = f"the consumer runs as process {pid}" if pid is not None else "no consumer runs"
-    return f"{at_work}, {consumer}; reported up to batch {max(state.position.batch, 0)}, seq {state.position.seq}"
-
-
 @dg.sensor(
     name=sensor_name(shard_of_location()),
     # The assets that it reports, for their pages; it requests no runs of them. Other shards' locations have no assets.
@@ -59,15 +48,4 @@ def _observe(state: State) -> str:
 )
 def firehose_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """One tick. A second one at the same time (preview, time-out, reload) only says what the first is doing."""
-    if _is_preview(context) or not _state.working.acquire(blocking=False):
-        return dg.SensorResult(skip_reason=_observe(_state), cursor=context.cursor)
-    try:
-        try:
-            # Its line is logged by the daemon, once a tick: it is the skip reason.
-            line = Tick(context, _state).run()
-        except OperatorError as error:
-            line = str(error)
-        cursor = str(_state.position) if _state.position.batch >= 0 else context.cursor
-        return dg.SensorResult(skip_reason=line, cursor=cursor)
-    finally:
-        _state.working.release()
+    return evaluate(context, _state, Tick)

@@ -20,8 +20,8 @@ from appview_pipeline import settings
 from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.firehose import sensor as sensor_module
-from appview_pipeline.defs.firehose import tick as tick_module
 from appview_pipeline.defs.firehose.tick import Reported, State
+from appview_pipeline.defs.leases import leased_tick
 from appview_pipeline.defs.tables.partitions import key_of
 from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline_tests.simulated_network.relay import Relay
@@ -47,7 +47,7 @@ def test_ticks_report_every_batch_once(ticks: Callable[..., Any], database_url: 
     assert instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(dg.AssetKey("firehose"), "keeps_up"), limit=1
     )
-    assert sensor_module._state.consumer.starts == 1, "one consumer through all ticks"
+    assert sensor_module._state.process.starts == 1, "one consumer through all ticks"
 
 
 def test_a_tick_whose_cursor_was_lost_is_not_reported_again(ticks: Callable[..., Any]) -> None:
@@ -113,7 +113,7 @@ def test_a_relay_that_refuses_fails_a_check_in_words(
         port = probe.getsockname()[1]
     monkeypatch.setenv("APPVIEW_RELAY_URL", f"ws://127.0.0.1:{port}")
     monkeypatch.setenv("APPVIEW_DATABASE_URL", database_url)
-    monkeypatch.setattr(tick_module, "TICK_SECONDS", 6.0)
+    monkeypatch.setattr(leased_tick, "TICK_SECONDS", 6.0)
     state = State(consumer_process())
     monkeypatch.setattr(sensor_module, "_state", state)
     try:
@@ -128,7 +128,7 @@ def test_a_relay_that_refuses_fails_a_check_in_words(
                     ticks(None)
             assert evaluations(instance, "connected")[-1].passed
     finally:
-        state.consumer.stop(1.0)
+        state.process.stop(1.0)
 
 
 def test_a_consumer_that_dies_again_and_again_fails_the_check(
@@ -151,15 +151,15 @@ def test_a_cursor_that_is_no_cursor_is_a_new_start() -> None:
 
 def test_preview_and_second_tick_only_look(ticks: Callable[..., Any]) -> None:
     preview, _ = ticks("{}", tick_id="20261124_140000")
-    assert preview.cursor == "{}" and sensor_module._state.consumer.starts == 0
+    assert preview.cursor == "{}" and sensor_module._state.process.starts == 0
     with sensor_module._state.working:
         second, _ = ticks("{}")
     assert "a tick is at work" in str(second.skip_reason) and second.cursor == "{}"
-    assert sensor_module._state.consumer.starts == 0
+    assert sensor_module._state.process.starts == 0
 
 
 def test_trouble_is_one_line_and_soon(ticks: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tick_module, "TICK_SECONDS", 30.0)
+    monkeypatch.setattr(leased_tick, "TICK_SECONDS", 30.0)
     consumer = consumer_process(command=(sys.executable, "-c", "print('set APPVIEW_X'); raise SystemExit(4)"))
     monkeypatch.setattr(sensor_module, "_state", State(consumer))
     started = time.monotonic()
@@ -169,7 +169,7 @@ def test_trouble_is_one_line_and_soon(ticks: Callable[..., Any], monkeypatch: py
 
 
 def test_no_database_is_one_line_and_no_consumer(ticks: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tick_module, "TICK_SECONDS", 30.0)
+    monkeypatch.setattr(leased_tick, "TICK_SECONDS", 30.0)
     nowhere = dataclasses.replace(settings.load(), database_url="postgresql://nobody@127.0.0.1:1/none")
     monkeypatch.setattr(settings, "load", lambda: nowhere)
     database_module.reopen()
@@ -177,11 +177,11 @@ def test_no_database_is_one_line_and_no_consumer(ticks: Callable[..., Any], monk
     result, _ = ticks(None)
     assert time.monotonic() - started < 10
     assert "127.0.0.1" in str(result.skip_reason) and "Traceback" not in str(result.skip_reason)
-    time.sleep(tick_module.SETTLED_SECONDS)
+    time.sleep(leased_tick.SETTLED_SECONDS)
     result, instance = ticks(None)
     last = evaluations(instance, "connected")[-1]
     assert not last.passed and last.description == result.skip_reason.skip_message
-    assert sensor_module._state.consumer.starts == 0
+    assert sensor_module._state.process.starts == 0
 
 
 def test_a_setting_that_makes_no_sense_is_one_line(ticks: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_a_setting_that_makes_no_sense_is_one_line(ticks: Callable[..., Any], mo
 def test_a_stopping_code_server_ends_tick_and_consumer(
     ticks: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tick_module, "TICK_SECONDS", 30.0)
+    monkeypatch.setattr(leased_tick, "TICK_SECONDS", 30.0)
     stop = threading.Event()
     service = threading.Thread(target=stop.wait, name="grpc-server-cleanup")
     service.start()
@@ -202,7 +202,7 @@ def test_a_stopping_code_server_ends_tick_and_consumer(
     result, _ = ticks(None)
     assert time.monotonic() - started < 6
     assert "code server is stopping" in str(result.skip_reason)
-    assert sensor_module._state.consumer.pid is None
+    assert sensor_module._state.process.pid is None
 
 
 class Call:
@@ -217,7 +217,7 @@ class Call:
 def test_a_tick_ends_before_the_daemon_gives_up_on_it(
     ticks: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tick_module, "TICK_SECONDS", 30.0)
+    monkeypatch.setattr(leased_tick, "TICK_SECONDS", 30.0)
 
     def ExternalSensorExecution(_context: Any) -> Any:
         return ticks(None)
@@ -225,4 +225,4 @@ def test_a_tick_ends_before_the_daemon_gives_up_on_it(
     started = time.monotonic()
     ExternalSensorExecution(_context=Call(True, 6.0))
     assert 4 < time.monotonic() - started < 8
-    assert sensor_module._state.consumer.pid is not None, "it goes on"
+    assert sensor_module._state.process.pid is not None, "it goes on"

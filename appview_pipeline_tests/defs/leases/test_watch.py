@@ -13,9 +13,9 @@ from appview_pipeline_tests.support.dagster_events import switch_off
 
 def gone_within(seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while sensor_module._state.consumer.pid is not None and time.monotonic() < deadline:
+    while sensor_module._state.process.pid is not None and time.monotonic() < deadline:
         time.sleep(0.05)
-    return sensor_module._state.consumer.pid is None
+    return sensor_module._state.process.pid is None
 
 
 def test_between_two_ticks_switching_off_ends_the_consumer(ticks: Callable[..., Any]) -> None:
@@ -30,6 +30,6 @@ def test_between_two_ticks_a_stopping_code_server_ends_the_consumer(ticks: Calla
     service = threading.Thread(target=stop.wait, name="grpc-server-cleanup")
     service.start()
     ticks(None)
-    assert sensor_module._state.consumer.pid is not None
+    assert sensor_module._state.process.pid is not None
     stop.set()
     assert gone_within(6)
