@@ -24,6 +24,7 @@ from appview_pipeline.defs.firehose import sensor as sensor_module
 from appview_pipeline.defs.firehose import tick as tick_module
 from appview_pipeline.defs.firehose.sensor import firehose_sensor
 from appview_pipeline.defs.firehose.tick import State
+from appview_pipeline.defs.leases import leased_tick
 from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.database import Database
@@ -185,8 +186,9 @@ def test_what_dagster_receives(
         monkeypatch.setenv("APPVIEW_DATABASE_URL", filled(DATABASES[1], database))
         monkeypatch.setenv("APPVIEW_RELAY_URL", f"ws://user:hush1%40hush2@LocalHost:{relay.port}")
         monkeypatch.setenv("APPVIEW_START_CURSOR", "0")
-        for name, value in {"TICK_SECONDS": 6.0, "REPORT_SECONDS": 1.0, "GROUPS_SECONDS": 0.0}.items():
-            monkeypatch.setattr(tick_module, name, value)
+        monkeypatch.setattr(leased_tick, "TICK_SECONDS", 6.0)
+        monkeypatch.setattr(leased_tick, "REPORT_SECONDS", 1.0)
+        monkeypatch.setattr(tick_module, "GROUPS_SECONDS", 0.0)
         state = State(consumer_process())
         monkeypatch.setattr(sensor_module, "_state", state)
         database_module.reopen()
