@@ -102,6 +102,46 @@ RERUN_TRIES = 10
 """Tries before a rerun gives up and says so."""
 
 
+def resolution(attempts: int) -> float:
+    """Seconds until a DID is resolved again whose last `attempts` attempts (one or more) got no answer: about 1, 2 and
+    4 s, then a minute, doubling to an hour."""
+    if attempts <= RESOLUTION_QUICK_TRIES:
+        return Backoff(first=1.0, jitter=0.25, failures=attempts - 1).next()
+    return Backoff(first=60.0, longest=3_600.0, jitter=0.25, failures=attempts - 1 - RESOLUTION_QUICK_TRIES).next()
+
+
+def resolution_elsewhere(seconds: float | None) -> float:
+    """Seconds until a DID is resolved again that could not be asked for, because its server is left alone for so many
+    `seconds` (None: unknown). A part is jitter, so that those who wait don't return all at once."""
+    wait = 60.0 if seconds is None else min(max(seconds, 1.0), 3_600.0)
+    return wait + random.uniform(0.0, min(wait / 4, 60.0))
+
+
+RESOLUTION_QUICK_TRIES = 3
+"""Attempts at a DID, or at a handle whose servers don't answer, that follow within seconds."""
+RESOLUTION_POLL_SECONDS = 0.5
+"""Between two looks into a queue of resolution that was empty."""
+RESOLUTION_SAVE_SECONDS = 0.25
+"""How long an answer waits for others, to be saved with them."""
+RESOLUTION_REPORT_SECONDS = 5.0
+"""Between two reports of the identity process while it has something to report."""
+RESOLUTION_QUIET_SECONDS = 60.0
+"""The same while it has nothing to report."""
+RESOLUTION_CLAIM_SECONDS = 300.0
+"""How long an account that is being resolved belongs to the process that took it: longer than all its requests take,
+one after the other. A process that ends gives its accounts back at once; one that is killed, after this time."""
+RESOLUTION_END_SECONDS = 1.5
+"""What a process that should end waits for requests that are under way."""
+REFRESH_TURNED_AWAY = 200
+"""Accounts in a row that could not be asked for, after which a run of the job `refresh_dids` ends: the directory is
+left alone."""
+
+
+def database_away() -> Backoff:
+    """Statements of the identity process that PostgreSQL did not take because it is away or busy."""
+    return Backoff(first=0.1, longest=10.0, jitter=0.5)
+
+
 def server() -> Backoff:
     """Starts of the embedded PostgreSQL server after it died more than once."""
     return Backoff(first=0.4, longest=3.2, healthy=SERVER_RESTARTS_SECONDS, jitter=0.0)
