@@ -39,6 +39,9 @@ INSTALL_REQUIRES = [
     "cryptography>=42",
     # The relay subscription: the cheapest WebSocket client per frame that Python has.
     "picows>=2.1,<3",
+    # Look-ups in DNS: the TXT records of handles, which the standard library can't ask for, and hosts' addresses through
+    # name servers of the operator's choice.
+    "dnspython>=2.7,<3",
     # Captures and corpora are zstd files.
     "zstandard>=0.23,<1",
     # Command line and its progress bar.
@@ -57,8 +60,6 @@ DEV_REQUIRES = [
     "requests>=2.32,<3",
     # A second opinion: the published client reads the simulated network.
     "atproto>=0.0.62,<0.1",
-    # Handles, once they are resolved: the _atproto TXT record. Nothing imports it before that.
-    "dnspython>=2.7,<3",
     # A test builds the wheel without build isolation.
     "setuptools>=69",
     "wheel",

@@ -94,6 +94,14 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _well_known_url(text: str) -> str:
+    """A URL whose host is `{handle}`."""
+    match = re.fullmatch(r"(https?)://\{handle\}(?::([0-9]{1,5}))?/[!-z]*", text)
+    if match is None or re.search(r"[{}]", text.replace("{handle}", "", 1)) or not 0 < int(match[2] or 443) < 65_536:
+        raise ValueError("must be a URL whose host is {handle}: https://{handle}/.well-known/atproto-did")
+    return text
+
+
 def _switch(text: str) -> bool:
     """`1` or `0`, and the words that people use for them."""
     if text.lower() in ("1", "true", "yes", "on"):
@@ -204,6 +212,19 @@ class Settings:
         _name_servers,
         (),
         shown_default="the system's",
+    )
+    dns_seconds: float = _setting(
+        "APPVIEW_DNS_SECONDS",
+        "Limit of the seconds that one look-up in DNS may take, all name servers together.",
+        _seconds(0.1, 600),
+        5.0,
+    )
+    well_known_url: str = _setting(
+        "APPVIEW_WELL_KNOWN_URL",
+        "Where a handle's host says whose it is, with `{handle}` for the handle. Another port or scheme needs "
+        "`APPVIEW_ALLOW_PRIVATE_HOSTS=1`: for tests and closed networks.",
+        _well_known_url,
+        "https://{handle}/.well-known/atproto-did",
     )
     fetch_seconds: float = _setting(
         "APPVIEW_FETCH_SECONDS",

@@ -92,7 +92,8 @@ LIBRARIES = {
     "sqlalchemy": ("store/", "defs/housekeeping.py"),  # Dagster's event log is purged through its own engine
     "dagster": ("defs/",),
     "picows": ("network/",),
-    # "requests": ("network/",), "dns": ("network/",): as soon as they are used
+    "dns": ("network/",),
+    # "requests": ("network/",): as soon as it is used
 }
 """Libraries that few places of the product may know."""
 
