@@ -39,7 +39,7 @@ INSTALL_REQUIRES = [
     "cryptography>=42",
     # The relay subscription: the cheapest WebSocket client per frame that Python has.
     "picows>=2.1,<3",
-    # Look-ups in DNS: the TXT records of handles, which the standard library can't ask for, and hosts' addresses through
+    # Look-ups in DNS: TXT records of handles, which the standard library can't ask for, and addresses of hosts, through
     # name servers of the operator's choice.
     "dnspython>=2.7,<3",
     # Captures and corpora are zstd files.

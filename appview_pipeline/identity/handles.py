@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from appview_pipeline.network.dns import Resolver
-from appview_pipeline.network.xrpc import Client
-
 
 @dataclass(frozen=True)
 class HandleCheck:
@@ -29,8 +26,3 @@ class HandleCheck:
     is_final: bool
     retry_after: float | None = None
     blames_account: bool = True
-
-
-def check_handle(client: Client, resolver: Resolver, did: str, handle: str) -> HandleCheck:
-    """Checks that `handle`, which the document of `did` claims, names `did`. Never raises for what upstream does."""
-    raise NotImplementedError

@@ -1,7 +1,7 @@
 """Look-ups in DNS: TXT records of handles, and addresses of hosts, by dnspython.
 
-The name servers are those of `APPVIEW_DNS_SERVERS`, or the system's (`/etc/resolv.conf`), and are tried in their order:
-a later one is asked when an earlier one is silent, fails (SERVFAIL, REFUSED, ...) or sends what can't be read. Nothing is
+The name servers are those of `APPVIEW_DNS_SERVERS`, or the system's (`/etc/resolv.conf`). They are tried in order:
+a later one is asked when an earlier one is silent, fails (SERVFAIL, ...) or sends something unreadable. Nothing is
 cached here: name servers cache, and what resolution finds is stored in `pipeline.identity`.
 """
 
@@ -16,8 +16,12 @@ import dns.exception
 import dns.message
 import dns.name
 import dns.nameserver
+import dns.rdata
 import dns.rdatatype
 import dns.resolver
+from dns.rdtypes.ANY.TXT import TXT
+from dns.rdtypes.IN.A import A
+from dns.rdtypes.IN.AAAA import AAAA
 
 from appview_pipeline.settings import Settings
 
@@ -62,7 +66,7 @@ class Resolver:
         has at most 65,535 bytes there. Raises `DnsError`.
         """
         records = self._ask(name, dns.rdatatype.TXT, self.settings.dns_seconds)
-        return [b"".join(record.strings).decode("utf-8", "replace") for record in records]
+        return [b"".join(record.strings).decode("utf-8", "replace") for record in records if isinstance(record, TXT)]
 
     def addresses(self, host: str, seconds: float) -> list[str]:
         """The IPv4, then the IPv6 addresses of `host`, as text and unchecked, within `seconds`; never none.
@@ -84,7 +88,7 @@ class Resolver:
             except DnsError as error:
                 errors.append(error)
             else:
-                found += [record.address for record in records[:MAX_ADDRESSES]]
+                found += [record.address for record in records[:MAX_ADDRESSES] if isinstance(record, A | AAAA)]
         if found:
             return found
         if all(error.is_final for error in errors):
