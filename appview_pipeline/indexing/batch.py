@@ -15,6 +15,7 @@ from appview_pipeline.indexing.changes import (
     Change,
     DeadLetter,
     Gap,
+    IdentityEvent,
     RecordDelete,
     gap_of,
 )
@@ -75,6 +76,7 @@ def build(
     superseded: list[RecordWrite | RecordDelete] = []
     chains: dict[str, Chain] = {}
     accounts: dict[str, AccountState] = {}
+    identities: dict[str, IdentityEvent] = {}
     gaps: list[Gap] = []
     letters: list[DeadLetter] = []
     ops: Counter[tuple[str, str]] = Counter()
@@ -100,6 +102,10 @@ def build(
             known = accounts.get(change.account.did)
             if known is None or known.time <= change.account.time:
                 accounts[change.account.did] = change.account
+        if change.identity is not None:
+            event_before = identities.get(change.identity.did)
+            if event_before is None or event_before.time <= change.identity.time:
+                identities[change.identity.did] = change.identity
         ops.update(change.ops)
         if change.repo is not None and change.ignored:
             ignored[change.repo.did, change.repo.rev] = change.ignored  # delivered twice, it counts once
@@ -114,11 +120,13 @@ def build(
     rows["stage_superseded"] = [superseded_row(event) for event in superseded]
     rows["stage_repo"] = [chain_row(chain) for chain in chains.values()]
     rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
+    rows["stage_identity"] = list(identities.values())
     rows["stage_ignored"] = ignored_rows(ignored)
     rows["stage_dead_letter"] = letter_rows(letters, source, dead_letter_bytes)
     rows["stage_gap"] = list(gaps)
     for (collection, action), count in ops.items():
         report.ops.setdefault(collection, {})[action] = count
+    report.accounts = len(chains) + len(identities.keys() - chains.keys())
     report.ignored = dict(Counter(collection for commit in ignored.values() for collection, _ in commit))
     report.rejected_by_kind = dict(Counter(letter.kind for letter in letters))
     return Batch(report, rows, frozenset(event.collection for event in newest.values()), declared, changes=changes)

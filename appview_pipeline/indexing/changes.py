@@ -106,6 +106,15 @@ class AccountState(NamedTuple):
     time: str
 
 
+class IdentityEvent(NamedTuple):
+    """An #identity event: something about an account's DID document or handle may have changed. The handle that the
+    event names is only a hint, and is not kept."""
+
+    did: str
+    time: str
+    seq: int | None
+
+
 @dataclass(slots=True)
 class Change:
     """One frame's contribution to a batch. `size` in bytes; `time` is the event's, ISO 8601 with milliseconds."""
@@ -116,6 +125,7 @@ class Change:
     is_event: bool = False
     repo: RepoState | None = None
     account: AccountState | None = None
+    identity: IdentityEvent | None = None
     writes: list[RecordWrite] = field(default_factory=list)
     deletes: list[RecordDelete] = field(default_factory=list)
     ops: list[tuple[str, str]] = field(default_factory=list)

@@ -6,7 +6,7 @@ is a dead letter beside the rest, never an exception.
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.changes import AccountState, Change, DeadLetter, RecordDelete, RepoState
+from appview_pipeline.indexing.changes import AccountState, Change, DeadLetter, IdentityEvent, RecordDelete, RepoState
 from appview_pipeline.indexing.collection import Collection, RecordWrite
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
@@ -62,10 +62,10 @@ def read_change(
         change.is_event = True
         change.time = normalize_datetime(event.time)
         change.account = AccountState(event.did, event.active, event.status, change.time)
-    elif hasattr(event, "time"):
-        # #identity: a hint to look the handle up again, which identity resolution does off this path.
+    elif isinstance(event, Identity):
         change.is_event = True
         change.time = normalize_datetime(event.time)
+        change.identity = IdentityEvent(event.did, change.time, event.seq)
     return change
 
 

@@ -25,7 +25,14 @@ from appview_pipeline.store.evaluation import evaluate_posts, lock_cross_reposit
 from appview_pipeline.store.notifications import write_notifications
 from appview_pipeline.store.prepared import preparing_cursor
 from appview_pipeline.store.records import keep_versions, write_records
-from appview_pipeline.store.repos import advance_repos, close_gaps, note_gaps, update_accounts
+from appview_pipeline.store.repos import (
+    advance_repos,
+    close_gaps,
+    note_gaps,
+    queue_identities,
+    update_accounts,
+    write_actors,
+)
 from appview_pipeline.store.run_effects import drop_stale, run_effects, run_under_lock
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_encoded, copy_rows, make_tables
@@ -39,6 +46,8 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits) -> Non
     # What the batch's own repositories bring. Only writers of the same repositories wait for each other here.
     repos = advance_repos(cursor, batch)  # the first lock: repositories by DID; finds commits that come late
     update_accounts(cursor, batch)
+    queue_identities(cursor, batch, repos)
+    write_actors(cursor, batch, repos)
     changes = write_records(cursor, batch)  # the newest rev of each record wins; finds what is stale
     versions = keep_versions(cursor, batch, changes)  # posts are evaluated as of their own rev: past states are needed
     drop_stale(cursor, batch, changes)  # no effect sees a record that something newer has overtaken

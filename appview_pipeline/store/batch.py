@@ -31,6 +31,7 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
     "stage_delete": ("uri", "did", "collection", "rev", "seq", "indexed_at"),
     "stage_superseded": ("uri", "did", "collection", "action", "rev", "cid", "json", "seq", "created_at", "indexed_at"),
     "stage_account": ("did", "active", "status", "at", "indexed_at"),
+    "stage_identity": ("did", "at", "seq"),
     "stage_ignored": ("did", "rev", "collection", "creates", "updates", "deletes"),
     "stage_dead_letter": (
         "fingerprint",
@@ -107,6 +108,8 @@ class Report:
     written: dict[str, int] = field(default_factory=dict)
     rejected_by_kind: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
+    accounts: int = 0
+    unresolved: int = 0
     stale: int = 0
     skipped: int = 0
     doubtful: int = 0

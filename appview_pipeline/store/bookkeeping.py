@@ -42,6 +42,8 @@ def write_report(cursor: Cursor, report: Report) -> None:
             "rejected": report.rejected,
             "rejected_by_kind": orjson.dumps(report.rejected_by_kind).decode(),
             "ignored": orjson.dumps(report.ignored).decode(),
+            "accounts": report.accounts,
+            "unresolved": report.unresolved,
             "stale": report.stale,
             "skipped": report.skipped,
             "doubtful": report.doubtful,

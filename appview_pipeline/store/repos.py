@@ -15,10 +15,11 @@ from appview_pipeline.store.statements import run, run_for_number
 @dataclass(frozen=True)
 class RepoChanges:
     """`late`: commits of the batch that are older than what is known of their repositories. `has_gaps`: something is
-    missing before the batch's commits."""
+    missing before the batch's commits. `new`: repositories without a commit before the batch."""
 
     late: int = 0
     has_gaps: bool = False
+    new: int = 0
 
 
 def advance_repos(cursor: Cursor, batch: BatchToApply) -> RepoChanges:
@@ -29,24 +30,41 @@ def advance_repos(cursor: Cursor, batch: BatchToApply) -> RepoChanges:
     cursor.execute(repo["lock"])
     if run_for_number(cursor, repo["make"]):
         cursor.execute(repo["lock_others"])
-    if late := run_for_number(cursor, repo["count_late"]):
+    cursor.execute(repo["count"])
+    ((late, known),) = cursor.fetchall()
+    if late:
         cursor.execute(sections("apply/late.sql")["mark"])
     cursor.execute(repo["gaps"])
     has_gaps = cursor.rowcount > 0
     cursor.execute(repo["advance"])
     cursor.execute(repo["last_seen"])
     batch.report.add_written("actor_sync", cursor.rowcount)
-    cursor.execute(repo["actors"])
-    batch.report.add_written("actor", cursor.rowcount)
-    return RepoChanges(late, has_gaps)
+    return RepoChanges(late, has_gaps, len(batch.rows["stage_repo"]) - known)
 
 
 def update_accounts(cursor: Cursor, batch: BatchToApply) -> None:
-    """Updates the hosting status of the accounts that the batch has events of."""
+    """Updates the hosting status of the accounts that the batch has events of, as `pipeline.repo` keeps it."""
     if batch.rows.get("stage_account"):
-        account = sections("apply/account.sql")
-        cursor.execute(account["apply"])
-        cursor.execute(account["actors"])
+        cursor.execute(sections("apply/account.sql")["apply"])
+
+
+def queue_identities(cursor: Cursor, batch: BatchToApply, repos: RepoChanges) -> None:
+    """Queues the resolution of accounts that are met for the first time, and of those whose events ask for it.
+
+    After `pipeline.repo` and before `bsky.actor`: resolution locks its rows in the same order.
+    """
+    if repos.new or batch.rows.get("stage_identity") or batch.rows.get("stage_account"):
+        cursor.execute(sections("apply/identity.sql")["queue"])
+        batch.report.unresolved = cursor.rowcount
+
+
+def write_actors(cursor: Cursor, batch: BatchToApply, repos: RepoChanges) -> None:
+    """Adds the accounts that are new, and shows readers the statuses that changed."""
+    if repos.new:
+        cursor.execute(sections("apply/repo.sql")["actors"])
+        batch.report.add_written("actor", cursor.rowcount)
+    if batch.rows.get("stage_account"):
+        cursor.execute(sections("apply/account.sql")["actors"])
         batch.report.add_written("actor", cursor.rowcount)
 
 

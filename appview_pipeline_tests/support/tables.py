@@ -33,6 +33,7 @@ LEFT_OUT = {
     "bsky.notification": {"id"},
     "bsky.op_thread_reply": {"deletedAt"},
     "pipeline.repo": {"updated_at"},
+    "pipeline.identity": {"wanted_at", "asked_at", "resolved_at", "handle_checked_at", "next_check_at", "pds_changed_at"},
     "pipeline.tombstone": {"deleted_at"},
     "pipeline.dead_letter": {"id", "first_seen", "source"},
     "pipeline.gap": {"id", "detected_at", "resolved_at", "links"},
@@ -43,6 +44,7 @@ LEFT_OUT = {
 NOT_DUMPED = {
     "pipeline.batch",
     "pipeline.dead_letter_day",
+    "pipeline.identity_batch",
     "pipeline.kept_notification",
     "pipeline.schema_version",
     "bsky.kysely_migration",

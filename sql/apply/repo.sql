@@ -37,9 +37,10 @@ WHERE did = ANY (ARRAY(SELECT did FROM stage_repo EXCEPT SELECT did FROM known_r
 ORDER BY did
 FOR UPDATE;
 
--- :count_late
--- Counts repositories of which a write or delete may be older than what is applied (late.sql looks at them).
-SELECT count(*) FROM stage_repo s JOIN known_repo k USING (did) WHERE s.oldest_rev <= k.rev;
+-- :count
+-- Counts repositories of which a write or delete may be older than what is applied (late.sql looks at them), and those
+-- that have had a commit before this batch.
+SELECT count(*) FILTER (WHERE s.oldest_rev <= k.rev), count(k.rev) FROM stage_repo s JOIN known_repo k USING (did);
 
 -- :advance
 -- Stores the newest commit of each repository, and where its chain of applied commits begins.
@@ -100,8 +101,8 @@ ON CONFLICT (did) DO UPDATE SET "commitCid" = excluded."commitCid", "repoRev" = 
 WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLATE "C";
 
 -- :actors
--- Adds accounts that are not indexed yet: an account that commits exists. Its handle is resolved elsewhere; until then
--- readers see `handle.invalid`.
+-- Adds accounts that are not indexed yet: an account that commits exists. Its handle is resolved outside of the stream
+-- (identity.sql queues it); until then readers see `handle.invalid`.
 -- - unknown: repositories without a commit before this batch.
 WITH unknown AS MATERIALIZED (
   SELECT did, indexed_at

@@ -145,6 +145,15 @@ CREATE TEMPORARY TABLE stage_account (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+-- Accounts whose resolution the batch asks for: #identity events, and (account.sql) accounts whose PDS is to be asked
+-- for their hosting status. `at` is the time of an #identity event, null for anything else.
+CREATE TEMPORARY TABLE stage_identity (
+  did text NOT NULL,
+  at timestamptz,
+  seq bigint,
+  status_wanted boolean NOT NULL DEFAULT false
+) ON COMMIT DELETE ROWS;
+
 -- Operations of one commit on one collection that is not indexed.
 CREATE TEMPORARY TABLE stage_ignored (
   did text NOT NULL,

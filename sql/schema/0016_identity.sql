@@ -13,6 +13,7 @@ ALTER TABLE pipeline.identity
     ADD COLUMN queue text CHECK (queue IN ('new', 'event', 'retry', 'refresh')),
     ADD COLUMN wanted_at timestamptz,
     ADD COLUMN asked_at timestamptz,
+    ADD COLUMN event_at timestamptz,
     ADD COLUMN status_wanted boolean NOT NULL DEFAULT false,
     ADD CONSTRAINT identity_queued CHECK ((queue IS NULL) = (wanted_at IS NULL));
 COMMENT ON TABLE pipeline.identity IS
@@ -38,9 +39,18 @@ COMMENT ON COLUMN pipeline.identity.wanted_at IS
     'When it may be resolved: in the future while an attempt is under way or after a failure; null: not queued.';
 COMMENT ON COLUMN pipeline.identity.asked_at IS
     'When its resolution was last asked for: an attempt that began before that does not settle it.';
+COMMENT ON COLUMN pipeline.identity.event_at IS
+    'Time that the newest #identity event of the account states; null: there was none.';
 COMMENT ON COLUMN pipeline.identity.status_wanted IS
     'Whether the account''s PDS is to be asked for its hosting status as well.';
-COMMENT ON COLUMN pipeline.identity.next_check_at IS 'When the refresh is due, while it is not queued.';
+COMMENT ON COLUMN pipeline.identity.next_check_at IS
+    'When the refresh is due, while it is not queued; null: it is not refreshed.';
+COMMENT ON COLUMN pipeline.identity.handle_checked_at IS
+    'When the last answer about the claimed handle was had: that it is verified, that it is not, or that the document '
+    'names none; null: never.';
+COMMENT ON COLUMN pipeline.identity.attempts IS 'Failed attempts since the last answer.';
+COMMENT ON COLUMN pipeline.identity.error IS
+    'Why there is no document (the last answer), or why the last attempt got no answer, in words; null: neither.';
 
 ALTER TABLE pipeline.identity ALTER COLUMN next_check_at DROP NOT NULL;
 DROP INDEX pipeline.identity_next_check_at_idx;
@@ -87,6 +97,13 @@ COMMENT ON COLUMN pipeline.identity_batch.queued IS
     'Accounts that waited to be resolved at the end, refreshes left out.';
 COMMENT ON COLUMN pipeline.identity_batch.oldest_seconds IS
     'How long the oldest of them had waited; null: none waited.';
+
+ALTER TABLE pipeline.batch
+    ADD COLUMN accounts integer NOT NULL DEFAULT 0,
+    ADD COLUMN unresolved integer NOT NULL DEFAULT 0;
+COMMENT ON COLUMN pipeline.batch.accounts IS 'Accounts that the batch has commits, #sync or #identity events of.';
+COMMENT ON COLUMN pipeline.batch.unresolved IS
+    'Accounts that the batch queued to be resolved: met for the first time, or events ask for it.';
 
 CREATE TABLE pipeline.upstream (
     host text PRIMARY KEY,

@@ -1,0 +1,33 @@
+-- Accounts whose identity is to be resolved: those that commit for the first time, and those whose events ask for it.
+-- Resolution happens outside of the stream (sql/identity/): the write path only leaves a row in its queue.
+--
+-- Guarantees: an account that is queued stays queued, and one that events ask for goes before one that is new. So the
+-- queue is the same however events are grouped or ordered. An #identity event that is delivered again asks for nothing,
+-- and a new account that has been resolved already, because its #identity event came first, is not resolved again.
+
+-- :queue
+-- Queues accounts.
+-- - wanted: what the batch asks for, one row an account.
+WITH wanted AS (
+  SELECT did, true AS asked, at, status_wanted FROM stage_identity
+  UNION ALL
+  SELECT did, false, NULL, false
+  FROM stage_repo s
+  WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND k.rev IS NOT NULL)
+)
+INSERT INTO pipeline.identity AS i (did, queue, wanted_at, asked_at, event_at, status_wanted)
+SELECT did, CASE WHEN bool_or(asked) THEN 'event' ELSE 'new' END, now(), now(), max(at), bool_or(status_wanted)
+FROM wanted
+GROUP BY did
+ORDER BY did
+ON CONFLICT (did) DO UPDATE SET
+  queue = excluded.queue,
+  wanted_at = excluded.wanted_at,
+  asked_at = excluded.asked_at,
+  event_at = greatest(i.event_at, excluded.event_at),
+  status_wanted = i.status_wanted OR excluded.status_wanted
+WHERE CASE excluded.queue
+  WHEN 'event' THEN excluded.status_wanted OR i.event_at IS DISTINCT FROM excluded.event_at
+  -- New here, but known from a PLC export, say: the handle has not been checked.
+  ELSE coalesce(i.queue, 'refresh') = 'refresh' AND (i.state = 'found' AND i.source <> 'import') IS NOT TRUE
+END;
