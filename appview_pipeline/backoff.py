@@ -65,6 +65,10 @@ FUTURE_CURSOR_SECONDS = 300.0
 """Between two connections with a cursor that the server says is in its future. Only a person can help, mostly."""
 
 
+HOSTING_STATUS_TRIES = 5
+"""Failures after which a PDS that does not answer no longer contradicts what the relay says of its account."""
+
+
 def batch() -> Backoff:
     """A batch that PostgreSQL did not take because it is away or busy."""
     return Backoff(first=0.05, longest=10.0, jitter=0.5)

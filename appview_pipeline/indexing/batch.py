@@ -100,7 +100,7 @@ def build(
                 superseded.append(event)
         if change.account is not None:
             known = accounts.get(change.account.did)
-            if known is None or known.time <= change.account.time:
+            if known is None or (known.time, known.seq or 0) <= (change.account.time, change.account.seq or 0):
                 accounts[change.account.did] = change.account
         if change.identity is not None:
             event_before = identities.get(change.identity.did)
@@ -119,7 +119,7 @@ def build(
     stage_records(newest.values(), rows, declared.collections)
     rows["stage_superseded"] = [superseded_row(event) for event in superseded]
     rows["stage_repo"] = [chain_row(chain) for chain in chains.values()]
-    rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.time) for a in accounts.values()]
+    rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.seq, a.time) for a in accounts.values()]
     rows["stage_identity"] = list(identities.values())
     rows["stage_ignored"] = ignored_rows(ignored)
     rows["stage_dead_letter"] = letter_rows(letters, source, dead_letter_bytes)

@@ -98,12 +98,13 @@ class RepoState(NamedTuple):
 
 
 class AccountState(NamedTuple):
-    """An account's hosting status as of `time`."""
+    """An account's hosting status as of `time`; of two of the same time the one with the larger `seq` counts."""
 
     did: str
     active: bool
     status: str | None
     time: str
+    seq: int | None = None
 
 
 class IdentityEvent(NamedTuple):

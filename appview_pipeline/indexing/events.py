@@ -12,11 +12,11 @@ from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.protocol.cbor import Record
 from appview_pipeline.protocol.cid import to_text
-from appview_pipeline.protocol.commit import InvalidCommit, RecordOp, read_commit, read_sync
+from appview_pipeline.protocol.commit import FUTURE_TOLERANCE, InvalidCommit, RecordOp, read_commit, read_sync
 from appview_pipeline.protocol.event_stream import FrameError
 from appview_pipeline.protocol.frames import Account, Commit, Event, Identity, Sync, decode_frame
 from appview_pipeline.protocol.lexicon import RecordValidator
-from appview_pipeline.protocol.syntax import is_readable_did, normalize_datetime, tid_before
+from appview_pipeline.protocol.syntax import format_milliseconds, is_readable_did, normalize_datetime, tid_before
 
 
 def read_envelope(frame: bytes) -> Event | Change:
@@ -61,12 +61,20 @@ def read_change(
     elif isinstance(event, Account):
         change.is_event = True
         change.time = normalize_datetime(event.time)
-        change.account = AccountState(event.did, event.active, event.status, change.time)
+        since = _not_in_the_future(change.time, now_micros)
+        change.account = AccountState(event.did, event.active, event.status, since, event.seq)
     elif isinstance(event, Identity):
         change.is_event = True
         change.time = normalize_datetime(event.time)
         change.identity = IdentityEvent(event.did, change.time, event.seq)
     return change
+
+
+def _not_in_the_future(time: str, now_micros: int) -> str:
+    """The time of an event, or now where its sender's clock is far ahead: otherwise no event after it would count."""
+    if time <= format_milliseconds((now_micros + FUTURE_TOLERANCE) // 1_000):
+        return time
+    return format_milliseconds(now_micros // 1_000)
 
 
 def _unreadable(did: str, seq: int, frame: bytes) -> Change:

@@ -45,9 +45,9 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits) -> Non
 
     # What the batch's own repositories bring. Only writers of the same repositories wait for each other here.
     repos = advance_repos(cursor, batch)  # the first lock: repositories by DID; finds commits that come late
-    update_accounts(cursor, batch)
-    queue_identities(cursor, batch, repos)
-    write_actors(cursor, batch, repos)
+    accounts = update_accounts(cursor, batch, repos)
+    queue_identities(cursor, batch, repos, accounts)
+    write_actors(cursor, batch, repos, accounts)
     changes = write_records(cursor, batch)  # the newest rev of each record wins; finds what is stale
     versions = keep_versions(cursor, batch, changes)  # posts are evaluated as of their own rev: past states are needed
     drop_stale(cursor, batch, changes)  # no effect sees a record that something newer has overtaken

@@ -30,7 +30,7 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
     "stage_write": ("uri", "cid", "did", "collection", "action", "rev", "json", "indexed_at"),
     "stage_delete": ("uri", "did", "collection", "rev", "seq", "indexed_at"),
     "stage_superseded": ("uri", "did", "collection", "action", "rev", "cid", "json", "seq", "created_at", "indexed_at"),
-    "stage_account": ("did", "active", "status", "at", "indexed_at"),
+    "stage_account": ("did", "active", "status", "at", "seq", "indexed_at"),
     "stage_identity": ("did", "at", "seq"),
     "stage_ignored": ("did", "rev", "collection", "creates", "updates", "deletes"),
     "stage_dead_letter": (

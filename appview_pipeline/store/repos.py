@@ -15,11 +15,13 @@ from appview_pipeline.store.statements import run, run_for_number
 @dataclass(frozen=True)
 class RepoChanges:
     """`late`: commits of the batch that are older than what is known of their repositories. `has_gaps`: something is
-    missing before the batch's commits. `new`: repositories without a commit before the batch."""
+    missing before the batch's commits. `new`: repositories without a commit before the batch. `inactive`: repositories
+    of accounts that are not active."""
 
     late: int = 0
     has_gaps: bool = False
     new: int = 0
+    inactive: int = 0
 
 
 def advance_repos(cursor: Cursor, batch: BatchToApply) -> RepoChanges:
@@ -31,7 +33,7 @@ def advance_repos(cursor: Cursor, batch: BatchToApply) -> RepoChanges:
     if run_for_number(cursor, repo["make"]):
         cursor.execute(repo["lock_others"])
     cursor.execute(repo["count"])
-    ((late, known),) = cursor.fetchall()
+    ((late, known, inactive),) = cursor.fetchall()
     if late:
         cursor.execute(sections("apply/late.sql")["mark"])
     cursor.execute(repo["gaps"])
@@ -39,31 +41,39 @@ def advance_repos(cursor: Cursor, batch: BatchToApply) -> RepoChanges:
     cursor.execute(repo["advance"])
     cursor.execute(repo["last_seen"])
     batch.report.add_written("actor_sync", cursor.rowcount)
-    return RepoChanges(late, has_gaps, len(batch.rows["stage_repo"]) - known)
+    return RepoChanges(late=late, has_gaps=has_gaps, new=len(batch.rows["stage_repo"]) - known, inactive=inactive)
 
 
-def update_accounts(cursor: Cursor, batch: BatchToApply) -> None:
-    """Updates the hosting status of the accounts that the batch has events of, as `pipeline.repo` keeps it."""
+def update_accounts(cursor: Cursor, batch: BatchToApply, repos: RepoChanges) -> bool:
+    """Updates the hosting status of accounts in `pipeline.repo`: of those that the batch has events of, and of inactive
+    ones whose commits contradict their status. Returns whether there are any."""
+    account = sections("apply/account.sql")
+    contradicted = 0
+    if repos.inactive:
+        cursor.execute(account["contradicted"])
+        contradicted = cursor.rowcount
     if batch.rows.get("stage_account"):
-        cursor.execute(sections("apply/account.sql")["apply"])
+        cursor.execute(account["apply"])
+        return True
+    return contradicted > 0
 
 
-def queue_identities(cursor: Cursor, batch: BatchToApply, repos: RepoChanges) -> None:
+def queue_identities(cursor: Cursor, batch: BatchToApply, repos: RepoChanges, accounts: bool) -> None:
     """Queues the resolution of accounts that are met for the first time, and of those whose events ask for it.
 
     After `pipeline.repo` and before `bsky.actor`: resolution locks its rows in the same order.
     """
-    if repos.new or batch.rows.get("stage_identity") or batch.rows.get("stage_account"):
+    if repos.new or accounts or batch.rows.get("stage_identity"):
         cursor.execute(sections("apply/identity.sql")["queue"])
         batch.report.unresolved = cursor.rowcount
 
 
-def write_actors(cursor: Cursor, batch: BatchToApply, repos: RepoChanges) -> None:
+def write_actors(cursor: Cursor, batch: BatchToApply, repos: RepoChanges, accounts: bool) -> None:
     """Adds the accounts that are new, and shows readers the statuses that changed."""
     if repos.new:
         cursor.execute(sections("apply/repo.sql")["actors"])
         batch.report.add_written("actor", cursor.rowcount)
-    if batch.rows.get("stage_account"):
+    if accounts:
         cursor.execute(sections("apply/account.sql")["actors"])
         batch.report.add_written("actor", cursor.rowcount)
 

@@ -1,24 +1,88 @@
 -- #account events: whether an account is active, and if not, why.
 --
--- Guarantees: the newest event by its own time wins. An active account has no "upstreamStatus", whatever status came
--- with it. An inactive account has a status that readers know: any other status, or none, counts as `deactivated`,
--- which hides the account until it is active again (`pipeline.upstream_status`). `pipeline.repo` keeps the status as
--- sent, also for an account that is not indexed yet (repo.sql).
+-- Guarantees: the newest event by its own time wins, of one time the one with the larger sequence number. An active
+-- account has no "upstreamStatus", whatever status came with it. An inactive account has a status that readers know:
+-- any other status, or none, counts as `deactivated` (`pipeline.upstream_status`). It is hidden at once on the relay's
+-- word, except where something contradicts that (`pipeline.doubts_status`): then it is hidden once its PDS has
+-- confirmed it. Of every inactive account the PDS is asked (sql/account/status.sql stores the answer). `pipeline.repo`
+-- keeps the status as sent, also for an account that is not indexed yet (repo.sql).
 
 -- :apply
--- Stores the newest status of each account, as sent.
-INSERT INTO pipeline.repo AS r (did, active, status, account_at)
-SELECT did, active, status, at
-FROM stage_account
-ORDER BY did
-ON CONFLICT (did) DO UPDATE SET active = excluded.active, status = excluded.status, account_at = excluded.account_at
-WHERE r.account_at IS NULL OR r.account_at < excluded.account_at;
+-- Stores the newest status of each account, as sent, and has it confirmed. An account that is active again is not
+-- removed any more; what was removed already is fetched again.
+-- - newest: the accounts whose event was the newest, and what their PDS said before it.
+-- - returned: removals that are taken back.
+-- - resync: repositories to be fetched whole, because a removal had begun.
+WITH newest AS (
+  INSERT INTO pipeline.repo AS r (did, active, status, account_at, account_seq, status_doubtful)
+  SELECT did, active, status, at, seq, pipeline.doubts_status(did, active, status, at, NULL, NULL, NULL)
+  FROM stage_account
+  ORDER BY did
+  ON CONFLICT (did) DO UPDATE SET
+    active = excluded.active,
+    status = excluded.status,
+    account_at = excluded.account_at,
+    account_seq = excluded.account_seq,
+    status_doubtful = pipeline.doubts_status(
+      r.did, excluded.active, excluded.status, excluded.account_at, r.rev, r.pds_status, r.pds_asked_at),
+    updated_at = now()
+  WHERE r.account_at IS NULL
+    OR (r.account_at, coalesce(r.account_seq, -1)) < (excluded.account_at, coalesce(excluded.account_seq, -1))
+  RETURNING r.did, r.active, r.pds_status
+), returned AS (
+  DELETE FROM pipeline.removal m
+  USING newest n
+  WHERE n.active AND m.did = n.did AND m.reason = 'deleted'
+  RETURNING m.did, m.started_at
+), resync AS (
+  INSERT INTO pipeline.backfill_queue AS q (did, reason)
+  SELECT did, 'returned'
+  FROM returned
+  WHERE started_at IS NOT NULL
+  ORDER BY did
+  ON CONFLICT (did) DO UPDATE SET
+    reason = excluded.reason,
+    enqueued_at = now(),
+    not_before = now(),
+    claimed_until = NULL,
+    attempts = 0,
+    error = NULL,
+    finished_at = NULL
+)
+INSERT INTO stage_identity (did, status_wanted)
+SELECT did, true
+FROM newest
+WHERE NOT active OR pds_status <> 'active';
+
+-- :contradicted
+-- Runs where a repository of the batch belongs to an inactive account. Finds commits that are newer than the event that
+-- made their account inactive, and than the last answer of its PDS: the account is shown until its PDS has answered.
+WITH contradicted AS (
+  UPDATE pipeline.repo r SET status_doubtful = true
+  FROM known_repo k
+  WHERE r.did = k.did
+    AND NOT k.active
+    AND NOT r.active
+    AND NOT r.status_doubtful
+    AND coalesce(r.status, '') NOT IN ('takendown', 'suspended')
+    AND r.rev > pipeline.tid_of(greatest(r.account_at, r.pds_asked_at))
+  RETURNING r.did
+)
+INSERT INTO stage_identity (did, status_wanted)
+SELECT did, true FROM contradicted;
 
 -- :actors
 -- Copies the status to accounts that are indexed already. (A new account gets it in repo.sql.)
-UPDATE bsky.actor a SET "upstreamStatus" = pipeline.upstream_status(r.active, r.status)
-FROM stage_account s
-CROSS JOIN LATERAL (SELECT r.active, r.status FROM pipeline.repo r WHERE r.did = s.did OFFSET 0) r
-WHERE a.did = s.did
-  AND a.did = ANY (ARRAY(SELECT did FROM stage_account))
-  AND a."upstreamStatus" IS DISTINCT FROM pipeline.upstream_status(r.active, r.status);
+-- - known: accounts with an event in the batch, or whose commits contradict their status; what is known of them now.
+WITH known AS MATERIALIZED (
+  SELECT s.did, pipeline.upstream_status(r.active OR r.status_doubtful, r.status) AS status
+  FROM (SELECT did FROM stage_account UNION SELECT did FROM stage_identity WHERE status_wanted) s
+  CROSS JOIN LATERAL (
+    SELECT r.active, r.status, r.status_doubtful FROM pipeline.repo r WHERE r.did = s.did OFFSET 0
+  ) r
+)
+UPDATE bsky.actor a SET "upstreamStatus" = k.status
+FROM known k
+WHERE a.did = k.did
+  AND a.did = ANY (ARRAY(SELECT did FROM known))
+  AND a."upstreamStatus" IS DISTINCT FROM k.status;

@@ -7,7 +7,7 @@
 -- :lock
 -- Locks the repositories that are known, and notes in `known_repo` what is stored of them before this batch.
 INSERT INTO known_repo
-SELECT did, rev, chain_from, data_cid
+SELECT did, rev, chain_from, data_cid, active
 FROM pipeline.repo
 WHERE did = ANY (ARRAY(SELECT did FROM stage_repo))
 ORDER BY did
@@ -31,7 +31,7 @@ SELECT (SELECT count(*) FROM unknown) - (SELECT count(*) FROM made);
 -- :lock_others
 -- Locks the repositories that other writers have added in the meantime, and notes them in `known_repo`.
 INSERT INTO known_repo
-SELECT did, rev, chain_from, data_cid
+SELECT did, rev, chain_from, data_cid, active
 FROM pipeline.repo
 WHERE did = ANY (ARRAY(SELECT did FROM stage_repo EXCEPT SELECT did FROM known_repo)) AND rev IS NOT NULL
 ORDER BY did
@@ -39,8 +39,10 @@ FOR UPDATE;
 
 -- :count
 -- Counts repositories of which a write or delete may be older than what is applied (late.sql looks at them), and those
--- that have had a commit before this batch.
-SELECT count(*) FILTER (WHERE s.oldest_rev <= k.rev), count(k.rev) FROM stage_repo s JOIN known_repo k USING (did);
+-- that have had a commit before this batch; and those of accounts that are not active (account.sql).
+SELECT count(*) FILTER (WHERE s.oldest_rev <= k.rev), count(k.rev), count(*) FILTER (WHERE NOT k.active)
+FROM stage_repo s
+JOIN known_repo k USING (did);
 
 -- :advance
 -- Stores the newest commit of each repository, and where its chain of applied commits begins.
@@ -110,8 +112,10 @@ WITH unknown AS MATERIALIZED (
   WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND k.rev IS NOT NULL)
 )
 INSERT INTO bsky.actor (did, "indexedAt", "upstreamStatus")
-SELECT u.did, u.indexed_at, pipeline.upstream_status(r.active, r.status)
+SELECT u.did, u.indexed_at, pipeline.upstream_status(r.active OR r.status_doubtful, r.status)
 FROM unknown u
-CROSS JOIN LATERAL (SELECT r.active, r.status FROM pipeline.repo r WHERE r.did = u.did OFFSET 0) r
+CROSS JOIN LATERAL (
+  SELECT r.active, r.status, r.status_doubtful FROM pipeline.repo r WHERE r.did = u.did OFFSET 0
+) r
 ORDER BY u.did
 ON CONFLICT (did) DO NOTHING;

@@ -36,7 +36,8 @@ CREATE TEMPORARY TABLE known_repo (
   did text NOT NULL,
   rev text COLLATE "C",
   chain_from text COLLATE "C",
-  data_cid text
+  data_cid text,
+  active boolean NOT NULL
 ) ON COMMIT DELETE ROWS;
 
 -- The last state of every record that the batch creates or updates.
@@ -142,6 +143,7 @@ CREATE TEMPORARY TABLE stage_account (
   active boolean NOT NULL,
   status text,
   at timestamptz NOT NULL,
+  seq bigint,
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
