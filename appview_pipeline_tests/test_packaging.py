@@ -121,7 +121,7 @@ def test_the_wheel_starts_the_simulated_network_and_holds_no_tests(installed: In
     scripts = next(name for name in installed.files if name.endswith("entry_points.txt"))
     module = "appview_pipeline_tests.simulated_network.__main__"
     assert f"appview-simulated-network={module}:main" in (installed.folder / scripts).read_text().replace(" ", "")
-    ports = [part for name in ("relay", "plc", "pds") for part in (f"--{name}-port", "0")]
+    ports = [part for name in ("relay", "plc", "pds", "second-pds", "dns") for part in (f"--{name}-port", "0")]
     process = subprocess.Popen(
         [sys.executable, "-m", module, "--no-pasts", "--accounts", "5", *ports],
         cwd=tmp_path, text=True, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(installed.folder)},
@@ -130,7 +130,11 @@ def test_the_wheel_starts_the_simulated_network_and_holds_no_tests(installed: In
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(3)]
         assert re.fullmatch(
-            r"  APPVIEW_RELAY_URL=ws://127\.0\.0\.1:\d+ APPVIEW_PLC_URL=http://127\.0\.0\.1:\d+ dagster dev\n", said[2]
+            r"  APPVIEW_RELAY_URL=ws://127\.0\.0\.1:\d+ APPVIEW_PLC_URL=http://127\.0\.0\.1:\d+"
+            r" APPVIEW_DNS_SERVERS=127\.0\.0\.1:\d+"
+            r" APPVIEW_WELL_KNOWN_URL='http://\{handle\}:\d+/\.well-known/atproto-did'"
+            r" APPVIEW_ALLOW_PRIVATE_HOSTS=1 dagster dev\n",
+            said[2],
         )
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

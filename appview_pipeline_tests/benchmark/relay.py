@@ -109,7 +109,7 @@ def serve(frames_path: Path, past_path: Path, skip: int, count: int) -> None:
     # The accounts suffice for the directory: their pasts, which take long to write, are asked for by nobody here.
     world = World(past["seed"], past["authors_at_end"], start=past["start"], pasts=())
     pds = Pds(world)
-    plc = PlcDirectory(world, pds.url)
+    plc = PlcDirectory(world)
     pds.start()
     plc.start()
     held: list[tuple[int, bytes]] = []

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shlex
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
+from appview_pipeline_tests.simulated_network.faults import AccountFaults
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import PASTS, World
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 REPORT_SECONDS = 10
 PORT = click.IntRange(0, 65_535)
+SHARE = click.FloatRange(0, 1)
+PORTS = {"relay": 2470, "plc": 2582, "pds": 2583, "second-pds": 2584, "dns": 2553}
+
+
+def _share(name: str, what: str) -> Callable[[Command], Command]:
+    return click.option(f"--{name}", type=SHARE, default=0.0, help=f"Share of accounts whose DID {what}.")
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -29,9 +41,18 @@ PORT = click.IntRange(0, 65_535)
     default=True,
     help="Give the accounts repositories of realistic size to start with. Without them the start takes a moment only.",
 )
-@click.option("--relay-port", type=PORT, default=2470, help="Port of the relay. 0: any free port.")
-@click.option("--plc-port", type=PORT, default=2582, help="Port of the PLC directory.")
-@click.option("--pds-port", type=PORT, default=2583, help="Port of the PDS.")
+@click.option("--relay-port", type=PORT, default=PORTS["relay"], help="Port of the relay. 0: any free port.")
+@click.option("--plc-port", type=PORT, default=PORTS["plc"], help="Port of the PLC directory.")
+@click.option("--pds-port", type=PORT, default=PORTS["pds"], help="Port of the PDS, and of the handles' web server.")
+@click.option("--second-pds-port", type=PORT, default=PORTS["second-pds"], help="Port of the other PDS.")
+@click.option("--dns-port", type=PORT, default=PORTS["dns"], help="Port of the name server (UDP and TCP).")
+@click.option("--txt-share", type=SHARE, default=1.0, help="Share of handles with a TXT record; others: only the web.")
+@_share("hang", "gets no answer")
+@_share("fail", "gets status 500")
+@_share("garbage", "gets nonsense")
+@_share("huge", "gets 50 MB")
+@_share("missing", "is not known")
+@_share("limited", "gets status 429")
 @click.option("--window", default=500, help="Megabytes of frames that the relay keeps for clients with a cursor.")
 @click.option(
     "--replay",
@@ -53,12 +74,16 @@ def main(
     relay_port: int,
     plc_port: int,
     pds_port: int,
+    second_pds_port: int,
+    dns_port: int,
+    txt_share: float,
     window: int,
     replay: Path | None,
     write: Path | None,
     frames: int,
+    **faults: float,
 ) -> None:
-    """Start a simulated AT Protocol network on this machine: a relay, a PLC directory and a PDS.
+    """Start a simulated AT Protocol network on this machine: a relay, a PLC directory, a name server and two PDSes.
 
     It prints the command that lets the pipeline index it, then a line of numbers every ten seconds. Ctrl-C ends it.
     """
@@ -84,17 +109,23 @@ def main(
             relay_port=relay_port,
             plc_port=plc_port,
             pds_port=pds_port,
+            second_pds_port=second_pds_port,
+            dns_port=dns_port,
+            txt_share=txt_share,
             window_bytes=window * 1_000_000,
         )
+        network.plc.faults.accounts = AccountFaults(seed=seed, **faults)
         with network, contextlib.suppress(KeyboardInterrupt):
             _say_what_to_type(network, from_the_first_frame=replay is not None)
             _report(network)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
+        options = ", ".join(f"--{name}-port" for name in PORTS)
         raise click.ClickException(
-            f"One of the ports {relay_port}, {plc_port} and {pds_port} is taken, perhaps by another simulated network: "
-            "stop it, or choose other ports with --relay-port, --plc-port and --pds-port (0: any free port)."
+            f"One of the ports {relay_port}, {plc_port}, {pds_port}, {second_pds_port} and {dns_port} is taken, "
+            "perhaps by another simulated network: "
+            f"stop it, or choose other ports with {options} (0: any free port)."
         ) from error
     sys.exit(1 if network.failure else 0)
 
@@ -110,7 +141,7 @@ def _write(path: Path, frames: int, *, seed: int, accounts: int, start: float | 
 def _say_what_to_type(network: SimulatedNetwork, *, from_the_first_frame: bool) -> None:
     variables = network.environment() | ({"APPVIEW_START_CURSOR": "0"} if from_the_first_frame else {})
     click.echo("The simulated network is running. In another terminal, in the pipeline's folder, type:\n")
-    click.echo("  " + " ".join(f"{name}={value}" for name, value in variables.items()) + " dagster dev\n")
+    click.echo("  " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()) + " dagster dev\n")
     click.echo(f"Relay {network.relay_url}, PLC directory {network.plc_url}, PDS {network.pds_url}. Ctrl-C ends it.\n")
 
 

@@ -42,10 +42,11 @@ def sign(key: PrivateKey, message: bytes) -> bytes:
 class Account:
     """One account's identity. Its DID is the hash of its genesis operation, as did:plc asks, and so depends on `seed`
     and `index` alone; where its PDS listens is a later operation of the log. A negative `index` is that of a ghost,
-    which writes a history and is never announced.
+    which writes a history and is never announced. `home` is the number of its PDS; `left` has the status that it has
+    at those where it was before.
     """
 
-    __slots__ = ("active", "created", "did", "handle", "index", "key", "log", "status")
+    __slots__ = ("active", "created", "did", "handle", "home", "index", "key", "left", "log", "status")
 
     def __init__(self, seed: int, index: int, created: int) -> None:
         self.index = index
@@ -54,6 +55,8 @@ class Account:
         self.key = PrivateKey(hashlib.sha256(f"{_SEED} {seed} {index}".encode()).digest())
         self.active = True
         self.status: str | None = None
+        self.home = 0
+        self.left: dict[int, str] = {}
         genesis = self._signed(self._operation(f"https://pds.{HANDLE_DOMAIN}", None))
         digest = hashlib.sha256(libipld.encode_dag_cbor(genesis)).digest()
         self.did = "did:plc:" + base64.b32encode(digest).decode().lower()[:24]
@@ -93,11 +96,15 @@ class Account:
         endpoint = self.log[-1][1]["services"]["atproto_pds"]["endpoint"]
         self.log.append((when, self._signed(self._operation(endpoint, self._head()))))
 
-    def settle_at(self, pds_url: str) -> None:
-        """Makes `pds_url` the account's PDS, by an operation of the log when it is not already."""
+    def settle_at(self, pds_url: str, when: int | None = None) -> None:
+        """Makes `pds_url` the account's PDS, by an operation of the log when it is not already.
+
+        `when` in microseconds; None: at the time of the operation before.
+        """
         last = self.log[-1][1]
         if not self.tombstoned and last["services"]["atproto_pds"]["endpoint"] != pds_url:
-            self.log.append((self.log[-1][0], self._signed(self._operation(pds_url, self._head()))))
+            when = self.log[-1][0] if when is None else when
+            self.log.append((when, self._signed(self._operation(pds_url, self._head()))))
 
     def tombstone(self, when: int) -> None:
         self.log.append((when, self._signed({"type": "plc_tombstone", "prev": self._head()})))

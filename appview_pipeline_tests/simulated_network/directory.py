@@ -1,125 +1,33 @@
-"""The PLC directory and the PDS over plain HTTP: read-only endpoints of the simulated world, errors as the real ones.
-
-Each is a threading HTTP server on 127.0.0.1. `Faults` lets requests fail: statuses are used up one a request.
-"""
+"""The PLC directory and the PDSes over plain HTTP: read-only endpoints, with the errors of the real ones."""
 
 from __future__ import annotations
 
 import json
 import re
-import threading
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 
 from appview_pipeline.protocol import cid
 from appview_pipeline.protocol.cbor import decode_record_json
 from appview_pipeline_tests.simulated_network.accounts import HANDLE_DOMAIN
+from appview_pipeline_tests.simulated_network.faults import Faults
+from appview_pipeline_tests.simulated_network.http_service import (
+    Answer,
+    HttpService,
+    Parameters,
+    XrpcError,
+    json_answer,
+)
 from appview_pipeline_tests.simulated_network.world import Author, World
 
 CAR = "application/vnd.ipld.car"
-Parameters = Mapping[str, list[str]]
-
-
-class XrpcError(Exception):
-    """An error answer: HTTP status, error name, message."""
-
-    def __init__(self, status: int, name: str, text: str) -> None:
-        super().__init__(text)
-        self.status, self.name, self.text = status, name, text
-
-
-@dataclass
-class Faults:
-    """`statuses`: what the next requests are answered instead, one each. `delay`: seconds before every answer."""
-
-    statuses: deque[int] = field(default_factory=deque)
-    delay: float = 0.0
-    injected: int = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    body: bytes
-    content_type: str = "application/json; charset=utf-8"
-    status: int = 200
-
-
-def json_answer(value: Any, status: int = 200) -> Answer:
-    return Answer(json.dumps(value).encode(), status=status)
-
-
-class HttpService:
-    """A threading HTTP server in the background; subclasses answer `get`."""
-
-    name = "service"
-
-    def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
-        self.faults = Faults()
-        self.requests: deque[str] = deque(maxlen=10_000)  # the newest request targets, for tests to read
-        self._pause = threading.Event()
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                service.requests.append(self.path)
-                if service.faults.delay:
-                    service._pause.wait(service.faults.delay)
-                try:
-                    if service.faults.statuses:
-                        service.faults.injected += 1
-                        status = service.faults.statuses.popleft()
-                        raise XrpcError(
-                            status, "RateLimitExceeded" if status == 429 else "InternalServerError", "simulated"
-                        )
-                    target = urlsplit(self.path)
-                    answer = service.get(
-                        target.path, parse_qs(target.query, keep_blank_values=True), self.headers.get("Host", "")
-                    )
-                except XrpcError as error:
-                    answer = service.failure(error)
-                self.send_response(answer.status)
-                self.send_header("Content-Type", answer.content_type)
-                self.send_header("Content-Length", str(len(answer.body)))
-                if answer.status == 429:
-                    self.send_header("Retry-After", "1")
-                self.end_headers()
-                self.wfile.write(answer.body)
-
-            def log_message(self, *_: object) -> None:
-                """Nothing: tests and people watching the pipeline read other things."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 256
-
-            def handle_error(self, *_: object) -> None:
-                """A client that hung up."""
-
-        self._server = Server((host, port), Handler)
-        self.port: int = self._server.server_address[1]
-        self.url = f"http://{host}:{self.port}"
-
-    def get(self, path: str, parameters: Parameters, host: str) -> Answer:
-        raise NotImplementedError
-
-    def failure(self, error: XrpcError) -> Answer:
-        return json_answer({"error": error.name, "message": error.text}, error.status)
-
-    def start(self) -> None:
-        threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name=f"simulated-{self.name}", daemon=True
-        ).start()
-
-    def stop(self) -> None:
-        self._pause.set()
-        self._server.shutdown()
-        self._server.server_close()
+WELL_KNOWN = "/.well-known/atproto-did"
+SLOW_METHODS = (
+    "/xrpc/com.atproto.sync.getRepo",
+    "/xrpc/com.atproto.sync.listRepos",
+    "/xrpc/com.atproto.repo.listRecords",
+)
 
 
 class PlcDirectory(HttpService):
@@ -127,9 +35,13 @@ class PlcDirectory(HttpService):
 
     name = "plc"
 
-    def __init__(self, world: World, pds_url: str, port: int = 0) -> None:
+    def __init__(self, world: World, port: int = 0) -> None:
         super().__init__(port)
-        self.world, self.pds_url = world, pds_url
+        self.world = world
+
+    def subject(self, path: str, parameters: Parameters, host: str) -> tuple[str, str | None, Faults]:
+        did = unquote(path[1:]).partition("/")[0]
+        return did, did if did.startswith("did:") else None, self.faults
 
     def failure(self, error: XrpcError) -> Answer:
         return json_answer({"message": error.text}, error.status)
@@ -143,7 +55,7 @@ class PlcDirectory(HttpService):
             if author is None:
                 raise XrpcError(404, "", f"DID not registered: {did}")
             account = author.account
-            account.settle_at(self.pds_url)
+            account.settle_at(self.world.pds_urls[account.home])
             if what == "log/audit":
                 return json_answer(account.audit_log())
             if account.tombstoned:
@@ -157,25 +69,60 @@ class PlcDirectory(HttpService):
                 raise XrpcError(404, "", "Not Found")
             return Answer(json.dumps(account.document()).encode(), "application/did+ld+json; charset=utf-8")
 
+    def export(self) -> Iterator[str]:
+        """The operations of all accounts in the order of their times, one JSON text each: the lines of a PLC export."""
+        with self.world.lock:
+            entries = []
+            for author in self.world.authors:
+                author.account.settle_at(self.world.pds_urls[author.account.home])
+                entries += author.account.audit_log()
+        return map(json.dumps, sorted(entries, key=lambda entry: str(entry["createdAt"])))
+
 
 class Pds(HttpService):
-    """All accounts' PDS: the XRPC methods named in `get`, and `/.well-known/atproto-did` by the Host header."""
+    """The PDS of the accounts whose `home` it is, by number, and the web server of all handles by the Host header.
+
+    `well_known_faults` are those of `/.well-known/atproto-did`; `faults` those of the rest. What is in `answers` is by
+    DID, and for handles by handle.
+    """
 
     name = "pds"
 
-    def __init__(self, world: World, port: int = 0) -> None:
+    def __init__(self, world: World, port: int = 0, home: int = 0) -> None:
         super().__init__(port)
         self.world = world
+        self.well_known_faults = Faults()
+        self.repositories = Repositories(world, home)
+        world.pds_urls[home] = self.url
+
+    def subject(self, path: str, parameters: Parameters, host: str) -> tuple[str, str | None, Faults]:
+        if path == WELL_KNOWN:
+            owner = self.world.by_handle.get(host)
+            return host, owner.did if owner else None, self.well_known_faults
+        did = parameters.get("did", parameters.get("repo", [""]))[-1]
+        return did or path, did if did.startswith("did:") else None, self.faults
+
+    def is_slow(self, path: str) -> bool:
+        return path in SLOW_METHODS
 
     def get(self, path: str, parameters: Parameters, host: str) -> Answer:
         if path == "/xrpc/_health":
             return json_answer({"version": "simulated"})
-        if path == "/.well-known/atproto-did":
-            with self.world.lock:
-                owner = self.world.by_handle.get(host.split(":")[0])
+        if path == WELL_KNOWN:
+            owner = self.world.by_handle.get(host)
             if owner is None:
                 raise XrpcError(404, "NotFound", "User not found")
             return Answer(owner.did.encode(), "text/plain")
+        return self.repositories.get(path, parameters)
+
+
+class Repositories:
+    """XRPC queries about the repositories of one PDS; `home` None: of all of them, as a relay answers."""
+
+    def __init__(self, world: World, home: int | None = None) -> None:
+        self.world, self.home = world, home
+
+    def get(self, path: str, parameters: Parameters) -> Answer:
         method = {
             "com.atproto.sync.getRepo": self._get_repo,
             "com.atproto.sync.getRecord": self._get_record_proof,
@@ -202,7 +149,7 @@ class Pds(HttpService):
         ):
             return None
         try:
-            answer = self.get(f"/xrpc/{nsid}", {name: [value] for name, value in parameters.items()}, "")
+            answer = self.get(f"/xrpc/{nsid}", {name: [value] for name, value in parameters.items()})
         except XrpcError as error:
             return error.status, {"error": error.name, "message": error.text}
         return 200, json.loads(answer.body)
@@ -223,24 +170,31 @@ class Pds(HttpService):
             raise XrpcError(400, "InvalidRequest", f"Error: limit must be between 1 and {maximum}")
         return int(text)
 
+    def _hosting(self, author: Author) -> tuple[bool, str | None]:
+        """Whether an account is active here, and its status if not; "deleted" too where it never was."""
+        account = author.account
+        if self.home is None or account.home == self.home:
+            return account.active, account.status
+        return False, account.left.get(self.home, "deleted")
+
     def _known(self, parameters: Parameters) -> Author:
         did = self._required(parameters, "did")
         author = self.world.by_did.get(did)
-        if author is None or author.account.status == "deleted":
+        if author is None or self._hosting(author)[1] == "deleted":
             raise XrpcError(400, "RepoNotFound", f"Could not find repo for DID: {did}")
         return author
 
     def _available(self, parameters: Parameters) -> Author:
         author = self._known(parameters)
-        if not author.account.active:
-            status = str(author.account.status)
-            raise XrpcError(400, f"Repo{status.capitalize()}", f"Repo has been {status}: {author.did}")
+        active, status = self._hosting(author)
+        if not active:
+            raise XrpcError(400, f"Repo{str(status).capitalize()}", f"Repo has been {status}: {author.did}")
         return author
 
     def _named(self, parameters: Parameters) -> Author:
         name = self._required(parameters, "repo")
         author = self.world.by_did.get(name) or self.world.by_handle.get(name.lower())
-        if author is None or not author.account.active:
+        if author is None or not self._hosting(author)[0]:
             raise XrpcError(400, "RepoNotFound", f"Could not find repo: {name}")
         return author
 
@@ -260,10 +214,11 @@ class Pds(HttpService):
         return json_answer({"cid": cid.to_text(repository.commit_cid), "rev": repository.rev})
 
     def _status(self, author: Author) -> dict[str, Any]:
-        status: dict[str, Any] = {"did": author.did, "active": author.account.active}
-        if author.account.status is not None:
-            status["status"] = author.account.status
-        if author.account.active:
+        active, why = self._hosting(author)
+        status: dict[str, Any] = {"did": author.did, "active": active}
+        if why is not None:
+            status["status"] = why
+        if active:
             status["rev"] = author.repository.rev
         return status
 
@@ -281,7 +236,7 @@ class Pds(HttpService):
         repos = [
             self._status(author) | {"head": cid.to_text(author.repository.commit_cid), "rev": author.repository.rev}
             for author in page
-            if author.account.status != "deleted"
+            if self._hosting(author)[1] != "deleted"
         ]
         answer: dict[str, Any] = {"repos": repos}
         if start + limit < len(self.world.authors):
@@ -323,7 +278,7 @@ class Pds(HttpService):
 
     def _describe_repo(self, parameters: Parameters) -> Answer:
         author = self._named(parameters)
-        author.account.settle_at(self.url)
+        author.account.settle_at(self.world.pds_urls[author.account.home])
         return json_answer(
             {
                 "handle": author.account.handle,

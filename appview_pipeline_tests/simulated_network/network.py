@@ -1,18 +1,25 @@
-"""Relay, PLC directory and PDS of one world, in this process, on loopback."""
+"""Relay, PLC directory, DNS server and two PDSes of one world, in this process, on loopback."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import ParamSpec
 
-from appview_pipeline_tests.simulated_network.directory import Pds, PlcDirectory
+from appview_pipeline_tests.simulated_network.directory import WELL_KNOWN, Pds, PlcDirectory, Repositories
+from appview_pipeline_tests.simulated_network.dns_server import DnsServer
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.simulated_network.world import Pasts, World
+
+Arguments = ParamSpec("Arguments")
 
 
 class SimulatedNetwork:
     """A context manager; inside it `relay_url`, `plc_url`, `pds_url` and `environment()` say where the servers are.
+
+    `pds` is the one that all accounts have, `second_pds` the one that they migrate to; `pds` is the web server of all
+    handles too. `txt_share` of the handles have a TXT record in `dns`, the others name their account on the web alone.
 
     Without `rate` nothing happens until the caller calls `advance(frames)`. With `rate` a background thread makes that
     many frames a second (0: as many as it can). The relay has the frames of `replay` from the beginning, then those of
@@ -31,16 +38,26 @@ class SimulatedNetwork:
         relay_port: int = 0,
         plc_port: int = 0,
         pds_port: int = 0,
+        second_pds_port: int = 0,
+        dns_port: int = 0,
+        txt_share: float = 1.0,
         window_bytes: int = 1_000_000_000,
         ping_interval: float = 30.0,
     ) -> None:
         self.world = world or World(seed, accounts, start=time.time() - 60, pasts=pasts)
         self.rate = rate
         self.pds = Pds(self.world, pds_port)
-        self.plc = PlcDirectory(self.world, self.pds.url, plc_port)
+        self.second_pds = Pds(self.world, second_pds_port, home=1)
+        self.plc = PlcDirectory(self.world, plc_port)
+        self.dns = DnsServer(self.world, dns_port, txt_share=txt_share)
         self.relay = Relay(
-            replay, port=relay_port, query=self.pds.query, window_bytes=window_bytes, ping_interval=ping_interval
+            replay,
+            port=relay_port,
+            query=Repositories(self.world).query,
+            window_bytes=window_bytes,
+            ping_interval=ping_interval,
         )
+        self._publishing = threading.RLock()  # so that frames are published in the order in which they were made
         self.world.seq = max(self.world.seq, self.relay.window.newest_seq)
         self.published = 0
         self.failure: BaseException | None = None
@@ -61,13 +78,32 @@ class SimulatedNetwork:
 
     def environment(self) -> dict[str, str]:
         """The variables that make the pipeline use this network."""
-        return {"APPVIEW_RELAY_URL": self.relay_url, "APPVIEW_PLC_URL": self.plc_url}
+        return {
+            "APPVIEW_RELAY_URL": self.relay_url,
+            "APPVIEW_PLC_URL": self.plc_url,
+            "APPVIEW_DNS_SERVERS": self.dns.server,
+            "APPVIEW_WELL_KNOWN_URL": f"http://{{handle}}:{self.pds.port}{WELL_KNOWN}",
+            "APPVIEW_ALLOW_PRIVATE_HOSTS": "1",
+        }
 
     def advance(self, frames: int) -> list[bytes]:
         """Publishes the world's next `frames` frames and returns them."""
-        made = list(self.world.frames(frames))
-        self.published += self.relay.publish(made)
-        return made
+        return self.happen(lambda: list(self.world.frames(frames)))
+
+    def happen(
+        self,
+        event: Callable[Arguments, list[bytes]],
+        *arguments: Arguments.args,
+        **options: Arguments.kwargs,
+    ) -> list[bytes]:
+        """Publishes the frames of an event of the world, and returns them: `network.happen(world.deactivate, did)`."""
+        with self._publishing:
+            made = event(*arguments, **options)
+            self.published += self.relay.publish(made)
+            return made
+
+    def _steps(self, count: int) -> list[bytes]:
+        return [frame for _ in range(count) for frame in self.world.step()]
 
     def _move(self, rate: float) -> None:
         started, made = time.monotonic(), 0
@@ -83,17 +119,15 @@ class SimulatedNetwork:
                 if rate and due > rate:  # the machine can't keep up: go at its pace, don't hoard a debt
                     started, made = time.monotonic(), 0
                     due = 50
-                frames = [frame for _ in range(min(due, 50)) for frame in self.world.step()]
-                made += len(frames)
-                self.published += self.relay.publish(frames)
+                made += len(self.happen(self._steps, min(due, 50)))
         except BaseException as error:
             self.failure = error
             raise
 
     def __enter__(self) -> SimulatedNetwork:
         self.relay.start()
-        self.pds.start()
-        self.plc.start()
+        for server in (self.pds, self.second_pds, self.plc, self.dns):
+            server.start()
         if self.rate is not None:
             self._mover = threading.Thread(target=self._move, args=(self.rate,), name="simulated-world", daemon=True)
             self._mover.start()
@@ -104,5 +138,5 @@ class SimulatedNetwork:
         if self._mover:
             self._mover.join(10)
         self.relay.stop()
-        self.pds.stop()
-        self.plc.stop()
+        for server in (self.pds, self.second_pds, self.plc, self.dns):
+            server.stop()

@@ -130,7 +130,8 @@ class World:
         self.lock = threading.RLock()  # held while a step changes the world, and by the servers while they read it
         self.authors: list[Author] = []
         self.by_did: dict[str, Author] = {}
-        self.by_handle: dict[str, Author] = {}
+        self.by_handle: dict[str, Author] = {}  # what DNS and the web servers of the handles say
+        self.pds_urls: dict[int, str] = {}  # by the number of the PDS; each enters itself
         self._activity: list[float] = []  # running sum of the authors' weights
         self.popular = Ranked(self.rng, 20_000)
         self.recent = Recent(self.rng, 5_000)
@@ -500,22 +501,35 @@ class World:
     def _departure(self) -> list[bytes]:
         """The account with the most records among some is deleted, for good."""
         among = [a for a in self.rng.choices(self.authors, k=12) if a.account.status != "deleted"]
-        author = max(among, key=lambda a: len(a.repository))
+        return self._depart(max(among, key=lambda a: len(a.repository)))
+
+    def _depart(self, author: Author) -> list[bytes]:
         account = author.account
         account.active, account.status = False, "deleted"
         self.records -= len(author.repository)
         account.tombstone(self.clock.micros)
-        del self.by_handle[account.handle]
+        self._let_go(account)
         author.repository.clear()
         author.done.clear()
         return [self._account_frame(author), self._identity_frame(author, with_handle=False)]
 
+    def _let_go(self, account: Account) -> None:
+        """The account's handle names it no longer, if it did."""
+        if (owner := self.by_handle.get(account.handle)) and owner.account is account:
+            del self.by_handle[account.handle]
+
+    def _rename(self, author: Author, handle: str) -> None:
+        self._let_go(author.account)
+        author.account.rename(handle, self.clock.micros)
+        self.by_handle[handle] = author
+
+    def _next_handle(self, account: Account) -> str:
+        return f"{account.handle.split('.')[0]}x.{HANDLE_DOMAIN}"[-60:]
+
     def _identity_change(self) -> list[bytes]:
         author = self._somebody_active()
         if self.rng.random() < 0.5:
-            del self.by_handle[author.account.handle]
-            author.account.rename(f"{author.account.handle.split('.')[0]}x.{HANDLE_DOMAIN}"[-60:], self.clock.micros)
-            self.by_handle[author.account.handle] = author
+            self._rename(author, self._next_handle(author.account))
         return [self._identity_frame(author, with_handle=self.rng.random() < 0.7)]
 
     def _commit(self) -> list[bytes]:
@@ -524,6 +538,86 @@ class World:
             author.done.clear()
         act = self._act[self.rng.choices(_NAMES, cum_weights=_CUMULATIVE)[0]](author)
         return [self._commit_frame(author, act or self._like(author) or self._post(author))]
+
+    # ---- what tests ask for; each gives the relay's frames (`SimulatedNetwork.happen` publishes them)
+
+    def _account_event(self, did: str, active: bool, status: str | None) -> list[bytes]:
+        with self.lock:
+            author = self.by_did[did]
+            author.account.active, author.account.status = active, status
+            return [self._account_frame(author)]
+
+    def deactivate(self, did: str, status: str = "deactivated") -> list[bytes]:
+        """The account is inactive: `deactivated`, `suspended`, `takendown` or any other status."""
+        return self._account_event(did, False, status)
+
+    def reactivate(self, did: str, status: str | None = None) -> list[bytes]:
+        """The account is active; some statuses go with that (`throttled`, `desynchronized`)."""
+        return self._account_event(did, True, status)
+
+    def announce(self, did: str, active: bool, status: str | None = None) -> list[bytes]:
+        """The relay says something of the account that its PDS does not: an `#account` without a cause."""
+        with self.lock:
+            body = {"did": did, "active": active} | ({} if status is None else {"status": status})
+            return [self._frame("#account", body)]
+
+    def delete(self, did: str) -> list[bytes]:
+        """The account is deleted for good: its repository, its handle, and its DID (a tombstone)."""
+        with self.lock:
+            return self._depart(self.by_did[did])
+
+    def rename(self, did: str, handle: str | None = None, *, with_handle: bool = True) -> list[bytes]:
+        """The account has another handle, in its document, in DNS and on the web."""
+        with self.lock:
+            author = self.by_did[did]
+            self._rename(author, handle or self._next_handle(author.account))
+            return [self._identity_frame(author, with_handle)]
+
+    def claim(self, did: str, handle: str) -> list[bytes]:
+        """The account's document names a handle that may name nobody, or another account."""
+        with self.lock:
+            author = self.by_did[did]
+            author.account.rename(handle, self.clock.micros)
+            return [self._identity_frame(author)]
+
+    def point(self, handle: str, did: str | None) -> None:
+        """The handle names another account, or none, in DNS and on the web. No frame says so."""
+        with self.lock:
+            if did is None:
+                self.by_handle.pop(handle, None)
+            else:
+                self.by_handle[handle] = self.by_did[did]
+
+    def migrate(self, did: str, home: int = 1, *, both: bool = False) -> list[bytes]:
+        """The account moves to another PDS with its repository: `#identity`, `#account`, `#sync`, a commit.
+
+        At the old one it is deactivated. A relay leaves that PDS's `#account` out, since it is the account's no longer;
+        with `both` it passes it on, last.
+        """
+        with self.lock:
+            author = self.by_did[did]
+            account = author.account
+            account.left[account.home] = "deactivated"
+            account.home = home
+            account.left.pop(home, None)
+            if home in self.pds_urls:
+                account.settle_at(self.pds_urls[home], self.clock.micros)
+            frames = [self._identity_frame(author), self._account_frame(author), self._sync_frame(author)]
+            frames.append(self._commit_frame(author, self._post(author)))
+            return frames + (self.announce(did, False, "deactivated") if both else [])
+
+    def arrive(self) -> list[bytes]:
+        """A new account: `#identity`, `#account`, an empty commit, `#sync`, a profile. It is the last of `authors`."""
+        with self.lock:
+            return self._arrival()
+
+    def write(self, did: str, commits: int = 1) -> list[bytes]:
+        """The account posts so many times, a commit each, whether it is active or not."""
+        with self.lock:
+            author = self.by_did[did]
+            return [self._commit_frame(author, self._post(author)) for _ in range(commits)]
+
+    # ---- time
 
     def follow(self, micros: int) -> None:
         """Puts the clock forward to real time (microseconds since 1970), when people watch the world."""
