@@ -20,6 +20,7 @@ from appview_pipeline.indexing.changes import (
     gap_of,
 )
 from appview_pipeline.indexing.collection import RecordWrite, Row, Rows
+from appview_pipeline.indexing.exclusion import content_of
 from appview_pipeline.indexing.registry import DECLARED, Declarations
 from appview_pipeline.indexing.shared_rows import ignored_rows, letter_rows, stage_records, superseded_row
 from appview_pipeline.protocol.record_json import record_from_json
@@ -38,6 +39,10 @@ class Batch:
     declared: Declarations = DECLARED
     texts: dict[str, bytes] = field(default_factory=dict)
     changes: Sequence[Change] = ()
+    withheld: Set[str] = frozenset()
+    """Excluded accounts whose content was taken out of the changes."""
+    others: Set[str] = frozenset()
+    """Accounts that the batch has content of and no commit."""
 
     @property
     def effects(self) -> Effects:
@@ -47,6 +52,10 @@ class Batch:
     def encode(self) -> None:
         """Encodes the rows for COPY now, in the calling thread, and not when they are copied."""
         self.texts = {table: copy_text(rows) for table, rows in self.rows.items() if rows}
+
+    def content_of(self, dids: Set[str]) -> set[str]:
+        """Those of these accounts that the batch has content of."""
+        return {did for change in self.changes if not change.already_applied for did in content_of(change) & dids}
 
     def links_of(self, dids: Set[str]) -> list[Row]:
         """The rows of `stage_link` of the batch's commits of these repositories."""
@@ -79,6 +88,8 @@ def build(
     identities: dict[str, IdentityEvent] = {}
     gaps: list[Gap] = []
     letters: list[DeadLetter] = []
+    withheld: set[str] = set()
+    others: set[str] = set()
     ops: Counter[tuple[str, str]] = Counter()
     ignored: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
@@ -109,8 +120,12 @@ def build(
         ops.update(change.ops)
         if change.repo is not None and change.ignored:
             ignored[change.repo.did, change.repo.rev] = change.ignored  # delivered twice, it counts once
-        letters.extend(change.dead_letters)
-        gaps.extend(change.gaps)
+        if change.dead_letters or change.gaps or change.repo is None:
+            others |= content_of(change)
+            letters.extend(change.dead_letters)
+            gaps.extend(change.gaps)
+        if change.withheld:
+            withheld.update(change.withheld)
 
     gaps.extend(gap for gap in map(gap_of, letters) if gap is not None)
     for chain in in_order(chains, changes):
@@ -129,7 +144,16 @@ def build(
     report.accounts = len(chains) + len(identities.keys() - chains.keys())
     report.ignored = dict(Counter(collection for commit in ignored.values() for collection, _ in commit))
     report.rejected_by_kind = dict(Counter(letter.kind for letter in letters))
-    return Batch(report, rows, frozenset(event.collection for event in newest.values()), declared, changes=changes)
+    return Batch(
+        report,
+        rows,
+        seen=frozenset(event.collection for event in newest.values()),
+        declared=declared,
+        changes=changes,
+        withheld=withheld,
+        # A DID that PostgreSQL can't hold is no account's.
+        others={did for did in others if did not in chains and "\0" not in did},
+    )
 
 
 def _count_frame(change: Change, report: Report) -> None:
@@ -138,6 +162,7 @@ def _count_frame(change: Change, report: Report) -> None:
     report.bytes += change.size
     report.events += change.is_event
     report.stale += change.already_applied
+    report.withheld += bool(change.withheld)
     if change.is_position:
         report.skipped += change.skipped
         report.doubtful += change.doubtful

@@ -146,3 +146,5 @@ class Change:
     """With `is_position`: numbers that the relay left out, and frames whose numbers fit nothing before them."""
     already_applied: bool = False
     """The commit was skipped because its rev is known to be applied."""
+    withheld: tuple[str, ...] = ()
+    """Excluded accounts whose content was taken out of the change (exclusion.py)."""

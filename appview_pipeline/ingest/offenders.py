@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from appview_pipeline.indexing.batch import build
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.indexing.collection import RecordWrite
+from appview_pipeline.indexing.exclusion import content_of
 from appview_pipeline.ingest.transactions import TookTooLong, Transactions, reason_of
+from appview_pipeline.protocol.syntax import is_did
 from appview_pipeline.store.errors import RefusedData
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ def given_up(change: Change, objection: Objection) -> Change:
         kind=objection.kind,
         reason=objection.reason,
         seq=change.seq,
-        did=repo.did if repo else None,
+        did=repo.did if repo else min(filter(is_did, content_of(change)), default=None),
         path=None,
         bytes=repr(change).encode(),
         form="other",

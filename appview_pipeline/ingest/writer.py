@@ -14,6 +14,9 @@ into dead letters. So a cancelled batch is handled by its cause:
   (`Trial.answers_quickly`), the records in it that take too long become dead letters of kind `time-out`, which can be
   retried, and the stream goes on. While PostgreSQL is slow at everything nothing is given up.
 
+Content of accounts that are excluded is taken out of the changes (`indexing/exclusion.py`). The transaction itself
+finds out who is excluded; where the batch was built with another idea of that, it is built again (`ExclusionChanged`).
+
 Giving up a change takes at least `APPVIEW_STATEMENT_TIMEOUT`. So no more than 30 changes an hour can be given up, by
 default.
 """
@@ -28,15 +31,19 @@ from dataclasses import dataclass
 from appview_pipeline import backoff
 from appview_pipeline.indexing.batch import Batch, build
 from appview_pipeline.indexing.changes import Change
+from appview_pipeline.indexing.exclusion import withhold
 from appview_pipeline.ingest.offenders import SMALLEST_SHARE, Objection, Trial, given_up, named
 from appview_pipeline.ingest.restore import MISSING_BLOCK, restore
 from appview_pipeline.ingest.transactions import AtWork, TookTooLong, Transactions, reason_of
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.batch import CursorMove, DeadLetterLimits, Report
+from appview_pipeline.store.batch import CursorMove, DeadLetterLimits, ExclusionChanged, Report
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import RefusedData
 
 log = logging.getLogger(__name__)
+
+MAX_EXCLUDED = 100_000
+"""Excluded accounts that a writer remembers. Where there are more it forgets them all, and learns them again."""
 
 
 @dataclass
@@ -79,6 +86,7 @@ class Writer:
         self._limits = DeadLetterLimits(settings.dead_letters_per_minute, settings.dead_letter_day_bytes)
         self._dead_letter_bytes = settings.dead_letter_bytes
         self._transactions = Transactions(database, stopped)
+        self._excluded: frozenset[str] = frozenset()
         self._trial = Trial(self._transactions, source, settings.dead_letter_bytes)
         self.position = position
 
@@ -164,8 +172,14 @@ class Writer:
 
         def attempt(share: float) -> Report:
             nonlocal built
-            batch, built = built or self._batch_of(changes), None  # a try changes its report, so each needs its own
-            return self._apply(changes, batch, timing, share)
+            while True:
+                left_out = self._excluded if built is None else frozenset[str]()
+                batch, built = built or self._batch_of(changes), None  # a try changes its report: each needs its own
+                try:
+                    return self._apply(changes, batch, timing, share)
+                except ExclusionChanged as change:
+                    assert not change.excluded & left_out, "content of an excluded account was left in a batch"
+                    self._remember(change)
 
         return self._transactions.retry(attempt, share=share, max_cancelled=max_cancelled, is_single=len(changes) == 1)
 
@@ -218,9 +232,17 @@ class Writer:
         """Writes a dead letter in place of a whole change."""
         return self._write_once([given_up(change, objection)], timing)
 
+    def _remember(self, change: ExclusionChanged) -> None:
+        """Learns which accounts are excluded, so that one that is busy does not cost a second try of every batch.
+
+        Nothing depends on it: each batch finds out what has changed since.
+        """
+        remembered = self._excluded if len(self._excluded) < MAX_EXCLUDED else frozenset[str]()
+        self._excluded = (remembered - change.allowed) | change.excluded
+
     def _batch_of(self, changes: Sequence[Change]) -> Batch:
         return build(
-            changes,
+            withhold(changes, self._excluded),
             self._source,
             shard=self.position.shard if self.position else "0/1",
             dead_letter_bytes=self._dead_letter_bytes,

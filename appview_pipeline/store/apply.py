@@ -22,12 +22,14 @@ from appview_pipeline.store.batch import (
 from appview_pipeline.store.bookkeeping import count_ignored, move_cursor, write_dead_letters, write_report
 from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.evaluation import evaluate_posts, lock_cross_repository
+from appview_pipeline.store.exclusion import check_excluded, drop_deletes, drop_gaps
 from appview_pipeline.store.notifications import write_notifications
 from appview_pipeline.store.prepared import preparing_cursor
 from appview_pipeline.store.records import keep_versions, write_records
 from appview_pipeline.store.repos import (
     advance_repos,
     close_gaps,
+    lock_repos,
     note_gaps,
     queue_identities,
     update_accounts,
@@ -38,13 +40,18 @@ from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_encoded, copy_rows, make_tables
 
 
-def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits) -> None:
+def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry_run: bool) -> None:
     """The steps of a batch, in the order in which every writer takes its locks."""
     _plan_for_batches(cursor)
     _stage(cursor, batch)  # by COPY, into temporary tables that all later statements read
 
     # What the batch's own repositories bring. Only writers of the same repositories wait for each other here.
-    repos = advance_repos(cursor, batch)  # the first lock: repositories by DID; finds commits that come late
+    excluded = lock_repos(cursor, batch)  # the first lock: repositories by DID
+    if not dry_run:
+        excluded = check_excluded(cursor, batch, excluded)  # what this finds holds until the commit
+    repos = advance_repos(cursor, batch)  # finds commits that come late
+    if excluded:
+        drop_deletes(cursor)
     accounts = update_accounts(cursor, batch, repos)
     queue_identities(cursor, batch, repos, accounts)
     write_actors(cursor, batch, repos, accounts)
@@ -61,9 +68,18 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits) -> Non
     run_under_lock(cursor, batch)  # reposts and quotes of posts that this batch, or another meanwhile, has deleted
     evaluated = evaluate_posts(cursor, batch, versions=versions)  # roots, gates, flags; finds whom posts notify
     _move_counters(cursor, batch)  # after all that counts: one merged statement for each counter table
-    write_notifications(cursor, batch, changed=bool(changes), late=bool(repos.late), evaluated=evaluated)
+    write_notifications(
+        cursor,
+        batch,
+        changed=bool(changes),
+        late=bool(repos.late),
+        evaluated=evaluated,
+        excluded=bool(excluded),
+    )
 
     write_dead_letters(cursor, batch, limits)
+    if excluded:
+        drop_gaps(cursor)
     if repos.has_gaps or batch.rows.get("stage_gap"):
         note_gaps(cursor)  # after the dead letters, which explain some of them
     if repos.late:
@@ -82,14 +98,15 @@ def apply(
     """Writes a batch and its cursor in one transaction and commits it; on any error nothing of it is written
     (with `dry_run` nothing is written at all).
 
-    Returns the batch's report, completed. Raises `CursorMoved`, or psycopg2's errors: SerializationFailure,
-    DeadlockDetected and a lost connection are worth a retry; DataError, IntegrityError and ProgramLimitExceeded
-    mean that PostgreSQL refuses some row of the batch.
+    Returns the batch's report, completed. Raises `CursorMoved`; `ExclusionChanged` where the batch has content of
+    accounts that are excluded, or lacks that of accounts that are not (a dry run does not look); and psycopg2's errors:
+    SerializationFailure, DeadlockDetected and a lost connection are worth a retry; DataError, IntegrityError and
+    ProgramLimitExceeded mean that PostgreSQL refuses some row of the batch.
     """
     started = time.monotonic()
     try:
         with preparing_cursor(connection, batch.report.events) as cursor:
-            _write(cursor, batch, limits)
+            _write(cursor, batch, limits, dry_run=dry_run)
             batch.report.apply_ms = (time.monotonic() - started) * 1000
             write_report(cursor, batch.report)
             if move is not None:

@@ -61,6 +61,16 @@ class CursorMoved(Exception):
     """The cursor was not where the batch began: somebody else consumes this stream. Nothing was written."""
 
 
+class ExclusionChanged(Exception):
+    """The batch has content of accounts that are excluded (`excluded`), or lacks that of accounts that are not any more
+    (`allowed`). Nothing was written: the batch has to be built again."""
+
+    def __init__(self, excluded: Set[str], allowed: Set[str]) -> None:
+        super().__init__(f"{len(excluded)} accounts of the batch are excluded, {len(allowed)} are not any more")
+        self.excluded = frozenset(excluded)
+        self.allowed = frozenset(allowed)
+
+
 @dataclass(frozen=True)
 class CursorMove:
     """The stream's progress that commits together with a batch: `seq` before it (None: no cursor yet) and after it."""
@@ -113,6 +123,7 @@ class Report:
     stale: int = 0
     skipped: int = 0
     doubtful: int = 0
+    withheld: int = 0
     bytes: int = 0
     relay_time: str | None = None
     received_at: float | None = None
@@ -154,6 +165,20 @@ class BatchToApply(Protocol):
 
     @property
     def report(self) -> Report: ...
+
+    @property
+    def withheld(self) -> Set[str]:
+        """Accounts whose content was taken out of the batch because they are excluded."""
+        ...
+
+    @property
+    def others(self) -> Set[str]:
+        """Accounts that the batch has content of and no commit, so that their repositories are not locked."""
+        ...
+
+    def content_of(self, dids: Set[str]) -> Set[str]:
+        """Those of these accounts that the batch has content of."""
+        ...
 
     def links_of(self, dids: Set[str]) -> Sequence[Sequence[Value]]:
         """The commits of these repositories, for `stage_link`."""

@@ -47,6 +47,7 @@ def write_report(cursor: Cursor, report: Report) -> None:
             "stale": report.stale,
             "skipped": report.skipped,
             "doubtful": report.doubtful,
+            "withheld": report.withheld,
             "bytes": report.bytes,
             "relay_time": report.relay_time,
             "received_at": report.received_at,

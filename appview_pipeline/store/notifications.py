@@ -5,15 +5,18 @@ from __future__ import annotations
 from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.batch import BatchToApply
+from appview_pipeline.store.exclusion import drop_notifications
 from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.statements import count_rows, run, run_for_number
 
 
-def write_notifications(cursor: Cursor, batch: BatchToApply, *, changed: bool, late: bool, evaluated: bool) -> None:
+def write_notifications(
+    cursor: Cursor, batch: BatchToApply, *, changed: bool, late: bool, evaluated: bool, excluded: bool
+) -> None:
     """Writes what `new_notification` holds, and withdraws what is superfluous.
 
     `changed`: stored records were changed or deleted. `late`: commits of the batch are older than what is known of
-    their repositories. `evaluated`: posts have been evaluated.
+    their repositories. `evaluated`: posts have been evaluated. `excluded`: some of its accounts are excluded.
     """
     notification = filled(batch.effects, "apply/notification.sql")
     pairs = filled(batch.effects, "apply/pair_notification.sql")
@@ -33,4 +36,6 @@ def write_notifications(cursor: Cursor, batch: BatchToApply, *, changed: bool, l
     cursor.execute(filled(batch.effects, "apply/muted_thread.sql")["mute"])
     if evaluated:
         cursor.execute(notification["withdraw_outdated"])
+    if excluded:
+        drop_notifications(cursor)
     batch.report.add_written("notification", run_for_number(cursor, notification["insert"]))

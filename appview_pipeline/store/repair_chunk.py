@@ -250,6 +250,7 @@ class _Seen:
         self.texts: dict[str, bytes] = {}
         self.stage_again = batch.stage_again
         self.links_of = batch.links_of
+        self.withheld, self.others, self.content_of = batch.withheld, batch.others, batch.content_of
 
 
 def _staged(batch: BatchToApply) -> list[Effect]:

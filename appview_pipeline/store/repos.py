@@ -24,14 +24,24 @@ class RepoChanges:
     inactive: int = 0
 
 
+def lock_repos(cursor: Cursor, batch: BatchToApply) -> frozenset[str]:
+    """Locks the batch's repositories in the order of their DIDs. Returns those of excluded accounts."""
+    if not batch.rows.get("stage_repo"):
+        return frozenset()
+    repo = sections("apply/repo.sql")
+    cursor.execute(repo["lock"])
+    excluded = cursor.fetchall()
+    if run_for_number(cursor, repo["make"]):
+        cursor.execute(repo["lock_others"])
+        excluded += cursor.fetchall()
+    return frozenset(did for (did,) in excluded)
+
+
 def advance_repos(cursor: Cursor, batch: BatchToApply) -> RepoChanges:
-    """Locks the batch's repositories in the order of their DIDs, and updates their states."""
+    """Updates the states of the batch's repositories, which are locked."""
     if not batch.rows.get("stage_repo"):
         return RepoChanges()
     repo = sections("apply/repo.sql")
-    cursor.execute(repo["lock"])
-    if run_for_number(cursor, repo["make"]):
-        cursor.execute(repo["lock_others"])
     cursor.execute(repo["count"])
     ((late, known, inactive),) = cursor.fetchall()
     if late:

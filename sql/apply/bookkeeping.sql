@@ -31,11 +31,11 @@ ON CONFLICT (collection) DO UPDATE SET
 -- Adds the batch's report.
 INSERT INTO pipeline.batch
   (source, shard, first_seq, last_seq, frames, events, ops, written, rejected, rejected_by_kind, ignored, accounts,
-   unresolved, stale, skipped, doubtful, bytes, relay_time, received_at, decode_ms, apply_ms)
+   unresolved, stale, skipped, doubtful, withheld, bytes, relay_time, received_at, decode_ms, apply_ms)
 VALUES
   (%(source)s, %(shard)s, %(first_seq)s, %(last_seq)s, %(frames)s, %(events)s, %(ops)s, %(written)s, %(rejected)s,
-   %(rejected_by_kind)s, %(ignored)s, %(accounts)s, %(unresolved)s, %(stale)s, %(skipped)s, %(doubtful)s, %(bytes)s,
-   %(relay_time)s, to_timestamp(%(received_at)s), %(decode_ms)s, %(apply_ms)s);
+   %(rejected_by_kind)s, %(ignored)s, %(accounts)s, %(unresolved)s, %(stale)s, %(skipped)s, %(doubtful)s, %(withheld)s,
+   %(bytes)s, %(relay_time)s, to_timestamp(%(received_at)s), %(decode_ms)s, %(apply_ms)s);
 
 -- :open_cursor
 -- Begins a stream that has no cursor; writes no row if there is one.

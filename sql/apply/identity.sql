@@ -4,16 +4,21 @@
 -- Guarantees: an account that is queued stays queued, and one that events ask for goes before one that is new. So the
 -- queue is the same however events are grouped or ordered. An #identity event that is delivered again asks for nothing,
 -- and a new account that has been resolved already, because its #identity event came first, is not resolved again.
+-- An excluded account (excluded.sql) is queued only where something of it is stored and its hosting status is wanted:
+-- it may have been deleted.
 
 -- :queue
 -- Queues accounts.
 -- - wanted: what the batch asks for, one row an account.
 WITH wanted AS (
-  SELECT did, true AS asked, at, status_wanted FROM stage_identity
+  SELECT did, true AS asked, at, status_wanted
+  FROM stage_identity s
+  WHERE NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = s.did AND r.excluded OFFSET 0)
+    OR (s.status_wanted AND EXISTS (SELECT FROM bsky.actor a WHERE a.did = s.did OFFSET 0))
   UNION ALL
   SELECT did, false, NULL, false
   FROM stage_repo s
-  WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND k.rev IS NOT NULL)
+  WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND (k.rev IS NOT NULL OR k.excluded))
 )
 INSERT INTO pipeline.identity AS i (did, queue, wanted_at, asked_at, event_at, status_wanted)
 SELECT did, CASE WHEN bool_or(asked) THEN 'event' ELSE 'new' END, now(), now(), max(at), bool_or(status_wanted)

@@ -3,15 +3,21 @@
 -- Guarantees: the rows of all repositories in the batch are locked first, in order of did, so that two writers of one
 -- repository run one after the other. `rev` never goes back. Every rev from `chain_from` to `rev` has been applied:
 -- each commit in between says (`since`, `prevData`) that it follows its neighbour. Where a chain breaks there is a gap.
+-- Of an excluded account (excluded.sql) only the row of pipeline.repo moves.
 
 -- :lock
--- Locks the repositories that are known, and notes in `known_repo` what is stored of them before this batch.
-INSERT INTO known_repo
-SELECT did, rev, chain_from, data_cid, active
-FROM pipeline.repo
-WHERE did = ANY (ARRAY(SELECT did FROM stage_repo))
-ORDER BY did
-FOR UPDATE;
+-- Locks the repositories that are known, and notes in `known_repo` what is stored of them before this batch. Returns
+-- those of excluded accounts.
+WITH locked AS (
+  INSERT INTO known_repo
+  SELECT did, rev, chain_from, data_cid, active, excluded
+  FROM pipeline.repo
+  WHERE did = ANY (ARRAY(SELECT did FROM stage_repo))
+  ORDER BY did
+  FOR UPDATE
+  RETURNING did, excluded
+)
+SELECT did FROM locked WHERE excluded;
 
 -- :make
 -- Adds the repositories that are not known: they have no row to lock, and the writer who adds the row has the lock.
@@ -29,13 +35,19 @@ WITH unknown AS MATERIALIZED (
 SELECT (SELECT count(*) FROM unknown) - (SELECT count(*) FROM made);
 
 -- :lock_others
--- Locks the repositories that other writers have added in the meantime, and notes them in `known_repo`.
-INSERT INTO known_repo
-SELECT did, rev, chain_from, data_cid, active
-FROM pipeline.repo
-WHERE did = ANY (ARRAY(SELECT did FROM stage_repo EXCEPT SELECT did FROM known_repo)) AND rev IS NOT NULL
-ORDER BY did
-FOR UPDATE;
+-- Locks the repositories that other writers have added in the meantime, and notes them in `known_repo`. Returns those
+-- of excluded accounts.
+WITH locked AS (
+  INSERT INTO known_repo
+  SELECT did, rev, chain_from, data_cid, active, excluded
+  FROM pipeline.repo
+  WHERE did = ANY (ARRAY(SELECT did FROM stage_repo EXCEPT SELECT did FROM known_repo))
+    AND (rev IS NOT NULL OR excluded)
+  ORDER BY did
+  FOR UPDATE
+  RETURNING did, excluded
+)
+SELECT did FROM locked WHERE excluded;
 
 -- :count
 -- Counts repositories of which a write or delete may be older than what is applied (late.sql looks at them), and those
@@ -52,11 +64,13 @@ WITH chained AS (
     CASE
       -- The batch begins where the known chain ends, or overlaps it.
       WHEN s.chain_from = s.first_rev AND k.rev = s.first_since
-        AND (s.first_prev_data IS NULL OR k.data_cid IS NULL OR s.first_prev_data = k.data_cid) THEN k.chain_from
+        AND (s.first_prev_data IS NULL OR k.data_cid IS NULL OR s.first_prev_data = k.data_cid)
+        THEN coalesce(k.chain_from, s.chain_from)
       WHEN s.chain_from BETWEEN k.chain_from AND k.rev THEN k.chain_from
       -- The batch repeats known commits, with gaps between them, and then continues the known chain.
       WHEN s.chain_from > s.first_rev AND k.rev = s.chain_since
-        AND (s.chain_prev_data IS NULL OR k.data_cid IS NULL OR s.chain_prev_data = k.data_cid) THEN k.chain_from
+        AND (s.chain_prev_data IS NULL OR k.data_cid IS NULL OR s.chain_prev_data = k.data_cid)
+        THEN coalesce(k.chain_from, s.chain_from)
       ELSE s.chain_from
     END AS new_chain_from
   FROM stage_repo s
@@ -98,6 +112,7 @@ WHERE s.first_rev > k.rev
 INSERT INTO bsky.actor_sync AS a (did, "commitCid", "repoRev")
 SELECT did, commit_cid, rev
 FROM stage_repo
+WHERE did <> ALL (ARRAY(SELECT did FROM known_repo WHERE excluded))
 ORDER BY did
 ON CONFLICT (did) DO UPDATE SET "commitCid" = excluded."commitCid", "repoRev" = excluded."repoRev"
 WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLATE "C";
@@ -105,11 +120,11 @@ WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLAT
 -- :actors
 -- Adds accounts that are not indexed yet: an account that commits exists. Its handle is resolved outside of the stream
 -- (identity.sql queues it); until then readers see `handle.invalid`.
--- - unknown: repositories without a commit before this batch.
+-- - unknown: repositories without a commit before this batch, but for those of excluded accounts.
 WITH unknown AS MATERIALIZED (
   SELECT did, indexed_at
   FROM stage_repo s
-  WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND k.rev IS NOT NULL)
+  WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND (k.rev IS NOT NULL OR k.excluded))
 )
 INSERT INTO bsky.actor (did, "indexedAt", "upstreamStatus")
 SELECT u.did, u.indexed_at, pipeline.upstream_status(r.active OR r.status_doubtful, r.status)

@@ -37,7 +37,8 @@ CREATE TEMPORARY TABLE known_repo (
   rev text COLLATE "C",
   chain_from text COLLATE "C",
   data_cid text,
-  active boolean NOT NULL
+  active boolean NOT NULL,
+  excluded boolean NOT NULL              -- nothing new of the account is stored
 ) ON COMMIT DELETE ROWS;
 
 -- The last state of every record that the batch creates or updates.
