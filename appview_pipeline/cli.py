@@ -147,6 +147,39 @@ def dead_letters(kind: str | None, limit: int, as_json: bool) -> None:
         click.echo(f"Open: {counts or 'none'}.")
 
 
+@cli.group()
+def identity() -> None:
+    """DIDs, their documents, and handles."""
+
+
+@identity.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Import only operations whose CID and signature are valid.")
+@click.option("--skip-lines", type=click.IntRange(min=0), default=0, help="Begin after so many lines.")
+def identity_import(file: Path, verify: bool, skip_lines: int) -> None:
+    """Load the DID documents of a PLC export FILE (JSON lines of https://plc.directory/export, plain, .gz or .zst).
+
+    The newest operation of each account counts, whatever the order of lines and files; what was resolved later stays.
+    Imported again, nothing changes. Handles are shown once they are verified. The last line of the output is a JSON
+    summary.
+    """
+    from appview_pipeline.identity.plc_import import import_export
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("identity-import")
+    size = file.stat().st_size if file.is_file() else None
+    database = open_database(settings)
+    try:
+        with (
+            tqdm(total=size, unit="B", unit_scale=True, desc=file.name, file=sys.stderr) as bar,
+            logging_redirect_tqdm(),
+        ):
+            summary = import_export(settings, database, file, verify=verify, skip_lines=skip_lines, progress=bar.update)
+    finally:
+        database.close()
+    _json_line(summary.as_json())
+
+
 def main() -> None:
     """Entry point: an operator's mistake is one sentence on standard error and exit code 2."""
     started = time.monotonic()

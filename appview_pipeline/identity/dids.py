@@ -14,7 +14,7 @@ from appview_pipeline.identity.documents import (
     read_json,
 )
 from appview_pipeline.network.xrpc import Client, FetchError
-from appview_pipeline.protocol.syntax import MAX_DID, is_did, is_handle
+from appview_pipeline.protocol.syntax import MAX_DID, is_did, is_did_plc, is_handle
 from appview_pipeline.settings import Settings
 
 PLC = "plc"
@@ -24,7 +24,8 @@ NOT_FOUND = "not found"
 TOMBSTONED = "tombstoned"
 INVALID = "invalid"
 
-_match_plc = re.compile(r"did:plc:[a-z2-7]{24}").fullmatch
+WHY_TOMBSTONED = "the DID was given up: its last operation is a tombstone"
+
 _match_private_host = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?").fullmatch
 _match_port = re.compile(r"[1-9][0-9]{0,4}").fullmatch
 
@@ -84,7 +85,7 @@ def resolve_did(client: Client, settings: Settings, did: str) -> Resolution:
     if answer.status == 200:
         return _read(settings, did, source, answer.body)
     if source == PLC and answer.status == 410:
-        return Resolution(did, TOMBSTONED, source, reason="the DID was given up: its last operation is a tombstone")
+        return Resolution(did, TOMBSTONED, source, reason=WHY_TOMBSTONED)
     if answer.status in (404, 410):
         reason = f"{asked} does not know the DID" if source == PLC else f"{asked} has no DID document"
         return Resolution(did, NOT_FOUND, source, reason=f"{reason} (status {answer.status})")
@@ -108,7 +109,7 @@ def _where(settings: Settings, did: str) -> tuple[str, str]:
         raise InvalidDocument("it is not a DID")
     method, _, name = did[4:].partition(":")
     if method == PLC:
-        if _match_plc(did) is None:
+        if not is_did_plc(did):
             raise InvalidDocument("a did:plc has 24 characters of a to z and 2 to 7 after its prefix")
         return PLC, f"{settings.plc_url}/{did}"
     if method == WEB:

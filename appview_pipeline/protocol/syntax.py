@@ -43,6 +43,11 @@ def is_did(text: str) -> bool:
     return _match_did_plc(text) is not None or (len(text) <= MAX_DID and _match_did(text) is not None)
 
 
+def is_did_plc(text: str) -> bool:
+    """A DID of the PLC directory: `did:plc:` and 24 characters of base32."""
+    return _match_did_plc(text) is not None
+
+
 def is_readable_did(did: str) -> bool:
     """Whether the AT URI parser of the reference AppView accepts this DID as the authority of an AT URI.
 

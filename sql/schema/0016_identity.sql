@@ -43,6 +43,9 @@ COMMENT ON COLUMN pipeline.identity.event_at IS
     'Time that the newest #identity event of the account states; null: there was none.';
 COMMENT ON COLUMN pipeline.identity.status_wanted IS
     'Whether the account''s PDS is to be asked for its hosting status as well.';
+COMMENT ON COLUMN pipeline.identity.resolved_at IS
+    'When the document was last fetched; where it is from an import: when the PLC directory accepted the operation that '
+    'makes it; null: never.';
 COMMENT ON COLUMN pipeline.identity.next_check_at IS
     'When the refresh is due, while it is not queued; null: it is not refreshed.';
 COMMENT ON COLUMN pipeline.identity.handle_checked_at IS
