@@ -97,6 +97,17 @@ STOP_POLL_SECONDS = 0.2
 """How often a wait looks whether it should end."""
 
 
+def identity_refresh() -> float:
+    """Seconds until an identity is refreshed: once a day, spread, and some hours before the day is over, so that an
+    outage of the directory does not cost accounts the handles that are kept for a day."""
+    return 86_400.0 * random.uniform(0.7, 0.9)
+
+
+def handle_recheck() -> float:
+    """Seconds until a handle that is not verified, or a DID without a document, is looked up again."""
+    return 3_600.0 * random.uniform(1.0, 1.1)
+
+
 def rerun() -> Backoff:
     """A rerun or a recount that gives way to other sessions, which hold the rows that it needs."""
     return Backoff(first=0.2, longest=10.0, jitter=0.5)

@@ -9,11 +9,18 @@ All functions are part of the caller's transaction, which is the caller's to com
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from psycopg2.extensions import connection as Connection
+
+from appview_pipeline import backoff
+from appview_pipeline.store.errors import RefusedData, translated
+from appview_pipeline.store.placeholders import fill_placeholders
+from appview_pipeline.store.sql import named, sections
+from appview_pipeline.store.staging import Value, copy_rows
 
 QUEUES = ("event", "new", "retry", "refresh")
 """The queues: an #identity or #account event or a person; an account met for the first time; a failed attempt; a
@@ -25,13 +32,13 @@ STATES = ("found", "not found", "tombstoned", "invalid")
 
 @dataclass(frozen=True)
 class StoredIdentity:
-    """A row of `pipeline.identity`; its columns have comments. `doc` is the DID document as decoded JSON."""
+    """A row of `pipeline.identity`; its columns have comments. `doc` is the DID document as JSON text."""
 
     did: str
     handle: str | None = None
     pds: str | None = None
     signing_key: str | None = None
-    doc: Any = None
+    doc: str | None = None
     resolved_at: datetime | None = None
     handle_checked_at: datetime | None = None
     next_check_at: datetime | None = None
@@ -141,60 +148,175 @@ MAX_COUNTED = 100_000
 """Accounts of a queue that are counted unless the caller wants more."""
 
 
+_COLUMNS = tuple(field.name for field in fields(StoredIdentity))
+_SETTLED = ("position", *(field.name for field in fields(Settled)))
+
+
+@cache
+def _statement(file: str, name: str) -> str:
+    columns = ", ".join("doc::text" if column == "doc" else column for column in _COLUMNS)
+    statement = fill_placeholders(sections(f"identity/{file}.sql")[name], {"{columns}": columns})
+    return named(statement, f"{file}.{name}")
+
+
+def _fetch(connection: Connection, file: str, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(_statement(file, name), parameters)
+        return cursor.fetchall()
+
+
+def _execute(connection: Connection, file: str, name: str, **parameters: Any) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(_statement(file, name), parameters or None)
+        return cursor.rowcount
+
+
 def take(connection: Connection, queue: str, limit: int, claim_seconds: float) -> list[Wanted]:
-    """Takes at most `limit` accounts that may be resolved now, first come first served.
+    """Takes at most `limit` accounts that may be resolved now, the one that waits longest first.
 
     They come back by themselves after `claim_seconds`, unless they are saved or postponed before. Costs O(limit),
     however long the queue is. Accounts that must not be collected leave the queue and are not returned.
     """
-    raise NotImplementedError
+    dids = [did for (did,) in _fetch(connection, "queue", "due", queue=queue, limit=limit)]
+    return _taken(connection, dids, claim_seconds)
 
 
 def claim(connection: Connection, dids: Sequence[str], claim_seconds: float) -> list[Wanted]:
     """Takes these accounts, whatever their queue and time, as `take` does; those in no queue are left out."""
-    raise NotImplementedError
+    found = [did for (did,) in _fetch(connection, "queue", "lock", dids=list(dids))]
+    return _taken(connection, found, claim_seconds)
 
 
-def save(
-    connection: Connection, settled: Sequence[Settled], *, usable_seconds: float, contended_seconds: float
-) -> None:
-    """Saves what resolutions found, in `pipeline.identity` and `bsky.actor`, in the order in which they ended.
+def _taken(connection: Connection, dids: list[str], claim_seconds: float) -> list[Wanted]:
+    """Takes accounts whose rows are locked, in the order of `dids`."""
+    if not dids:
+        return []
+    rows = [StoredIdentity(*row) for row in _fetch(connection, "queue", "take", dids=dids, claim=claim_seconds)]
+    order = {did: number for number, did in enumerate(dids)}
+    return [
+        Wanted(it.did, str(it.queue), it.attempts, it.asked_at, it.status_wanted, it)
+        for it in sorted(rows, key=lambda it: order[it.did])
+    ]
+
+
+def save(connection: Connection, settled: Sequence[Settled], *, usable_seconds: float) -> None:
+    """Saves what resolutions found, in `pipeline.identity` and `bsky.actor`; `settled` in the order in which they
+    ended.
 
     An account leaves its queue unless it was asked for again since it was taken; one that is in no queue any more is
     skipped. A handle belongs to the last account that it was verified for: another one that had it loses it, and is
-    refreshed in `contended_seconds`. A handle verified less than `usable_seconds` ago stays while the check fails.
-    Nothing is written of accounts that must not be collected.
+    checked again in an hour. A handle that was verified less than `usable_seconds` ago stays while its check gets no
+    answer. Nothing is written of accounts that must not be collected.
     """
-    raise NotImplementedError
+    if not settled:
+        return
+    recheck = backoff.handle_recheck()
+    _execute(connection, "save", "stage")
+    _execute(connection, "save", "empty")
+    rows = [(number, *(_plain(getattr(it, column)) for column in _SETTLED[1:])) for number, it in enumerate(settled)]
+    with connection.cursor() as cursor:
+        copy_rows(cursor, "settled", _SETTLED, rows)
+    _drop_unreadable_documents(connection)
+    _execute(connection, "save", "lock")
+    _execute(connection, "save", "lock_identities")
+    _execute(connection, "save", "compare", usable=usable_seconds)
+    _execute(connection, "save", "drop")
+    _execute(connection, "save", "dequeue_excluded")
+    _execute(connection, "save", "drop_excluded")
+    _execute(connection, "save", "contend", recheck=recheck)
+    _execute(connection, "save", "lock_actors")
+    _execute(connection, "save", "release")
+    _execute(connection, "save", "lose", recheck=recheck)
+    _execute(connection, "save", "actors")
+    _execute(connection, "save", "identities")
+
+
+def _plain(value: object) -> Value:
+    """A value for COPY; text is what UTF-8 can express."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if isinstance(value, bool | int) or value is None else str(value)
+
+
+def _drop_unreadable_documents(connection: Connection) -> None:
+    """Leaves out staged documents that PostgreSQL can't hold as JSON: half a surrogate pair, U+0000, a huge number.
+
+    What was read from them is stored all the same.
+    """
+    if _reason_against_documents(connection, None) is None:
+        return
+    for (position,) in _fetch(connection, "save", "documents"):
+        if (reason := _reason_against_documents(connection, position)) is not None:
+            error = f"its document can't be stored ({reason})"
+            _execute(connection, "save", "drop_document", position=position, error=error)
+
+
+def _reason_against_documents(connection: Connection, position: int | None) -> str | None:
+    """Why PostgreSQL can't hold the staged document at `position` (None: one of all); None where it can."""
+    with connection.cursor() as cursor:
+        cursor.execute("SAVEPOINT documents")
+        try:
+            with translated():
+                cursor.execute(_statement("save", "read_documents"), {"position": position})
+        except RefusedData as error:
+            cursor.execute("ROLLBACK TO SAVEPOINT documents")
+            return str(error)
+        cursor.execute("RELEASE SAVEPOINT documents")
+        return None
 
 
 def postpone(connection: Connection, items: Sequence[Postponed], *, usable_seconds: float) -> None:
-    """Moves accounts to the queue `retry`, with the reason. A handle that was not verified for `usable_seconds`
-    is no longer shown."""
-    raise NotImplementedError
+    """Moves accounts to the queue `retry`, with the reason; those asked for again since they were taken can be taken at
+    once. A handle that was last verified more than `usable_seconds` ago no longer counts as verified.
+
+    Accounts that are in no queue any more are skipped.
+    """
+    by_did = {it.did: it for it in items}
+    dids = sorted(by_did)
+    if not dids:
+        return
+    _fetch(connection, "queue", "lock", dids=dids)
+    _execute(
+        connection,
+        "queue",
+        "postpone",
+        dids=dids,
+        errors=[str(_plain(by_did[did].error)).replace("\0", "") for did in dids],
+        seconds=[by_did[did].seconds for did in dids],
+        counts=[by_did[did].counts for did in dids],
+    )
+    expired = [did for (did,) in _fetch(connection, "queue", "expire", dids=dids, usable=usable_seconds)]
+    if expired:
+        _fetch(connection, "queue", "lock_actors", dids=expired)
+        _execute(connection, "queue", "hide", dids=expired)
 
 
 def want(connection: Connection, dids: Sequence[str], *, status: bool = False) -> None:
     """Asks for the resolution of accounts, known or not (queue `event`); with `status` also for their hosting status
     at their PDS."""
-    raise NotImplementedError
+    if dids:
+        _execute(connection, "queue", "want", dids=list(dids), status=status)
 
 
 def queue_refresh(connection: Connection, limit: int) -> int:
-    """Moves at most `limit` accounts whose refresh is due into the queue `refresh`. Returns how many."""
-    raise NotImplementedError
+    """Moves at most `limit` accounts whose refresh is due into the queue `refresh`. Returns how many. O(limit)."""
+    dids = [did for (did,) in _fetch(connection, "queue", "lock_refresh", limit=limit)]
+    return _execute(connection, "queue", "queue_refresh", dids=dids) if dids else 0
 
 
 def read(connection: Connection, dids: Sequence[str]) -> dict[str, StoredIdentity]:
     """The rows of those of `dids` that have one."""
-    raise NotImplementedError
+    return {row[0]: StoredIdentity(*row) for row in _fetch(connection, "read", "rows", dids=list(dids))}
 
 
-def with_handle(connection: Connection, handle: str) -> list[StoredIdentity]:
+def with_handle(connection: Connection, handle: str, limit: int = 10) -> list[StoredIdentity]:
     """The accounts whose document names this handle (lower case): first the one for which it is verified."""
-    raise NotImplementedError
+    return [StoredIdentity(*row) for row in _fetch(connection, "read", "with_handle", handle=handle, limit=limit)]
 
 
 def queue_state(connection: Connection, limit: int = MAX_COUNTED) -> QueueState:
     """The length of each queue, counted up to `limit`, and its oldest wait."""
-    raise NotImplementedError
+    rows = {queue: _fetch(connection, "queue", "length", queue=queue, limit=limit)[0] for queue in QUEUES}
+    return QueueState({queue: QueueLength(*row) for queue, row in rows.items()})
