@@ -107,6 +107,7 @@ def identity(stream: Stream, did: str, time: str | None = None, **more: Any) -> 
 
 def test_a_new_account_is_queued_with_its_first_commit(database: Database, stream: Stream) -> None:
     ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    bob.commit(post("a", "x"))
     (report,) = index(database, ann.commit(post("a", "x")), ann.commit(post("b", "x")), bob.sync())
     assert queued(database) == {ann.did: "new", bob.did: "new"}
     assert (report.accounts, report.unresolved) == (2, 2)
@@ -410,9 +411,10 @@ def test_concurrent_savers_never_break_the_unique_handle(queue: Queue, stream: S
     people = [Person(stream, name) for name in "abcdef"]
     dids = [person.did for person in people]
 
-    def write(_: int) -> None:
-        index(queue.database, *(person.commit(post(f"p{person.number}", "x")) for person in people))
-        index(queue.database, *(identity(stream, did) for did in reversed(dids)))
+    def write() -> None:
+        for number in range(15):
+            index(queue.database, *(person.commit(post(f"p{number}", "x")) for person in people))
+            index(queue.database, *(identity(stream, did) for did in reversed(dids)))
 
     def exchange(seed: int) -> None:
         rng = random.Random(seed)
@@ -423,7 +425,7 @@ def test_concurrent_savers_never_break_the_unique_handle(queue: Queue, stream: S
             queue.postpone(*(Postponed(did, "busy", 0.0) for did in rng.sample(dids, 3)))
 
     with ThreadPoolExecutor(5) as pool:
-        for ended in [pool.submit(exchange, seed) for seed in range(4)] + [pool.submit(write, 0)]:
+        for ended in [pool.submit(exchange, seed) for seed in range(4)] + [pool.submit(write)]:
             ended.result(60)
     queue.handles()
 
@@ -528,12 +530,12 @@ def test_who_has_a_handle(queue: Queue) -> None:
 
 
 def test_no_statement_reads_a_long_queue(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 100,000 accounts in each queue, and as many that are due."""
+    """With 100,000 accounts queued, and many that are due."""
     queue.sql("""
         INSERT INTO pipeline.identity (did, queue, wanted_at, next_check_at, claimed_handle, handle, handle_checked_at)
         SELECT 'did:plc:' || q || n, nullif(q, 'none'), CASE WHEN q <> 'none' THEN now() - n * interval '1 second' END,
             now() - n * interval '1 second', q || n || '.test', q || n || '.test', now()
-        FROM generate_series(1, 100000) n, unnest(ARRAY['event', 'new', 'retry', 'refresh', 'none']) q""")
+        FROM generate_series(1, 25000) n, unnest(ARRAY['event', 'new', 'retry', 'refresh', 'none']) q""")
     queue.sql("INSERT INTO bsky.actor (did, handle, \"indexedAt\") SELECT did, handle, '2026' FROM pipeline.identity")
     queue.sql("ANALYZE pipeline.identity, bsky.actor")
     read: set[tuple[str, str]] = set()
