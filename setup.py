@@ -42,6 +42,15 @@ INSTALL_REQUIRES = [
     # Look-ups in DNS: TXT records of handles, which the standard library can't ask for, and addresses of hosts, through
     # name servers of the operator's choice.
     "dnspython>=2.7,<3",
+    # Everything that is fetched over HTTP: requests sends it and reads the answer, through pools and connections of
+    # ours, which are urllib3's with checked addresses and limits. They use parts of it that a new major version may
+    # change, hence the bounded range.
+    "requests>=2.32.2,<3",
+    "urllib3>=2.2,<3",
+    # Root certificates where the system has none (slim images), and host names with other letters than ASCII's.
+    # Both are requests' own.
+    "certifi",
+    "idna>=3.7",
     # Captures and corpora are zstd files.
     "zstandard>=0.23,<1",
     # Command line and its progress bar.
@@ -55,9 +64,8 @@ DEV_REQUIRES = [
     "pytest-xdist>=3.6",
     # Properties: same tables for any batch size, restart, redelivery.
     "hypothesis>=6.130",
-    # Tests of the simulated network: its relay over real sockets, its PDS and PLC directory as a client sees them.
+    # Tests of the simulated network: its relay over real sockets.
     "websockets>=14",
-    "requests>=2.32,<3",
     # A second opinion: the published client reads the simulated network.
     "atproto>=0.0.62,<0.1",
     # A test builds the wheel without build isolation.

@@ -61,6 +61,8 @@ def relay() -> Backoff:
 
 MAX_RETRY_AFTER = 900.0
 """Longest wait, in seconds, that a server's `Retry-After` can ask for."""
+MIN_RETRY_AFTER = 1.0
+"""Shortest pause, in seconds, after a server asked for one."""
 FUTURE_CURSOR_SECONDS = 300.0
 """Between two connections with a cursor that the server says is in its future. Only a person can help, mostly."""
 
@@ -191,3 +193,18 @@ POOLER_SECONDS = 5.0
 
 MIGRATION_SECONDS = 900.0
 """How long one process waits for another that migrates the same database."""
+
+BREAKER_FAILURES = 5
+BREAKER_SECONDS = 60.0
+"""A server that fails so often in a row is not asked for so many seconds; then one request finds out whether it is
+back."""
+
+
+def parked_host() -> Backoff:
+    """A server that asks for a pause (429, 503) and does not say for how long."""
+    return Backoff(first=5.0, longest=300.0, jitter=0.5)
+
+
+IDLE_CONNECTION_SECONDS = 30.0
+"""How long a connection to a server may have been idle when it is used again. Firewalls on the way forget idle
+connections without a word, and a request on such a one would look like a server that hangs."""

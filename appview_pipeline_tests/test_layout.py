@@ -93,7 +93,10 @@ LIBRARIES = {
     "dagster": ("defs/",),
     "picows": ("network/",),
     "dns": ("network/",),
-    # "requests": ("network/",): as soon as it is used
+    "requests": ("network/",),
+    "urllib3": ("network/",),
+    "idna": ("network/",),
+    "certifi": ("network/",),
 }
 """Libraries that few places of the product may know."""
 

@@ -1,9 +1,32 @@
-"""Servers that are asked: how many requests each has, whether it is parked, and its circuit breaker."""
+"""Servers that are asked: how many requests each has, whether it is parked, its circuit breaker, its connections."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Literal
+
+from appview_pipeline.backoff import MIN_RETRY_AFTER
+from appview_pipeline.network.budget import Budget
+from appview_pipeline.network.circuit_breaker import CircuitBreaker
+from appview_pipeline.network.fetch_errors import FetchError
+from appview_pipeline.network.hosts import Target
+from appview_pipeline.network.pools import Adapter
+from appview_pipeline.network.rate_limits import Parking
+
+log = logging.getLogger(__name__)
+
+MAX_UPSTREAMS = 4_096
+"""Servers whose state is kept. Strangers name them, so there is no end of them; the longest unused are forgotten."""
+MAX_POOLS = 64
+"""Servers whose connections are kept open."""
+MAX_IDLE = 8
+"""Connections to a stranger's server that are kept open: with `MAX_POOLS`, at most 512 files."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +45,186 @@ class Upstream:
     parked_until: float | None
     reason: str | None
     in_flight: int
+
+
+@dataclass
+class Server:
+    """The state of one server, for `Upstreams`. Its lock is that of all."""
+
+    name: str
+    freed: threading.Condition
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    parking: Parking = field(default_factory=Parking)
+    in_flight: int = 0
+    waiting: int = 0
+
+
+class Turn:
+    """One request to a server, from its permission to its end, which is one of the three methods; with none of them it
+    ended without a word about the server.
+    """
+
+    def __init__(self, upstreams: Upstreams, server: Server, adapter: Adapter, *, is_probe: bool) -> None:
+        self.adapter = adapter
+        self._upstreams = upstreams
+        self._server = server
+        self._is_probe = is_probe
+        self._is_settled = False
+
+    def answered(self, headers: Mapping[str, str]) -> None:
+        """The server answered, whatever it said."""
+        with self._upstreams.lock:
+            self._is_settled = True
+            server, now = self._server, self._upstreams.clock()
+            if server.breaker.state != "closed":
+                log.info("%s answers again: its circuit breaker closes.", server.name)
+            server.breaker.succeeded()
+            server.parking.answered(now, headers, server.in_flight - 1)
+            self._wake()
+
+    def parked(self, headers: Mapping[str, str]) -> float:
+        """The server asked for a pause (429, 503). Returns its seconds."""
+        with self._upstreams.lock:
+            server, now = self._server, self._upstreams.clock()
+            if not server.parking.seconds_left(now):
+                log.info("%s asks for a pause.", server.name)
+            seconds = server.parking.refused(now, headers)
+            self._wake()
+            return seconds
+
+    def failed(self, reason: str) -> None:
+        """The server failed: no connection, no answer in time, or the answer that it has trouble."""
+        with self._upstreams.lock:
+            self._is_settled = True
+            breaker = self._server.breaker
+            opened = breaker.opened
+            breaker.failed(self._upstreams.clock(), reason, is_probe=self._is_probe)
+            if breaker.opened > opened:
+                log.warning("%s is not asked for a while: it failed %d times.", self._server.name, breaker.failures)
+            self._wake()
+
+    def end(self) -> None:
+        """Gives the place back. The lock is held."""
+        if not self._is_settled:
+            self._server.breaker.undecided(is_probe=self._is_probe)
+        self._server.in_flight -= 1
+        self.adapter.in_flight -= 1
+        if self._server.waiting:
+            self._server.freed.notify()
+
+    def _wake(self) -> None:
+        """Those that wait for a place look again: the server may have been parked."""
+        if self._server.waiting:
+            self._server.freed.notify_all()
+
+
+class Upstreams:
+    """All servers. Thread-safe. `clock` gives seconds that never go back; `new_adapter` makes a server's connections.
+
+    `concurrency`: limit of the requests to one server at the same time.
+    """
+
+    def __init__(
+        self, concurrency: int, new_adapter: Callable[[Target], Adapter], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.lock = threading.Lock()
+        self.clock = clock
+        self._concurrency = concurrency
+        self._new_adapter = new_adapter
+        self._servers: OrderedDict[str, Server] = OrderedDict()
+        self._adapters: OrderedDict[tuple[str, str, int], Adapter] = OrderedDict()
+
+    @contextmanager
+    def turn(self, target: Target, budget: Budget) -> Iterator[Turn]:
+        """Waits until the server may be asked, within the budget, and holds one of its places during the block.
+
+        Raises `FetchError` (`parked`, `breaker open`, `timeout`), none of which is a failure of what is asked for.
+        """
+        with self.lock:
+            server = self._server(target.name)
+            server.waiting += 1
+            try:
+                self._wait(server, budget)
+                is_probe = server.breaker.let_through()
+                server.in_flight += 1
+            finally:
+                server.waiting -= 1
+            adapter = self._adapter(target)
+            adapter.in_flight += 1
+        turn = Turn(self, server, adapter, is_probe=is_probe)
+        try:
+            yield turn
+        finally:
+            with self.lock:
+                turn.end()
+
+    def states(self) -> list[Upstream]:
+        """What is known of every server, the last asked first."""
+        with self.lock:
+            now, wall = self.clock(), time.time()
+            return [
+                Upstream(
+                    host=server.name,
+                    breaker=server.breaker.state,
+                    failures=server.breaker.failures,
+                    opened=server.breaker.opened,
+                    open_until=None if server.breaker.open_until is None else wall + server.breaker.open_until - now,
+                    parked_until=wall + server.parking.until - now if server.parking.seconds_left(now) else None,
+                    reason=server.breaker.reason,
+                    in_flight=server.in_flight,
+                )
+                for server in reversed(self._servers.values())
+            ]
+
+    def close(self) -> None:
+        """Closes the connections that are idle; the others follow when they are."""
+        with self.lock:
+            while self._adapters:
+                self._adapters.popitem()[1].close()
+
+    def _wait(self, server: Server, budget: Budget) -> None:
+        while True:
+            now = self.clock()
+            seconds = server.parking.seconds_left(now)
+            if seconds:
+                raise _refused("parked", f"{server.name} asked to be left alone for {_shown(seconds)}", server, seconds)
+            open_for = server.breaker.refuses_for(now)
+            if open_for is not None:
+                reason = f"{server.name} is not asked for {_shown(open_for)}, since it failed {server.breaker.failures}"
+                reason = f"{reason} times in a row (the last time: {server.breaker.reason})"
+                raise _refused("breaker open", reason, server, max(open_for, MIN_RETRY_AFTER))
+            if server.in_flight < self._concurrency:
+                return
+            left = budget.deadline - time.monotonic()
+            if left <= 0 or not server.freed.wait(left):
+                reason = f"{server.name} has {self._concurrency} requests, and none ended within {budget.seconds:g} s"
+                raise FetchError("timeout", reason, host=server.name, blames_account=False)
+
+    def _server(self, name: str) -> Server:
+        server = self._servers.get(name)
+        if server is None:
+            if len(self._servers) >= MAX_UPSTREAMS:
+                unused = (name for name, it in self._servers.items() if not it.in_flight + it.waiting)
+                self._servers.pop(next(unused, ""), None)
+            server = self._servers[name] = Server(name, threading.Condition(self.lock))
+        self._servers.move_to_end(name)
+        return server
+
+    def _adapter(self, target: Target) -> Adapter:
+        adapter = self._adapters.get(target.origin)
+        if adapter is None:
+            if len(self._adapters) >= MAX_POOLS:
+                unused = next((origin for origin, it in self._adapters.items() if not it.in_flight), None)
+                if unused is not None:
+                    self._adapters.pop(unused).close()
+            adapter = self._adapters[target.origin] = self._new_adapter(target)
+        self._adapters.move_to_end(target.origin)
+        return adapter
+
+
+def _refused(kind: Literal["parked", "breaker open"], reason: str, server: Server, seconds: float) -> FetchError:
+    return FetchError(kind, reason, host=server.name, retry_after=seconds, blames_account=False)
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds:.0f} s more" if seconds >= 1 else "a moment"

@@ -1,22 +1,61 @@
-"""The one client for everything that is fetched over HTTP: documents, handles, and XRPC queries of other servers."""
+"""The one client for everything that is fetched over HTTP: documents, handles, and XRPC queries of other servers.
+
+What it guarantees, whatever a server sends (docs/fetching.md has the reasons):
+
+- it connects only to checked addresses of the public network, with TLS, and to the operator's own servers;
+- a request ends within its limit of time, and its body and header have a limit of bytes;
+- no redirect is followed unless asked for, and each is checked like a URL of its own;
+- one server has a limited number of requests at a time, gets the pauses that it asks for, and is left alone for a while
+  when it keeps failing. None of that holds up requests to others.
+"""
 
 from __future__ import annotations
 
+import http.client
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from urllib.parse import urlencode
 
+import requests
+import urllib3
+
+from appview_pipeline import __version__
+from appview_pipeline.network.budget import Budget, spending
+from appview_pipeline.network.checked_sockets import tls_context
 from appview_pipeline.network.fetch_errors import FetchError, XrpcError
-from appview_pipeline.network.upstreams import Upstream
+from appview_pipeline.network.hosts import Hosts, Target
+from appview_pipeline.network.pools import Adapter, new_pool, prepared
+from appview_pipeline.network.rate_limits import PARKING_STATUSES
+from appview_pipeline.network.upstreams import MAX_IDLE, Turn, Upstream, Upstreams
+from appview_pipeline.protocol.event_stream import printable
 from appview_pipeline.settings import Settings
 
 __all__ = ["Answer", "Client", "FetchError", "Upstream", "XrpcError"]
 
+MAX_REDIRECTS = 3
+MAX_HEADER_BYTES = 65_536
+"""Bytes of an answer's header; it has at most 100 lines (`http.client`)."""
+USER_AGENT = f"appview-pipeline/{__version__}"
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PIECE = 65_536
+_FAILURES = ("connection", "tls", "timeout")
+"""Kinds of errors that count for the circuit breaker."""
+_MALFORMED = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    ValueError,  # a negative chunk size, among others
+)
+"""What the libraries raise for answers that are not HTTP; all other errors come from our sockets."""
+
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer: the URL that gave it (after redirects), its status, its headers (any case) and its whole body."""
+    """An HTTP answer: the URL that gave it (after redirects), its status, its headers (any case) and its body."""
 
     url: str
     status: int
@@ -27,13 +66,23 @@ class Answer:
 class Client:
     """Fetches over HTTP; one for a process, for any of its threads.
 
-    `ca_file` replaces the root certificates (PEM); `clock` gives UNIX seconds.
+    `ca_file` replaces the root certificates (PEM). `clock` gives seconds that never go back, for pauses and circuit
+    breakers. `hosts` replaces the look-up of names. Raises `OperatorError` where a URL of the operator's own can't be
+    asked.
     """
 
     def __init__(
-        self, settings: Settings, *, ca_file: str | None = None, clock: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        *,
+        ca_file: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        hosts: Hosts | None = None,
     ) -> None:
+        self.hosts = Hosts(settings) if hosts is None else hosts
         self._settings = settings
+        self._tls = tls_context(ca_file)
+        self._upstreams = Upstreams(settings.host_concurrency, self._new_adapter, clock)
 
     def get(
         self,
@@ -44,12 +93,16 @@ class Client:
         seconds: float | None = None,
         accept: str = "application/json",
     ) -> Answer:
-        """The answer to GET `url`: any status below 500 but 429, whose body has at most `max_bytes`.
+        """The answer to GET `url`: any status below 500 but 429, with a body of at most `max_bytes`.
 
+        The body of a status from 400 on is cut off there; any other that is longer is an error.
         `redirects`: how many are followed, at most 3. `seconds`: limit from the look-up of the host to the last byte
         (default: APPVIEW_FETCH_SECONDS). Raises `FetchError` for everything else.
         """
-        raise NotImplementedError
+        answer, target = self._fetch(url, max_bytes, redirects, seconds, accept)
+        if answer.status >= 500:
+            raise FetchError("status", f"{target.name} answered HTTP {answer.status}", host=target.name)
+        return answer
 
     def query(
         self,
@@ -63,15 +116,24 @@ class Client:
         """The body of the answer to an XRPC query of `method` (an NSID) at `service` (`https://host`).
 
         Raises `XrpcError` for an answer that is an error, and `FetchError` where there is none.
+        https://atproto.com/specs/xrpc
         """
-        raise NotImplementedError
+        url = f"{service.rstrip('/')}/xrpc/{method}" + (f"?{urlencode(parameters)}" if parameters else "")
+        answer, target = self._fetch(url, max_bytes, 0, seconds, "*/*")
+        if answer.status == 200:
+            return answer.body
+        name, message = _xrpc_error(answer.body)
+        said = ": ".join(part for part in (name, message) if part)
+        reason = f"{target.name} answered HTTP {answer.status}" + (f" ({said})" if said else "")
+        raise XrpcError(answer.status, name, reason, host=target.name)
 
     def upstreams(self) -> list[Upstream]:
-        """The servers asked lately, and their states. Bounded."""
-        return []
+        """The servers asked lately, and their states: at most 4,096, the last asked first."""
+        return self._upstreams.states()
 
     def close(self) -> None:
         """Closes all connections that are idle."""
+        self._upstreams.close()
 
     def __enter__(self) -> Client:
         return self
@@ -80,3 +142,161 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _new_adapter(self, target: Target) -> Adapter:
+        max_idle = self._settings.host_concurrency
+        return Adapter(
+            new_pool(target, self.hosts, self._tls, max_idle if target.is_trusted else min(max_idle, MAX_IDLE))
+        )
+
+    def _fetch(
+        self, url: str, max_bytes: int, redirects: int, seconds: float | None, accept: str
+    ) -> tuple[Answer, Target]:
+        """The answer of any status, and where it is from."""
+        assert 0 <= redirects <= MAX_REDIRECTS, redirects
+        settings = self._settings
+        budget = Budget(
+            settings.fetch_seconds if seconds is None else seconds,
+            settings.fetch_connect_seconds,
+            settings.fetch_read_seconds,
+        )
+        headers = {"User-Agent": USER_AGENT, "Accept": accept, "Accept-Encoding": "identity"}
+        target = self.hosts.target(url)
+        followed = 0
+        while True:
+            answer = self._ask(target, budget, headers, max_bytes)
+            if answer.status not in _REDIRECTS:
+                return answer, target
+            location = answer.headers.get("Location")
+            if location is None:
+                raise FetchError("redirect", f"{target.name} redirects to nowhere", host=target.name)
+            if followed == redirects:
+                what = f"more than {redirects} times" if redirects else f"to {printable(location)[:200]}"
+                raise FetchError("redirect", f"{target.name} redirects {what}", host=target.name)
+            target = self.hosts.redirected(target, location)
+            followed += 1
+
+    def _ask(self, target: Target, budget: Budget, headers: Mapping[str, str], max_bytes: int) -> Answer:
+        """One request, with its part in the server's state. Raises `FetchError`, also for 429 and 503."""
+        with self._upstreams.turn(target, budget) as turn:
+            left = budget.left()
+            try:
+                answer = _exchange(turn.adapter, target, budget, headers, max_bytes)
+            except FetchError as error:
+                if error.kind == "timeout" and left < budget.seconds / 2:
+                    error.blames_account = False  # the server had too little time: we waited for our turn
+                _settle(turn, error)
+                raise
+            if answer.status in PARKING_STATUSES:
+                seconds = turn.parked(answer.headers)
+                reason = f"{target.name} answered HTTP {answer.status} and is left alone for {seconds:.0f} s"
+                raise FetchError("parked", reason, host=target.name, retry_after=seconds, blames_account=False)
+            if answer.status >= 500 and answer.status != 501:  # 501 is an answer: it does not have the method
+                turn.failed(f"{target.name} answered HTTP {answer.status}")
+            else:
+                turn.answered(answer.headers)
+            return answer
+
+
+def _settle(turn: Turn, error: FetchError) -> None:
+    """What a failed request says about its server."""
+    if error.kind in _FAILURES and error.blames_account:
+        turn.failed(error.reason)
+    elif error.kind in ("too big", "encoding"):
+        turn.answered({})
+
+
+def _exchange(adapter: Adapter, target: Target, budget: Budget, headers: Mapping[str, str], max_bytes: int) -> Answer:
+    """Sends a request and reads its answer. Raises `FetchError`.
+
+    A pooled connection may have been closed by the server just now. Where it ends without a byte of an answer, the
+    request is sent once more on a new one.
+    """
+    budget.begin(target.name)
+    with spending(budget):
+        try:
+            return _send(adapter, target, budget, headers, max_bytes)
+        except FetchError as error:
+            if budget.has_connected or budget.received or error.kind not in ("connection", "tls"):
+                raise
+        budget.wants_connection = True
+        return _send(adapter, target, budget, headers, max_bytes)
+
+
+def _send(adapter: Adapter, target: Target, budget: Budget, headers: Mapping[str, str], max_bytes: int) -> Answer:
+    budget.allow(MAX_HEADER_BYTES, "a header")
+    try:
+        response = adapter.send(
+            prepared(target.url, headers), stream=True, timeout=(budget.connect_seconds, budget.read_seconds)
+        )
+        with response:
+            status = response.status_code
+            if not 200 <= status < 600:
+                raise FetchError("connection", f"{target.name} answered HTTP {status}, which is none", host=target.name)
+            needs_body = status not in _REDIRECTS and status not in PARKING_STATUSES
+            body = _body(response, target, budget, max_bytes) if needs_body else b""
+            return Answer(target.url, status, response.headers, body)
+    except _MALFORMED as error:
+        raise _malformed(error, target) from None
+
+
+def _body(response: requests.Response, target: Target, budget: Budget, max_bytes: int) -> bytes:
+    """The body, read in pieces. Raises `FetchError`."""
+    is_error = response.status_code >= 400
+    for header, usual in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+        encoding = response.headers.get(header, usual).strip().lower()
+        if encoding != usual:
+            if is_error:
+                return b""
+            reason = f"{target.name} sends the content encoding {printable(encoding)[:50]}, which was not asked for"
+            raise FetchError("encoding", reason, host=target.name)
+    length = response.raw.length_remaining
+    if length is not None and length > max_bytes and not is_error:
+        reason = f"{target.name} sends {length:,} bytes; {max_bytes:,} are allowed"
+        raise FetchError("too big", reason, host=target.name)
+    # Chunks have a frame: of tiny ones it is larger than the body, and they cost more to read.
+    budget.allow(max_bytes + max_bytes // 4 + MAX_HEADER_BYTES, "a body")
+    pieces: list[bytes] = []
+    count = 0
+    for piece in _pieces(response):
+        pieces.append(piece)
+        count += len(piece)
+        if count > max_bytes:
+            if is_error:
+                return b"".join(pieces)[:max_bytes]
+            raise FetchError("too big", f"{target.name} sends more than {max_bytes:,} bytes", host=target.name)
+    response.raw.release_conn()  # keeps the connection, of which nothing is left to read, for later
+    return b"".join(pieces)
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    pieces: Iterator[bytes] = response.raw.stream(_PIECE, decode_content=False)
+    return pieces
+
+
+def _malformed(error: Exception, target: Target) -> FetchError:
+    """The error for one of `_MALFORMED`: what is wrong with the answer."""
+    chain: list[object] = [error]
+    for link in chain:  # the libraries wrap errors in arguments, in attributes and as causes
+        if isinstance(link, Exception) and len(chain) < 20:
+            chain += [*link.args, getattr(link, "reason", None), link.__cause__, link.__context__]
+    kind = {type(link) for link in chain}
+    name = target.name
+    if http.client.RemoteDisconnected in kind:
+        return FetchError("connection", f"{name} closed the connection without an answer", host=name)
+    if http.client.LineTooLong in kind or any("got more than" in str(link) for link in chain):
+        return FetchError("too big", f"{name} sends a header with too many or too long lines", host=name)
+    if http.client.IncompleteRead in kind or "prematurely" in str(error):
+        return FetchError("connection", f"{name} closed the connection before the end of its answer", host=name)
+    return FetchError("connection", f"{name} sent an answer that is not HTTP", host=name)
+
+
+def _xrpc_error(body: bytes) -> tuple[str, str]:
+    """Name and message in the body of an error; empty where there is none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return "", ""
+    if not isinstance(value, dict):
+        return "", ""
+    return printable(value.get("error"))[:100], printable(value.get("message"))[:200]
