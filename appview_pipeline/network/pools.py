@@ -71,22 +71,24 @@ class _TLSConnection(HTTPSConnection):
 class _PlainPool(HTTPConnectionPool):
     """A pool in which a connection that was idle for too long is not used again."""
 
-    ConnectionCls = _PlainConnection
+    ConnectionCls: type[HTTPConnection] = _PlainConnection
 
-    def _get_conn(self, timeout: float | None = None) -> HTTPConnection:
+    def _get_conn(self, timeout: float | None = None) -> Any:
         connection = super()._get_conn(timeout)
         since = getattr(connection, "idle_since", None)
         if since is not None and (current().wants_connection or time.monotonic() - since > IDLE_CONNECTION_SECONDS):
             connection.close()
         return connection
 
-    def _put_conn(self, conn: HTTPConnection | None) -> None:
+    def _put_conn(self, conn: Any) -> None:
         if conn is not None:
-            conn.idle_since = time.monotonic()  # type: ignore[attr-defined]
+            conn.idle_since = time.monotonic()
         super()._put_conn(conn)
 
 
 class _TLSPool(_PlainPool, HTTPSConnectionPool):
+    """The same with TLS."""
+
     ConnectionCls = _TLSConnection
 
 
