@@ -175,7 +175,8 @@ def take(connection: Connection, queue: str, limit: int, claim_seconds: float) -
     """Takes at most `limit` accounts that may be resolved now, the one that waits longest first.
 
     They come back by themselves after `claim_seconds`, unless they are saved or postponed before. Costs O(limit),
-    however long the queue is. Accounts that must not be collected leave the queue and are not returned.
+    however long the queue is. Excluded accounts whose hosting status is not wanted leave the queue, and are not
+    returned.
     """
     dids = [did for (did,) in _fetch(connection, "queue", "due", queue=queue, limit=limit)]
     return _taken(connection, dids, claim_seconds)
@@ -206,7 +207,7 @@ def save(connection: Connection, settled: Sequence[Settled], *, usable_seconds: 
     An account leaves its queue unless it was asked for again since it was taken; one that is in no queue any more is
     skipped. A handle belongs to the last account that it was verified for: another one that had it loses it, and is
     checked again in an hour. A handle that was verified less than `usable_seconds` ago stays while its check gets no
-    answer. Nothing is written of accounts that must not be collected.
+    answer. Of excluded accounts nothing is stored.
     """
     if not settled:
         return

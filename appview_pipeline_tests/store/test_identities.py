@@ -18,6 +18,7 @@ from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.explain import whole_tables
 from appview_pipeline_tests.support.frames import Person, Stream, did_of, post
 from appview_pipeline_tests.support.tables import one, rows
+from appview_pipeline_tests.support.waiting import wait_for
 
 USABLE = 86_400.0
 A, B, C = "did:plc:a", "did:plc:b", "did:plc:c"
@@ -43,7 +44,8 @@ def found(did: str, handle: str | None = None, asked_at: datetime | None = None,
 
 def unverified(did: str, handle: str, asked_at: datetime | None = None, **others: Any) -> Settled:
     """The outcome of one that found a document whose handle does not name the account."""
-    return found(did, None, asked_at, **{"claimed_handle": handle, "handle_error": "no TXT record", **others})
+    values: dict[str, Any] = {"claimed_handle": handle, "handle_error": "no TXT record", **others}
+    return found(did, None, asked_at, **values)
 
 
 class Queue:
@@ -208,16 +210,34 @@ EXCLUDING = [
 
 
 @pytest.mark.parametrize("excluding", EXCLUDING, ids=["forbidden", "deleted"])
-def test_nothing_is_kept_of_accounts_that_must_not_be_collected(queue: Queue, excluding: str) -> None:
-    queue.want(A, B)
+@pytest.mark.parametrize("status", [False, True])
+def test_nothing_is_kept_of_excluded_accounts(queue: Queue, excluding: str, status: bool) -> None:
+    queue.want(A, B, status=status)
     asked_at = {it.did: it.asked_at for it in queue.take()}
     queue.sql(excluding)
     queue.save(found(A, "a.test", asked_at[A]), found(B, "b.test", asked_at[B]))
     assert queue.handles() == {B: "b.test"}
     assert queue.row(A) == StoredIdentity(A, asked_at=asked_at[A])
+    # Queued all the same, it is not resolved, unless its PDS is to say whether it was deleted.
     queue.want(A, B)
-    assert [it.did for it in queue.take()] == [B]
-    assert queue.row(A).queue is None
+    queue.sql("UPDATE pipeline.identity SET status_wanted = %s", status)
+    assert {it.did for it in queue.take()} == ({A, B} if status else {B})
+    assert queue.row(A).queue == ("event" if status else None)
+    if status:
+        queue.save(found(A, "a.test", queue.row(A).asked_at, status_seconds=30.0))
+        assert (queue.row(A).queue, queue.row(A).attempts, queue.row(A).state) == ("retry", 1, None)
+
+
+def test_whoever_excludes_an_account_waits_for_a_resolution_that_is_being_saved(queue: Queue) -> None:
+    queue.want(A, status=True)
+    (wanted,) = queue.take()
+    with ThreadPoolExecutor(1) as pool:
+        with queue.database.connect("writer") as connection:
+            identities.save(connection, [found(A, "a.test", wanted.asked_at)], usable_seconds=USABLE)
+            excluding = pool.submit(queue.sql, EXCLUDING[0])
+            wait_for(lambda: one(queue.database.url, "SELECT count(*) FROM pg_locks WHERE NOT granted"), 20)
+            assert not excluding.done()
+        excluding.result(20)
 
 
 def test_an_opt_out_that_removed_the_data_and_was_withdrawn_excludes_nothing(queue: Queue) -> None:
@@ -247,7 +267,7 @@ def test_what_was_found_is_stored_and_the_account_leaves_its_queue(queue: Queue)
 @pytest.mark.parametrize("state", ["not found", "tombstoned", "invalid"])
 def test_an_account_without_a_document_has_no_handle_and_gets_no_row(queue: Queue, state: str) -> None:
     queue.resolve(found(B, "b.test"))
-    nothing = {"state": state, "doc": None, "pds": None, "signing_key": None, "error": "404"}
+    nothing: dict[str, Any] = {"state": state, "doc": None, "pds": None, "signing_key": None, "error": "404"}
     queue.resolve(found(A, None, **nothing), found(B, None, **nothing))
     assert rows(queue.database.url, "SELECT did, handle FROM bsky.actor") == [(B, None)]
     assert (queue.row(A).state, queue.row(A).error, queue.row(B).handle) == (state, "404", None)

@@ -1,8 +1,7 @@
 -- The queues of `pipeline.identity`: accounts whose identity is to be resolved.
 --
 -- Guarantees: an account is in one queue or in none. Taking and queuing cost as much as the accounts that they return,
--- however long the queues are. An account that is taken comes back by itself when its time is over. Accounts that must
--- not be collected (data collection is forbidden, or the account is deleted and removed) leave the queues unresolved.
+-- however long the queues are. An account that is taken comes back by itself when its time is over.
 
 -- :due
 -- At most %(limit)s accounts of the queue %(queue)s that may be resolved now, the one that waits longest first; locked,
@@ -19,20 +18,17 @@ FOR UPDATE SKIP LOCKED;
 SELECT did FROM pipeline.identity WHERE did = ANY (%(dids)s) AND queue IS NOT NULL ORDER BY did FOR UPDATE;
 
 -- :take
--- Takes these accounts for %(claim)s seconds; those that must not be collected leave their queue instead.
+-- Takes these accounts for %(claim)s seconds. Excluded ones (excluded.sql) leave their queue instead, unless their
+-- hosting status is wanted.
 -- - taken: the accounts afterwards.
 WITH taken AS (
   UPDATE pipeline.identity i SET
-    queue = CASE WHEN NOT x.is_excluded THEN i.queue END,
-    wanted_at = CASE WHEN NOT x.is_excluded THEN now() + make_interval(secs => %(claim)s) END,
-    next_check_at = CASE WHEN NOT x.is_excluded THEN i.next_check_at END,
-    status_wanted = i.status_wanted AND NOT x.is_excluded
+    queue = CASE WHEN x.is_taken OR i.status_wanted THEN i.queue END,
+    wanted_at = CASE WHEN x.is_taken OR i.status_wanted THEN now() + make_interval(secs => %(claim)s) END,
+    next_check_at = CASE WHEN x.is_taken THEN i.next_check_at END
   FROM unnest(%(dids)s) d (did)
   CROSS JOIN LATERAL (
-    SELECT
-      EXISTS (SELECT FROM pipeline.actor_setting f WHERE f.did = d.did AND f.data_collection_forbidden)
-      OR EXISTS (SELECT FROM pipeline.removal r WHERE r.did = d.did AND r.reason = 'deleted') AS is_excluded
-    OFFSET 0
+    SELECT NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = d.did AND r.excluded) AS is_taken OFFSET 0
   ) x
   WHERE i.did = d.did AND i.did = ANY (%(dids)s)
   RETURNING i.*
@@ -96,8 +92,8 @@ SELECT did FROM bsky.actor WHERE did = ANY (%(dids)s) ORDER BY did FOR UPDATE;
 UPDATE bsky.actor SET handle = NULL WHERE did = ANY (%(dids)s);
 
 -- :length
--- How many accounts are in the queue %(queue)s, counted up to %(limit)s, and for how many seconds the first one that may
--- be resolved now has waited.
+-- How many accounts are in the queue %(queue)s, counted up to %(limit)s, and for how many seconds the first one that
+-- may be resolved now has waited.
 SELECT
   (SELECT count(*) FROM (SELECT FROM pipeline.identity WHERE queue = %(queue)s LIMIT %(limit)s) counted),
   (

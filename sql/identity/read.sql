@@ -15,8 +15,8 @@ ORDER BY handle IS NULL, did
 LIMIT %(limit)s;
 
 -- :hosting
--- The account %(did)s elsewhere: its hosting status as the relay and its PDS say it, what readers see of it, whether its
--- data may be collected, and its removal.
+-- The account %(did)s elsewhere: its hosting status as the relay and its PDS say it, what readers see of it, whether
+-- the collection of its data is forbidden, and its removal.
 SELECT
   r.active, r.status, r.account_at, r.status_doubtful, r.pds_status, r.pds_asked_at,
   a.did IS NOT NULL AS is_indexed, a.handle, a."upstreamStatus", a."takedownRef",

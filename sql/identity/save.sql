@@ -4,12 +4,13 @@
 -- that it was verified for has it: also where accounts of one transaction exchange their handles. Rows are locked in
 -- order of did, first those of `pipeline.identity`, then those of `bsky.actor`, as the write path does. A resolution
 -- that began before somebody asked again is stored, but the account stays queued; one of an account that is in no queue
--- any more, because it was removed or another process was faster, is not stored. Of accounts that must not be collected
--- nothing is. Of `bsky.actor` only the handle and "indexedAt" change.
+-- any more, because it was removed or another process was faster, is not stored. Nothing is stored of excluded accounts
+-- (excluded.sql): whoever excludes one waits for the lock of its row. Of `bsky.actor` only the handle and "indexedAt"
+-- change.
 
 -- :stage
 -- The outcomes, in the order in which the resolutions ended (`position`). The statements below fill in the last three
--- columns: `is_settled` (nobody asked again; null: not to be stored), `is_excluded` (nothing of it may be collected), and
+-- columns: `is_settled` (nobody asked again; null: not to be stored), `is_excluded` (the account is excluded), and
 -- `is_kept` (the check of the handle had no answer, and the one that was verified before stays).
 CREATE TEMPORARY TABLE IF NOT EXISTS settled (
   position int NOT NULL,
@@ -81,10 +82,7 @@ UPDATE settled s SET
 FROM settled d
 CROSS JOIN LATERAL (SELECT * FROM pipeline.identity i WHERE i.did = d.did AND i.queue IS NOT NULL OFFSET 0) i
 CROSS JOIN LATERAL (
-  SELECT
-    EXISTS (SELECT FROM pipeline.actor_setting f WHERE f.did = d.did AND f.data_collection_forbidden)
-    OR EXISTS (SELECT FROM pipeline.removal r WHERE r.did = d.did AND r.reason = 'deleted') AS is_excluded
-  OFFSET 0
+  SELECT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = d.did AND r.excluded) AS is_excluded OFFSET 0
 ) x
 CROSS JOIN LATERAL (
   SELECT d.handle IS NULL AND NOT d.is_handle_final AND i.handle IS NOT NULL AND i.handle = d.claimed_handle
@@ -99,12 +97,18 @@ WHERE s.is_settled IS NULL
   OR EXISTS (SELECT FROM settled l WHERE l.did = s.did AND l.position > s.position AND l.is_settled IS NOT NULL);
 
 -- :dequeue_excluded
--- Takes accounts that must not be collected out of the queue.
-UPDATE pipeline.identity i SET queue = NULL, wanted_at = NULL, next_check_at = NULL, status_wanted = false
-WHERE i.did = ANY (ARRAY(SELECT did FROM settled WHERE is_excluded));
+-- Takes excluded accounts out of the queue, unless their hosting status is still wanted.
+UPDATE pipeline.identity i SET
+  queue = CASE WHEN NOT s.is_settled THEN i.queue WHEN s.status_seconds IS NOT NULL THEN 'retry' END,
+  wanted_at = CASE WHEN NOT s.is_settled THEN i.wanted_at ELSE now() + make_interval(secs => s.status_seconds) END,
+  attempts = CASE WHEN s.status_seconds IS NOT NULL THEN i.attempts + 1 ELSE 0 END,
+  next_check_at = NULL,
+  status_wanted = i.status_wanted AND (NOT s.is_settled OR s.status_seconds IS NOT NULL)
+FROM settled s
+WHERE s.is_excluded AND i.did = s.did AND i.did = ANY (ARRAY(SELECT did FROM settled WHERE is_excluded));
 
 -- :drop_excluded
--- Stores nothing of them.
+-- Stores nothing else of them.
 DELETE FROM settled WHERE is_excluded;
 
 -- :contend
@@ -154,12 +158,12 @@ CROSS JOIN LATERAL (
 WHERE s.handle IS NOT NULL AND i.did = l.did;
 
 -- :actors
--- Shows readers the handles, and adds accounts that are not indexed yet and whose document was found. "indexedAt" is the
--- time of the #identity event that asked, as in the reference, or that of a change that a refresh finds.
+-- Shows readers the handles, and adds accounts that are not indexed yet and whose document was found. "indexedAt" is
+-- the time of the #identity event that asked, as in the reference, or that of a change that a refresh finds.
 -- - shown: the outcomes, with what is known of the account elsewhere; `at`: the "indexedAt" that it gets.
 WITH shown AS MATERIALIZED (
   SELECT s.did, s.handle, s.state, a.did IS NOT NULL AS is_indexed, a.handle AS old_handle, a."indexedAt" AS old_at,
-    r.active, r.status,
+    coalesce(r.active OR r.status_doubtful, true) AS is_active, r.status,
     CASE
       WHEN e.at COLLATE "C" > a."indexedAt" COLLATE "C" THEN e.at
       WHEN i.queue = 'refresh' AND a.handle IS DISTINCT FROM s.handle THEN e.now
@@ -176,7 +180,7 @@ WITH shown AS MATERIALIZED (
   LEFT JOIN LATERAL (SELECT * FROM pipeline.repo r WHERE r.did = s.did OFFSET 0) r ON true
 )
 INSERT INTO bsky.actor AS a (did, handle, "indexedAt", "upstreamStatus")
-SELECT did, handle, at, pipeline.upstream_status(coalesce(active, true), status)
+SELECT did, handle, at, pipeline.upstream_status(is_active, status)
 FROM shown
 WHERE CASE WHEN is_indexed THEN (handle, at) IS DISTINCT FROM (old_handle, old_at) ELSE state = 'found' END
 ORDER BY did
@@ -198,7 +202,7 @@ UPDATE pipeline.identity i SET
   handle_source = s.handle_source,
   handle_error = s.handle_error,
   error = s.error,
-  attempts = 0,
+  attempts = CASE WHEN s.status_seconds IS NOT NULL THEN i.attempts + 1 ELSE 0 END,
   resolved_at = now(),
   handle_checked_at = CASE WHEN s.is_handle_final THEN now() ELSE i.handle_checked_at END,
   pds_changed_at = CASE WHEN s.pds <> i.pds THEN now() ELSE i.pds_changed_at END,

@@ -44,8 +44,13 @@ BEGIN
         -- Nothing of it is to be fetched.
         DELETE FROM pipeline.backfill_queue WHERE did = account;
         DELETE FROM pipeline.gap WHERE did = account AND resolved_at IS NULL;
-        UPDATE pipeline.identity SET queue = NULL, wanted_at = NULL, next_check_at = NULL
-        WHERE did = account AND NOT status_wanted;  -- Otherwise its PDS is to say whether the account was deleted.
+        -- Waits for a resolution that is being saved. Where the hosting status is wanted the account stays queued: its
+        -- PDS is to say whether it was deleted.
+        UPDATE pipeline.identity SET
+            queue = CASE WHEN status_wanted THEN queue END,
+            wanted_at = CASE WHEN status_wanted THEN wanted_at END,
+            next_check_at = NULL
+        WHERE did = account;
     ELSE
         -- What came while it was excluded is missing: no commit up to now is known to be applied, and all is fetched.
         UPDATE pipeline.repo SET chain_from = NULL WHERE did = account;
