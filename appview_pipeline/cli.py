@@ -117,6 +117,63 @@ def status(as_json: bool) -> None:
         click.echo("\n".join(found.lines()))
 
 
+@cli.group()
+def privacy() -> None:
+    """Accounts that forbid the collection of their data (docs/privacy.md)."""
+
+
+@privacy.command("forbid")
+@click.argument("account", metavar="DID|HANDLE")
+@click.option("--purge", is_flag=True, help="Also remove what is stored; the job remove_accounts does it.")
+def privacy_forbid(account: str, purge: bool) -> None:
+    """Store nothing new of an account from now on, whatever way it arrives."""
+    _switch_collection(account, forbid=True, purge=purge)
+
+
+@privacy.command("allow")
+@click.argument("account", metavar="DID|HANDLE")
+def privacy_allow(account: str) -> None:
+    """Store what an account writes again, and queue its repository to be fetched whole."""
+    _switch_collection(account, forbid=False, purge=False)
+
+
+def _switch_collection(account: str, *, forbid: bool, purge: bool) -> None:
+    from appview_pipeline.ingest.opting_out import switch_collection
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("privacy")
+    database = open_database(settings)
+    try:
+        click.echo(switch_collection(database, account, forbid=forbid, purge=purge).sentence)
+    finally:
+        database.close()
+
+
+@privacy.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object an account.")
+def privacy_list(as_json: bool) -> None:
+    """List the accounts that forbid the collection of their data, the longest first."""
+    from appview_pipeline.store.database import open_database
+    from appview_pipeline.store.exclusion import opted_out
+
+    settings = _begin("privacy")
+    database = open_database(settings)
+    try:
+        with database.connect("reader") as connection:
+            accounts = opted_out(connection)
+    finally:
+        database.close()
+    for account in accounts:
+        if as_json:
+            _json_line(asdict(account))
+        else:
+            purge = "" if account.purge is None else f"  purge {account.purge}"
+            handle = "" if account.handle is None else f"  {account.handle}"
+            click.echo(f"{account.did}{handle}  since {account.since:%Y-%m-%d %H:%M}{purge}")
+    if not as_json and not accounts:
+        click.echo("No account forbids the collection of its data.")
+
+
 @cli.command("dead-letters")
 @click.option("--kind", help="Only this kind.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Most letters shown.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from appview_pipeline.indexing.changes import Change, DeadLetter, RepoState
 from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.indexing.events import read_change, read_envelope, refusal
+from appview_pipeline.indexing.exclusion import content_of
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.shared_rows import fingerprint
 from appview_pipeline.indexing.validators import record_validators
@@ -27,10 +28,12 @@ from appview_pipeline.store.dead_letters import (
     mark_failed,
     mark_resolved,
 )
+from appview_pipeline.store.exclusion import excluded_of
 
 LETTERS_AT_ONCE = 200
 """Letters read from the database at a time."""
 MAX_EXAMPLES = 20
+EXCLUDED = "nothing of its account may be stored: it forbids the collection of its data, or it was deleted"
 
 
 class NotRetriable(Exception):
@@ -107,10 +110,15 @@ def _retry(settings: Settings, database: Database, letter: StoredLetter, reader:
     change = reader.change_of(letter)
     assert letter.content is not None
     own = _as_dead_letter(letter, letter.content, letter.kind, letter.reason)
+    with database.connect("reader") as connection:
+        if excluded_of(connection, content_of(change)):
+            raise NotRetriable(EXCLUDED)
     (change,) = restore(database, [change])
     again = next((it for it in change.dead_letters if fingerprint(it) == fingerprint(own)), None)
     if again is None:
         reports = Writer(database, settings, f"retry:{letter.source}").write([change], time.time())
+        if any(report.withheld for report in reports):
+            raise NotRetriable(EXCLUDED)  # since a moment ago
         # The writer finds what PostgreSQL refuses only when it writes; for a single record that is this letter.
         rejected = [kind for report in reports for kind in report.rejected_by_kind]
         if letter.form != "frame" and rejected:

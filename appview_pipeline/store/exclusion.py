@@ -58,7 +58,8 @@ def drop_notifications(cursor: Cursor) -> None:
 def excluded_of(connection: Connection, dids: Collection[str]) -> frozenset[str]:
     """Those of these accounts that are excluded now."""
     with connection.cursor() as cursor:
-        cursor.execute(sections("apply/excluded.sql")["find"], {"dids": list(dids)})
+        possible = [did for did in dids if "\0" not in did]  # PostgreSQL holds no others
+        cursor.execute(sections("apply/excluded.sql")["find"], {"dids": possible})
         return frozenset(did for (did,) in cursor.fetchall())
 
 

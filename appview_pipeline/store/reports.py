@@ -21,6 +21,7 @@ class Applied:
 
     `ops` counts by `"<collection> <action>"`, `written` rows by table, `rejected_by_kind` dead letters by kind.
     `skipped` are numbers that the relay left out, `doubtful` frames whose number fits nothing before it.
+    `withheld` are events of excluded accounts, of which something was left out.
     `lag_seconds` is how far behind the relay the newest batch was applied. `*_ms` are sums over the batches.
     """
 
@@ -38,6 +39,7 @@ class Applied:
     stale: int
     skipped: int
     doubtful: int
+    withheld: int
     bytes: int
     decode_ms: float
     apply_ms: float

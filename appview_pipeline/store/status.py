@@ -38,6 +38,7 @@ class PipelineStatus:
 
     By kind: `dead_letters` not resolved, `dead_letter_bytes_today` (UTC) of the `dead_letter_day_bytes` allowed, and
     `dead_letters_left_out`, which were only counted in the last 24 hours. `incomplete_repositories` have open gaps.
+    `opted_out`: accounts that forbid the collection of their data.
     """
 
     database: str
@@ -52,6 +53,7 @@ class PipelineStatus:
     incomplete_repositories: int
     pending: int
     repositories: int
+    opted_out: int
     ignored_collections: dict[str, int]
     rows: dict[str, int]
 
@@ -79,6 +81,7 @@ class PipelineStatus:
                 f"{stream.skipped_last_hour:,} numbers skipped, {stream.doubtful_last_hour:,} doubtful"
             )
         lines.append(f"Repositories  {self.repositories:,}")
+        lines.append(f"Opted out     {self.opted_out:,}")
         lines.append(f"Dead letters  {_counts(self.dead_letters)}")
         if self.dead_letter_bytes_today or self.dead_letters_left_out:
             today = ", ".join(
@@ -109,7 +112,7 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
             cursor.execute(statements[name])
             return cursor.fetchall()
 
-    (size, pending, repositories) = rows("totals")[0]
+    (size, pending, repositories, opted_out) = rows("totals")[0]
     of_day = rows("dead_letters_of_day")
     return PipelineStatus(
         database=database_url.describe(url),
@@ -124,6 +127,7 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
         incomplete_repositories=rows("incomplete")[0][0],
         pending=pending,
         repositories=repositories,
+        opted_out=opted_out,
         ignored_collections=dict(rows("ignored")),
         rows=dict(rows("rows")),
     )

@@ -73,6 +73,7 @@ SELECT
   sum(b.stale)::bigint AS stale,
   coalesce(sum(b.skipped) FILTER (WHERE b.live), 0)::bigint AS skipped,
   coalesce(sum(b.doubtful) FILTER (WHERE b.live), 0)::bigint AS doubtful,
+  sum(b.withheld)::bigint AS withheld,
   sum(b.bytes)::bigint AS bytes,
   coalesce(sum(b.decode_ms), 0)::float8 AS decode_ms,
   coalesce(sum(b.apply_ms), 0)::float8 AS apply_ms,

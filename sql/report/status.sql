@@ -67,11 +67,12 @@ ORDER BY kind;
 SELECT count(DISTINCT did) FROM pipeline.gap WHERE resolved_at IS NULL AND did IS NOT NULL;
 
 -- :totals
--- Size of the database, pending records, and repositories (PostgreSQL's estimate).
+-- Size of the database, pending records, repositories (PostgreSQL's estimate), and accounts that have opted out.
 SELECT
   pg_database_size(current_database()),
   (SELECT count(*) FROM pipeline.pending),
-  (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'pipeline.repo'::regclass);
+  (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'pipeline.repo'::regclass),
+  (SELECT count(*) FROM pipeline.actor_setting WHERE data_collection_forbidden);
 
 -- :ignored
 -- The ten collections that are not indexed and have the most operations.

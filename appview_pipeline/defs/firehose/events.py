@@ -40,6 +40,7 @@ def firehose_event(applied: Applied, seconds: float, shard: str = "0/1") -> dg.A
             "batches": applied.batches,
             "doubtful_numbers": applied.doubtful,
             "ignored_operations": applied.ignored,
+            "withheld_events": applied.withheld,
             "rejected_by_kind": dict(sorted(applied.rejected_by_kind.items())),
         }
     )
