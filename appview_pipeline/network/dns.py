@@ -98,6 +98,8 @@ class Resolver:
     def _ask(self, name: str, kind: dns.rdatatype.RdataType, seconds: float) -> list[dns.rdata.Rdata]:
         try:
             asked = dns.name.from_text(name, dns.name.root)
+            if asked == dns.name.root:
+                raise dns.name.EmptyLabel
         except (dns.exception.DNSException, ValueError) as error:
             too_long = isinstance(error, dns.name.NameTooLong | dns.name.LabelTooLong)
             reason = "is too long for DNS" if too_long else "is no name that DNS knows"

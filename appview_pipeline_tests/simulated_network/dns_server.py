@@ -160,11 +160,11 @@ class DnsServer:
         async def serve() -> None:
             await self._loop.create_datagram_endpoint(lambda: _Udp(self), sock=self._udp)
             await self._loop.create_server(lambda: _Tcp(self), sock=self._tcp)
-            started.set()
 
         def run() -> None:
             asyncio.set_event_loop(self._loop)
             self._loop.run_until_complete(serve())
+            self._loop.call_soon(started.set)  # not before: a stop must find `run_forever`
             self._loop.run_forever()
             self._loop.close()
 
@@ -191,8 +191,13 @@ class DnsServer:
 
 
 def _quoted(text: str | tuple[str, ...]) -> str:
-    strings = text if isinstance(text, tuple) else tuple(text[at : at + 255] for at in range(0, len(text) or 1, 255))
-    return " ".join('"' + one.replace("\\", "\\\\").replace('"', '\\"') + '"' for one in strings)
+    """A TXT record in the format of zone files. Bytes that are not UTF-8 are written as Python's surrogates."""
+    if isinstance(text, tuple):
+        strings = [one.encode("utf-8", "surrogateescape") for one in text]
+    else:
+        whole = text.encode("utf-8", "surrogateescape")
+        strings = [whole[at : at + 255] for at in range(0, len(whole) or 1, 255)]
+    return " ".join('"' + "".join(f"\\{byte:03d}" for byte in one) + '"' for one in strings)
 
 
 def _sockets(host: str, port: int) -> tuple[socket.socket, socket.socket]:

@@ -159,11 +159,11 @@ class HttpService:
 
         async def serve() -> None:
             await self._loop.create_server(lambda: _Connection(self), sock=self._socket)
-            started.set()
 
         def run() -> None:
             asyncio.set_event_loop(self._loop)
             self._loop.run_until_complete(serve())
+            self._loop.call_soon(started.set)  # not before: a stop must find `run_forever`
             self._loop.run_forever()
             for connection in [*self.open]:
                 connection.end()
