@@ -29,9 +29,9 @@ MAX_OPERATIONS = 10_000
 """Limit of the operations of one log that is verified."""
 
 _CONTEXT = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/multikey/v1"]
-_SUITES = {
-    "did:key:zQ3s": "https://w3id.org/security/suites/secp256k1-2019/v1",
-    "did:key:zDn": "https://w3id.org/security/suites/ecdsa-2019/v1",
+_SUITES = {  # by the beginning of the key
+    "zQ3": "https://w3id.org/security/suites/secp256k1-2019/v1",
+    "zDn": "https://w3id.org/security/suites/ecdsa-2019/v1",
 }
 # 64 bytes in base64url: the last of 86 characters has four bits to spare, which must be zero.
 _match_signature = re.compile(r"[A-Za-z0-9_-]{85}[AQgw]").fullmatch
@@ -64,7 +64,7 @@ def document_of(did: str, operation: object) -> dict[str, Any] | None:
         keys = _keys(operation)
         services = _services(operation)
     # The suites stand in the order of the keys, and each once.
-    suites = {suite: None for key in keys.values() for start, suite in _SUITES.items() if key.startswith(start)}
+    suites = dict.fromkeys(_SUITES[key[8:11]] for key in keys.values() if key[8:11] in _SUITES)
     return {
         "@context": [*_CONTEXT, *suites] if keys else _CONTEXT[:1],
         "id": did,

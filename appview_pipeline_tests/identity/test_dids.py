@@ -1,0 +1,183 @@
+"""Resolution of DIDs: which URL is asked, and what each answer means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from appview_pipeline.identity.dids import Resolution, resolve_did
+from appview_pipeline.identity.documents import MAX_DOCUMENT_BYTES, parse_document
+from appview_pipeline.network.fetch_errors import Kind
+from appview_pipeline.network.xrpc import Answer, Client, FetchError
+from appview_pipeline.settings import Settings
+
+PLC = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
+WEB = "did:web:somebody.example.com"
+PUBLIC = Settings()
+PRIVATE = Settings(allow_private_hosts=True, plc_url="http://127.0.0.1:2582")
+
+
+class ScriptedClient(Client):
+    """Gives one answer, or raises it, and keeps what it was asked."""
+
+    def __init__(self, given: Answer | FetchError) -> None:
+        super().__init__(PUBLIC)
+        self.given = given
+        self.asked: list[tuple[str, int, int]] = []
+
+    def get(
+        self,
+        url: str,
+        *,
+        max_bytes: int,
+        redirects: int = 0,
+        seconds: float | None = None,
+        accept: str = "application/json",
+    ) -> Answer:
+        self.asked.append((url, max_bytes, redirects))
+        if isinstance(self.given, FetchError):
+            raise self.given
+        return self.given
+
+
+def answer(status: int = 200, body: bytes = b"") -> Answer:
+    return Answer("https://somewhere", status, {}, body)
+
+
+def document(did: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": did,
+        "alsoKnownAs": ["at://a.test"],
+        "verificationMethod": [
+            {
+                "id": "#atproto",
+                "type": "Multikey",
+                "controller": did,
+                "publicKeyMultibase": "zQ3shXjHeiBuRCKmM36cuYnm7YEMzhGnCmCyW92sRJ9pribSF",
+            }
+        ],
+        "service": [
+            {"id": "#atproto_pds", "type": "AtprotoPersonalDataServer", "serviceEndpoint": "http://localhost:2583"}
+        ],
+        **changes,
+    }
+
+
+def resolve(did: str, given: Answer | FetchError, settings: Settings = PUBLIC) -> Resolution:
+    return resolve_did(ScriptedClient(given), settings, did)
+
+
+@pytest.mark.parametrize(
+    ("did", "settings", "url"),
+    [
+        (PLC, PUBLIC, f"https://plc.directory/{PLC}"),
+        (PLC, PRIVATE, f"http://127.0.0.1:2582/{PLC}"),
+        (WEB, PUBLIC, "https://somebody.example.com/.well-known/did.json"),
+        ("did:web:Somebody.Example.com", PUBLIC, "https://somebody.example.com/.well-known/did.json"),
+        (WEB, PRIVATE, "https://somebody.example.com/.well-known/did.json"),
+        ("did:web:localhost%3A2583", PRIVATE, "http://localhost:2583/.well-known/did.json"),
+        ("did:web:localhost%3a2583", PRIVATE, "http://localhost:2583/.well-known/did.json"),
+        ("did:web:localhost", PRIVATE, "http://localhost/.well-known/did.json"),
+        ("did:web:127.0.0.1%3A80", PRIVATE, "http://127.0.0.1:80/.well-known/did.json"),
+        ("did:web:pds.test%3A8080", PRIVATE, "http://pds.test:8080/.well-known/did.json"),
+    ],
+)
+def test_one_request_is_made(did: str, settings: Settings, url: str) -> None:
+    client = ScriptedClient(answer(200, orjson.dumps(document(did))))
+    found = resolve_did(client, settings, did)
+    assert client.asked == [(url, MAX_DOCUMENT_BYTES, 0)]
+    assert (found.did, found.state, found.source, found.reason) == (did, "found", did.split(":")[1], None)
+    expected = parse_document(did, document(did), plain_http=settings.allow_private_hosts)
+    assert found.document == expected and expected.pds == ("http://localhost:2583" if settings is PRIVATE else None)
+    assert found.json is not None and orjson.loads(found.json) == document(did)
+
+
+@pytest.mark.parametrize(
+    ("did", "settings", "reason"),
+    [
+        ("did:plc:ewvi7nxzyoun6zhxrhs64oi", PUBLIC, "a did:plc has 24 characters"),
+        ("did:plc:EWVI7nxzyoun6zhxrhs64oiz", PUBLIC, "a did:plc has 24 characters"),
+        ("did:plc:", PUBLIC, "it is not a DID"),
+        (PLC + "\n", PUBLIC, "it is not a DID"),
+        ("did:web:a.test/../x", PUBLIC, "it is not a DID"),
+        ("did:web:" + "a" * 2_048, PUBLIC, "the DID has more than 2,048 characters"),
+        ("did:key:zQ3shXjHeiBuRCKmM36cuYnm7YEMzhGnCmCyW92sRJ9pribSF", PUBLIC, "DIDs of the method key are not part"),
+        ("did:" + "x" * 1_000 + ":a", PUBLIC, "DIDs of the method xxxxxxxxxxxxxxxxxxxx are not part"),
+        ("did:web:a.test:path", PUBLIC, "without a path"),
+        ("did:web:a.test:path", PRIVATE, "without a path"),
+        ("did:web:a.test%3A443", PUBLIC, "without a port"),
+        ("did:web:localhost", PUBLIC, "names no host of the public network"),
+        ("did:web:127.0.0.1", PUBLIC, "names no host of the public network"),
+        ("did:web:a%2Fb.test", PUBLIC, "names no host of the public network"),
+        ("did:web:a_b.test", PUBLIC, "names no host of the public network"),
+        ("did:web:a%2Fb.test", PRIVATE, "names no valid host"),
+        ("did:web:a.test%3A0", PRIVATE, "names no valid host"),
+        ("did:web:a.test%3A65536", PRIVATE, "names no valid host"),
+        ("did:web:a.test%3A80%40evil.test", PRIVATE, "names no valid host"),
+        ("did:web:%3A80", PRIVATE, "names no valid host"),
+        ("", PUBLIC, "it is not a DID"),
+        ("a.test", PUBLIC, "it is not a DID"),
+    ],
+)
+def test_a_did_that_can_not_be_resolved_is_asked_of_nobody(did: str, settings: Settings, reason: str) -> None:
+    client = ScriptedClient(answer())
+    found = resolve_did(client, settings, did)
+    assert client.asked == []
+    assert (found.state, found.source, found.document, found.json) == ("invalid", None, None, None)
+    assert found.reason is not None and reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("did", "given", "state", "reason"),
+    [
+        (PLC, answer(404), "not found", "the PLC directory does not know the DID (status 404)"),
+        (PLC, answer(410), "tombstoned", "the DID was given up: its last operation is a tombstone"),
+        (PLC, answer(400), None, "the PLC directory gave no document: it answered with status 400"),
+        (PLC, answer(302), None, "the PLC directory gave no document: it answered with status 302"),
+        (WEB, answer(404), "not found", "somebody.example.com has no DID document (status 404)"),
+        (WEB, answer(410), "not found", "somebody.example.com has no DID document (status 410)"),
+        (WEB, answer(403), None, "somebody.example.com gave no document: it answered with status 403"),
+        (WEB, answer(204), None, "somebody.example.com gave no document: it answered with status 204"),
+        (WEB, answer(200, b"<html>"), "invalid", "the answer is a web page, not JSON"),
+        (PLC, answer(200, b""), "invalid", "the answer is empty"),
+        (PLC, answer(200, b"[" * 100_000), "invalid", "the answer is not JSON"),
+        (PLC, answer(200, orjson.dumps(document(WEB))), "invalid", "the document is of another DID"),
+    ],
+)
+def test_what_an_answer_means(did: str, given: Answer, state: str | None, reason: str) -> None:
+    found = resolve(did, given)
+    assert (found.state, found.source, found.document, found.json) == (state, did.split(":")[1], None, None)
+    assert found.reason is not None and reason in found.reason
+    assert found.blames_account and found.retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_plc", "of_web"),
+    [
+        ("too big", "invalid", "invalid"),
+        ("redirect", None, "invalid"),
+        ("encoding", None, "invalid"),
+        ("refused address", None, "invalid"),
+        ("url", None, "invalid"),
+        ("name", None, None),
+        ("connection", None, None),
+        ("tls", None, None),
+        ("timeout", None, None),
+        ("status", None, None),
+    ],
+)
+def test_what_no_answer_means(kind: Kind, of_plc: str | None, of_web: str | None) -> None:
+    for did, state, asked in ((PLC, of_plc, "the PLC directory"), (WEB, of_web, "somebody.example.com")):
+        found = resolve(did, FetchError(kind, "it went wrong"))
+        assert (found.state, found.reason) == (state, f"{asked} gave no document: it went wrong")
+        assert found.blames_account
+
+
+def test_a_host_that_asks_for_a_pause_is_no_fault_of_the_account() -> None:
+    for kind in ("parked", "breaker open"):
+        error = FetchError(kind, "it asked for a pause", retry_after=90.0, blames_account=False)
+        for did in (PLC, WEB):
+            found = resolve(did, error)
+            assert (found.state, found.retry_after, found.blames_account) == (None, 90.0, False)
