@@ -219,8 +219,10 @@ def test_nothing_is_kept_of_excluded_accounts(queue: Queue, excluding: str, stat
     assert queue.handles() == {B: "b.test"}
     assert queue.row(A) == StoredIdentity(A, asked_at=asked_at[A])
     # Queued all the same, it is not resolved, unless its PDS is to say whether it was deleted.
-    queue.want(A, B)
-    queue.sql("UPDATE pipeline.identity SET status_wanted = %s", status)
+    queue.want(A, B, status=status)
+    if not status:
+        assert queue.row(A).queue is None
+        queue.sql("UPDATE pipeline.identity SET queue = 'event', wanted_at = now()")
     assert {it.did for it in queue.take()} == ({A, B} if status else {B})
     assert queue.row(A).queue == ("event" if status else None)
     if status:

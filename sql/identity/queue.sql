@@ -36,10 +36,12 @@ WITH taken AS (
 SELECT {columns} FROM taken WHERE queue IS NOT NULL;
 
 -- :want
--- Asks for the resolution of the accounts %(dids)s, known or not; with %(status)s also for their hosting status.
+-- Asks for the resolution of the accounts %(dids)s, known or not, but for excluded ones; with %(status)s for the hosting
+-- status of all of them as well.
 INSERT INTO pipeline.identity AS i (did, queue, wanted_at, asked_at, status_wanted)
 SELECT did, 'event', now(), now(), %(status)s
-FROM unnest(%(dids)s) did
+FROM unnest(%(dids)s) d (did)
+WHERE %(status)s OR NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = d.did AND r.excluded)
 GROUP BY did
 ORDER BY did
 ON CONFLICT (did) DO UPDATE SET
