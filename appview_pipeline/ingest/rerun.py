@@ -14,6 +14,7 @@ from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.batch import build_again
 from appview_pipeline.indexing.registry import EFFECTS
+from appview_pipeline.ingest.pace import Pace
 from appview_pipeline.store.batch import BatchToApply, StoredRecord
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.errors import Busy, translated
@@ -33,14 +34,10 @@ log = logging.getLogger(__name__)
 DERIVED_COLLECTIONS: tuple[str, ...] = tuple(effect.nsid for effect in EFFECTS.in_order)
 """The collections whose records have rows in other tables."""
 
-LOCK_SECONDS = 0.25
-"""How long a transaction of a rerun should hold locks that the live writer may wait for. The number of records that it
-compares is chosen by this, from what the transactions before it took."""
 LOOK_CHUNK = 2_000
 """Records compared in one transaction that takes no locks."""
 MAX_LOOKS = 3
 """How often they are compared, while what was wrong is repaired in between. Then all are repaired under locks."""
-FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 200, 20, 5_000
 MAX_ORPHANS = 1_000
 """How many rows of each account and table are searched for ones without a record, when a rerun is of a span of time."""
 
@@ -54,26 +51,6 @@ class RerunSummary(Repairs):
     recounted: int = 0
     unreadable: list[str] = field(default_factory=list)
     seconds: float = 0.0
-
-
-@dataclass
-class _Pace:
-    """How many entries the next transaction compares. It grows slowly and shrinks at once: too large a chunk makes the
-    live stream wait, too small a chunk only costs the rerun some time. `fixed`: always this many."""
-
-    fixed: int | None = None
-    size: float = field(default_factory=lambda: FIRST_CHUNK)
-
-    @property
-    def next(self) -> int:
-        return self.fixed or round(self.size)
-
-    def took(self, count: int, seconds: float) -> None:
-        """Notes how long the last transaction, of `count` entries, held its locks."""
-        if seconds > LOCK_SECONDS:
-            self.size = max(min(self.size, count * LOCK_SECONDS / seconds), SMALLEST_CHUNK)
-        elif count >= self.next:
-            self.size = min(count * LOCK_SECONDS / max(seconds, 0.001), self.size * 1.5, LARGEST_CHUNK)
 
 
 Progress = Callable[[int, int, int], object]
@@ -110,13 +87,13 @@ def rerun_collections(
     with database.connect("maintenance") as connection:
         prepare_repair(connection, EFFECTS)
         total = list_work(connection, EFFECTS, wanted, since=since, until=until, orphans=orphans)
-        pace, done = _Pace(chunk), 0
+        pace, done = Pace(chunk), 0
         while done < total:
             looked_at = min(done + (chunk or LOOK_CHUNK), total)
             summary.merge(_compare_and_repair(connection, entries(connection, done, looked_at), stage, pace))
             done = looked_at
             progress(done, total, sum(summary.changed.values()))
-        pace = _Pace(chunk)
+        pace = Pace(chunk)
         while recounted := retry_while_busy(connection, partial(recount_subjects, connection, pace.next)):
             repairs = recounted
             pace.took(recounted.records, recounted.locked_seconds)
@@ -131,7 +108,7 @@ def rerun_collections(
 
 
 def _compare_and_repair(
-    connection: Connection, listed: Listed, stage: Callable[..., BatchToApply], pace: _Pace
+    connection: Connection, listed: Listed, stage: Callable[..., BatchToApply], pace: Pace
 ) -> Repairs:
     """Looks at entries of the list, repairs what is wrong, and looks again: a wrong row may have hidden another one."""
     repairs, records = Repairs(), None
@@ -150,7 +127,7 @@ def _compare_and_repair(
     return repairs
 
 
-def _repair(connection: Connection, wrong: Listed, stage: Callable[..., BatchToApply], pace: _Pace) -> Repairs:
+def _repair(connection: Connection, wrong: Listed, stage: Callable[..., BatchToApply], pace: Pace) -> Repairs:
     repairs, left = Repairs(), list(wrong.items())
     while left:
         some = dict(left[: pace.next])

@@ -26,6 +26,7 @@ from appview_pipeline.store.exclusion import check_excluded, drop_deletes, drop_
 from appview_pipeline.store.notifications import write_notifications
 from appview_pipeline.store.prepared import preparing_cursor
 from appview_pipeline.store.records import keep_versions, write_records
+from appview_pipeline.store.removal import REMOVAL, begin_batch, count_batch
 from appview_pipeline.store.repos import (
     advance_repos,
     close_gaps,
@@ -45,6 +46,10 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     _plan_for_batches(cursor)
     _stage(cursor, batch)  # by COPY, into temporary tables that all later statements read
 
+    removes = batch.report.source == REMOVAL
+    if removes:
+        begin_batch(cursor)
+
     # What the batch's own repositories bring. Only writers of the same repositories wait for each other here.
     excluded = lock_repos(cursor, batch)  # the first lock: repositories by DID
     if not dry_run:
@@ -56,6 +61,8 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     queue_identities(cursor, batch, repos, accounts)
     write_actors(cursor, batch, repos, accounts)
     changes = write_records(cursor, batch)  # the newest rev of each record wins; finds what is stale
+    if removes:
+        count_batch(cursor)
     versions = keep_versions(cursor, batch, changes)  # posts are evaluated as of their own rev: past states are needed
     drop_stale(cursor, batch, changes)  # no effect sees a record that something newer has overtaken
     run_effects(cursor, batch, changes, evaluated=False)  # the tables of all collections but posts, and what follows
@@ -66,7 +73,8 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     _begin_cross_repository_work(cursor, batch)
     run_effects(cursor, batch, changes, evaluated=True)  # posts: evaluating others changes their rows too
     run_under_lock(cursor, batch)  # reposts and quotes of posts that this batch, or another meanwhile, has deleted
-    evaluated = evaluate_posts(cursor, batch, versions=versions)  # roots, gates, flags; finds whom posts notify
+    # Roots, gates, flags, and whom posts notify. A removal is later than any post, so it affects none of that.
+    evaluated = not removes and evaluate_posts(cursor, batch, versions=versions)
     _move_counters(cursor, batch)  # after all that counts: one merged statement for each counter table
     write_notifications(
         cursor,
@@ -115,6 +123,8 @@ def apply(
             connection.rollback()
         else:
             connection.commit()
+        if batch.report.locked_at is not None:
+            batch.report.locked_seconds = time.monotonic() - batch.report.locked_at
     except BaseException:
         if not connection.closed:
             connection.rollback()
@@ -162,6 +172,7 @@ def _stage(cursor: Cursor, batch: BatchToApply) -> None:
 def _begin_cross_repository_work(cursor: Cursor, batch: BatchToApply) -> None:
     if batch.seen:
         lock_cross_repository(cursor)
+        batch.report.locked_at = time.monotonic()
 
 
 def _move_counters(cursor: Cursor, batch: BatchToApply) -> None:

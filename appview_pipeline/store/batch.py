@@ -129,6 +129,9 @@ class Report:
     received_at: float | None = None
     decode_ms: float = 0.0
     apply_ms: float = 0.0
+    locked_at: float | None = None
+    locked_seconds: float = 0.0
+    """Since when it held the cross-repository lock (`time.monotonic`), and for how long; not in the row."""
 
     @property
     def rejected(self) -> int:

@@ -16,6 +16,7 @@ from appview_pipeline import settings as settings_module
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.registry import COLLECTIONS as REGISTERED
 from appview_pipeline.indexing.registry import EFFECTS
+from appview_pipeline.ingest import pace as pace_module
 from appview_pipeline.ingest import rerun as rerun_module
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, RerunSummary, rerun_collections
@@ -206,17 +207,17 @@ def test_a_rerun_holds_its_locks_for_a_quarter_of_a_second(busy: Rerun, monkeypa
         return repairs
 
     monkeypatch.setattr(rerun_module, "repair_records", timed)
-    monkeypatch.setattr(rerun_module, "FIRST_CHUNK", 100)
+    monkeypatch.setattr(pace_module, "FIRST_CHUNK", 100)
     assert busy.rerun().changed == {}
     assert sizes[0] == 100 and sizes[1:-1] and set(sizes[1:-1]) == {25}
-    pace = rerun_module._Pace()
+    pace = pace_module.Pace()
     for _ in range(50):
         pace.took(pace.next, 0.001)
-    assert pace.next == rerun_module.LARGEST_CHUNK
+    assert pace.next == pace_module.LARGEST_CHUNK
     pace.took(pace.next, 600)
-    assert pace.next == rerun_module.SMALLEST_CHUNK
+    assert pace.next == pace_module.SMALLEST_CHUNK
     pace.took(3, 0.2)
-    assert pace.next == rerun_module.SMALLEST_CHUNK, "what a few records cost says nothing of many"
+    assert pace.next == pace_module.SMALLEST_CHUNK, "what a few records cost says nothing of many"
 
 
 def test_repositories_that_the_stream_came_to_last_come_first(busy: Rerun) -> None:

@@ -113,14 +113,17 @@ WHERE o."rootUri" = p."replyRoot" AND o.uri = c.uri AND o."deletedAt" IS NULL;
 
 -- :forget
 -- Deleting a post removes its reposts from feeds and earlier quotes of it from `quote`. A deletion counts also where
--- the post exists again, or was never seen.
+-- the post exists again, or was never seen. The removal of an account leaves both to their authors, as if the post had
+-- never come: should the account return they are right again.
 -- - deleted: the deletions of posts in the batch, the newest of each.
 -- - removed_reposts: feed items of reposts that are older than the deletion.
 -- - removed_quotes: rows of quotes that are older than the deletion.
 WITH deleted AS MATERIALIZED (
   SELECT uri, max(rev) AS rev
   FROM (
-    SELECT uri, rev FROM stage_delete WHERE collection = 'app.bsky.feed.post'
+    SELECT uri, rev
+    FROM stage_delete
+    WHERE collection = 'app.bsky.feed.post' AND rev <> pipeline.removal_rev()
     UNION ALL
     SELECT uri, rev FROM stage_superseded WHERE collection = 'app.bsky.feed.post' AND action = 'delete'
   ) d

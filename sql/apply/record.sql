@@ -2,16 +2,23 @@
 --
 -- Guarantees: for a record the newest rev wins, whatever the order of arrival and however often it arrives; a deletion
 -- is remembered as a tombstone with its rev. `touched` names every staged write and delete that was no plain creation.
+-- A record that was taken down here stays taken down: when it is updated, and when it is deleted and created again
+-- (pipeline.record_takedown, which is hardly ever consulted because it is empty).
 
 -- :write
 -- Stores the staged records. Returns the number of rows written, and of those the number that replaced an older state.
 -- - written: rows inserted or updated; `updated`: an older state was there.
+-- - taken_down_again: take-downs of records that were deleted, which are in their rows again.
 -- - noted: staged writes that were no plain creation, in `touched`.
 WITH written AS (
-  INSERT INTO bsky.record AS r (uri, cid, did, json, "indexedAt", rev)
-  SELECT uri, cid, did, json, indexed_at, rev
-  FROM stage_write
-  ORDER BY uri
+  INSERT INTO bsky.record AS r (uri, cid, did, json, "indexedAt", rev, "takedownRef")
+  SELECT s.uri, s.cid, s.did, s.json, s.indexed_at, s.rev,
+    CASE
+      WHEN (SELECT true FROM pipeline.record_takedown LIMIT 1)
+        THEN (SELECT t.ref FROM pipeline.record_takedown t WHERE t.uri = s.uri)
+    END
+  FROM stage_write s
+  ORDER BY s.uri
   ON CONFLICT (uri) DO UPDATE SET
     cid = excluded.cid,
     json = excluded.json,
@@ -20,6 +27,10 @@ WITH written AS (
     "appliedAt" = now()
   WHERE r.rev IS NULL OR r.rev < excluded.rev
   RETURNING r.uri, xmax <> 0 AS updated
+), taken_down_again AS (
+  DELETE FROM pipeline.record_takedown t
+  USING written w
+  WHERE (SELECT true FROM pipeline.record_takedown LIMIT 1) AND t.uri = w.uri AND NOT w.updated
 ), noted AS (
   INSERT INTO touched (uri, collection, change, rev, at)
   SELECT s.uri, s.collection,
@@ -37,11 +48,17 @@ SELECT count(*), count(*) FILTER (WHERE updated) FROM written;
 
 -- :delete
 -- Deletes records that are older than their deletion and notes them in `touched`.
+-- - gone: the deleted ones.
+-- - still_taken_down: those that were taken down here.
 WITH gone AS (
   DELETE FROM bsky.record r
   USING stage_delete s
   WHERE r.uri = s.uri AND r.uri = ANY (ARRAY(SELECT uri FROM stage_delete)) AND (r.rev IS NULL OR r.rev < s.rev)
-  RETURNING r.uri
+  RETURNING r.uri, r."takedownRef" AS ref
+), still_taken_down AS (
+  INSERT INTO pipeline.record_takedown (uri, ref)
+  SELECT uri, ref FROM gone WHERE ref IS NOT NULL ORDER BY uri
+  ON CONFLICT (uri) DO UPDATE SET ref = excluded.ref, deleted_at = now()
 )
 INSERT INTO touched (uri, collection, change, rev, at)
 SELECT s.uri, s.collection, 'deleted', s.rev, s.indexed_at
@@ -49,11 +66,12 @@ FROM gone
 JOIN stage_delete s USING (uri);
 
 -- :tombstones
--- Stores a tombstone for every deletion, also where the record was never seen: it may still arrive.
+-- Stores a tombstone for every deletion, also where the record was never seen: it may still arrive. The removal of an
+-- account leaves none: a removed account that returns has its records again.
 INSERT INTO pipeline.tombstone AS t (uri, rev, seq, collection)
 SELECT DISTINCT ON (uri) uri, rev, seq, collection
 FROM (
-  SELECT uri, rev, seq, collection FROM stage_delete
+  SELECT uri, rev, seq, collection FROM stage_delete WHERE rev <> pipeline.removal_rev()
   UNION ALL
   SELECT uri, rev, seq, collection FROM stage_superseded WHERE action = 'delete'
 ) deleted

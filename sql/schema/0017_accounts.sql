@@ -99,3 +99,9 @@ COMMENT ON COLUMN pipeline.record_takedown.deleted_at IS 'When the record was de
 
 COMMENT ON COLUMN pipeline.backfill_queue.reason IS
     'Why: discovered, requested, chain, sync, gap, returned (the account was removed here, and is active again).';
+
+-- Whatever is about an account can be found, to be removed with it.
+CREATE INDEX dependency_uri_idx ON pipeline.dependency (uri);
+CREATE INDEX reply_to_other_uri_idx ON pipeline.reply_to_other (uri);
+DROP INDEX pipeline.dead_letter_did_idx;
+CREATE INDEX dead_letter_did_idx ON pipeline.dead_letter (did);
