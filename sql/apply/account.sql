@@ -9,10 +9,9 @@
 
 -- :apply
 -- Stores the newest status of each account, as sent, and has it confirmed. An account that is active again is not
--- removed any more; what was removed already is fetched again.
+-- removed any more, and is fetched again (pipeline.follow_exclusion).
 -- - newest: the accounts whose event was the newest, and what their PDS said before it.
 -- - returned: removals that are taken back.
--- - resync: repositories to be fetched whole, because a removal had begun.
 WITH newest AS (
   INSERT INTO pipeline.repo AS r (did, active, status, account_at, account_seq, status_doubtful)
   SELECT did, active, status, at, seq, pipeline.doubts_status(did, active, status, at, NULL, NULL, NULL)
@@ -33,21 +32,6 @@ WITH newest AS (
   DELETE FROM pipeline.removal m
   USING newest n
   WHERE n.active AND m.did = n.did AND m.reason = 'deleted'
-  RETURNING m.did, m.started_at
-), resync AS (
-  INSERT INTO pipeline.backfill_queue AS q (did, reason)
-  SELECT did, 'returned'
-  FROM returned
-  WHERE started_at IS NOT NULL
-  ORDER BY did
-  ON CONFLICT (did) DO UPDATE SET
-    reason = excluded.reason,
-    enqueued_at = now(),
-    not_before = now(),
-    claimed_until = NULL,
-    attempts = 0,
-    error = NULL,
-    finished_at = NULL
 )
 INSERT INTO stage_identity (did, status_wanted)
 SELECT did, true

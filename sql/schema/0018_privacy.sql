@@ -64,7 +64,7 @@ BEGIN
         ON CONFLICT (did) DO UPDATE SET queue = 'event', wanted_at = now(), asked_at = now();
         INSERT INTO bsky.actor (did, "indexedAt", "upstreamStatus")
         SELECT did, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-            pipeline.upstream_status(active, status)
+            pipeline.upstream_status(active OR status_doubtful, status)
         FROM pipeline.repo
         WHERE did = account AND rev IS NOT NULL
         ON CONFLICT (did) DO NOTHING;
@@ -101,7 +101,6 @@ CREATE TRIGGER setting_updated AFTER UPDATE OF did, data_collection_forbidden ON
     EXECUTE FUNCTION pipeline.setting_changed();
 CREATE TRIGGER setting_deleted AFTER DELETE ON pipeline.actor_setting
     FOR EACH ROW WHEN (OLD.data_collection_forbidden) EXECUTE FUNCTION pipeline.setting_changed();
-CREATE INDEX dead_letter_account_idx ON pipeline.dead_letter (did) WHERE bytes IS NOT NULL AND did IS NOT NULL;
 
 CREATE FUNCTION pipeline.removal_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
