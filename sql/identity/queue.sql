@@ -36,12 +36,12 @@ WITH taken AS (
 SELECT {columns} FROM taken WHERE queue IS NOT NULL;
 
 -- :want
--- Asks for the resolution of the accounts %(dids)s, known or not, but for excluded ones; with %(status)s for the hosting
--- status of all of them as well.
+-- Asks for the resolution of the accounts %(dids)s, known or not, but not of excluded ones; with %(status)s for the
+-- hosting status of all of them as well.
 INSERT INTO pipeline.identity AS i (did, queue, wanted_at, asked_at, status_wanted)
 SELECT did, 'event', now(), now(), %(status)s
 FROM unnest(%(dids)s) d (did)
-WHERE %(status)s OR NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = d.did AND r.excluded)
+WHERE %(status)s OR NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = d.did AND r.excluded OFFSET 0)
 GROUP BY did
 ORDER BY did
 ON CONFLICT (did) DO UPDATE SET
