@@ -20,7 +20,6 @@ import pytest
 import requests
 
 from appview_pipeline.protocol import frames
-from appview_pipeline.protocol.commit import read_commit, read_sync
 from appview_pipeline_tests.simulated_network import AccountFaults, SimulatedNetwork, World
 from appview_pipeline_tests.simulated_network.directory import WELL_KNOWN
 from appview_pipeline_tests.simulated_network.faults import GARBAGE, KINDS, RateLimit
@@ -70,7 +69,7 @@ def test_each_kind_of_fault_happens_and_is_counted(network: SimulatedNetwork) ->
     dids = dict(zip(KINDS, network.world.by_did, strict=False))
     faults = network.plc.faults
     faults.named.update({did: kind for kind, did in dids.items()})
-    faults.drip_seconds, faults.retry_after = 0.01, 7
+    faults.drip_seconds, faults.retry_after = 0.001, 7
     right = network.world.by_did[dids["drip"]].account
 
     with pytest.raises(requests.Timeout):
@@ -140,8 +139,8 @@ def test_stopping_ends_those_that_hang() -> None:
         wait_for(lambda: network.plc.hanging == 1)
         began = time.monotonic()
     assert time.monotonic() - began < 5
-    with client, pytest.raises(ConnectionResetError):
-        client.recv(1)
+    with client:
+        assert client.recv(1) == b""
 
 
 def test_a_rate_limit_is_said_and_kept(network: SimulatedNetwork) -> None:
@@ -277,8 +276,8 @@ def test_an_account_moves_with_its_repository(network: SimulatedNetwork) -> None
     assert status(network.second_pds.url, did)["error"] == "RepoNotFound"
     identity, active, sync, commit, inactive = events(network.happen(world.migrate, did, both=True))
     assert isinstance(identity, frames.Identity) and isinstance(active, frames.Account) and active.active
-    assert isinstance(sync, frames.Sync) and read_sync(sync).did == did
-    assert isinstance(commit, frames.Commit) and read_commit(commit).did == did
+    assert isinstance(sync, frames.Sync) and sync.did == did
+    assert isinstance(commit, frames.Commit) and commit.did == did
     assert isinstance(inactive, frames.Account) and inactive.status == "deactivated"
     assert document(network, did).json()["service"][0]["serviceEndpoint"] == network.second_pds.url
     assert status(network.pds_url, did) == {"did": did, "active": False, "status": "deactivated"}
