@@ -28,7 +28,7 @@ MAX_WELL_KNOWN_BYTES = 16_384
 _MAX_SHOWN = 60
 _RESERVED = frozenset({"alt", "arpa", "example", "internal", "invalid", "local", "localhost", "onion", "test"})
 """Top-level domains that no handle may have; `test` may where private hosts are allowed, as it is for development."""
-_FINAL = frozenset({"url", "refused address", "tls", "too big", "redirect", "encoding"})
+_FINAL = frozenset({"url", "name", "refused address", "tls", "too big", "redirect", "encoding"})
 """Kinds of `FetchError` that are what the handle's own host is like; the others may be better in a minute."""
 
 
@@ -71,7 +71,8 @@ def check_handle(client: Client, resolver: Resolver, did: str, handle: str) -> H
 
     At most one look-up in DNS and, where that names no account, one request with up to 3 redirects.
     """
-    handle = normalize_handle(handle)
+    if handle.isascii():  # some letters beyond ASCII have a small form within it
+        handle = normalize_handle(handle)
     named = resolve_handle(client, resolver, handle)
     reason = named.reason
     if named.did is not None and named.did != did:
@@ -131,8 +132,7 @@ def _ask_web(client: Client, settings: Settings, handle: str, dns_reason: str, d
             None,
             None,
             f"{dns_reason}; {url}: {error.reason}",
-            # DNS has answered for the handle, so that a host without an address is its answer too.
-            is_final=dns_is_final and (error.kind in _FINAL or error.kind == "name"),
+            is_final=dns_is_final and error.kind in _FINAL,
             retry_after=error.retry_after,
             blames_account=error.blames_account,
         )

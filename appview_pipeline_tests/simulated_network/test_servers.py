@@ -277,7 +277,7 @@ def test_an_account_moves_with_its_repository(network: SimulatedNetwork) -> None
     identity, active, sync, commit, inactive = events(network.happen(world.migrate, did, both=True))
     assert isinstance(identity, frames.Identity) and isinstance(active, frames.Account) and active.active
     assert isinstance(sync, frames.Sync) and sync.did == did
-    assert isinstance(commit, frames.Commit) and commit.did == did
+    assert isinstance(commit, frames.Commit) and commit.repo == did
     assert isinstance(inactive, frames.Account) and inactive.status == "deactivated"
     assert document(network, did).json()["service"][0]["serviceEndpoint"] == network.second_pds.url
     assert status(network.pds_url, did) == {"did": did, "active": False, "status": "deactivated"}
