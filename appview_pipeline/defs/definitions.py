@@ -7,6 +7,7 @@ import dagster as dg
 from appview_pipeline.defs import counters, database, dead_letters, housekeeping, privacy
 from appview_pipeline.defs.firehose import definitions as firehose
 from appview_pipeline.defs.firehose.sensor import shard_of_location
+from appview_pipeline.defs.identity import definitions as identity
 from appview_pipeline.defs.tables import definitions as tables
 
 # Assets, jobs and schedules are those of shard 0's code location: Dagster wants every asset and schedule once.
@@ -15,6 +16,7 @@ defs = (
         database.defs,
         firehose.defs,
         tables.defs,
+        identity.defs,
         counters.defs,
         dead_letters.defs,
         privacy.defs,

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, and_, delete, func, select
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.dead_letters import sweep_dead_letters, sweep_gaps
 from appview_pipeline.store import reports
+from appview_pipeline.store.identity_reports import sweep_reports
 
 JOB = "housekeeping"
 # Deleted in one transaction: SQLite has one writer at a time, and the sensor must get its turn.
@@ -112,7 +113,7 @@ class HistoryRetention(dg.Config):
 class BatchRetention(dg.Config):
     """How long to keep the rows of micro-batches."""
 
-    days: float = Field(7.0, gt=0, description="Days of rows in pipeline.batch.")
+    days: float = Field(7.0, gt=0, description="Days of rows in pipeline.batch and pipeline.identity_batch.")
 
 
 def _days_ago(days: float) -> datetime:
@@ -130,13 +131,14 @@ def prune_history(context: dg.OpExecutionContext, config: HistoryRetention) -> N
     context.add_output_metadata({"events": events, "runs": runs})
 
 
-@dg.op(description="Deletes old rows of pipeline.batch.")
+@dg.op(description="Deletes old rows of pipeline.batch, pipeline.identity_batch and pipeline.upstream.")
 def sweep_batches(context: dg.OpExecutionContext, config: BatchRetention, index: IndexDatabase) -> None:
-    """Sweeps `pipeline.batch`."""
+    """Sweeps what the two leased processes report."""
     with index.open().connect("maintenance") as connection:
         swept = reports.sweep_batches(connection, _days_ago(config.days))
-    context.log.info(f"Deleted {swept:,} rows of pipeline.batch")
-    context.add_output_metadata({"rows": swept})
+        resolution = sweep_reports(connection, _days_ago(config.days))
+    context.log.info(f"Deleted {swept:,} rows of pipeline.batch, {resolution:,} reports of resolution")
+    context.add_output_metadata({"rows": swept, "rows of resolution": resolution})
 
 
 @dg.job(

@@ -72,6 +72,11 @@ class Slots(Generic[Q]):
         """How many are being resolved."""
         return len(self._at_work)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits and nothing is being resolved."""
+        return not self._at_work and not any(self._waiting.values())
+
     def wanted(self, queue: str) -> int:
         """How many more of a queue to take from the database now; 0 while enough of them wait here."""
         limit, waiting = self._limits.queues[queue], len(self._waiting[queue])

@@ -81,7 +81,8 @@ class Settled:
     `handle`: verified in both directions, else None; `handle_error` says why it is not. `is_handle_final` is False
     where the check got no answer: a handle that was verified not long ago stays then. `error`: why `state` is not
     "found". `next_check_seconds`: until the next refresh. `status_seconds`: its PDS did not say the hosting status
-    that was asked for; the account stays queued, to be asked again in so many seconds.
+    that was asked for; the account stays queued, to be asked again in so many seconds. `status_counts` is False where
+    that is no failed attempt of the account (its PDS is parked, or its breaker open).
     """
 
     did: str
@@ -101,6 +102,7 @@ class Settled:
     is_handle_final: bool = True
     error: str | None = None
     status_seconds: float | None = None
+    status_counts: bool = True
 
 
 @dataclass(frozen=True)

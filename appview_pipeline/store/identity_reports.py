@@ -11,6 +11,7 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.store.sql import sections
 
 MAX_REPORTS = 20_000
+MAX_COUNTED = 100_000
 SWEPT_AT_ONCE = 20_000
 
 
@@ -50,6 +51,16 @@ class ResolvedInHour:
 
 
 @dataclass(frozen=True)
+class AccountsMet:
+    """Accounts that batches of the stream had events of; how many of them were not known, or are to be resolved again;
+    and the id of the last of these batches."""
+
+    accounts: int
+    unresolved: int
+    batch: int
+
+
+@dataclass(frozen=True)
 class LastReport:
     """The newest report: how many seconds ago it was written, what waited then, and for how long the oldest had."""
 
@@ -83,6 +94,16 @@ def reported_after(connection: Connection, report: int, limit: int = MAX_REPORTS
 def last_report(connection: Connection) -> LastReport | None:
     """The newest report; None for none."""
     return next((LastReport(*row) for row in _rows(connection, "last")), None)
+
+
+def accounts_met(connection: Connection, after: int | None) -> AccountsMet:
+    """What the stream's batches after the one with id `after` met; None: nothing, which is where to begin."""
+    return AccountsMet(*_rows(connection, "met", after=after)[0])
+
+
+def refresh_due(connection: Connection, limit: int = MAX_COUNTED) -> int:
+    """Accounts whose refresh is due, counted up to `limit`."""
+    return int(_rows(connection, "refresh", limit=limit)[0][0])
 
 
 def sweep_reports(connection: Connection, before: datetime) -> int:

@@ -24,7 +24,7 @@ def test_lineage_runs_from_the_firehose_to_everything() -> None:
         for key in graph.get_all_asset_keys()
     }
     assert parents["firehose"] == set()
-    assert parents["record"] == {"firehose"}
+    assert parents["record"] == parents["actors"] == {"firehose"}
     for group in ("posts", "likes", "reposts", "follows", "blocks", "profiles", "lists", "feed_generators"):
         assert "record" in parents[group]
     for group in ("starter_packs", "labelers", "gates", "verifications"):
@@ -69,13 +69,17 @@ def test_dg_lists_and_checks_the_definitions() -> None:
 
     listed = json.loads(dg_says("list", "defs", "--json"))
     assert {"firehose", "record", "likes"} <= {asset["asset_key"] for asset in listed["assets"]}
-    assert [sensor["name"] for sensor in listed["sensors"]] == ["firehose_sensor"]
+    assert {sensor["name"] for sensor in listed["sensors"]} >= {"firehose_sensor", "identity_sensor"}
     assert "All definitions loaded successfully" in dg_says("check", "defs")
 
 
-def test_the_sensor_names_the_assets_that_it_reports() -> None:
+def test_every_group_is_reported_by_one_sensor_which_names_it() -> None:
     repository = defs.get_repository_def()
-    (sensor,) = repository.sensor_defs
-    job = repository.get_job(sensor.targets[0].job_name)
-    targets = job.asset_layer.executable_asset_keys
-    assert targets == {dg.AssetKey("firehose"), *(dg.AssetKey(group.key) for group in GROUPS)}
+    targets = {
+        sensor.name: repository.get_job(sensor.targets[0].job_name).asset_layer.executable_asset_keys
+        for sensor in repository.sensor_defs
+        if sensor.name in ("firehose_sensor", "identity_sensor")
+    }
+    actors = dg.AssetKey("actors")
+    others = {dg.AssetKey(group.key) for group in GROUPS} - {actors}
+    assert targets == {"firehose_sensor": {dg.AssetKey("firehose"), *others}, "identity_sensor": {actors}}

@@ -38,7 +38,7 @@ def test_a_code_location_of_another_shard_has_its_sensor_and_nothing_else() -> N
     program = (
         "from appview_pipeline.defs.definitions import defs; repository = defs.get_repository_def(); "
         "print([it.name for it in repository.sensor_defs], len(list(repository.asset_graph.get_all_asset_keys())) > 1, "
-        "len(repository.schedule_defs))"
+        "len(repository.schedule_defs) > 0)"
     )
     found: dict[str, str] = {}
     for text in ("0/2", "1/2"):
@@ -48,8 +48,8 @@ def test_a_code_location_of_another_shard_has_its_sensor_and_nothing_else() -> N
         )
         found[text] = loaded.stdout.strip()
     assert found == {
-        "0/2": "['firehose_sensor_0_of_2'] True 2",
-        "1/2": "['firehose_sensor_1_of_2'] False 0",
+        "0/2": "['firehose_sensor_0_of_2', 'identity_sensor'] True True",
+        "1/2": "['firehose_sensor_1_of_2'] False False",
     }
 
 

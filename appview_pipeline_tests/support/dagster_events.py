@@ -73,11 +73,11 @@ def reported(instance: dg.DagsterInstance, key: str) -> list[dict[str, Any]]:
     return [values(record.asset_materialization.metadata) for record in reversed(found)]  # type: ignore[union-attr]
 
 
-def switch_off(instance: dg.DagsterInstance) -> None:
+def switch_off(instance: dg.DagsterInstance, sensor: str = "firehose_sensor") -> None:
     repository = RemoteRepositoryOrigin(InProcessCodeLocationOrigin(LoadableTargetOrigin()), "__repository__")
     instance.add_instigator_state(
         InstigatorState(
-            repository.get_instigator_origin("firehose_sensor"),
+            repository.get_instigator_origin(sensor),
             InstigatorType.SENSOR,
             InstigatorStatus.STOPPED,
             SensorInstigatorData(),

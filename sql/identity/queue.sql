@@ -65,9 +65,10 @@ UPDATE pipeline.identity SET queue = 'refresh', wanted_at = now() WHERE did = AN
 
 -- :postpone
 -- Moves accounts (%(dids)s, with %(errors)s, %(seconds)s and %(counts)s) to the queue `retry`, to be taken again after
--- these seconds. Those that somebody has asked for since they were taken stay where they are, and can be taken at once.
+-- these seconds. Those for which no server was asked (%(counts)s is false) wait in their own queue. Those that somebody
+-- has asked for since they were taken stay where they are, and can be taken at once.
 UPDATE pipeline.identity i SET
-  queue = CASE WHEN i.wanted_at > now() THEN 'retry' ELSE i.queue END,
+  queue = CASE WHEN i.wanted_at > now() AND p.counts THEN 'retry' ELSE i.queue END,
   wanted_at = CASE WHEN i.wanted_at > now() THEN now() + make_interval(secs => p.seconds) ELSE i.wanted_at END,
   attempts = i.attempts + p.counts::int,
   error = p.error

@@ -31,6 +31,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS settled (
   is_handle_final boolean NOT NULL,
   error text,
   status_seconds float8,
+  status_counts boolean NOT NULL,
   is_settled boolean,
   is_excluded boolean,
   is_kept boolean NOT NULL DEFAULT false
@@ -101,7 +102,7 @@ WHERE s.is_settled IS NULL
 UPDATE pipeline.identity i SET
   queue = CASE WHEN NOT s.is_settled THEN i.queue WHEN s.status_seconds IS NOT NULL THEN 'retry' END,
   wanted_at = CASE WHEN NOT s.is_settled THEN i.wanted_at ELSE now() + make_interval(secs => s.status_seconds) END,
-  attempts = CASE WHEN s.status_seconds IS NOT NULL THEN i.attempts + 1 ELSE 0 END,
+  attempts = CASE WHEN s.status_seconds IS NOT NULL THEN i.attempts + s.status_counts::int ELSE 0 END,
   next_check_at = NULL,
   status_wanted = i.status_wanted AND (NOT s.is_settled OR s.status_seconds IS NOT NULL)
 FROM settled s
@@ -202,7 +203,7 @@ UPDATE pipeline.identity i SET
   handle_source = s.handle_source,
   handle_error = s.handle_error,
   error = s.error,
-  attempts = CASE WHEN s.status_seconds IS NOT NULL THEN i.attempts + 1 ELSE 0 END,
+  attempts = CASE WHEN s.status_seconds IS NOT NULL THEN i.attempts + s.status_counts::int ELSE 0 END,
   resolved_at = now(),
   handle_checked_at = CASE WHEN s.is_handle_final THEN now() ELSE i.handle_checked_at END,
   pds_changed_at = CASE WHEN s.pds <> i.pds THEN now() ELSE i.pds_changed_at END,

@@ -31,6 +31,14 @@ FROM pipeline.identity_batch
 ORDER BY id DESC
 LIMIT 1;
 
+-- :met
+-- The accounts that the stream's batches after the batch %(after)s (null: the newest) had events of, how many of them
+-- were queued, and the newest batch.
+SELECT coalesce(sum(accounts), 0)::bigint, coalesce(sum(unresolved), 0)::bigint,
+  coalesce(max(id), (SELECT max(id) FROM pipeline.batch), 0)
+FROM pipeline.batch
+WHERE id > coalesce(%(after)s, (SELECT max(id) FROM pipeline.batch));
+
 -- :upstreams
 -- At most %(limit)s servers that resolution asks: those that it leaves alone first, then those that failed last.
 SELECT host, breaker, failures, opened, extract(epoch FROM open_until)::float8,
@@ -43,3 +51,13 @@ LIMIT %(limit)s;
 -- How many servers are left alone now: with a breaker that is not closed, or with a pause that they asked for.
 SELECT count(*) FILTER (WHERE breaker <> 'closed'), count(*) FILTER (WHERE parked_until > now())
 FROM pipeline.upstream;
+
+-- :refresh
+-- Accounts whose refresh is due, those in the queue refresh among them, counted up to %(limit)s.
+SELECT count(*)
+FROM (
+  (SELECT FROM pipeline.identity WHERE queue = 'refresh' AND wanted_at <= now() LIMIT %(limit)s)
+  UNION ALL
+  (SELECT FROM pipeline.identity WHERE queue IS NULL AND next_check_at <= now() LIMIT %(limit)s)
+  LIMIT %(limit)s
+) due;

@@ -93,13 +93,13 @@ COMMENT ON COLUMN pipeline.identity_batch.failed IS 'Attempts that got no answer
 COMMENT ON COLUMN pipeline.identity_batch.verified IS 'Handles verified in both directions.';
 COMMENT ON COLUMN pipeline.identity_batch.not_verified IS 'Handles that a document names and that are not verified.';
 COMMENT ON COLUMN pipeline.identity_batch.statuses IS 'Hosting statuses that a PDS was asked for.';
-COMMENT ON COLUMN pipeline.identity_batch.lookups IS 'Questions to the cache.';
+COMMENT ON COLUMN pipeline.identity_batch.lookups IS 'Accounts that the stream had events of, in its batches since the report before.';
 COMMENT ON COLUMN pipeline.identity_batch.hits IS
-    'Questions that the cache answered, from memory or from the database.';
+    'Those of them that were known, so that nothing was queued.';
 COMMENT ON COLUMN pipeline.identity_batch.queued IS
     'Accounts that waited to be resolved at the end, refreshes left out.';
 COMMENT ON COLUMN pipeline.identity_batch.oldest_seconds IS
-    'How long the oldest of them had waited; null: none waited.';
+    'How long the first new account or event among them had waited; null: none waited.';
 
 ALTER TABLE pipeline.batch
     ADD COLUMN accounts integer NOT NULL DEFAULT 0,

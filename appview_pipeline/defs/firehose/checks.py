@@ -79,19 +79,6 @@ def rejected_result(events: int, rejected: int) -> dg.AssetCheckResult:
     )
 
 
-def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """A check result as the event to report outside of a run."""
-    assert result.asset_key is not None and result.check_name is not None
-    return dg.AssetCheckEvaluation(
-        asset_key=result.asset_key,
-        check_name=result.check_name,
-        passed=result.passed,
-        metadata=result.metadata,
-        severity=result.severity,
-        description=result.description,
-    )
-
-
 @dg.asset_check(
     asset=FIREHOSE,
     name=CONNECTED,

@@ -12,7 +12,7 @@ from appview_pipeline import settings
 from appview_pipeline.defs.firehose.events import FIREHOSE
 from appview_pipeline.defs.firehose.tick import State, Tick
 from appview_pipeline.defs.leases.leased_tick import evaluate
-from appview_pipeline.defs.tables.groups import GROUPS
+from appview_pipeline.defs.tables.groups import FIREHOSE_SENSOR, GROUPS
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import WHOLE, Shard
 
@@ -29,13 +29,13 @@ def shard_of_location() -> Shard:
 
 def sensor_name(shard: Shard) -> str:
     """`firehose_sensor`; with the shard where there are several, so that each has a switch and a history of its own."""
-    return "firehose_sensor" if shard == WHOLE else f"firehose_sensor_{shard.index}_of_{shard.count}"
+    return FIREHOSE_SENSOR if shard == WHOLE else f"{FIREHOSE_SENSOR}_{shard.index}_of_{shard.count}"
 
 
 @dg.sensor(
     name=sensor_name(shard_of_location()),
     # The assets that it reports, for their pages; it requests no runs of them. Other shards' locations have no assets.
-    target=dg.AssetSelection.assets(FIREHOSE, *(group.key for group in GROUPS))
+    target=dg.AssetSelection.assets(FIREHOSE, *(group.key for group in GROUPS if group.sensor == FIREHOSE_SENSOR))
     if shard_of_location().is_first
     else None,
     default_status=dg.DefaultSensorStatus.RUNNING,

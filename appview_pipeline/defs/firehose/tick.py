@@ -13,6 +13,7 @@ from datetime import datetime
 
 import dagster as dg
 
+from appview_pipeline.defs.check_events import evaluation
 from appview_pipeline.defs.database import database
 from appview_pipeline.defs.firehose import checks
 from appview_pipeline.defs.firehose.events import firehose_event, summary
@@ -82,7 +83,7 @@ class Tick(LeasedTick[State]):
         if saved.batch > state.position.batch:
             state.position = saved
 
-    def work(self) -> str:
+    def started_line(self) -> str:
         """The consumer's start."""
         pid = self.state.process.pid
         return f"Consumer of shard {self.shard} started as process {pid}, indexing {self.relay}"
@@ -129,11 +130,11 @@ class Tick(LeasedTick[State]):
         """Evaluates the checks on the stream, also when nothing was applied: the lag check is there to notice that."""
         events, rejected = sum(one.events for one in applied), sum(one.rejected for one in applied)
         for result in (checks.stream_result(shards), checks.rejected_result(events, rejected)):
-            self.context.instance.report_runless_asset_event(checks.evaluation(result))
+            self.context.instance.report_runless_asset_event(evaluation(result))
 
     def health(self, trouble: str | None) -> dg.AssetCheckEvaluation:
         """The check `connected`."""
-        return checks.evaluation(checks.connected_result(trouble, self.relay))
+        return evaluation(checks.connected_result(trouble, self.relay))
 
     def summary(self) -> str:
         """Events a second, and the lag."""

@@ -113,7 +113,7 @@ class LeasedTick(ABC, Generic[S]):
         """What was done in this tick, in a line."""
 
     @abstractmethod
-    def work(self) -> str:
+    def started_line(self) -> str:
         """What the process that was just started does, for the log: "Consumer of ... started as process 17, ..."."""
 
     def run(self) -> str:
@@ -159,7 +159,7 @@ class LeasedTick(ABC, Generic[S]):
         self.state.database_trouble = None
         starts = process.starts
         if process.keep() and process.starts > starts:
-            self.context.log.info(self.work())
+            self.context.log.info(self.started_line())
 
     def _nothing_to_wait_for(self) -> bool:
         """Whether a person should read the trouble now rather than at the end of the tick."""

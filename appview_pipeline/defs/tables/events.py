@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import dagster as dg
 
 from appview_pipeline.defs.in_sync import in_sync_tags
-from appview_pipeline.defs.tables.groups import IN_ORDER, TableGroup
+from appview_pipeline.defs.tables.groups import FIREHOSE_SENSOR, IN_ORDER, TableGroup
 from appview_pipeline.defs.tables.partitions import key_of
 from appview_pipeline.store.reports import Applied
 
@@ -60,11 +60,14 @@ def group_event(
 def group_events(
     applied: Applied, in_hour: Mapping[str, int], *, all_groups: bool = False
 ) -> Iterator[dg.AssetMaterialization]:
-    """The materializations of the groups that the batches did something to, each after those it is derived from.
+    """The materializations of the groups that the batches did something to, each after those it is derived from; those
+    that another sensor reports are left out.
 
     `all_groups`: of the others too. Each hour has them once, or rare collections would have hours that look missing.
     """
     for group in IN_ORDER:
+        if group.sensor != FIREHOSE_SENSOR:
+            continue
         event = group_event(group, applied, in_hour, always=all_groups)
         if event is not None:
             yield event

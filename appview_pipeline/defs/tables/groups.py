@@ -8,6 +8,8 @@ from graphlib import TopologicalSorter
 
 from appview_pipeline.indexing.registry import EFFECTS
 
+FIREHOSE_SENSOR, IDENTITY_SENSOR = "firehose_sensor", "identity_sensor"
+
 
 @dataclass(frozen=True)
 class TableGroup:
@@ -15,7 +17,7 @@ class TableGroup:
 
     `upstream` names those that collections do not declare; the groups of collections whose records have rows in the
     tables are added. `asset_group` is the asset's group in Dagster. `check` is the recount (a file of `sql/check/`)
-    that its counters must equal.
+    that its counters must equal. `sensor` reports its materializations as they happen.
     """
 
     key: str
@@ -24,6 +26,7 @@ class TableGroup:
     upstream: tuple[str, ...]
     description: str
     check: str | None = None
+    sensor: str = FIREHOSE_SENSOR
 
     @property
     def collections(self) -> tuple[str, ...] | None:
@@ -60,7 +63,13 @@ _DECLARED: tuple[TableGroup, ...] = (
         asset_group="records",
         tables=("actor", "actor_sync"),
         upstream=("firehose",),
-        description="Accounts (`actor`) and the newest rev seen of their repositories (`actor_sync`).",
+        description=(
+            "Accounts (`actor`) with their handles and statuses, and the newest rev seen of their repositories "
+            "(`actor_sync`). A new account is a row at once; the identity process then resolves its DID and verifies "
+            "its handle in both directions. A handle that is not verified is NULL. What is known of each account, and "
+            "why a handle is not verified, says `appview-pipeline identity show`."
+        ),
+        sensor=IDENTITY_SENSOR,
     ),
     TableGroup(
         key="posts",
@@ -234,3 +243,6 @@ BY_KEY: dict[str, TableGroup] = {group.key: group for group in GROUPS}
 _GRAPH = {group.key: [key for key in group.upstream if key in BY_KEY] for group in GROUPS}
 IN_ORDER: tuple[TableGroup, ...] = tuple(BY_KEY[key] for key in TopologicalSorter(_GRAPH).static_order())
 """Every group after the groups that it is derived from."""
+
+ACTORS = BY_KEY["actors"]
+"""The accounts: reported by the identity sensor, whose plots are those of resolution."""
