@@ -22,7 +22,7 @@ REMOVAL_REV = "z" * 13
 _FILE = "account/remove.sql"
 
 LEFT_OVER = (
-    *("tombstones", "pending", "dependencies", "replies_to_others", "dead_letters", "gaps"),
+    *("tombstones", "pending", "dead_letters", "gaps"),
     *("notifications_received", "notifications_sent", "muted_notifications", "thread_places"),
     *("post_counters", "labels", "label_definitions"),
 )
@@ -104,11 +104,12 @@ def states_before(connection: Connection, removal: Removal, before: str | None, 
 def remove_states(connection: Connection, removal: Removal, first: str, before: str | None, effects: Effects) -> int:
     """Removes past states from `first` up to, not including, `before` (None: to the newest), but for those by which
     posts of others are evaluated. Returns how many; 0: all that are left have to stay."""
+    statements = filled(effects, _FILE)
     parameters = removal._parameters
+    parameters |= {"from": first, "before": before or parameters["end"]}
     with connection.cursor() as cursor:
-        cursor.execute(
-            filled(effects, _FILE)["states"], {**parameters, "from": first, "before": before or parameters["end"]}
-        )
+        cursor.execute(statements["dependencies"], parameters)
+        cursor.execute(statements["states"], parameters)
         return cursor.rowcount
 
 

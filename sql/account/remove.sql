@@ -87,6 +87,17 @@ FROM (
   LIMIT %(limit)s
 ) v;
 
+-- :dependencies
+-- Removes what the account's replies depended on: those with past states from %(from)s up to, not including,
+-- %(before)s.
+-- - others: relationships; the last statement removes the names of records that are no posts.
+WITH others AS (
+  DELETE FROM pipeline.dependency
+  WHERE uri = ANY (ARRAY(SELECT uri FROM pipeline.version WHERE uri >= %(from)s AND uri < %(before)s))
+)
+DELETE FROM pipeline.reply_to_other
+WHERE uri = ANY (ARRAY(SELECT uri FROM pipeline.version WHERE uri >= %(from)s AND uri < %(before)s));
+
 -- :states
 -- Removes the account's past states from %(from)s up to, not including, %(before)s, but for those by which posts of
 -- others are evaluated: posts that others have replied to, or that states which stay have; thread gates of threads, and
@@ -137,22 +148,6 @@ WHERE uri IN (SELECT uri FROM pipeline.tombstone WHERE uri >= %(start)s AND uri 
 DELETE FROM pipeline.pending p
 USING (SELECT uri FROM pipeline.pending WHERE uri >= %(start)s AND uri < %(end)s LIMIT %(limit)s) x
 WHERE p.uri = x.uri;
-
--- :dependencies
--- Removes the relationships on which the account's replies depended.
-DELETE FROM pipeline.dependency d
-USING (
-  SELECT relationship, uri FROM pipeline.dependency WHERE uri >= %(start)s AND uri < %(end)s LIMIT %(limit)s
-) x
-WHERE d.relationship = x.relationship AND d.uri = x.uri;
-
--- :replies_to_others
--- Removes the account's replies to records that are no posts.
-DELETE FROM pipeline.reply_to_other o
-USING (
-  SELECT subject, uri, rev FROM pipeline.reply_to_other WHERE uri >= %(start)s AND uri < %(end)s LIMIT %(limit)s
-) x
-WHERE o.subject = x.subject AND o.uri = x.uri AND o.rev = x.rev;
 
 -- :dead_letters
 -- Removes dead letters, with their bytes.

@@ -14,7 +14,7 @@ WITH written AS (
   INSERT INTO bsky.record AS r (uri, cid, did, json, "indexedAt", rev, "takedownRef")
   SELECT s.uri, s.cid, s.did, s.json, s.indexed_at, s.rev,
     CASE
-      WHEN (SELECT true FROM pipeline.record_takedown ORDER BY uri LIMIT 1)
+      WHEN (SELECT true FROM pipeline.record_takedown WHERE uri > '' ORDER BY uri LIMIT 1)
         THEN (SELECT t.ref FROM pipeline.record_takedown t WHERE t.uri = s.uri)
     END
   FROM stage_write s
@@ -29,8 +29,8 @@ WITH written AS (
   RETURNING r.uri, xmax <> 0 AS updated
 ), taken_down_again AS (
   DELETE FROM pipeline.record_takedown t
-  USING written w
-  WHERE (SELECT true FROM pipeline.record_takedown ORDER BY uri LIMIT 1) AND t.uri = w.uri AND NOT w.updated
+  WHERE (SELECT true FROM pipeline.record_takedown WHERE uri > '' ORDER BY uri LIMIT 1)
+    AND t.uri = ANY (ARRAY(SELECT uri FROM written WHERE NOT updated))
 ), noted AS (
   INSERT INTO touched (uri, collection, change, rev, at)
   SELECT s.uri, s.collection,

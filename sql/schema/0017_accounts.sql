@@ -101,7 +101,7 @@ COMMENT ON COLUMN pipeline.backfill_queue.reason IS
     'Why: discovered, requested, chain, sync, gap, returned (the account was removed here, and is active again).';
 
 -- Whatever is about an account can be found, to be removed with it.
-CREATE INDEX dependency_uri_idx ON pipeline.dependency (uri);
-CREATE INDEX reply_to_other_uri_idx ON pipeline.reply_to_other (uri);
+CREATE INDEX dependency_uri_idx ON pipeline.dependency USING hash (uri);
+CREATE INDEX reply_to_other_uri_idx ON pipeline.reply_to_other USING hash (uri);
 DROP INDEX pipeline.dead_letter_did_idx;
 CREATE INDEX dead_letter_did_idx ON pipeline.dead_letter (did);
