@@ -71,9 +71,9 @@ class ImportSummary:
     `nullified` and `bad_lines` are a part of `lines`.
 
     `accounts` counts an account once for each transaction that it was part of: `added` and `changed` of them were
-    written, `excluded` forbid the collection of their data, and of the others nothing older was stored. With
-    verification, operations that are not valid are bad lines. Those that follow an operation that was not among the
-    last ones read are `unverifiable`; they are imported all the same.
+    written, `excluded` forbid the collection of their data or were deleted, and of the others nothing older was stored.
+    With verification, operations that are not valid are bad lines. Those that follow an operation that was not among
+    the last ones read are `unverifiable`; they are imported all the same.
     """
 
     file: str

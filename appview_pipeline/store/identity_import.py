@@ -37,8 +37,9 @@ _row = attrgetter(*_COLUMNS)
 
 @dataclass(frozen=True)
 class ImportCounts:
-    """Accounts of one part of an import: all, those that forbid the collection of their data, those that are new here,
-    and those of which something older was stored. All others were known already."""
+    """Accounts of one part of an import: all; those that are excluded, because they forbid the collection of their data
+    or were deleted; those that are new here; those of which something older was stored. All others were known already.
+    """
 
     accounts: int = 0
     excluded: int = 0
@@ -50,13 +51,14 @@ def import_documents(connection: Connection, documents: Sequence[ImportedDocumen
     """Stores the documents that are newer than what is stored, as the caller's transaction.
 
     `documents` may hold several of one account, in any order. The accounts' rows are locked until the end of the
-    transaction, in the order of their DIDs.
+    transaction, in the order of their DIDs, and nobody can exclude an account until then.
     """
     statements = sections("identity/import.sql")
     with connection.cursor() as cursor:
         cursor.execute(statements["stage"])
         rows = [_row(it) for it in documents]
         copy_rows(cursor, "stage_import", _COLUMNS, rows)
+        cursor.execute(sections("apply/excluded.sql")["lock"])
         cursor.execute(statements["merge"])
         found = cursor.fetchone()
     assert found is not None

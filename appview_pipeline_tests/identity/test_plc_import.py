@@ -7,6 +7,7 @@ import itertools
 import logging
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from appview_pipeline.identity.plc_operations import document_of
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import Busy
-from appview_pipeline.store.identity_import import import_documents
+from appview_pipeline.store.identity_import import ImportCounts, ImportedDocument, import_documents
+from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.plc_export import Account, Directory, Line, signed, written
 from appview_pipeline_tests.support.tables import Fresh, one, rows
+from appview_pipeline_tests.support.waiting import wait_for
 
 COLUMNS = (
     "did, state, source, doc, pds, signing_key, labeler, labeler_key, claimed_handle, handle, error, "
@@ -232,19 +235,51 @@ def test_indexed_accounts_are_queued_and_what_readers_see_is_not_touched(databas
     assert rows(database.url, "SELECT * FROM bsky.actor ORDER BY did") == actors
 
 
-def test_nothing_is_stored_of_accounts_that_forbid_it(database: Database, tmp_path: Path) -> None:
+def test_nothing_is_stored_of_accounts_that_are_excluded(database: Database, tmp_path: Path) -> None:
     directory = Directory()
-    forbidding, allowing = Account(directory, "forbidding"), Account(directory, "allowing")
-    for account, forbids in ((forbidding, True), (allowing, False)):
-        rows(
-            database.url,
-            "INSERT INTO pipeline.actor_setting (did, data_collection_forbidden) VALUES (%s, %s)",
-            account.did,
-            forbids,
-        )
+    forbidding, deleted, allowing = (Account(directory, name) for name in ("forbidding", "deleted", "allowing"))
+    one(database.url, "SELECT pipeline.forbid_data_collection(%s)", forbidding.did)
+    rows(database.url, "INSERT INTO pipeline.removal (did, reason) VALUES (%s, 'deleted')", deleted.did)
+    rows(database.url, "INSERT INTO pipeline.actor_setting (did) VALUES (%s)", allowing.did)
     summary = load(database, written(directory.lines), tmp_path)
     assert stored(database).keys() == {allowing.did}
-    assert (summary.accounts, summary.excluded, summary.added) == (2, 1, 1)
+    assert (summary.accounts, summary.excluded, summary.added) == (3, 2, 1)
+
+
+def test_an_account_is_excluded_before_a_part_of_an_import_or_after_it(database: Database) -> None:
+    document = ImportedDocument("did:plc:" + "a" * 24, "2024-01-01T00:00:00Z", doc="{}")
+    forbid = "SELECT pipeline.forbid_data_collection(%s)"
+    with ThreadPoolExecutor(1) as pool:
+        with database.connect("maintenance") as connection:
+            assert import_documents(connection, [document]).added == 1
+            forbidding = pool.submit(one, database.url, forbid, document.did)
+            wait_until_blocked(database)
+        assert forbidding.result() is True
+        assert stored(database).keys() == {document.did}
+
+        rows(database.url, "DELETE FROM pipeline.identity")
+        one(database.url, "SELECT pipeline.allow_data_collection(%s)", document.did)
+        rows(database.url, "DELETE FROM pipeline.identity")
+
+        def imported() -> ImportCounts:
+            with database.connect("maintenance") as connection:
+                return import_documents(connection, [document])
+
+        with connect(database.url) as connection, connection.cursor() as cursor:
+            cursor.execute(forbid, (document.did,))
+            importing = pool.submit(imported)
+            wait_until_blocked(database)
+            connection.commit()
+        assert importing.result() == ImportCounts(accounts=1, excluded=1)
+        assert stored(database) == {}
+
+
+def wait_until_blocked(database: Database) -> None:
+    blocked = (
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database "
+        "WHERE NOT granted AND datname = current_database()"
+    )
+    wait_for(lambda: one(database.url, blocked) > 0)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 -- Loads the documents that the operations of a PLC export make into the table of identities.
 --
 -- Guarantees: the newest operation of an account wins, whatever the order in which they come, in one part or in
--- several. What was resolved after an operation stays. Loading something again writes nothing. Accounts that forbid the
--- collection of their data are left out. No table of schema `bsky` changes: a handle that a document claims is shown
--- once it is verified, for which accounts that are indexed, or were resolved before, wait in the queue `refresh`.
+-- several. What was resolved after an operation stays. Loading something again writes nothing. Excluded accounts are
+-- left out, and nobody excludes one until the commit: the lock of apply/excluded.sql is held. No table of schema `bsky`
+-- changes: a handle that a document claims is shown once it is verified, for which accounts that are indexed, or were
+-- resolved before, wait in the queue `refresh`.
 
 -- :stage
 -- Makes the table of operations that were read: for each the time at which the directory accepted it, and what its
@@ -21,11 +22,11 @@ CREATE TEMPORARY TABLE IF NOT EXISTS stage_import (
 ) ON COMMIT DELETE ROWS;
 
 -- :merge
--- Writes what is newer than what is stored. Returns how many accounts were staged, left out because they forbid it,
+-- Writes what is newer than what is stored. Returns how many accounts were staged, left out because they are excluded,
 -- added, and changed. Of two operations of the same moment the one with the greater document counts, so that the order
 -- of the file does not matter.
 -- - newest: the last staged operation of each account.
--- - allowed: those of accounts that may be collected; is_indexed: readers see the account.
+-- - allowed: those of accounts that are not excluded; is_indexed: readers see the account.
 -- - newer: those that are newer than what is stored; is_new: nothing is stored of the account.
 -- - written: the rows that were written. The condition is there twice, because somebody else may have resolved an
 --   account in between.
@@ -38,9 +39,7 @@ WITH newest AS MATERIALIZED (
   SELECT n.*, a.did IS NOT NULL AS is_indexed
   FROM newest n
   LEFT JOIN LATERAL (SELECT actor.did FROM bsky.actor actor WHERE actor.did = n.did OFFSET 0) a ON true
-  WHERE NOT EXISTS (
-    SELECT FROM pipeline.actor_setting s WHERE s.did = n.did AND s.data_collection_forbidden OFFSET 0
-  )
+  WHERE NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = n.did AND r.excluded OFFSET 0)
 ), newer AS MATERIALIZED (
   SELECT a.*, i.did IS NULL AS is_new
   FROM allowed a
