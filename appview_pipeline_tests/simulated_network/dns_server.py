@@ -20,9 +20,13 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
+from dns.rdtypes.ANY.TXT import TXT
+from dns.rdtypes.IN.A import A
+from dns.rdtypes.IN.AAAA import AAAA
 
 from appview_pipeline_tests.simulated_network.accounts import HANDLE_DOMAIN
 from appview_pipeline_tests.simulated_network.faults import Faults, draw, garbage_for
@@ -141,9 +145,10 @@ class DnsServer:
             return wire[:2] + found.garbage
         response.set_rcode(dns.rcode.from_text(found.rcode))
         if response.rcode() == dns.rcode.NOERROR and found.cname is None:
-            texts = {"TXT": [_quoted(text) for text in found.txt], "A": found.a, "AAAA": found.aaaa}.get(kind)
-            if texts:
-                response.answer.append(dns.rrset.from_text_list(owner, TTL, "IN", kind, list(texts)))
+            values: Sequence[str | tuple[str, ...]] = {"TXT": found.txt, "A": found.a, "AAAA": found.aaaa}.get(kind, ())
+            if values:
+                records = [_record(kind, value) for value in values]
+                response.answer.append(dns.rrset.from_rdata_list(owner, TTL, records))
         limit = 65_535 if transport == "tcp" else max(512, request.payload)
         with contextlib.suppress(dns.exception.TooBig):
             if not found.cut or transport == "tcp":
@@ -190,14 +195,16 @@ class DnsServer:
             send()
 
 
-def _quoted(text: str | tuple[str, ...]) -> str:
-    """A TXT record in the format of zone files. Bytes that are not UTF-8 are written as Python's surrogates."""
-    if isinstance(text, tuple):
-        strings = [one.encode("utf-8", "surrogateescape") for one in text]
+def _record(kind: str, value: str | tuple[str, ...]) -> dns.rdata.Rdata:
+    """One record. Bytes of a text that are not UTF-8 are written as Python's surrogates."""
+    if kind != "TXT":
+        return (A if kind == "A" else AAAA)(dns.rdataclass.IN, dns.rdatatype.from_text(kind), str(value))
+    if isinstance(value, tuple):
+        strings = [one.encode("utf-8", "surrogateescape") for one in value]
     else:
-        whole = text.encode("utf-8", "surrogateescape")
+        whole = value.encode("utf-8", "surrogateescape")
         strings = [whole[at : at + 255] for at in range(0, len(whole) or 1, 255)]
-    return " ".join('"' + "".join(f"\\{byte:03d}" for byte in one) + '"' for one in strings)
+    return TXT(dns.rdataclass.IN, dns.rdatatype.TXT, strings)
 
 
 def _sockets(host: str, port: int) -> tuple[socket.socket, socket.socket]:
