@@ -17,7 +17,7 @@ setup:
 dev *options:
     DAGSTER_HOME="${DAGSTER_HOME:-$PWD}" dagster dev "$@"
 
-# Start the simulated network: a relay, a PLC directory and a PDS on this machine (docs/simulated-network.md).
+# Start the simulated network: relay, PLC directory, name server and PDSes on this machine (docs/simulated-network.md).
 network *options:
     appview-simulated-network "$@"
 
