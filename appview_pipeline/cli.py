@@ -209,6 +209,37 @@ def identity() -> None:
     """DIDs, their documents, and handles."""
 
 
+@identity.command("show")
+@click.argument("account", metavar="DID|HANDLE")
+@click.option("--refresh", is_flag=True, help="Resolve it now, and store what is found.")
+@click.option("--json", "as_json", is_flag=True, help="The row of pipeline.identity as one JSON object.")
+def identity_show(account: str, refresh: bool, as_json: bool) -> None:
+    """Show what is known of an account: from where, how old, and why its handle is not verified.
+
+    Exit code 1: with --refresh, the account's servers gave no answer; what was known before is shown. Exit code 2: the
+    account is not known, or ACCOUNT is neither a DID nor a handle.
+    """
+    from appview_pipeline.identity.show import refresh_account, show_account
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("identity-show")
+    database = open_database(settings)
+    try:
+        failure = None
+        if refresh:
+            account, failure = refresh_account(database, settings, account)
+        found = show_account(database, settings, account)
+    finally:
+        database.close()
+    if as_json:
+        _json_line(found.as_json())
+    else:
+        click.echo("\n".join(found.lines()))
+    if failure is not None:
+        click.echo(failure, err=True)
+        sys.exit(1)
+
+
 @identity.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Import only operations whose CID and signature are valid.")

@@ -27,3 +27,10 @@ LEFT JOIN pipeline.repo r USING (did)
 LEFT JOIN bsky.actor a USING (did)
 LEFT JOIN pipeline.actor_setting s USING (did)
 LEFT JOIN pipeline.removal m USING (did);
+
+-- :upstreams
+-- Those of the servers %(hosts)s that resolution leaves alone now.
+SELECT host, breaker, open_until, parked_until, reason
+FROM pipeline.upstream
+WHERE host = ANY (%(hosts)s) AND (breaker <> 'closed' OR parked_until > now())
+ORDER BY host COLLATE "C";
