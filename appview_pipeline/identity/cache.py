@@ -136,11 +136,13 @@ class IdentityCache:
         now = self._clock()
         if outcome is None:
             return _Entry(KnownIdentity(did, None, reason=EXCLUDED), now + self._settings.identity_fresh_seconds)
-        if isinstance(outcome, Settled):
+        stored = self._stored(did)
+        if outcome.settled is not None:
             fresh = now + self._settings.identity_fresh_seconds
-            stored = self._stored(did)  # Its handle may be somebody else's, or one that was verified before.
-            return _Entry(_settled(outcome, now, None if stored is None else stored.handle), fresh)
-        return self._failing(did, self._stored(did), outcome.error, now + outcome.seconds)
+            # The handle may have become somebody else's meanwhile, or be one that was verified before.
+            return _Entry(_settled(outcome.settled, now, None if stored is None else stored.handle), fresh)
+        assert outcome.postponed is not None, "an attempt has an answer or none"
+        return self._failing(did, stored, outcome.postponed.error, now + outcome.postponed.seconds)
 
     def _stored(self, did: str) -> StoredIdentity | None:
         with self._database.connect("reader") as connection:
@@ -158,7 +160,7 @@ class IdentityCache:
             if until > self._clock():
                 return _Entry(_known(row), until)
         now = self._clock()
-        if row.queue == "retry" and row.error and row.wanted_at is not None and row.wanted_at.timestamp() > now:
+        if row.queue is not None and row.error and row.wanted_at is not None and row.wanted_at.timestamp() > now:
             # An attempt has failed, or the next one is under way elsewhere.
             until = min(row.wanted_at.timestamp(), now + backoff.resolution(max(row.attempts, 1)))
             return self._failing(did, row, row.error, until)

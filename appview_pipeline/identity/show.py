@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 import orjson
 
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.identity.attempt import attempt
+from appview_pipeline.identity.on_demand import resolve_now
+from appview_pipeline.identity.questions import questions
 from appview_pipeline.protocol.syntax import is_did, is_handle, normalize_handle
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import identities
@@ -69,27 +72,26 @@ class ShownIdentity:
         return [f"{name:<12}  {text}" for name, text in found if text]
 
     def _handle(self, row: StoredIdentity) -> str:
-        checked = "" if row.handle_checked_at is None else f", {self._ago(row.handle_checked_at)}"
+        ago = "" if row.handle_checked_at is None else f" {self._ago(row.handle_checked_at)}"
         if row.handle is not None:
             by = _VERIFIED_BY.get(row.handle_source or "", "an earlier release")
-            failing = f"; since then it could not be checked: {row.handle_error}" if row.handle_error else ""
-            return f"{row.handle}, verified by {by}{checked}{failing}"
+            failing = f"; it could not be checked since: {row.handle_error}" if row.handle_error else ""
+            return f"{row.handle}, verified by {by}{ago}{failing}"
         if row.claimed_handle is None:
-            return "none: its document names none" if row.state == "found" else "none"
-        if row.handle_checked_at is None and row.handle_error is None:
-            return f"{row.claimed_handle} is not verified: it has not been checked yet"
-        return f"{row.claimed_handle} is not verified{checked}: {row.handle_error or 'no reason is known'}"
+            return "none: the document names none" if row.state == "found" else "none: there is no document"
+        if row.handle_error is None:
+            return f"{row.claimed_handle}, not checked yet"
+        checked = f" (checked{ago})" if ago else ""
+        return f"{row.claimed_handle}, not verified{checked}: {row.handle_error}"
 
     def _document(self, row: StoredIdentity) -> str:
         if row.state is None or row.resolved_at is None:
-            return f"none yet: {row.error}" if row.error and row.attempts else "none yet"
+            return "none yet"
         ago = self._ago(row.resolved_at)
+        error = f": {row.error}" if row.error and not row.attempts else ""
         if row.state == "found":
-            return f"from {_SOURCES.get(row.source or '', 'nowhere')}, {ago}" + (
-                f"; {row.error}" if row.error and not row.attempts else ""
-            )
-        where = f" ({_SOURCES[row.source]})" if row.source in _SOURCES else ""
-        return f"{row.state}{where}, {ago}" + (f": {row.error}" if row.error and row.queue != "retry" else "")
+            return f"from {_SOURCES.get(row.source or '', 'an unknown source')}, {ago}{error}"
+        return f"{row.state}, {ago}{error}"
 
     def _pds(self, row: StoredIdentity) -> str:
         moved = "" if row.pds_changed_at is None else f" (moved there {self._ago(row.pds_changed_at)})"
@@ -103,7 +105,7 @@ class ShownIdentity:
         if it.account_at is not None:
             said += f", says the relay, {self._ago(it.account_at)}"
         elif it.active:
-            said = "active, for the relay said nothing else"
+            said = "active, as no event has said otherwise"
         if it.pds_status is not None and it.pds_asked_at is not None:
             said += f"; its PDS says: {it.pds_status}, {self._ago(it.pds_asked_at)}"
         return said + ("; shown until its PDS confirms that" if it.status_doubtful else "")
@@ -124,12 +126,12 @@ class ShownIdentity:
         if it.removal is None or it.removal_requested_at is None:
             return None
         why = "the account was deleted" if it.removal == "deleted" else "a purge was asked for"
-        done = "not finished" if it.removal_finished_at is None else f"finished {self._ago(it.removal_finished_at)}"
+        done = "not finished yet" if it.removal_finished_at is None else f"finished {self._ago(it.removal_finished_at)}"
         return f"{why} {self._ago(it.removal_requested_at)}; {done}"
 
     def _resolution(self, row: StoredIdentity) -> str | None:
         failures = f", after {_counted(row.attempts, 'failed attempt')}" if row.attempts else ""
-        reason = f": {row.error}" if row.queue == "retry" and row.error else ""
+        reason = f": {row.error}" if row.error and (row.attempts or self.upstreams) else ""
         if row.queue is None or row.wanted_at is None:
             if row.next_check_at is None:
                 return "not queued" if self.identity else "never asked for"
@@ -138,8 +140,8 @@ class ShownIdentity:
             return f"next refresh in {_span((row.next_check_at - self.now).total_seconds())}"
         ahead = (row.wanted_at - self.now).total_seconds()
         if ahead <= 0:
-            when = f"waits since {_span(-ahead)}"
-        elif row.queue == "retry":
+            when = f"has waited for {_span(-ahead)}"
+        elif row.queue == "retry" or self.upstreams:
             when = f"in {_span(ahead)}"
         else:
             when = "under way"
@@ -177,7 +179,7 @@ def find_account(connection: Connection, name: str) -> str | None:
     A handle stands for the account that it is verified for, else for the only one whose document names it. Raises
     `OperatorError` where `name` is neither, and where several accounts claim a handle that is not verified.
     """
-    name = name.strip().removeprefix("at://").removeprefix("@").rstrip("/")
+    name = _bare(name)
     if name.startswith("did:"):
         if not is_did(name):
             raise OperatorError(f"{name[:300]!r} is not a DID: correct it.")
@@ -206,6 +208,30 @@ def show_account(database: Database, settings: Settings, name: str) -> ShownIden
     if row is None and not is_known:
         raise OperatorError(f"nothing is known of {did}: with `--refresh` it is resolved.")
     return ShownIdentity(did, row, account, upstreams, datetime.now(timezone.utc))
+
+
+def refresh_account(database: Database, settings: Settings, name: str) -> tuple[str, str | None]:
+    """Resolves an account, a DID or a handle, and stores what is found. Returns its DID, and a sentence where there was
+    no answer. Raises `OperatorError` where `name` is neither, or a handle that names nobody."""
+    with database.connect("reader") as connection:
+        did = find_account(connection, name)
+    with questions(settings) as (asked, _):
+        if did is None:
+            check = asked.check("", normalize_handle(_bare(name)))
+            if check.did is None:
+                raise OperatorError(f"{check.handle} names no account: {check.reason}.")
+            did = check.did
+        found = resolve_now(database, settings, did, lambda wanted: attempt(wanted, asked))
+    if found is None:
+        return did, f"{did} was not resolved, for nothing new of it may be stored."
+    if found.postponed is not None:
+        return did, f"{did} gave no answer: {found.postponed.error}."
+    return did, None
+
+
+def _bare(name: str) -> str:
+    """A DID or handle without what people copy along with it."""
+    return name.strip().removeprefix("at://").removeprefix("@").rstrip("/")
 
 
 def _hosts(settings: Settings, did: str, row: StoredIdentity | None) -> list[str]:

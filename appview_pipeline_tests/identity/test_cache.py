@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from appview_pipeline.identity.attempt import Attempt
 from appview_pipeline.identity.cache import EXCLUDED, IdentityCache, KnownIdentity
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import identities
@@ -30,12 +32,14 @@ class Network:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, wanted: Wanted) -> Settled | Postponed:
+    def __call__(self, wanted: Wanted) -> Attempt:
         self.asked.append(wanted.did)
         number = len(self.asked)
         self.gate.wait(20)
         answer = self.answer(wanted)
-        return answer if isinstance(answer, Postponed) else Settled(**{**vars(answer), "pds": f"https://{number}.test"})
+        if isinstance(answer, Postponed):
+            return Attempt(wanted, postponed=answer)
+        return Attempt(wanted, settled=replace(answer, pds=f"https://{number}.test"))
 
     def found(self, wanted: Wanted) -> Settled:
         return Settled(wanted.did, wanted.asked_at, "found", "plc", 80_000.0, doc="{}")
