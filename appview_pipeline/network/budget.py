@@ -11,8 +11,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from appview_pipeline.network.fetch_errors import FetchError
+
+Part = Literal["a header", "a body"]
 
 
 class Budget:
@@ -31,7 +34,7 @@ class Budget:
         self.connect_deadline = 0.0
         self.received = 0
         self.max_received = 0
-        self.what = ""
+        self.what: Part = "a header"
         self.has_connected = False
         self.wants_connection = False
 
@@ -46,7 +49,7 @@ class Budget:
         self.has_connected = True
         self.connect_deadline = min(self.deadline, time.monotonic() + self.connect_seconds)
 
-    def allow(self, count: int, what: str) -> None:
+    def allow(self, count: int, what: Part) -> None:
         """From here on `count` bytes more may be received, of `what`."""
         self.max_received = self.received + count
         self.what = what
@@ -70,8 +73,15 @@ class Budget:
         return min(self.read_seconds, self.left())
 
     def receive(self, count: int) -> None:
-        """Counts bytes that came. Raises `FetchError` beyond what is allowed."""
+        """Counts bytes that came; 0 is the end of the connection.
+
+        Raises `FetchError` beyond what is allowed, and for an end within a header, because `http.client` takes what
+        came until then for the whole header.
+        """
         self.received += count
+        if count == 0 and self.what == "a header":
+            when = "before the end of its answer" if self.received else "without an answer"
+            raise FetchError("connection", f"{self.host} closed the connection {when}", host=self.host)
         if self.received > self.max_received:
             raise FetchError("too big", f"{self.host} sends more than is allowed for {self.what}", host=self.host)
 

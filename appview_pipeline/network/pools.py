@@ -92,8 +92,11 @@ class _TLSPool(_PlainPool, HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 
-def new_pool(target: Target, hosts: Hosts, context: ssl.SSLContext, max_idle: int) -> HTTPConnectionPool:
-    """A pool of connections to the server of `target`, which keeps at most `max_idle` of them for later requests."""
+def new_pool(target: Target, hosts: Hosts, context: ssl.SSLContext | None, max_idle: int) -> HTTPConnectionPool:
+    """A pool of connections to the server of `target`, which keeps at most `max_idle` of them for later requests.
+
+    `context` is for TLS, if the target has it.
+    """
     host = f"[{target.host}]" if ":" in target.host else target.host
     if target.scheme == "http":
         return _PlainPool(host, target.port, maxsize=max_idle, hosts=hosts, target=target)

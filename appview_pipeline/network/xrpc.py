@@ -81,7 +81,7 @@ class Client:
     ) -> None:
         self.hosts = Hosts(settings) if hosts is None else hosts
         self._settings = settings
-        self._tls = tls_context(ca_file)
+        self._tls = None if ca_file is None else tls_context(ca_file)
         self._upstreams = Upstreams(settings.host_concurrency, self._new_adapter, clock)
 
     def get(
@@ -280,13 +280,13 @@ def _malformed(error: Exception, target: Target) -> FetchError:
     for link in chain:  # the libraries wrap errors in arguments, in attributes and as causes
         if isinstance(link, Exception) and len(chain) < 20:
             chain += [*link.args, getattr(link, "reason", None), link.__cause__, link.__context__]
-    kind = {type(link) for link in chain}
     name = target.name
-    if http.client.RemoteDisconnected in kind:
-        return FetchError("connection", f"{name} closed the connection without an answer", host=name)
-    if http.client.LineTooLong in kind or any("got more than" in str(link) for link in chain):
+    if any(isinstance(link, http.client.LineTooLong) or "got more than" in str(link) for link in chain):
         return FetchError("too big", f"{name} sends a header with too many or too long lines", host=name)
-    if http.client.IncompleteRead in kind or "prematurely" in str(error):
+    is_chunk = any(isinstance(link, urllib3.exceptions.InvalidChunkLength) for link in chain)
+    if not is_chunk and any(
+        isinstance(link, http.client.IncompleteRead) or "prematurely" in str(link) for link in chain
+    ):
         return FetchError("connection", f"{name} closed the connection before the end of its answer", host=name)
     return FetchError("connection", f"{name} sent an answer that is not HTTP", host=name)
 
