@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -11,7 +14,10 @@ from appview_pipeline.identity.dids import Resolution, resolve_did
 from appview_pipeline.identity.documents import MAX_DOCUMENT_BYTES, parse_document
 from appview_pipeline.network.fetch_errors import Kind
 from appview_pipeline.network.xrpc import Answer, Client, FetchError
-from appview_pipeline.settings import Settings
+from appview_pipeline.settings import Settings, load
+from appview_pipeline_tests.simulated_network import SimulatedNetwork, World
+from appview_pipeline_tests.simulated_network.http_service import Answer as Served
+from appview_pipeline_tests.simulated_network.http_service import HttpService, Parameters, json_answer
 
 PLC = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
 WEB = "did:web:somebody.example.com"
@@ -181,3 +187,121 @@ def test_a_host_that_asks_for_a_pause_is_no_fault_of_the_account() -> None:
         for did in (PLC, WEB):
             found = resolve(did, error)
             assert (found.state, found.retry_after, found.blames_account) == (None, 90.0, False)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Over real sockets
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[SimulatedNetwork]:
+    with SimulatedNetwork(World(12, 5, start=1_790_000_000, pasts=())) as network:
+        yield network
+
+
+@pytest.fixture
+def client(network: SimulatedNetwork) -> Iterator[Client]:
+    with Client(settings_of(network)) as client:
+        yield client
+
+
+def settings_of(network: SimulatedNetwork) -> Settings:
+    return replace(load(network.environment()), fetch_seconds=1.0, fetch_read_seconds=0.5)
+
+
+def test_accounts_of_a_network_are_found(network: SimulatedNetwork, client: Client) -> None:
+    accounts = [author.account for author in network.world.authors]
+    for account in accounts:
+        found = resolve_did(client, settings_of(network), account.did)
+        assert found.state == "found" and found.document is not None and found.document.problems == ()
+        assert (found.document.handle, found.document.pds) == (account.handle, network.pds.url)
+        assert found.json is not None and orjson.loads(found.json) == account.document()
+    assert resolve_did(client, settings_of(network), "did:plc:" + "a" * 24).state == "not found"
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "reason"),
+    [
+        ("hang", None, "sent nothing"),
+        ("fail", None, "HTTP 500"),
+        ("huge", "invalid", "more than 256,000 bytes"),
+        ("drip", None, "gave no document"),
+        ("missing", "not found", "does not know the DID"),
+        ("gone", "tombstoned", "its last operation is a tombstone"),
+        ("limited", None, "is left alone for 900 s"),
+        ("garbage", "invalid", ""),
+    ],
+)
+def test_each_fault_ends_in_a_reason(
+    network: SimulatedNetwork, client: Client, kind: str, state: str | None, reason: str
+) -> None:
+    did, other = (author.account.did for author in network.world.authors[:2])
+    network.plc.faults.named = {did: kind}
+    network.plc.faults.retry_after = 3_600
+    network.plc.faults.drip_seconds = 0.1
+    try:
+        began = time.monotonic()
+        found = resolve_did(client, settings_of(network), did)
+        assert time.monotonic() - began < 3
+    finally:
+        network.plc.faults.named = {}
+    assert found.state == state and found.document is None
+    assert found.reason is not None and reason in found.reason
+    assert found.blames_account == (kind != "limited")
+    beside = resolve_did(client, settings_of(network), other)
+    assert beside.state == (None if kind == "limited" else "found")
+    if kind == "limited":
+        assert beside.retry_after is not None and 800 < beside.retry_after <= 900 and not beside.blames_account
+
+
+class WebServer(HttpService):
+    """The host of a did:web, which gives one answer to every request for its document."""
+
+    answer = json_answer({})
+
+    def get(self, path: str, parameters: Parameters, host: str) -> Served:
+        return self.answer if path == "/.well-known/did.json" else Served(status=404)
+
+    @property
+    def did(self) -> str:
+        return f"did:web:127.0.0.1%3A{self.port}"
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[WebServer]:
+    server = WebServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_did_web_is_asked_at_its_host(network: SimulatedNetwork, client: Client, web: WebServer) -> None:
+    web.answer = json_answer(document(web.did))
+    found = resolve_did(client, settings_of(network), web.did)
+    assert found.state == "found" and found.document is not None and found.document.problems == ()
+    with Client(PUBLIC) as public:
+        requests = len(web.requests)
+        assert resolve_did(public, PUBLIC, web.did).state == "invalid"
+        assert len(web.requests) == requests
+
+
+@pytest.mark.parametrize(
+    ("served", "state", "reason"),
+    [
+        (Served(status=302, headers={"Location": "http://169.254.169.254/"}), "invalid", "redirects to"),
+        (Served(status=200, headers={"Content-Encoding": "gzip"}, body=b"\x1f\x8b"), "invalid", "content encoding"),
+        (Served(b'{"id": "', filled_to=50_000_000), "invalid", "more than 256,000 bytes"),
+        (Served(b'{"a": ' * 20_000), "invalid", "is not JSON"),
+        (Served(b"<html>not found</html>"), "invalid", "a web page"),
+        (Served(status=404), "not found", "has no DID document"),
+        (Served(status=503), None, "is left alone"),
+    ],
+    ids=["redirect", "encoding", "huge", "deep", "page", "missing", "limited"],
+)
+def test_what_a_host_of_a_did_web_can_do(
+    network: SimulatedNetwork, client: Client, web: WebServer, served: Served, state: str | None, reason: str
+) -> None:
+    web.answer = served
+    found = resolve_did(client, settings_of(network), web.did)
+    assert found.state == state
+    assert found.reason is not None and reason in found.reason

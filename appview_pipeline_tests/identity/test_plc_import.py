@@ -23,14 +23,18 @@ from appview_pipeline.backoff import Backoff
 from appview_pipeline.cli import cli
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.identity import plc_import
+from appview_pipeline.identity.dids import resolve_did
 from appview_pipeline.identity.documents import parse_document
 from appview_pipeline.identity.export_file import MAX_LINE_BYTES, ExportFile
 from appview_pipeline.identity.plc_import import ImportSummary, import_export
 from appview_pipeline.identity.plc_operations import document_of
+from appview_pipeline.network.xrpc import Client
 from appview_pipeline.settings import Settings
+from appview_pipeline.settings import load as load_settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import Busy
 from appview_pipeline.store.identity_import import ImportCounts, ImportedDocument, import_documents
+from appview_pipeline_tests.simulated_network import SimulatedNetwork, World
 from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.plc_export import Account, Directory, Line, signed, written
 from appview_pipeline_tests.support.tables import Fresh, one, rows
@@ -411,6 +415,27 @@ def test_a_signature_with_another_spelling_is_not_valid(database: Database, tmp_
     directory.accept(account.did, padded)
     summary = load(database, written(directory.lines), tmp_path, verify=True)
     assert summary.bad_lines == 1 and stored(database) == {}
+
+
+def test_an_import_says_what_resolution_says(database: Database, tmp_path: Path) -> None:
+    with SimulatedNetwork(World(12, 5, start=1_790_000_000, pasts=())) as network:
+        given = load_settings(network.environment())
+        dids = [author.account.did for author in network.world.authors]
+        network.happen(network.world.delete, dids[0])
+        path = tmp_path / "export.jsonl"
+        path.write_text("".join(f"{line}\n" for line in network.plc.export()))
+        summary = import_export(given, database, path, verify=True)
+        with Client(given) as client:
+            found = {did: resolve_did(client, given, did) for did in dids}
+    assert (summary.bad_lines, summary.unverifiable) == (0, 0) and summary.verified >= len(dids)
+    columns = "did, state, error, doc, pds, signing_key, claimed_handle"
+    for did, state, error, doc, *values in rows(database.url, f"SELECT {columns} FROM pipeline.identity"):
+        resolution = found.pop(did)
+        document = resolution.document
+        assert (state, error) == (resolution.state, resolution.reason)
+        assert doc == (resolution.json and orjson.loads(resolution.json))
+        assert values == ([None] * 3 if document is None else [document.pds, document.signing_key, document.handle])
+    assert found == {}
 
 
 # ----------------------------------------------------------------------------------------------------------------------

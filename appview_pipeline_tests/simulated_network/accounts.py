@@ -94,20 +94,23 @@ class Account:
         """A new handle, in the log too. `when` in microseconds."""
         self.handle = handle
         endpoint = self.log[-1][1]["services"]["atproto_pds"]["endpoint"]
-        self.log.append((when, self._signed(self._operation(endpoint, self._head()))))
+        self._append(when, self._operation(endpoint, self._head()))
 
     def settle_at(self, pds_url: str, when: int | None = None) -> None:
         """Makes `pds_url` the account's PDS, by an operation of the log when it is not already.
 
-        `when` in microseconds; None: at the time of the operation before.
+        `when` in microseconds; None: a millisecond after the operation before.
         """
         last = self.log[-1][1]
         if not self.tombstoned and last["services"]["atproto_pds"]["endpoint"] != pds_url:
-            when = self.log[-1][0] if when is None else when
-            self.log.append((when, self._signed(self._operation(pds_url, self._head()))))
+            self._append(when or 0, self._operation(pds_url, self._head()))
 
     def tombstone(self, when: int) -> None:
-        self.log.append((when, self._signed({"type": "plc_tombstone", "prev": self._head()})))
+        self._append(when, {"type": "plc_tombstone", "prev": self._head()})
+
+    def _append(self, when: int, operation: dict[str, Any]) -> None:
+        """Adds an operation to the log. A directory accepts no two of an account in the same millisecond."""
+        self.log.append((max(when, self.log[-1][0] + 1_000), self._signed(operation)))
 
     def audit_log(self) -> list[dict[str, Any]]:
         """The log as `GET /{did}/log/audit` answers it."""
