@@ -29,15 +29,22 @@ def check_excluded(cursor: Cursor, batch: BatchToApply, excluded: Set[str]) -> f
     """
     locked = {row[0] for row in batch.rows.get("stage_repo", ())} if batch.withheld else frozenset[str]()
     if unlocked := (batch.others | batch.withheld) - locked:
-        statements = sections("apply/excluded.sql")
-        cursor.execute(statements["lock"])
-        cursor.execute(statements["find"], {"dids": list(unlocked)})
+        hold_exclusions(cursor)
+        cursor.execute(sections("apply/excluded.sql")["find"], {"dids": list(unlocked)})
         excluded = excluded | {did for (did,) in cursor.fetchall()}
     refused = batch.content_of(excluded) if excluded else frozenset[str]()
     allowed = batch.withheld - excluded
     if refused or allowed:
         raise ExclusionChanged(refused, allowed)
     return frozenset(excluded)
+
+
+def hold_exclusions(cursor: Cursor) -> None:
+    """Makes whoever opts an account out wait until this transaction has ended, for writers that lock no repositories.
+
+    What the next statement reads of exclusions holds until the commit.
+    """
+    cursor.execute(sections("apply/excluded.sql")["lock"])
 
 
 def drop_deletes(cursor: Cursor) -> None:

@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline.store.exclusion import hold_exclusions
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_rows
 
@@ -58,7 +59,7 @@ def import_documents(connection: Connection, documents: Sequence[ImportedDocumen
         cursor.execute(statements["stage"])
         rows = [_row(it) for it in documents]
         copy_rows(cursor, "stage_import", _COLUMNS, rows)
-        cursor.execute(sections("apply/excluded.sql")["lock"])
+        hold_exclusions(cursor)
         cursor.execute(statements["merge"])
         found = cursor.fetchone()
     assert found is not None

@@ -178,7 +178,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    DELETE FROM pipeline.removal WHERE did = account AND reason = 'opt-out' AND finished_at IS NULL;
+    DELETE FROM pipeline.removal WHERE did = account AND reason = 'opt-out';
     UPDATE pipeline.actor_setting SET data_collection_forbidden = false, updated_at = now() WHERE did = account;
     RETURN true;
 END
