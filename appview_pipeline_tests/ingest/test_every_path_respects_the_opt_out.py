@@ -1,28 +1,526 @@
-"""Every path that writes, and why it stores nothing of an account that has opted out."""
+"""Every path that writes, and why it stores nothing of an account that has opted out.
+
+Three lists are complete, or a test fails: the statements that write (`STATEMENTS`), the modules that run them
+(`MODULES`), and the callers of those that lock and look (`PATHS`). Whoever adds one says why it respects the opt-out. A
+path is also driven with an account that has opted out; then the whole database is searched for the account.
+"""
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 import time
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from appview_pipeline.indexing.registry import EFFECTS
+from appview_pipeline.ingest.dead_letters import EXCLUDED, retry_dead_letters
+from appview_pipeline.ingest.recount import recount
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
+from appview_pipeline.settings import Settings
+from appview_pipeline.store import sql
+from appview_pipeline.store.accounts import PdsStatus, save_statuses
+from appview_pipeline.store.contacts import ContactMatch, notify_contact_match
+from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.identities import Settled, claim, save, want
+from appview_pipeline.store.identity_import import ImportedDocument, import_documents
+from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
-from appview_pipeline_tests.support.frames import Person, Stream, delete, post
-from appview_pipeline_tests.support.tables import one, rows
+from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.consumers import Start, cursor, until
+from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update, without_block
+from appview_pipeline_tests.support.records import one_of_each
+from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
+from appview_pipeline_tests.support.traces import Traces, tables_of, traces
 
-TEXTS = "SELECT text FROM bsky.post ORDER BY text"
+# ---------------------------------------------------------------------------------------------------------------------
+# Why a statement stores nothing new of an excluded account.
+
+CHECKED = "it writes what the batch has staged, and store/exclusion.py refuses a batch that has content of the account"
+LOOKS = "it leaves excluded accounts out itself: of known_repo.excluded or pipeline.repo.excluded, under a lock"
+DROPPED = "what excluded accounts would add is taken out of the staging table before (sql/apply/excluded.sql)"
+DERIVED = "it derives rows from records that are stored already, or moves, counts and flags such rows"
+OTHERS = "what it writes belongs to other accounts: what they wrote, and the counts of it"
+STATE = "it keeps the state of a repository, an account or a stream, which holds no content"
+REMOVES = "it takes something away, closes, empties or marks something that is stored"
+EXISTING = "it changes rows that are there, to nothing that the account wrote since"
+NOBODY = "its rows name no account, or servers only"
+ASKED = "it is asked for an account by name, and queues no more than that name; what is found is not stored (save.sql)"
+
+STATEMENTS: dict[str, str] = {
+    "account/status.save": STATE,
+    "apply/account.actors": EXISTING,
+    "apply/account.apply": STATE,
+    "apply/account.contradicted": STATE,
+    "apply/bookkeeping.advance_cursor": STATE,
+    "apply/bookkeeping.ignored": CHECKED,
+    "apply/bookkeeping.open_cursor": STATE,
+    "apply/bookkeeping.report": NOBODY,
+    "apply/contact_match.notify": LOOKS,
+    "apply/counters.posts": OTHERS,
+    "apply/counters.profiles": OTHERS,
+    "apply/cursor.open": STATE,
+    "apply/dead_letter.insert": CHECKED,
+    "apply/duplicates.list": CHECKED,
+    "apply/evaluation.ask_relationships": DERIVED,
+    "apply/evaluation.evaluate_roots": DERIVED,
+    "apply/evaluation.flag": DERIVED,
+    "apply/evaluation.pend": DERIVED,
+    "apply/gap.again": DROPPED,
+    "apply/gap.note": DROPPED,
+    "apply/gap_closing.close_chains": REMOVES,
+    "apply/gap_closing.close_commits": REMOVES,
+    "apply/gap_closing.close_records": REMOVES,
+    "apply/gap_closing.link": EXISTING,
+    "apply/identity.queue": LOOKS,
+    "apply/muted_thread.correct": DERIVED,
+    "apply/muted_thread.mute": DROPPED,
+    "apply/notification.insert": DROPPED,
+    "apply/notification.keep": DERIVED,
+    "apply/notification.renew": CHECKED,
+    "apply/pair_notification.keep": DERIVED,
+    "apply/pair_notification.move": DERIVED,
+    "apply/pair_notification.replace": DERIVED,
+    "apply/post.add_embeds": CHECKED,
+    "apply/post.add_quotes": CHECKED,
+    "apply/post.feed": CHECKED,
+    "apply/post.op_thread": CHECKED,
+    "apply/post.remove": REMOVES,
+    "apply/postgate.flag": CHECKED,
+    "apply/postgate.unflag": REMOVES,
+    "apply/quote_evaluation.evaluate": DERIVED,
+    "apply/record.tombstones": DROPPED,
+    "apply/record.write": CHECKED,
+    "apply/relay_names.batches": NOBODY,
+    "apply/relay_names.cursors": NOBODY,
+    "apply/relay_names.dead_letters": EXISTING,
+    "apply/relay_names.gaps": NOBODY,
+    "apply/repo.actors": LOOKS,
+    "apply/repo.advance": STATE,
+    "apply/repo.last_seen": LOOKS,
+    "apply/repo.make": STATE,
+    "apply/repost.feed": CHECKED,
+    "apply/subscription.find": DERIVED,
+    "apply/threadgate.flag": CHECKED,
+    "apply/threadgate.unflag": REMOVES,
+    "apply/version.keep": DROPPED,
+    "apply/version.op_thread": DROPPED,
+    "identity/batch.": NOBODY,
+    "identity/import.merge": LOOKS,
+    "identity/queue.expire": REMOVES,
+    "identity/queue.hide": REMOVES,
+    "identity/queue.postpone": EXISTING,
+    "identity/queue.queue_refresh": EXISTING,
+    "identity/queue.take": EXISTING,
+    "identity/queue.want": ASKED,
+    "identity/save.actors": LOOKS,
+    "identity/save.dequeue_excluded": REMOVES,
+    "identity/save.identities": LOOKS,
+    "identity/save.lose": REMOVES,
+    "identity/save.release": REMOVES,
+    "identity/upstream.close": NOBODY,
+    "identity/upstream.save": NOBODY,
+    "repair/counters.advance": NOBODY,
+    "repair/counters.posts_lock": OTHERS,
+    "repair/counters.posts_rewrite": OTHERS,
+    "repair/counters.profiles_lock": OTHERS,
+    "repair/counters.profiles_rewrite": OTHERS,
+    "repair/dead_letter.close_gap": REMOVES,
+    "repair/dead_letter.failed": EXISTING,
+    "repair/dead_letter.resolved": EXISTING,
+    "repair/duplicates.follow_head": DERIVED,
+    "repair/notification.amended": DERIVED,
+    "repair/post.gates": DERIVED,
+    "repair/post.remains": DERIVED,
+    "repair/post.unflag": DERIVED,
+    "schema/0018_privacy.allow_data_collection": REMOVES,
+    "schema/0018_privacy.follow_exclusion": STATE,
+    "schema/0018_privacy.forbid_data_collection": STATE,
+    "schema/0018_privacy.setting_changed": REMOVES,
+    "sweep/gap.proven": REMOVES,
+    **{f"apply/{effect.name}.add": CHECKED for effect in EFFECTS.in_order},
+}
+
+_WRITES = re.compile(r"\b(?:INSERT\s+INTO|UPDATE|MERGE\s+INTO|COPY)\s+(?:ONLY\s+)?(?:bsky|pipeline|\"?\{)")
+_FUNCTION = re.compile(r"^CREATE (?:OR REPLACE )?FUNCTION \w+\.(\w+)\(.*?^(?:\$\$|END);$", re.MULTILINE | re.DOTALL)
 
 
-def test_nothing_new_is_stored_until_the_account_allows_it_again(database: Database) -> None:
+def statements_that_write(folder: Path = CHECKOUT / "sql") -> set[str]:
+    """Every statement that adds or changes rows of schemas bsky and pipeline, as `folder/file.name`.
+
+    Migrations run once, on what is there; of them the functions count that they create.
+    """
+    found = set()
+    for path in sorted(folder.rglob("*.sql")):
+        place = str(path.relative_to(folder).with_suffix(""))
+        text = path.read_text()
+        if place.startswith("schema/"):
+            named = {match[1]: match[0] for match in _FUNCTION.finditer(text)}
+        else:
+            named = {key: statement.text for key, statement in sql.statements(f"{place}.sql").items()}
+        found |= {f"{place}.{name}" for name, text in named.items() if _WRITES.search(text)}
+    return found
+
+
+def test_of_every_statement_that_writes_it_is_known_why_it_respects_the_opt_out() -> None:
+    written = statements_that_write()
+    assert written - STATEMENTS.keys() == set(), "say in STATEMENTS why these store nothing new of excluded accounts"
+    assert {name for name in STATEMENTS.keys() - written if not name.endswith(".add")} == set(), "there are none such"
+
+
+def test_a_new_statement_would_be_found(tmp_path: Path) -> None:
+    (tmp_path / "schema").mkdir()
+    (tmp_path / "schema" / "0099_new.sql").write_text(
+        "CREATE FUNCTION pipeline.remember(did text) RETURNS void LANGUAGE sql\nBEGIN ATOMIC\n"
+        "    INSERT INTO bsky.actor (did) VALUES (did);\nEND;\nINSERT INTO bsky.actor VALUES ('x');\n"
+    )
+    assert statements_that_write(tmp_path) == {"schema/0099_new.remember"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who runs them: modules of store/ that name a file with such statements, and all others that call these to write.
+
+MODULES = {
+    "accounts": "test_hosting_statuses",
+    "apply": "test_live",
+    "bookkeeping": "test_live",
+    "contacts": "test_matches_of_contacts",
+    "counters": "test_reruns_and_recounts",
+    "cursors": "test_live",
+    "dead_letters": "test_retries_of_dead_letters",
+    "evaluation": "test_live",
+    "gaps": "test_live",
+    "identities": "test_resolution",
+    "identity_import": "test_imports_of_a_directory",
+    "identity_reports": "test_resolution",
+    "notifications": "test_live",
+    "placeholders": "test_live",
+    "records": "test_live",
+    "repair_chunk": "test_reruns_and_recounts",
+    "repos": "test_live",
+    "run_effects": "test_live",
+    "upstreams": "test_resolution",
+}
+"""Modules of store/ that run such statements, and the test that drives each."""
+
+LOCKING = {"Writer", "apply", "build_again", "import_documents", "save", "save_statuses", "notify_contact_match"}
+"""What the rest of the code calls to write content."""
+
+PATHS = {
+    "ingest/dead_letters.py": "test_retries_of_dead_letters",
+    "ingest/files/replay.py": "test_replay",
+    "ingest/live/consumer.py": "test_live",
+    "ingest/rerun.py": "test_reruns_and_recounts",
+    "ingest/transactions.py": "test_live",
+    "ingest/watchdog.py": "test_live",
+    "identity/plc_import.py": "test_imports_of_a_directory",
+}
+"""Who calls these, and the test that drives each."""
+
+
+def modules_of_store_that_write() -> set[str]:
+    files = {name.rpartition(".")[0] for name in statements_that_write()}
+    folders = {name.partition("/")[0] for name in files}
+    found = set()
+    for path in sorted((CHECKOUT / "appview_pipeline" / "store").rglob("*.py")):
+        if "migrations" in path.parts or path.stem == "sql":  # which run or read any file
+            continue
+        named = re.findall(r'f?"(\w+)/([\w{}.]+)\.sql"', path.read_text())
+        if any(f"{folder}/{file}" in files or ("{" in file and folder in folders) for folder, file in named):
+            found.add(path.stem)
+    return found
+
+
+def callers() -> set[str]:
+    package = CHECKOUT / "appview_pipeline"
+    found = set()
+    for path in sorted(package.rglob("*.py")):
+        place = str(path.relative_to(package))
+        if place.startswith("store/"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("appview_pipeline"):
+                names = {alias.name for alias in node.names}
+                if names & LOCKING:
+                    found.add(place)
+    return found
+
+
+def test_every_module_that_writes_is_driven_by_a_test() -> None:
+    assert modules_of_store_that_write() == MODULES.keys(), "drive it with an account that has opted out"
+    assert callers() == PATHS.keys(), "drive it with an account that has opted out"
+    assert {*MODULES.values(), *PATHS.values()} <= globals().keys()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The paths, driven. `ann` has opted out before anything was known of her; `old` after she was indexed.
+
+MARK = "zebra-crossing"
+"""A text that only the accounts write that have opted out."""
+
+KEPT = {"pipeline.repo", "pipeline.actor_setting"}
+"""What names such an account all the same: its row by which writers know it, and the opt-out itself."""
+
+
+def forbid(database: Database, person: Person) -> None:
+    assert one(database.url, "SELECT pipeline.forbid_data_collection(%s)", person.did)
+
+
+def marked(person: Person, text: str = MARK) -> list[Any]:
+    """A record of each collection, with a text."""
+    writes = one_of_each(person)
+    return [*writes[1:], post("a", text), create("com.example.note/1", {"text": text})]
+
+
+def news_of(before: Traces, database: Database, *people: Person) -> Traces:
+    """What names these accounts, or holds the text, and did not before."""
+    return traces(database.url, MARK, *(person.did for person in people)) - before
+
+
+def everything(person: Person, stream: Stream) -> list[bytes]:
+    """Frames in which an account does all that leaves something somewhere; may be repeated.
+
+    Records, edits, deletions, refused records and commits, records of collections that are not indexed, identity and
+    status events, a gap.
+    """
+    number = stream.seq
+    frames = [] if "app.bsky.actor.profile/self" in person.repository.own else [person.commit(*marked(person))]
+    there = [
+        path for path in ("app.bsky.graph.verification/a", "app.bsky.feed.like/a") if path in person.repository.own
+    ]
+    frames += [
+        person.commit(post(f"b{number}", MARK), create(f"com.example.note/{number}", {"text": MARK})),
+        person.commit(update("app.bsky.actor.profile/self", {"displayName": "x", "description": f"{MARK} {number}"})),
+        person.commit(*map(delete, there), delete(f"app.bsky.feed.post/b{number}")),
+        person.commit(post(f"bad{number}", MARK, langs=MARK), post(f"good{number}", MARK)),
+        person.commit(post(f"toobig{number}", MARK), tooBig=True),
+        stream.frame("#identity", {"did": person.did, "handle": f"{MARK}.test"}),
+        stream.account(person.did, False, "deactivated"),
+        stream.account(person.did, True),
+    ]
+    person.commit(post(f"lost{number}", MARK))
+    return [*frames, person.commit(post(f"after{number}", MARK)), person.sync()]
+
+
+def test_the_search_finds_what_an_account_leaves(database: Database) -> None:
+    """Without an opt-out; otherwise the tests below would show nothing."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    index(database, *everything(ann, stream))
+    found = tables_of(traces(database.url, MARK))
+    assert {"bsky.record", "bsky.post", "pipeline.dead_letter"} <= found
+    found = tables_of(traces(database.url, ann.did))
+    assert len(found) > 25 and {"pipeline.version", "pipeline.gap", "bsky.actor_sync", "pipeline.identity"} <= found
+    letters = traces(database.url, "tooBig")
+    assert tables_of(letters) == {"pipeline.dead_letter"}, "in bytes, too"
+
+
+def test_live(database: Database, start: Start) -> None:
+    """The consumer, with an account that opts out before it is met and one that opts out while it is busy."""
+    stream = Stream()
+    ann, old, bob = (Person(stream, name) for name in ("ann", "old", "bob"))
+    forbid(database, ann)
+    with Relay([old.commit(*marked(old, "was here before")), bob.commit(post("a", "bob's"))]) as relay:
+        consumer = start(database.url, relay.url, APPVIEW_EXTRA_COLLECTIONS="com.example.*")
+        until(lambda: cursor(database, relay.url) == 2, consumer)
+        assert one(database.url, "SELECT count(*) FROM bsky.record WHERE did = %s", old.did) > 15
+        forbid(database, old)
+        before = traces(database.url, old.did)
+        for person in (ann, old, ann):
+            relay.publish(everything(person, stream))
+        relay.publish([bob.commit(post("b", "bob's"))])
+        until(lambda: cursor(database, relay.url) == stream.seq, consumer)
+        assert consumer.end() < 10
+    assert tables_of(news_of(before, database, ann)) == KEPT
+    # The other one deleted records. That leaves what says so, and the count of likes of a post of hers that she liked.
+    news = tables_of(news_of(before, database, old))
+    assert news == {"pipeline.repo", "pipeline.tombstone", "pipeline.version", "bsky.post_agg"}
+    assert traces(database.url, MARK) == {}
+    assert one(database.url, "SELECT count(*) FROM bsky.post WHERE text = %s", "bob's") == 2
+    assert one(database.url, "SELECT sum(withheld) FROM pipeline.batch") > 10
+    assert rows(database.url, "SELECT rev FROM pipeline.repo WHERE did = %s", ann.did) == [(ann.repository.rev,)]
+
+
+def test_replay(database: Database, tmp_path: Path) -> None:
+    stream = Stream()
+    ann = Person(stream, "ann")
+    forbid(database, ann)
+    for size in (1, 100):
+        replayed_frames(database, tmp_path, everything(ann, stream), batch_size=size, extra_collections=("com.*",))
+    assert tables_of(traces(database.url, ann.did, MARK)) == KEPT
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["frames", "records"])
+def test_retries_of_dead_letters(database: Database, whole: bool) -> None:
+    """Their bytes are deleted with the opt-out; one that got away is not retried, nor is one of which nobody knew whose
+    it is."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    refused = ann.commit(post("a", MARK), tooBig=True) if whole else ann.commit(post("a", MARK, langs=MARK))
+    index(database, ann.commit(post("first", "fine")), refused)
+    (letter,) = rows(database.url, "SELECT bytes FROM pipeline.dead_letter")
+    assert MARK.encode() in bytes(letter[0])
+    forbid(database, ann)
+    assert rows(database.url, "SELECT bytes FROM pipeline.dead_letter") == [(None,)]
+    assert traces(database.url, MARK) == {}
+    good = ann.commit(post("b", MARK))
+    rows(
+        database.url,
+        "UPDATE pipeline.dead_letter SET bytes = %s, byte_length = %s, form = 'frame', path = NULL, did = NULL",
+        good,
+        len(good),
+    )
+    before = traces(database.url, MARK, ann.did)
+    found = retry_dead_letters(Settings(database_url=database.url), database)
+    assert found.impossible == {EXCLUDED: 1} and found.resolved == 0
+    assert news_of(before, database, ann) == {}
+
+
+def test_a_record_whose_block_is_missing(database: Database) -> None:
+    """A stored copy does not become another record of the account."""
+    ann = Person(Stream(), "ann")
+    index(database, ann.commit(post("a", MARK)))
+    forbid(database, ann)
+    before = traces(database.url, MARK, ann.did)
+    frame = without_block(ann.commit(post("b", MARK)), "app.bsky.feed.post/b")
+    index(database, frame)
+    assert tables_of(news_of(before, database, ann)) == {"pipeline.repo"}
+    assert one(database.url, "SELECT pipeline.allow_data_collection(%s)", ann.did)
+    index(database, frame)
+    assert one(database.url, "SELECT count(*) FROM bsky.post") == 2, "that is how it would have come back"
+
+
+def test_reruns_and_recounts(database: Database) -> None:
+    """They make again what follows from stored records, and nothing else."""
     stream = Stream()
     ann, bob = Person(stream, "ann"), Person(stream, "bob")
-    index(database, ann.commit(post("a", "before")))
-    assert one(database.url, "SELECT pipeline.forbid_data_collection(%s)", ann.did)
+    index(database, ann.commit(*marked(ann)), bob.commit(create("app.bsky.graph.follow/a", {"subject": ann.did})))
+    forbid(database, ann)
+    before = traces(database.url, MARK, ann.did)
+    rows(database.url, "DELETE FROM bsky.post")
+    rows(database.url, "DELETE FROM bsky.profile_agg")
+    index(database, *everything(ann, stream)[:2])
+    assert rerun_collections(database, DERIVED_COLLECTIONS).changed["post"] == 1
+    for table in TABLES:
+        recount(database, table, rewrite=True)
+    assert tables_of(news_of(before, database, ann)) <= {"pipeline.repo"}
+
+
+def test_imports_of_a_directory(database: Database) -> None:
+    ann, bob = Person(Stream(), "ann"), Person(Stream(), "bob")
+    forbid(database, ann)
+    documents = [
+        ImportedDocument(did=it.did, created_at="2026-01-01T00:00:00Z", doc="{}", claimed_handle=f"{MARK}.test")
+        for it in (ann, bob)
+    ]
+    with database.connect("writer") as connection:
+        counts = import_documents(connection, documents)
+    assert (counts.excluded, counts.added) == (1, 1)
+    assert tables_of(traces(database.url, ann.did)) == KEPT
+
+
+def test_resolution(database: Database) -> None:
+    """Asked for before the opt-out, and by name after it."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    index(database, stream.frame("#identity", {"did": ann.did}))
+    with database.connect("writer") as connection:
+        (taken,) = claim(connection, [ann.did], 60)
+    forbid(database, ann)
+    found = Settled(ann.did, taken.asked_at, "found", "plc", 60.0, doc=json.dumps({"id": MARK}), handle=f"{MARK}.test")
+    for _ in range(2):
+        with database.connect("writer") as connection:
+            save(connection, [found], usable_seconds=60)
+            want(connection, [ann.did])
+    with database.connect("writer") as connection:
+        assert claim(connection, [ann.did], 60) == []
+    assert traces(database.url, MARK) == {}
+    assert tables_of(traces(database.url, ann.did)) == KEPT | {"pipeline.identity"}
+    assert rows(database.url, "SELECT queue, doc, handle FROM pipeline.identity") == [(None, None, None)]
+
+
+def test_hosting_statuses(database: Database) -> None:
+    """They are followed, for an account may have been deleted; they make no row that readers see."""
+    ann = Person(Stream(), "ann")
+    forbid(database, ann)
+    with database.connect("writer") as connection:
+        save_statuses(connection, [PdsStatus(ann.did, "active"), PdsStatus("did:plc:" + "b" * 24, "active")])
+    assert tables_of(traces(database.url, ann.did)) == KEPT
+
+
+def test_matches_of_contacts(database: Database) -> None:
+    ann, bob, eve = (Person(Stream(), name) for name in ("ann", "bob", "eve"))
+    forbid(database, ann)
+    with database.connect("writer") as connection:
+        matches = [ContactMatch(it.did, it.uri("app.bsky.actor.profile/self"), "cid") for it in (ann, eve)]
+        assert notify_contact_match(connection, bob.did, matches) == 1
+    assert tables_of(traces(database.url, ann.did)) == KEPT
+
+
+def test_what_others_write_about_the_account_stays_theirs(fresh: Fresh) -> None:
+    """Likes, replies, mentions, follows and lists of others are the same rows with and without the opt-out."""
+
+    def told(database: Database, opted_out: bool) -> list[list[tuple[Any, ...]]]:
+        stream = Stream()
+        ann, bob = Person(stream, "ann"), Person(stream, "bob")
+        first = ann.commit(post("a", "the post"))
+        index(database, first)
+        if opted_out:
+            forbid(database, ann)
+        subject = {
+            "uri": ann.uri("app.bsky.feed.post/a"),
+            "cid": "bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a",
+        }
+        dated = {"createdAt": "2025-06-15T15:06:40.000Z"}
+        index(
+            database,
+            bob.commit(
+                create("app.bsky.feed.like/a", {"subject": subject, **dated}),
+                create("app.bsky.graph.follow/a", {"subject": ann.did, **dated}),
+                post("a", "a reply", reply={"root": subject, "parent": subject}),
+            ),
+        )
+        return [
+            rows(database.url, statement)
+            for statement in (
+                'SELECT uri, subject FROM bsky."like"',
+                'SELECT uri, "subjectDid" FROM bsky.follow',
+                'SELECT "likeCount", "replyCount" FROM bsky.post_agg',
+                'SELECT did, "followersCount", "postsCount" FROM bsky.profile_agg ORDER BY did',
+                "SELECT did, reason FROM bsky.notification ORDER BY 2",
+            )
+        ]
+
+    with fresh() as one_side, fresh() as other:
+        assert told(one_side, True) == told(other, False)
+
+
+def test_an_account_that_is_allowed_again_is_indexed_from_the_next_batch_on(database: Database) -> None:
+    """By a writer that remembers that it was excluded, and all the events in between by whoever delivers them again."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
     writer = writer_for(database)
-    (report,) = writer.write(changes_of(ann.commit(post("b", "after")), bob.commit(post("c", "bob's"))), time.time())
-    assert report.withheld == 1
-    assert rows(database.url, TEXTS) == [("before",), ("bob's",)]
-    writer.write(changes_of(ann.commit(post("d", "later"), delete("app.bsky.feed.post/a"))), time.time())
-    assert rows(database.url, TEXTS) == [("bob's",)]
+    forbid(database, ann)
+
+    def write(*frames: bytes) -> list[int]:
+        return [report.withheld for report in writer.write(changes_of(*frames), time.time())]
+
+    unseen = [ann.commit(post("a", "unseen")), ann.commit(post("b", "unseen"))]
+    assert write(*unseen, bob.commit(post("a", "bob's"))) == [2]
+    assert one(database.url, "SELECT count(*) FROM bsky.actor") == 1
     assert one(database.url, "SELECT pipeline.allow_data_collection(%s)", ann.did)
-    writer.write(changes_of(ann.commit(post("e", "at last"))), time.time())
-    assert rows(database.url, TEXTS) == [("at last",), ("bob's",)]
+    assert rows(database.url, "SELECT did, reason FROM pipeline.backfill_queue") == [(ann.did, "allowed")]
+    assert rows(database.url, "SELECT kind, did FROM pipeline.gap WHERE resolved_at IS NULL") == [
+        ("repository", ann.did)
+    ]
+    assert rows(database.url, "SELECT did, queue FROM pipeline.identity WHERE queue = 'event'") == [(ann.did, "event")]
+    assert one(database.url, "SELECT count(*) FROM bsky.actor") == 2, "its newest commit is known"
+    assert write(ann.commit(post("c", "seen"))) == [0]
+    assert rows(database.url, "SELECT text FROM bsky.post WHERE creator = %s", ann.did) == [("seen",)]
+    assert write(*unseen) == [0]
+    assert one(database.url, "SELECT count(*) FROM bsky.post WHERE creator = %s", ann.did) == 3
+    assert one(database.url, 'SELECT "postsCount" FROM bsky.profile_agg WHERE did = %s', ann.did) == 3

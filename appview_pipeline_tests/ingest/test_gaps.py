@@ -16,7 +16,7 @@ import pytest
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.ingest.dead_letters import retry_dead_letters
 from appview_pipeline.ingest.writer import Writer
-from appview_pipeline.protocol.car import read_car, write_car
+from appview_pipeline.protocol.car import write_car
 from appview_pipeline.protocol.cid import cid_for_cbor
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import apply as apply_module
@@ -26,7 +26,7 @@ from appview_pipeline.store.gaps import sweep_gaps
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.explain import ExplainingCursor
-from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post, rev
+from appview_pipeline_tests.support.frames import WHEN, Person, Stream, altered, create, post, rev, without_block
 from appview_pipeline_tests.support.tables import Fresh, one, record_keys, rows
 
 Gap = tuple[Any, ...]
@@ -39,13 +39,6 @@ def open_gaps(database: Database) -> list[Gap]:
         database.url,
         "SELECT kind, did, from_text, to_text FROM pipeline.gap WHERE resolved_at IS NULL ORDER BY kind, to_text, 3",
     )
-
-
-def altered(frame: bytes, **body: Any) -> bytes:
-    """The frame with fields of its body replaced (None: left out)."""
-    header, fields = libipld.decode_dag_cbor_multi(frame)
-    fields = {name: value for name, value in {**fields, **body}.items() if value is not None}
-    return bytes(libipld.encode_dag_cbor(header) + libipld.encode_dag_cbor(fields))
 
 
 # ---- commits that are refused as a whole
@@ -218,14 +211,6 @@ def test_one_repository_fills_no_table(database: Database, stream: Stream) -> No
 
 
 # ---- record blocks that were sent before
-
-
-def without_block(frame: bytes, path: str) -> bytes:
-    """The commit without the block of the record at `path`."""
-    body = libipld.decode_dag_cbor_multi(frame)[1]
-    (left_out,) = (op["cid"] for op in body["ops"] if op["path"] == path)
-    roots, blocks = read_car(body["blocks"])
-    return altered(frame, blocks=write_car(roots[0], {cid: block for cid, block in blocks.items() if cid != left_out}))
 
 
 @pytest.mark.parametrize("together", [True, False])

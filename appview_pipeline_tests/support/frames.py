@@ -9,7 +9,7 @@ import libipld
 from coincurve import PrivateKey
 
 from appview_pipeline.protocol import cid
-from appview_pipeline.protocol.car import write_car
+from appview_pipeline.protocol.car import read_car, write_car
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline_tests.simulated_network.accounts import sign
 from appview_pipeline_tests.simulated_network.content import iso
@@ -114,3 +114,18 @@ def delete(path: str) -> Write:
 
 def post(rkey: str, text: str, **more: Any) -> Write:
     return create(f"app.bsky.feed.post/{rkey}", {"text": text, "createdAt": WHEN, **more})
+
+
+def altered(frame: bytes, **body: Any) -> bytes:
+    """The frame with fields of its body replaced (None: left out)."""
+    header, fields = libipld.decode_dag_cbor_multi(frame)
+    fields = {name: value for name, value in {**fields, **body}.items() if value is not None}
+    return bytes(libipld.encode_dag_cbor(header) + libipld.encode_dag_cbor(fields))
+
+
+def without_block(frame: bytes, path: str) -> bytes:
+    """The commit without the block of the record at `path`."""
+    body = libipld.decode_dag_cbor_multi(frame)[1]
+    (left_out,) = (op["cid"] for op in body["ops"] if op["path"] == path)
+    roots, blocks = read_car(body["blocks"])
+    return altered(frame, blocks=write_car(roots[0], {cid: block for cid, block in blocks.items() if cid != left_out}))
