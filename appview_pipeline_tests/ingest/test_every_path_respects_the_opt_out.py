@@ -19,6 +19,7 @@ import pytest
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest.dead_letters import EXCLUDED, retry_dead_letters
 from appview_pipeline.ingest.recount import recount
+from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import sql
@@ -52,6 +53,10 @@ NOBODY = "its rows name no account, or servers only"
 ASKED = "it is asked for an account by name, and queues no more than that name; what is found is not stored (save.sql)"
 
 STATEMENTS: dict[str, str] = {
+    "account/remove.count": REMOVES,
+    "account/remove.failed": REMOVES,
+    "account/remove.finish": REMOVES,
+    "account/remove.start": STATE,
     "account/status.save": STATE,
     "apply/account.actors": EXISTING,
     "apply/account.apply": STATE,
@@ -93,6 +98,7 @@ STATEMENTS: dict[str, str] = {
     "apply/postgate.flag": CHECKED,
     "apply/postgate.unflag": REMOVES,
     "apply/quote_evaluation.evaluate": DERIVED,
+    "apply/record.delete": REMOVES,
     "apply/record.tombstones": DROPPED,
     "apply/record.write": CHECKED,
     "apply/relay_names.batches": NOBODY,
@@ -110,6 +116,8 @@ STATEMENTS: dict[str, str] = {
     "apply/version.keep": DROPPED,
     "apply/version.op_thread": DROPPED,
     "identity/batch.": NOBODY,
+    "identity/claims.release": EXISTING,
+    "identity/claims.release_queues": EXISTING,
     "identity/import.merge": LOOKS,
     "identity/queue.expire": REMOVES,
     "identity/queue.hide": REMOVES,
@@ -195,11 +203,13 @@ MODULES = {
     "evaluation": "test_live",
     "gaps": "test_live",
     "identities": "test_resolution",
+    "identity_claims": "test_resolution",
     "identity_import": "test_imports_of_a_directory",
     "identity_reports": "test_resolution",
     "notifications": "test_live",
     "placeholders": "test_live",
     "records": "test_live",
+    "removal": "test_purges",
     "repair_chunk": "test_reruns_and_recounts",
     "repos": "test_live",
     "run_effects": "test_live",
@@ -214,10 +224,13 @@ PATHS = {
     "ingest/dead_letters.py": "test_retries_of_dead_letters",
     "ingest/files/replay.py": "test_replay",
     "ingest/live/consumer.py": "test_live",
+    "ingest/removal.py": "test_purges",
     "ingest/rerun.py": "test_reruns_and_recounts",
     "ingest/transactions.py": "test_live",
     "ingest/watchdog.py": "test_live",
+    "identity/on_demand.py": "test_resolution",
     "identity/plc_import.py": "test_imports_of_a_directory",
+    "identity/worker.py": "test_resolution",
 }
 """Who calls these, and the test that drives each."""
 
@@ -236,17 +249,17 @@ def modules_of_store_that_write() -> set[str]:
 
 
 def callers() -> set[str]:
+    """Modules outside of store/ that name one of `LOCKING`: imported by itself, or as a part of its module."""
     package = CHECKOUT / "appview_pipeline"
     found = set()
     for path in sorted(package.rglob("*.py")):
         place = str(path.relative_to(package))
-        if place.startswith("store/"):
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("appview_pipeline"):
-                names = {alias.name for alias in node.names}
-                if names & LOCKING:
-                    found.add(place)
+        nodes = [] if place.startswith("store/") else list(ast.walk(ast.parse(path.read_text())))
+        imports = [it for it in nodes if isinstance(it, ast.ImportFrom) and (it.module or "").startswith("appview_pi")]
+        names = {alias.name for it in imports for alias in it.names}
+        parts = {it.attr for it in nodes if isinstance(it, ast.Attribute) and getattr(it.value, "id", None) in names}
+        if (names | parts) & LOCKING:
+            found.add(place)
     return found
 
 
@@ -408,6 +421,26 @@ def test_reruns_and_recounts(database: Database) -> None:
     for table in TABLES:
         recount(database, table, rewrite=True)
     assert tables_of(news_of(before, database, ann)) <= {"pipeline.repo"}
+
+
+def test_purges(database: Database) -> None:
+    """The job removes what is stored; what comes afterwards is not stored either, and the opt-out is still there."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    settings = Settings(database_url=database.url)
+    index(database, *everything(ann, stream))
+    assert one(database.url, "SELECT pipeline.forbid_data_collection(%s, purge => true)", ann.did)
+    index(database, *everything(ann, stream))
+    assert remove_accounts(settings, database).accounts == 1
+    purged = KEPT | {"pipeline.removal"}
+    assert tables_of(traces(database.url, ann.did, MARK)) == purged
+    index(database, *everything(ann, stream), stream.account(ann.did, False, "deleted"))
+    with database.connect("writer") as connection:
+        save_statuses(connection, [PdsStatus(ann.did, "gone", is_final=True)])
+    assert remove_accounts(settings, database).accounts == 0
+    index(database, *everything(ann, stream))
+    assert tables_of(traces(database.url, ann.did, MARK)) == purged
+    assert one(database.url, "SELECT data_collection_forbidden FROM pipeline.actor_setting")
 
 
 def test_imports_of_a_directory(database: Database) -> None:
