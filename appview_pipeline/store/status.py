@@ -8,6 +8,7 @@ from typing import Any
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store import database_url, migrate
+from appview_pipeline.store.identities import MAX_COUNTED, QueueLength, queue_state
 from appview_pipeline.store.sql import sections
 
 
@@ -38,7 +39,8 @@ class PipelineStatus:
 
     By kind: `dead_letters` not resolved, `dead_letter_bytes_today` (UTC) of the `dead_letter_day_bytes` allowed, and
     `dead_letters_left_out`, which were only counted in the last 24 hours. `incomplete_repositories` have open gaps.
-    `opted_out`: accounts that forbid the collection of their data.
+    `opted_out`: accounts that forbid the collection of their data. `identities`: accounts that wait to be resolved, by
+    queue, each counted up to `identities.MAX_COUNTED`.
     """
 
     database: str
@@ -54,6 +56,7 @@ class PipelineStatus:
     pending: int
     repositories: int
     opted_out: int
+    identities: dict[str, QueueLength]
     ignored_collections: dict[str, int]
     rows: dict[str, int]
 
@@ -82,6 +85,7 @@ class PipelineStatus:
             )
         lines.append(f"Repositories  {self.repositories:,}")
         lines.append(f"Opted out     {self.opted_out:,}")
+        lines.append(f"Identities    {_queues(self.identities)}")
         lines.append(f"Dead letters  {_counts(self.dead_letters)}")
         if self.dead_letter_bytes_today or self.dead_letters_left_out:
             today = ", ".join(
@@ -101,6 +105,17 @@ class PipelineStatus:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _queues(queues: dict[str, QueueLength]) -> str:
+    """Who waits to be resolved, by queue: accounts, and how long the first one has waited that may be resolved now."""
+    parts = []
+    for name, it in queues.items():
+        if it.length:
+            more = " or more" if it.length >= MAX_COUNTED else ""
+            wait = "" if it.oldest_seconds is None else f" (for {it.oldest_seconds:,.0f} s)"
+            parts.append(f"{name} {it.length:,}{more}{wait}")
+    return f"to be resolved: {', '.join(parts) or 'none'}"
 
 
 def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0) -> PipelineStatus:
@@ -128,6 +143,7 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
         pending=pending,
         repositories=repositories,
         opted_out=opted_out,
+        identities=queue_state(connection).queues,
         ignored_collections=dict(rows("ignored")),
         rows=dict(rows("rows")),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -14,6 +15,7 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.store import identities
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.identities import Postponed, Settled, StoredIdentity, Wanted
+from appview_pipeline.store.status import read_status
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.explain import whole_tables
 from appview_pipeline_tests.support.frames import Person, Stream, did_of, post
@@ -596,3 +598,17 @@ def test_no_statement_reads_a_long_queue(queue: Queue, monkeypatch: pytest.Monke
             identities.want(connection, [f"did:plc:none{number}" for number in range(limit)])
             identities.with_handle(connection, "none7.test")
     assert read == set()
+
+
+def test_status_says_who_waits(queue: Queue) -> None:
+    def shown() -> str:
+        with queue.database.connect("reader") as connection:
+            status = read_status(connection, queue.database.url)
+        json.dumps(status.as_json())
+        return next(line for line in status.lines() if line.startswith("Identities"))
+
+    assert shown() == "Identities    to be resolved: none"
+    queue.want(A, B)
+    queue.sql("UPDATE pipeline.identity SET wanted_at = now() - interval '61.1 seconds' WHERE did = %s", A)
+    queue.sql("UPDATE pipeline.identity SET queue = 'refresh', wanted_at = now() + interval '1 h' WHERE did = %s", B)
+    assert shown() == "Identities    to be resolved: event 1 (for 61 s), refresh 1"
