@@ -23,10 +23,12 @@ Start = Callable[..., "Consumer"]
 class Consumer:
     """A running consumer; its lease is renewed until `forget`, `give_back` or `kill`."""
 
+    command = COMMAND
+
     def __init__(self, database_url: str, relay_url: str, **environment: str) -> None:
         inherited = {key: text for key, text in os.environ.items() if not key.startswith("APPVIEW_")}
         self.process = subprocess.Popen(
-            [sys.executable, *COMMAND[1:]],
+            [sys.executable, *self.command[1:]],
             cwd=CHECKOUT,
             env={
                 **inherited,
