@@ -148,16 +148,17 @@ def _say_what_to_type(network: SimulatedNetwork, *, from_the_first_frame: bool) 
 def _report(network: SimulatedNetwork) -> None:
     """Prints a line of numbers again and again, until the network fails."""
     pause = threading.Event()
-    published = sent = 0
+    before = (0, 0, 0, 0)
     while not network.failure:
         pause.wait(REPORT_SECONDS)
-        now_published, now_sent = network.published, network.relay.frames_sent
+        now = (network.published, network.relay.frames_sent, network.plc.asked, network.dns.asked)
+        made, sent, dids, names = ((new - old) / REPORT_SECONDS for new, old in zip(now, before, strict=True))
         click.echo(
-            f"{time.strftime('%H:%M:%S')}  made {(now_published - published) / REPORT_SECONDS:,.0f}/s"
-            f"  sent {(now_sent - sent) / REPORT_SECONDS:,.0f}/s  clients {len(network.relay.open)}"
+            f"{time.strftime('%H:%M:%S')}  made {made:,.0f}/s  sent {sent:,.0f}/s  clients {len(network.relay.open)}"
+            f"  DIDs asked {dids:,.0f}/s  names asked {names:,.0f}/s"
             f"  accounts {len(network.world.authors):,}  newest seq {network.relay.window.newest_seq}"
         )
-        published, sent = now_published, now_sent
+        before = now
 
 
 if __name__ == "__main__":

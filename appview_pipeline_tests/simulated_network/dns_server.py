@@ -63,8 +63,8 @@ class DnsServer:
 
     All hosts of the world are at `address`. `txt_share` of the handles have a TXT record; the others name their account
     on the web alone. `records`: name (lower case, no dot at the end) -> `Records`, or a list of them: one for each
-    request, the last one for ever. `requests`: the newest as (name, type, "udp" or "tcp"). The faults of an account are
-    those of its handle's TXT record.
+    request, the last one for ever. `requests`: the newest as (name, type, "udp" or "tcp"); `asked`: how many
+    there were. The faults of an account are those of its handle's TXT record.
     """
 
     def __init__(self, world: World, port: int = 0, *, address: str = "127.0.0.1", txt_share: float = 1.0) -> None:
@@ -72,6 +72,7 @@ class DnsServer:
         self.faults = Faults()
         self.records: dict[str, Records | list[Records]] = {}
         self.requests: deque[tuple[str, str, str]] = deque(maxlen=10_000)
+        self.asked = 0
         self._tcp, self._udp = _sockets("127.0.0.1", port)
         self.port: int = self._tcp.getsockname()[1]
         self._loop = asyncio.new_event_loop()
@@ -126,6 +127,7 @@ class DnsServer:
         name = question.name.to_text(omit_final_dot=True).lower()
         kind = dns.rdatatype.to_text(question.rdtype)
         self.requests.append((name, kind, transport))
+        self.asked += 1
         response = dns.message.make_response(request, recursion_available=True)
         found = self.find(name)
         owner = question.name

@@ -56,8 +56,8 @@ def json_answer(value: Any, status: int = 200) -> Answer:
 class HttpService:
     """Subclasses answer `get`, and say in `subject` what a request is about.
 
-    `answers`: subject -> what is answered instead. `requests`: the newest request targets. `open`: connections now,
-    `hanging`: those that wait for an answer that never comes.
+    `answers`: subject -> what is answered instead. `requests`: the newest request targets; `asked`: how many there were.
+    `open`: connections now; `hanging`: those that wait for an answer that never comes.
     """
 
     name = "service"
@@ -66,6 +66,7 @@ class HttpService:
         self.faults = Faults()
         self.answers: dict[str, Answer] = {}
         self.requests: deque[str] = deque(maxlen=10_000)
+        self.asked = 0
         self.open: set[_Connection] = set()
         self.hanging = 0
         self._window = (0.0, 0)  # start of the window of the rate limit, and requests in it
@@ -242,6 +243,7 @@ class _Connection(asyncio.Protocol):
             target, _, version = rest.rpartition(" ")
             keep = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
             self.service.requests.append(target)
+            self.service.asked += 1
             if method != "GET":
                 self._send(Answer(b"", "text/plain", 501), keep=False)
                 continue
