@@ -56,8 +56,8 @@ def json_answer(value: Any, status: int = 200) -> Answer:
 class HttpService:
     """Subclasses answer `get`, and say in `subject` what a request is about.
 
-    `answers`: subject -> what is answered instead. `requests`: the newest request targets; `asked`: how many there were.
-    `open`: connections now; `hanging`: those that wait for an answer that never comes.
+    `answers`: subject -> what is answered instead. `requests`: the newest request targets; `asked`: how many there
+    were. `open`: connections now; `hanging`: those that wait for an answer that never comes.
     """
 
     name = "service"
