@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,14 +49,24 @@ class Upstream:
 
 @dataclass
 class Server:
-    """The state of one server, for `Upstreams`. Its lock is that of all."""
+    """The state of one server, for `Upstreams`. `queue`: those that wait for a place, in order."""
 
     name: str
-    freed: threading.Condition
+    is_trusted: bool
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     parking: Parking = field(default_factory=Parking)
     in_flight: int = 0
-    waiting: int = 0
+    queue: deque[threading.Condition] = field(default_factory=deque)
+
+    def wake_next(self) -> None:
+        """Whoever waits for longest looks whether there is a place."""
+        if self.queue:
+            self.queue[0].notify()
+
+    def wake_all(self) -> None:
+        """All that wait look whether the server is still asked."""
+        for waiting in self.queue:
+            waiting.notify()
 
 
 class Turn:
@@ -80,7 +90,8 @@ class Turn:
                 log.info("%s answers again: its circuit breaker closes.", server.name)
             server.breaker.succeeded()
             server.parking.answered(now, headers, server.in_flight - 1)
-            self._wake()
+            if server.parking.seconds_left(now):
+                server.wake_all()
 
     def parked(self, headers: Mapping[str, str]) -> float:
         """The server asked for a pause (429, 503). Returns its seconds."""
@@ -89,7 +100,7 @@ class Turn:
             if not server.parking.seconds_left(now):
                 log.info("%s asks for a pause.", server.name)
             seconds = server.parking.refused(now, headers)
-            self._wake()
+            server.wake_all()
             return seconds
 
     def failed(self, reason: str) -> None:
@@ -100,8 +111,9 @@ class Turn:
             opened = breaker.opened
             breaker.failed(self._upstreams.clock(), reason, is_probe=self._is_probe)
             if breaker.opened > opened:
-                log.warning("%s is not asked for a while: it failed %d times.", self._server.name, breaker.failures)
-            self._wake()
+                level = logging.WARNING if self._server.is_trusted else logging.INFO
+                log.log(level, "%s is not asked for a while: it failed %d times.", self._server.name, breaker.failures)
+                self._server.wake_all()
 
     def end(self) -> None:
         """Gives the place back. The lock is held."""
@@ -109,13 +121,7 @@ class Turn:
             self._server.breaker.undecided(is_probe=self._is_probe)
         self._server.in_flight -= 1
         self.adapter.in_flight -= 1
-        if self._server.waiting:
-            self._server.freed.notify()
-
-    def _wake(self) -> None:
-        """Those that wait for a place look again: the server may have been parked."""
-        if self._server.waiting:
-            self._server.freed.notify_all()
+        self._server.wake_next()
 
 
 class Upstreams:
@@ -141,14 +147,10 @@ class Upstreams:
         Raises `FetchError` (`parked`, `breaker open`, `timeout`), none of which is a failure of what is asked for.
         """
         with self.lock:
-            server = self._server(target.name)
-            server.waiting += 1
-            try:
-                self._wait(server, budget)
-                is_probe = server.breaker.let_through()
-                server.in_flight += 1
-            finally:
-                server.waiting -= 1
+            server = self._server(target)
+            self._wait(server, budget)
+            is_probe = server.breaker.let_through()
+            server.in_flight += 1
             adapter = self._adapter(target)
             adapter.in_flight += 1
         turn = Turn(self, server, adapter, is_probe=is_probe)
@@ -183,30 +185,50 @@ class Upstreams:
                 self._adapters.popitem()[1].close()
 
     def _wait(self, server: Server, budget: Budget) -> None:
-        while True:
-            now = self.clock()
-            seconds = server.parking.seconds_left(now)
-            if seconds:
-                raise _refused("parked", f"{server.name} asked to be left alone for {_shown(seconds)}", server, seconds)
-            open_for = server.breaker.refuses_for(now)
-            if open_for is not None:
-                reason = f"{server.name} is not asked for {_shown(open_for)}, since it failed {server.breaker.failures}"
-                reason = f"{reason} times in a row (the last time: {server.breaker.reason})"
-                raise _refused("breaker open", reason, server, max(open_for, MIN_RETRY_AFTER))
-            if server.in_flight < self._concurrency:
-                return
-            left = budget.deadline - time.monotonic()
-            if left <= 0 or not server.freed.wait(left):
-                reason = f"{server.name} has {self._concurrency} requests, and none ended within {budget.seconds:g} s"
-                raise FetchError("timeout", reason, host=server.name, blames_account=False)
+        """Returns when the server may be asked and has a place. The lock is held, but while it waits."""
+        mine: threading.Condition | None = None
+        try:
+            while True:
+                self._check(server)
+                if server.in_flight < self._concurrency and (not server.queue or server.queue[0] is mine):
+                    return
+                if mine is None:
+                    mine = threading.Condition(self.lock)
+                    server.queue.append(mine)
+                left = budget.deadline - time.monotonic()
+                if left <= 0 or not mine.wait(left):
+                    reason = (
+                        f"{server.name} has {self._concurrency} requests, and none ended within {budget.seconds:g} s"
+                    )
+                    raise FetchError("timeout", reason, host=server.name, blames_account=False)
+        finally:
+            if mine is not None:
+                server.queue.remove(mine)
+                server.wake_next()
 
-    def _server(self, name: str) -> Server:
+    def _check(self, server: Server) -> None:
+        """Raises `FetchError` for a server that is not asked now."""
+        now = self.clock()
+        seconds = server.parking.seconds_left(now)
+        if seconds:
+            raise _refused("parked", f"{server.name} asked to be left alone for {_shown(seconds)}", server, seconds)
+        open_for = server.breaker.refuses_for(now)
+        if open_for is not None:
+            breaker = server.breaker
+            reason = (
+                f"{server.name} is not asked for {_shown(open_for)}, since it failed {breaker.failures} times in a row"
+            )
+            reason = f"{reason} (the last time: {breaker.reason})"
+            raise _refused("breaker open", reason, server, max(open_for, MIN_RETRY_AFTER))
+
+    def _server(self, target: Target) -> Server:
+        name = target.name
         server = self._servers.get(name)
         if server is None:
             if len(self._servers) >= MAX_UPSTREAMS:
-                unused = (name for name, it in self._servers.items() if not it.in_flight + it.waiting)
+                unused = (name for name, it in self._servers.items() if not it.in_flight and not it.queue)
                 self._servers.pop(next(unused, ""), None)
-            server = self._servers[name] = Server(name, threading.Condition(self.lock))
+            server = self._servers[name] = Server(name, target.is_trusted)
         self._servers.move_to_end(name)
         return server
 
