@@ -16,7 +16,8 @@ from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from appview_pipeline.defs import housekeeping
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.store import reports
-from appview_pipeline_tests.support.dagster_events import add_batch, reported
+from appview_pipeline.store.identity_reports import reported_after
+from appview_pipeline_tests.support.dagster_events import add_batch, execute, reported
 from appview_pipeline_tests.support.database import connect
 
 
@@ -64,9 +65,12 @@ def test_the_housekeeping_job_runs(index: None, database_url: str, tmp_path: Pat
     with connect(database_url) as connection:
         for days in (31, 30):
             add_batch(connection, at=datetime.now(timezone.utc) - timedelta(days=days))
+        old = "INSERT INTO pipeline.identity_batch (seconds, finished_at) VALUES (5, now() - interval '{} days')"
+        execute(connection, old.format(8), old.format(6))
         with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
             job = defs.resolve_job_def(housekeeping.JOB)
             for _ in range(2):
                 assert job.execute_in_process(instance=instance).success
             assert housekeeping.prune_runs(instance, datetime.now(timezone.utc) + timedelta(hours=1)) == 2
+        assert reported_after(connection, 0)[0].last_id == 2 and len(reported_after(connection, 0)) == 1
         assert reports.newest_batch(connection) == 1, "the first of all stays: partitions begin with it"

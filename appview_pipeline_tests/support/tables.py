@@ -53,6 +53,7 @@ NOT_DUMPED = {
     "pipeline.dead_letter_day",
     "pipeline.identity_batch",
     "pipeline.kept_notification",
+    "pipeline.upstream",
     "pipeline.schema_version",
     "bsky.kysely_migration",
     "bsky.kysely_migration_lock",
