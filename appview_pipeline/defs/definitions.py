@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from appview_pipeline.defs import counters, database, dead_letters, housekeeping, privacy
+from appview_pipeline.defs import counters, database, dead_letters, housekeeping, privacy, removal
 from appview_pipeline.defs.firehose import definitions as firehose
 from appview_pipeline.defs.firehose.sensor import shard_of_location
 from appview_pipeline.defs.identity import definitions as identity
@@ -20,6 +20,7 @@ defs = (
         counters.defs,
         dead_letters.defs,
         privacy.defs,
+        removal.defs,
         housekeeping.defs,
         # A process per step would cost more than our steps do.
         dg.Definitions(executor=dg.in_process_executor),
