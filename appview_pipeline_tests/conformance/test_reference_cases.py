@@ -308,13 +308,6 @@ def test_what_comes_again_under_its_key_notifies_once(database: Database, size: 
     assert reasons == [(did_of("ben"), reason) for reason in ("starterpack-joined", "unverified", "verified")]
 
 
-def test_an_identity_event_alone_makes_no_account(database: Database) -> None:
-    stream = Stream()
-    event = stream.frame("#identity", {"did": did_of("ann"), "handle": "ann.example.com"})
-    index(database, [event], 1)
-    assert one(database.url, "SELECT count(*) FROM bsky.actor") == 0
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_a_handle_in_a_uri_is_kept_as_it_stands(database: Database, size: int) -> None:
     """That of a like. What readers show to others needs a DID: reposts and quotes (see test_odd_records.py)."""

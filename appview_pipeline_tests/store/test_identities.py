@@ -16,10 +16,10 @@ from appview_pipeline.store import identities
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.identities import Postponed, Settled, StoredIdentity, Wanted
 from appview_pipeline.store.status import read_status
-from appview_pipeline_tests.support.batches import index
+from appview_pipeline_tests.support.batches import batches_of, changes_of, feed, index
 from appview_pipeline_tests.support.explain import whole_tables
 from appview_pipeline_tests.support.frames import Person, Stream, did_of, post
-from appview_pipeline_tests.support.tables import one, rows
+from appview_pipeline_tests.support.tables import Fresh, dump, one, rows
 from appview_pipeline_tests.support.waiting import wait_for
 
 USABLE = 86_400.0
@@ -165,6 +165,32 @@ def test_an_event_that_comes_again_asks_for_nothing(queue: Queue, stream: Stream
     assert queue.row().queue is None
     index(queue.database, identity(stream, A, "2026-11-20T12:00:02.000Z"))
     assert queue.row().queue == "event"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_queue_does_not_depend_on_batches_order_or_repetition(fresh: Fresh, seed: int) -> None:
+    rng = random.Random(seed)
+    stream = Stream()
+    people = [Person(stream, name) for name in "abcd"]
+    frames: list[list[bytes]] = []
+    for person in people:
+        own = [person.commit(post(f"p{number}", "x")) for number in range(rng.randint(0, 2))]
+        for number in range(rng.randint(0, 3)):
+            at = f"2026-11-20T12:00:0{number}.000Z"
+            own.insert(rng.randint(0, len(own)), identity(stream, person.did, at))
+        if rng.random() < 0.5:
+            own.append(stream.account(person.did, active=False, status="suspended"))
+        frames.append(own)
+    in_order = [frame for own in frames for frame in own]
+    with fresh() as database:
+        index(database, *in_order)
+        want = dump(database.url).get("pipeline.identity", [])
+    for _ in range(2):
+        shuffled = in_order + rng.choices(in_order, k=len(in_order) // 2) if in_order else []
+        rng.shuffle(shuffled)
+        with fresh() as database:
+            feed(database, batches_of(changes_of(*shuffled), rng.choice([1, 3, 5])))
+            assert dump(database.url).get("pipeline.identity", []) == want
 
 
 # ---- taking

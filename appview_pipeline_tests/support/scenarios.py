@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from appview_pipeline.indexing.changes import AccountState, Change
+from appview_pipeline.indexing.changes import AccountState, Change, IdentityEvent
 from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
 from appview_pipeline_tests.support.changes import COLLECTIONS, change_of, validators
@@ -25,6 +25,22 @@ class Scenario:
     facts: list[dict[str, Any]]
     expected: dict[str, State]
     frames: list[bytes]
+    actors: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def directory_steps(self) -> list[list[dict[str, Any]]]:
+        """What the identity directory answers from each segment on; a segment ends with a checkpoint."""
+        found: list[list[dict[str, Any]]] = [[]]
+        seen_events = False
+        for step in self.steps:
+            if "directory" in step:
+                assert not seen_events, f"{self.id}: the directory changes between two checkpoints"
+                found[-1].append(step["directory"])
+            elif "checkpoint" in step:
+                found.append([])
+                seen_events = False
+            else:
+                seen_events = True
+        return found
 
     def changes(self) -> list[tuple[str, list[Change]]]:
         """The changes up to each checkpoint, from the steps."""
@@ -54,7 +70,16 @@ def load(conformance: Path) -> list[Scenario]:
     for path in sorted((conformance / "scenarios").glob("[0-9]*.json")):
         document = json.loads(path.read_text())
         frames = list(read_corpus(conformance / "scenarios" / document["frames"]["file"]))
-        found.append(Scenario(document["id"], document["steps"], document["facts"], document["expected"], frames))
+        found.append(
+            Scenario(
+                id=document["id"],
+                steps=document["steps"],
+                facts=document["facts"],
+                expected=document["expected"],
+                frames=frames,
+                actors=document["actors"],
+            )
+        )
     return found
 
 
@@ -68,7 +93,9 @@ def _change_of_step(step: dict[str, Any]) -> Change:
         account = AccountState(event["did"], event["active"], event.get("status"), event["time"])
         return Change(0, event["seq"], event["time"], is_event=True, account=account)
     if "identity" in step:
-        return Change(0, step["identity"]["seq"], step["identity"]["time"], is_event=True)
+        event = step["identity"]
+        identity = IdentityEvent(event["did"], event["time"], event["seq"])
+        return Change(0, event["seq"], event["time"], is_event=True, identity=identity)
     event = step["commit"]
     ops = tuple(
         Op(op["action"], op["collection"], op["rkey"], op.get("cid"), op.get("record"))
