@@ -140,15 +140,15 @@ def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) ->
     first_rerun = RerunProcess(server.side, server.url(database)).finish() if plan.rerun and plan.live_frames else None
     with ExitStack() as stack:
         relay = stack.enter_context(RelayProcess(corpus, 0, plan.all_frames))
-        arrivals, consumer = _start(stack, server, database, relay, plan, log)
+        arrivals, consumer = start_consumers(stack, server, database, relay, plan, log)
         warm_up_per_second = None
         if plan.warm_up:
-            warm_up_per_second, _, _ = _catch_up(server, relay, arrivals, consumer, plan.warm_up)
+            warm_up_per_second, _, _ = catch_up(server, relay, arrivals, consumer, plan.warm_up)
         last_batch = query(libpq, "SELECT coalesce(max(id), 0) FROM pipeline.batch")[0][0]
         wal = wal_position(libpq)
         statements: dict[str, float] = {}
         with logged(server, statements) if plan.statements else nullcontext():
-            per_second, client, postgres = _catch_up(server, relay, arrivals, consumer, plan.frames)
+            per_second, client, postgres = catch_up(server, relay, arrivals, consumer, plan.frames)
         wal = wal_position(libpq) - wal
         apply = Percentiles.of(
             [row[0] for row in query(libpq, "SELECT apply_ms FROM pipeline.batch WHERE id > %s", last_batch)]
@@ -170,8 +170,8 @@ def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) ->
         # Another relay as far as the database knows, which has no cursor yet, with the frames that are applied.
         with ExitStack() as stack:
             relay = stack.enter_context(RelayProcess(corpus, 0, plan.frames))
-            arrivals, consumer = _start(stack, server, database, relay, plan, log)
-            again_per_second, again_client, again_postgres = _catch_up(server, relay, arrivals, consumer, plan.frames)
+            arrivals, consumer = start_consumers(stack, server, database, relay, plan, log)
+            again_per_second, again_client, again_postgres = catch_up(server, relay, arrivals, consumer, plan.frames)
             again_cpu = again_client + again_postgres
     return Run(
         commits=plan.frames,
@@ -192,7 +192,7 @@ def run(server: Server, database: str, corpus: Corpus, plan: Plan, log: Path) ->
     )
 
 
-def _start(
+def start_consumers(
     stack: ExitStack, server: Server, database: str, relay: RelayProcess, plan: Plan, log: Path
 ) -> tuple[Arrivals, Consumers]:
     """Starts the consumers and waits until they have nothing to do but to wait for frames."""
@@ -218,7 +218,7 @@ def _start(
     return arrivals, Consumers(consumers)
 
 
-def _wait_for_seq(arrivals: Arrivals, consumer: Consumers, seq: int) -> None:
+def wait_for_seq(arrivals: Arrivals, consumer: Consumers, seq: int) -> None:
     newest, deadline = arrivals.newest, time.monotonic() + PATIENCE
     while newest < seq:
         consumer.check()
@@ -229,14 +229,14 @@ def _wait_for_seq(arrivals: Arrivals, consumer: Consumers, seq: int) -> None:
             raise click.ClickException(f"The consumer stands still at seq {newest:,} of {seq:,}.")
 
 
-def _catch_up(
+def catch_up(
     server: Server, relay: RelayProcess, arrivals: Arrivals, consumer: Consumers, frames: int
 ) -> tuple[float, float, float]:
     """Commits a second, and the CPU milliseconds a commit of the client and of PostgreSQL."""
     ours = (arrivals.backend,)
     client, postgres = consumer.cpu_seconds(), server.cpu_seconds(ours)
     began, last_seq = relay.publish(frames)
-    _wait_for_seq(arrivals, consumer, last_seq)
+    wait_for_seq(arrivals, consumer, last_seq)
     client, postgres = consumer.cpu_seconds() - client, server.cpu_seconds(ours) - postgres
     first_seq = last_seq - frames
     seen = [(seq - first_seq, at - began) for seq, at in arrivals.seen if seq > first_seq]
@@ -260,7 +260,7 @@ def _live(
     client, postgres, began = consumer.cpu_seconds(), server.cpu_seconds(ours), time.monotonic()
     rerun_ended = _watch_rerun(rerun)
     marks = relay.pace(plan.live_frames, plan.rate)
-    _wait_for_seq(arrivals, consumer, marks[-1][0])
+    wait_for_seq(arrivals, consumer, marks[-1][0])
     seconds = time.monotonic() - began
     client, postgres = consumer.cpu_seconds() - client, server.cpu_seconds(ours) - postgres
     batches = query(libpq, "SELECT apply_ms FROM pipeline.batch WHERE id > %s", last_batch)

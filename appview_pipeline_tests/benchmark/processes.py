@@ -57,6 +57,11 @@ def peak_megabytes(pid: int) -> float:
     return sum(_kilobytes(one, "status", "VmHWM") for one in tree(pid)) / 1_000
 
 
+def megabytes(pid: int) -> float:
+    """The memory that is resident now (VmRSS), of this process alone."""
+    return _kilobytes(pid, "status", "VmRSS") / 1_000
+
+
 def pss_megabytes(pids: Iterable[int]) -> float:
     """Memory in use, what several processes share counted once."""
     return sum(_kilobytes(pid, "smaps_rollup", "Pss") for pid in pids) / 1_000

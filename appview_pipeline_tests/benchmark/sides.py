@@ -146,7 +146,7 @@ class Consumer:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _consumer_module(side.checkout)],
+                [sys.executable, "-m", self.module(side)],
                 cwd=side.checkout,
                 env=side.environment(**variables),
                 stdin=subprocess.PIPE,
@@ -155,6 +155,14 @@ class Consumer:
             )
         self._ended = threading.Event()
         threading.Thread(target=self._renew, daemon=True).start()
+
+    def module(self, side: Side) -> str:
+        """What runs."""
+        return _consumer_module(side.checkout)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def _renew(self) -> None:
         assert self._process.stdin is not None
@@ -166,7 +174,7 @@ class Consumer:
         """Raises when the process has ended, which it never does by itself."""
         if self._process.poll() is not None:
             last = self._log.read_text().strip().splitlines()[-3:]
-            raise click.ClickException(f"The consumer ended with code {self._process.returncode}: {' / '.join(last)}")
+            raise click.ClickException(f"A process ended with code {self._process.returncode}: {' / '.join(last)}")
 
     def cpu_seconds(self) -> float:
         return processes.cpu_seconds(self._process.pid)
@@ -187,6 +195,14 @@ class Consumer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class IdentityProcess(Consumer):
+    """A side's identity process, in the same way."""
+
+    def module(self, side: Side) -> str:
+        """What runs."""
+        return "appview_pipeline.identity.resolve_live"
 
 
 @dataclass(frozen=True)
