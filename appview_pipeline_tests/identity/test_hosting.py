@@ -71,8 +71,10 @@ def test_what_a_pds_says(answer: dict[str, Any], status: str) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"<html>", b"\xff", b"[" * 16_000, [], None, {}, {"did": DID}, {"did": DID, "active": 1}]
-    + [{"did": "did:plc:somebodyelse", "active": True}, {"did": 3, "active": True}],
+    [
+        *(b"", b"<html>", b"\xff", b"[" * 16_000, [], None, {}, {"did": DID}, {"did": DID, "active": 1}),
+        *({"did": "did:plc:somebodyelse", "active": True}, {"did": 3, "active": True}),
+    ],
 )
 def test_an_answer_that_says_nothing_is_none(answer: Any) -> None:
     found = said(answer)
