@@ -156,14 +156,12 @@ def _reduced(document: Document) -> str:
 
 
 class _Problems:
-    """The problems of one document, up to the limit, as text that PostgreSQL can store."""
+    """The problems of one document, up to the limit. They show somebody's text by `_shown` alone."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
 
     def add(self, problem: str) -> None:
-        if not problem.isprintable():
-            problem = "".join(c if c.isprintable() else f"{c!a}"[1:-1] for c in problem)
         if len(self.found) < MAX_PROBLEMS and problem not in self.found:
             self.found.append(problem)
 

@@ -182,6 +182,7 @@ def test_the_old_kinds_of_keys(conformance: Path) -> None:
     [
         ("https://pds.test/", "https://pds.test", None),
         ("HTTPS://PDS.Test:443", "https://pds.test", None),
+        ("https://PDS.Test", "https://pds.test", None),
         ("https://pds.test.", "https://pds.test", None),
         ("https://pds.test:8443", "https://pds.test:8443", None),
         ("https://b\u00fccher.example", "https://xn--bcher-kva.example", None),
