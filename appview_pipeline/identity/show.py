@@ -11,6 +11,7 @@ import orjson
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.identity.attempt import attempt
+from appview_pipeline.identity.documents import InvalidDocument, parse_document, read_json
 from appview_pipeline.identity.on_demand import resolve_now
 from appview_pipeline.identity.questions import questions
 from appview_pipeline.protocol.syntax import is_did, is_handle, normalize_handle
@@ -37,13 +38,15 @@ _WANTED_BY = {
 
 @dataclass(frozen=True)
 class ShownIdentity:
-    """An account as `identity show` shows it at `now`. `identity`: None where only other tables know the account."""
+    """An account as `identity show` shows it at `now`. `identity`: None where only other tables know the account.
+    `problems`: what is wrong with its document."""
 
     did: str
     identity: StoredIdentity | None
     account: AccountDetails
     upstreams: list[TroubledUpstream]
     now: datetime
+    problems: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The row of `pipeline.identity`, by column."""
@@ -59,6 +62,7 @@ class ShownIdentity:
             ("DID", self.did),
             ("Handle", self._handle(row)),
             ("Document", self._document(row)),
+            *(("Problem", problem) for problem in self.problems),
             ("PDS", row.pds and self._pds(row)),
             ("Signing key", row.signing_key),
             ("Labels", row.labeler and f"{row.labeler}, signed by {row.labeler_key or 'no key that can be used'}"),
@@ -207,7 +211,16 @@ def show_account(database: Database, settings: Settings, name: str) -> ShownIden
     is_known = account.is_indexed or account.active is not None or account.collection_forbidden or account.removal
     if row is None and not is_known:
         raise OperatorError(f"nothing is known of {did}: with `--refresh` it is resolved.")
-    return ShownIdentity(did, row, account, upstreams, datetime.now(timezone.utc))
+    problems = () if row is None or row.doc is None else problems_of(settings, did, row.doc)
+    return ShownIdentity(did, row, account, upstreams, datetime.now(timezone.utc), problems)
+
+
+def problems_of(settings: Settings, did: str, doc: str) -> tuple[str, ...]:
+    """What is wrong with a stored document, as of today's rules."""
+    try:
+        return parse_document(did, read_json(doc.encode()), plain_http=settings.allow_private_hosts).problems
+    except InvalidDocument as error:
+        return (str(error),)
 
 
 def refresh_account(database: Database, settings: Settings, name: str) -> tuple[str, str | None]:

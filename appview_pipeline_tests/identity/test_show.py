@@ -29,6 +29,7 @@ from appview_pipeline_tests.support.tables import one, rows
 
 DID = "did:plc:ewvi7nxzyoun6zhxrh64oizp"
 OTHER = "did:plc:z72i7hdynmk6r22z27h6tvur"
+KEY = "zQ3shXjHeiBuRCKmM36cuYnm7YEMzhGnCmCyW92sRJ9pribSF"
 
 
 @pytest.fixture
@@ -55,11 +56,17 @@ def found(did: str = DID, handle: str | None = "ann.test", **others: Any) -> Set
         "claimed_handle": handle,
         "handle": handle,
         "handle_source": "dns" if handle else None,
-        "doc": '{"id": "' + did + '"}',
+        "doc": json.dumps(document(did)),
         "pds": "https://pds.example",
         "signing_key": "did:key:z1",
     }
     return Settled(did, None, "found", "plc", 80_000.0, **(values | others))
+
+
+def document(did: str = DID, **changes: Any) -> dict[str, Any]:
+    key = {"id": "#atproto", "type": "Multikey", "publicKeyMultibase": KEY}
+    pds = {"id": "#atproto_pds", "type": "AtprotoPersonalDataServer", "serviceEndpoint": "https://pds.example"}
+    return {"id": did, "alsoKnownAs": ["at://ann.test"], "verificationMethod": [key], "service": [pds], **changes}
 
 
 def lines(result: Result) -> dict[str, str]:
@@ -99,6 +106,26 @@ def test_why_a_handle_is_not_verified(database: Database, show_command: Any) -> 
     resolve(database, found(), found(OTHER))
     assert lines(show_command(DID))["Handle"].endswith(f"not verified (checked 0 s ago): {OTHER} has this handle now")
     assert lines(show_command("ann.test"))["DID"] == OTHER
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"alsoKnownAs": ["at://Ann.test"]}, "the handle is written 'Ann.test', and read as ann.test"),
+        ({"service": []}, "the document names no PDS that can be used (#atproto_pds)"),
+        ({"service": document()["service"] * 2}, "the document has more than one service #atproto_pds: the first one"),
+        (
+            {"verificationMethod": [{"id": "#atproto", "type": "RsaKey", "publicKeyMultibase": KEY}]},
+            "the key #atproto can't be used: verification method of the unknown type 'RsaKey'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_document(
+    database: Database, show_command: Any, changes: dict[str, Any], problem: str
+) -> None:
+    resolve(database, found(doc=json.dumps(document(**changes))))
+    shown = show_command(DID)
+    assert shown.exit_code == 0 and f"\nProblem       {problem}" in shown.output, shown.output
 
 
 def test_what_keeps_an_account_waiting(database: Database, show_command: Any) -> None:
@@ -146,7 +173,7 @@ def test_json_has_the_columns_of_the_table(database: Database, show_command: Any
         "WHERE table_schema = 'pipeline' AND table_name = 'identity'",
     )
     assert sorted(shown) == sorted(name for (name,) in columns)
-    assert shown["doc"] == {"id": DID}
+    assert shown["doc"] == document()
     assert (shown["did"], shown["handle"], shown["queue"], shown["attempts"]) == (DID, "ann.test", None, 0)
     assert shown["resolved_at"].startswith("20")
 
