@@ -59,14 +59,12 @@ class Server:
     queue: deque[threading.Condition] = field(default_factory=deque)
 
     def wake_next(self) -> None:
-        """Whoever waits for longest looks whether there is a place."""
+        """The first of the queue looks whether there is a place, or whether the server is not asked any more.
+
+        Either way it leaves the queue, and wakes the next.
+        """
         if self.queue:
             self.queue[0].notify()
-
-    def wake_all(self) -> None:
-        """All that wait look whether the server is still asked."""
-        for waiting in self.queue:
-            waiting.notify()
 
 
 class Turn:
@@ -90,8 +88,6 @@ class Turn:
                 log.info("%s answers again: its circuit breaker closes.", server.name)
             server.breaker.succeeded()
             server.parking.answered(now, headers, server.in_flight - 1)
-            if server.parking.seconds_left(now):
-                server.wake_all()
 
     def parked(self, headers: Mapping[str, str]) -> float:
         """The server asked for a pause (429, 503). Returns its seconds."""
@@ -99,9 +95,7 @@ class Turn:
             server, now = self._server, self._upstreams.clock()
             if not server.parking.seconds_left(now):
                 log.info("%s asks for a pause.", server.name)
-            seconds = server.parking.refused(now, headers)
-            server.wake_all()
-            return seconds
+            return server.parking.refused(now, headers)
 
     def failed(self, reason: str) -> None:
         """The server failed: no connection, no answer in time, or the answer that it has trouble."""
@@ -113,7 +107,6 @@ class Turn:
             if breaker.opened > opened:
                 level = logging.WARNING if self._server.is_trusted else logging.INFO
                 log.log(level, "%s is not asked for a while: it failed %d times.", self._server.name, breaker.failures)
-                self._server.wake_all()
 
     def end(self) -> None:
         """Gives the place back. The lock is held."""
