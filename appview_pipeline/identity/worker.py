@@ -26,7 +26,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import accounts, identities
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.errors import RefusedData, Transient
-from appview_pipeline.store.identities import Postponed, Wanted
+from appview_pipeline.store.identities import Postponed, Settled, Wanted
 from appview_pipeline.store.identity_claims import release
 
 log = logging.getLogger("appview_pipeline.identity")
@@ -201,18 +201,26 @@ class Worker:
         # A transaction of their own: they lock rows of pipeline.repo, which come before those of bsky.actor.
         if statuses and self.with_database(lambda connection: self._write_statuses(connection, statuses)) is None:
             return False
-        return self.with_database(lambda connection: self._write_answers(connection, some)) is not None
+        # One after the other, for both lock rows of pipeline.identity before those of bsky.actor.
+        usable = self.settings.identity_usable_seconds
+        settled = [it.settled for it in some if it.settled is not None]
+        postponed = [it.postponed for it in some if it.postponed is not None]
+        if settled and self.with_database(lambda connection: self._write_settled(connection, settled, usable)) is None:
+            return False
+        return not postponed or (
+            self.with_database(lambda connection: self._write_postponed(connection, postponed, usable)) is not None
+        )
 
     def _write_statuses(self, connection: Connection, statuses: Sequence[accounts.PdsStatus]) -> bool:
         accounts.save_statuses(connection, statuses)
         return True
 
-    def _write_answers(self, connection: Connection, some: Sequence[Attempt]) -> bool:
-        usable = self.settings.identity_usable_seconds
-        if settled := [it.settled for it in some if it.settled is not None]:
-            identities.save(connection, settled, usable_seconds=usable)
-        if postponed := [it.postponed for it in some if it.postponed is not None]:
-            identities.postpone(connection, postponed, usable_seconds=usable)
+    def _write_settled(self, connection: Connection, settled: Sequence[Settled], usable: float) -> bool:
+        identities.save(connection, settled, usable_seconds=usable)
+        return True
+
+    def _write_postponed(self, connection: Connection, postponed: Sequence[Postponed], usable: float) -> bool:
+        identities.postpone(connection, postponed, usable_seconds=usable)
         return True
 
     def _write_one_by_one(self, some: Sequence[Attempt]) -> bool:

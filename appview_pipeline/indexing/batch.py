@@ -28,6 +28,9 @@ from appview_pipeline.store.batch import Report, StoredRecord
 from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.staging import copy_text
 
+FIRST_TIME = "0001-01-01T00:00:00.000Z"
+"""The first time of ours that PostgreSQL's timestamps can hold: they have no year 0."""
+
 
 @dataclass
 class Batch:
@@ -134,8 +137,10 @@ def build(
     stage_records(newest.values(), rows, declared.collections)
     rows["stage_superseded"] = [superseded_row(event) for event in superseded]
     rows["stage_repo"] = [chain_row(chain) for chain in chains.values()]
-    rows["stage_account"] = [(a.did, a.active, a.status, a.time, a.seq, a.time) for a in accounts.values()]
-    rows["stage_identity"] = list(identities.values())
+    rows["stage_account"] = [
+        (a.did, a.active, a.status, max(a.time, FIRST_TIME), a.seq, a.time) for a in accounts.values()
+    ]
+    rows["stage_identity"] = [(it.did, max(it.time, FIRST_TIME), it.seq) for it in identities.values()]
     rows["stage_ignored"] = ignored_rows(ignored)
     rows["stage_dead_letter"] = letter_rows(letters, source, dead_letter_bytes)
     rows["stage_gap"] = list(gaps)
@@ -171,7 +176,7 @@ def _count_frame(change: Change, report: Report) -> None:
         report.last_seq = change.seq if report.last_seq is None else max(report.last_seq, change.seq)
     time = change.time if change.is_event or change.is_position else None
     if time is not None and (report.relay_time is None or time > report.relay_time):
-        report.relay_time = time
+        report.relay_time = max(time, FIRST_TIME)
 
 
 def build_again(records: Iterable[StoredRecord], declared: Declarations = DECLARED) -> tuple[Batch, list[str]]:

@@ -156,6 +156,21 @@ def test_a_new_account_that_is_not_resolved_yet_is_queued(queue: Queue, stream: 
     assert queued(queue.database) == {ann.did: "refresh" if "refresh" in change else "new"}
 
 
+@pytest.mark.parametrize("time", ["0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z", "0001-01-01T00:00:00+23:00"])
+def test_a_time_that_is_far_from_ours_does_no_harm(queue: Queue, stream: Stream, time: str) -> None:
+    index(queue.database, Person(stream, "ann").commit(post("a", "x"), time=time))
+    index(queue.database, stream.account(did_of("ann"), active=False, status="suspended", time=time))
+    queue.resolve(found(did_of("ann"), "ann.test"))
+    queue.sql("DELETE FROM bsky.actor")
+    queue.sql("DELETE FROM pipeline.identity")
+    index(queue.database, identity(stream, A, time))
+    queue.save(found(A, "a.test", queue.take()[0].asked_at))
+    index(queue.database, identity(stream, A))
+    queue.save(found(A, "b.test", queue.take()[0].asked_at))
+    assert queue.handles() == {A: "b.test"}
+    assert one(queue.database.url, "SELECT count(*) FROM pipeline.dead_letter") == 0
+
+
 def test_an_event_that_comes_again_asks_for_nothing(queue: Queue, stream: Stream) -> None:
     event = identity(stream, A, "2026-11-20T12:00:01.000Z")
     index(queue.database, event)
