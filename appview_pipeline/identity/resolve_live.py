@@ -84,7 +84,7 @@ class Reports:
     began: float = field(default_factory=time.monotonic)
     _looked: float = 0.0
     _done: Counts = field(default_factory=Counts)
-    _written: list[Upstream] | None = None
+    _written: dict[str, tuple[str, int, bool]] | None = None
     _batch: int | None = None
     """The last batch of the stream whose accounts are reported."""
 
@@ -95,7 +95,7 @@ class Reports:
             return
         self._looked = now
         is_quiet = self._done == self.worker.counts and now - self.began < backoff.RESOLUTION_QUIET_SECONDS
-        if not is_quiet or self.upstreams() != self._written:
+        if not is_quiet or _states(self.upstreams()) != self._written:
             self.write()
 
     def write(self) -> None:
@@ -129,7 +129,12 @@ class Reports:
 
         if (batch := self.worker.with_database(write)) is not None:
             self._batch = batch
-            self._done, self._written, self.began = counts, upstreams, now
+            self._done, self._written, self.began = counts, _states(upstreams), now
+
+
+def _states(upstreams: list[Upstream]) -> dict[str, tuple[str, int, bool]]:
+    """What a person should see soon when it changes."""
+    return {one.host: (one.breaker, one.opened, one.parked_until is not None) for one in upstreams}
 
 
 def main() -> int:

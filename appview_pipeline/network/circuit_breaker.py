@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,9 @@ class CircuitBreaker:
     """Opens after `BREAKER_FAILURES` failures in a row, for `BREAKER_SECONDS`. Then one request is let through, the
     probe: it closes the breaker if it succeeds, and opens it again if it fails.
 
+    A request that failed while the server answered others says something about what was asked for, not about the
+    server: it is no failure in the row. Otherwise some requests that hang at once would look like a server that hangs.
+
     `now` is in seconds of any clock that does not go back. Not thread-safe: its owner has a lock.
     """
 
@@ -27,6 +31,8 @@ class CircuitBreaker:
     reason: str | None = None
     """The last failure in words."""
     is_probing: bool = False
+    answered_at: float = -math.inf
+    """When the server last answered."""
 
     @property
     def state(self) -> State:
@@ -53,16 +59,19 @@ class CircuitBreaker:
         self.is_probing = is_probe
         return is_probe
 
-    def succeeded(self) -> None:
+    def succeeded(self, now: float) -> None:
         """The server answered: it works."""
+        self.answered_at = now
         self.failures = 0
         self.open_until = None
         self.is_probing = False
 
-    def failed(self, now: float, reason: str, *, is_probe: bool) -> None:
-        """The server did not answer, or answered that it has trouble of its own."""
-        self.failures += 1
+    def failed(self, now: float, reason: str, *, began: float, is_probe: bool) -> None:
+        """The server did not answer a request that began at `began`, or answered that it has trouble of its own."""
         self.reason = reason
+        if not is_probe and began < self.answered_at:
+            return
+        self.failures += 1
         if is_probe or (self.open_until is None and self.failures >= BREAKER_FAILURES):
             self.opened += 1
             self.open_until = now + BREAKER_SECONDS

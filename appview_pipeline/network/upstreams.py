@@ -77,6 +77,7 @@ class Turn:
         self._upstreams = upstreams
         self._server = server
         self._is_probe = is_probe
+        self._began = upstreams.clock()
         self._is_settled = False
 
     def answered(self, headers: Mapping[str, str]) -> None:
@@ -86,7 +87,7 @@ class Turn:
             server, now = self._server, self._upstreams.clock()
             if server.breaker.state != "closed":
                 log.info("%s answers again: its circuit breaker closes.", server.name)
-            server.breaker.succeeded()
+            server.breaker.succeeded(now)
             server.parking.answered(now, headers, server.in_flight - 1)
 
     def parked(self, headers: Mapping[str, str]) -> float:
@@ -103,7 +104,7 @@ class Turn:
             self._is_settled = True
             breaker = self._server.breaker
             opened = breaker.opened
-            breaker.failed(self._upstreams.clock(), reason, is_probe=self._is_probe)
+            breaker.failed(self._upstreams.clock(), reason, began=self._began, is_probe=self._is_probe)
             if breaker.opened > opened:
                 level = logging.WARNING if self._server.is_trusted else logging.INFO
                 log.log(level, "%s is not asked for a while: it failed %d times.", self._server.name, breaker.failures)

@@ -76,8 +76,8 @@ def save_upstreams(connection: Connection, upstreams: Sequence[Upstream], now: f
         "breakers": [one.breaker for one in noted],
         "failures": [one.failures for one in noted],
         "opened": [one.opened for one in noted],
-        "open_until": [one.open_until for one in noted],
-        "parked_until": [one.parked_until if (one.parked_until or 0.0) > now else None for one in noted],
+        "open_until": [_whole(one.open_until) for one in noted],
+        "parked_until": [_whole(one.parked_until) if (one.parked_until or 0.0) > now else None for one in noted],
         "reasons": [None if one.reason is None else one.reason.replace("\0", "")[:500] for one in noted],
         "seconds": WELL_SECONDS,
     }
@@ -87,6 +87,11 @@ def save_upstreams(connection: Connection, upstreams: Sequence[Upstream], now: f
             cursor.execute(statements["save"], values)
         cursor.execute(statements["close"], values)
         cursor.execute(statements["drop"], values)
+
+
+def _whole(seconds: float | None) -> float | None:
+    """In whole seconds: what is reckoned from two clocks differs by microseconds each time."""
+    return None if seconds is None else float(round(seconds))
 
 
 def list_upstreams(connection: Connection, limit: int = 100) -> list[StoredUpstream]:
