@@ -51,10 +51,10 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
         begin_batch(cursor)
 
     # What the batch's own repositories bring. Only writers of the same repositories wait for each other here.
-    excluded = lock_repos(cursor, batch)  # the first lock: repositories by DID
-    if not dry_run:
-        excluded = check_excluded(cursor, batch, excluded)  # what this finds holds until the commit
-    repos = advance_repos(cursor, batch)  # finds commits that come late
+    locked = lock_repos(cursor, batch)  # the first lock: repositories by DID; finds commits that come late
+    # What this finds holds until the commit. A dry run stores nothing, so it does not matter whose content it has.
+    excluded = locked.excluded if dry_run else check_excluded(cursor, batch, locked.excluded)
+    repos = advance_repos(cursor, batch, locked)
     if excluded:
         drop_deletes(cursor)
     accounts = update_accounts(cursor, batch, repos)

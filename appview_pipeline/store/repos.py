@@ -24,34 +24,44 @@ class RepoChanges:
     inactive: int = 0
 
 
-def lock_repos(cursor: Cursor, batch: BatchToApply) -> frozenset[str]:
-    """Locks the batch's repositories in the order of their DIDs. Returns those of excluded accounts."""
+@dataclass(frozen=True)
+class LockedRepos:
+    """What was stored of the batch's repositories before it: how many had a commit (`known`), how many of those have
+    one that is newer than something in the batch (`late`), how many accounts are `inactive`, and which are excluded."""
+
+    late: int = 0
+    known: int = 0
+    inactive: int = 0
+    excluded: frozenset[str] = frozenset()
+
+
+def lock_repos(cursor: Cursor, batch: BatchToApply) -> LockedRepos:
+    """Locks the batch's repositories in the order of their DIDs."""
     if not batch.rows.get("stage_repo"):
-        return frozenset()
+        return LockedRepos()
     repo = sections("apply/repo.sql")
     cursor.execute(repo["lock"])
-    excluded = cursor.fetchall()
     if run_for_number(cursor, repo["make"]):
         cursor.execute(repo["lock_others"])
-        excluded += cursor.fetchall()
-    return frozenset(did for (did,) in excluded)
+    cursor.execute(repo["count"])
+    ((late, known, inactive, excluded),) = cursor.fetchall()
+    return LockedRepos(late=late, known=known, inactive=inactive, excluded=frozenset(excluded or ()))
 
 
-def advance_repos(cursor: Cursor, batch: BatchToApply) -> RepoChanges:
-    """Updates the states of the batch's repositories, which are locked."""
+def advance_repos(cursor: Cursor, batch: BatchToApply, locked: LockedRepos) -> RepoChanges:
+    """Updates the states of the batch's repositories."""
     if not batch.rows.get("stage_repo"):
         return RepoChanges()
     repo = sections("apply/repo.sql")
-    cursor.execute(repo["count"])
-    ((late, known, inactive),) = cursor.fetchall()
-    if late:
+    if locked.late:
         cursor.execute(sections("apply/late.sql")["mark"])
     cursor.execute(repo["gaps"])
     has_gaps = cursor.rowcount > 0
     cursor.execute(repo["advance"])
-    cursor.execute(repo["last_seen"])
+    cursor.execute(repo["last_seen_but_excluded" if locked.excluded else "last_seen"])
     batch.report.add_written("actor_sync", cursor.rowcount)
-    return RepoChanges(late=late, has_gaps=has_gaps, new=len(batch.rows["stage_repo"]) - known, inactive=inactive)
+    new = len(batch.rows["stage_repo"]) - locked.known
+    return RepoChanges(late=locked.late, has_gaps=has_gaps, new=new, inactive=locked.inactive)
 
 
 def update_accounts(cursor: Cursor, batch: BatchToApply, repos: RepoChanges) -> bool:

@@ -108,6 +108,7 @@ STATEMENTS: dict[str, str] = {
     "apply/repo.actors": LOOKS,
     "apply/repo.advance": STATE,
     "apply/repo.last_seen": LOOKS,
+    "apply/repo.last_seen_but_excluded": LOOKS,
     "apply/repo.make": STATE,
     "apply/repost.feed": CHECKED,
     "apply/subscription.find": DERIVED,
@@ -552,7 +553,10 @@ def test_an_account_that_is_allowed_again_is_indexed_from_the_next_batch_on(data
     ]
     assert rows(database.url, "SELECT did, queue FROM pipeline.identity WHERE queue = 'event'") == [(ann.did, "event")]
     assert one(database.url, "SELECT count(*) FROM bsky.actor") == 2, "its newest commit is known"
+    spans = "SELECT chain_from, rev FROM pipeline.repo WHERE did = %s"
+    assert rows(database.url, spans, ann.did) == [(None, ann.repository.rev)], "none is known to be applied"
     assert write(ann.commit(post("c", "seen"))) == [0]
+    assert rows(database.url, spans, ann.did) == [(ann.repository.rev, ann.repository.rev)]
     assert rows(database.url, "SELECT text FROM bsky.post WHERE creator = %s", ann.did) == [("seen",)]
     assert write(*unseen) == [0]
     assert one(database.url, "SELECT count(*) FROM bsky.post WHERE creator = %s", ann.did) == 3

@@ -6,18 +6,13 @@
 -- Of an excluded account (excluded.sql) only the row of pipeline.repo moves.
 
 -- :lock
--- Locks the repositories that are known, and notes in `known_repo` what is stored of them before this batch. Returns
--- those of excluded accounts.
-WITH locked AS (
-  INSERT INTO known_repo
-  SELECT did, rev, chain_from, data_cid, active, excluded
-  FROM pipeline.repo
-  WHERE did = ANY (ARRAY(SELECT did FROM stage_repo))
-  ORDER BY did
-  FOR UPDATE
-  RETURNING did, excluded
-)
-SELECT did FROM locked WHERE excluded;
+-- Locks the repositories that are known, and notes in `known_repo` what is stored of them before this batch.
+INSERT INTO known_repo
+SELECT did, rev, chain_from, data_cid, active, excluded
+FROM pipeline.repo
+WHERE did = ANY (ARRAY(SELECT did FROM stage_repo))
+ORDER BY did
+FOR UPDATE;
 
 -- :make
 -- Adds the repositories that are not known: they have no row to lock, and the writer who adds the row has the lock.
@@ -35,24 +30,25 @@ WITH unknown AS MATERIALIZED (
 SELECT (SELECT count(*) FROM unknown) - (SELECT count(*) FROM made);
 
 -- :lock_others
--- Locks the repositories that other writers have added in the meantime, and notes them in `known_repo`. Returns those
--- of excluded accounts.
-WITH locked AS (
-  INSERT INTO known_repo
-  SELECT did, rev, chain_from, data_cid, active, excluded
-  FROM pipeline.repo
-  WHERE did = ANY (ARRAY(SELECT did FROM stage_repo EXCEPT SELECT did FROM known_repo))
-    AND (rev IS NOT NULL OR excluded)
-  ORDER BY did
-  FOR UPDATE
-  RETURNING did, excluded
-)
-SELECT did FROM locked WHERE excluded;
+-- Locks the repositories that others have added in the meantime, with a commit or because their account is excluded,
+-- and notes them in `known_repo`.
+INSERT INTO known_repo
+SELECT did, rev, chain_from, data_cid, active, excluded
+FROM pipeline.repo
+WHERE did = ANY (ARRAY(SELECT did FROM stage_repo EXCEPT SELECT did FROM known_repo))
+  AND (rev IS NOT NULL OR excluded)
+ORDER BY did
+FOR UPDATE;
 
 -- :count
 -- Counts repositories of which a write or delete may be older than what is applied (late.sql looks at them), and those
--- that have had a commit before this batch; and those of accounts that are not active (account.sql).
-SELECT count(*) FILTER (WHERE s.oldest_rev <= k.rev), count(k.rev), count(*) FILTER (WHERE NOT k.active)
+-- that have had a commit before this batch; and those of accounts that are not active (account.sql). Returns also the
+-- accounts that are excluded (excluded.sql; null: none).
+SELECT
+  count(*) FILTER (WHERE s.oldest_rev <= k.rev),
+  count(k.rev),
+  count(*) FILTER (WHERE NOT k.active),
+  array_agg(s.did) FILTER (WHERE k.excluded)
 FROM stage_repo s
 JOIN known_repo k USING (did);
 
@@ -112,7 +108,16 @@ WHERE s.first_rev > k.rev
 INSERT INTO bsky.actor_sync AS a (did, "commitCid", "repoRev")
 SELECT did, commit_cid, rev
 FROM stage_repo
-WHERE did <> ALL (ARRAY(SELECT did FROM known_repo WHERE excluded))
+ORDER BY did
+ON CONFLICT (did) DO UPDATE SET "commitCid" = excluded."commitCid", "repoRev" = excluded."repoRev"
+WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLATE "C";
+
+-- :last_seen_but_excluded
+-- The same where some accounts of the batch are excluded, without those.
+INSERT INTO bsky.actor_sync AS a (did, "commitCid", "repoRev")
+SELECT did, commit_cid, rev
+FROM stage_repo s
+WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND k.excluded)
 ORDER BY did
 ON CONFLICT (did) DO UPDATE SET "commitCid" = excluded."commitCid", "repoRev" = excluded."repoRev"
 WHERE a."repoRev" IS NULL OR a."repoRev" COLLATE "C" < excluded."repoRev" COLLATE "C";
