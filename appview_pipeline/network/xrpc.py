@@ -118,7 +118,9 @@ class Client:
         Raises `XrpcError` for an answer that is an error, and `FetchError` where there is none.
         https://atproto.com/specs/xrpc
         """
-        url = f"{service.rstrip('/')}/xrpc/{method}" + (f"?{urlencode(parameters)}" if parameters else "")
+        url = f"{service.rstrip('/')}/xrpc/{method}" + (
+            f"?{urlencode(parameters, errors='replace')}" if parameters else ""
+        )
         answer, target = self._fetch(url, max_bytes, 0, seconds, "*/*")
         if answer.status == 200:
             return answer.body
@@ -178,12 +180,13 @@ class Client:
 
     def _ask(self, target: Target, budget: Budget, headers: Mapping[str, str], max_bytes: int) -> Answer:
         """One request, with its part in the server's state. Raises `FetchError`, also for 429 and 503."""
+        began = time.monotonic()
         with self._upstreams.turn(target, budget) as turn:
-            left = budget.left()
+            waited = time.monotonic() - began
             try:
                 answer = _exchange(turn.adapter, target, budget, headers, max_bytes)
             except FetchError as error:
-                if error.kind == "timeout" and left < budget.seconds / 2:
+                if error.kind == "timeout" and waited > budget.seconds / 2:
                     error.blames_account = False  # the server had too little time: we waited for our turn
                 _settle(turn, error)
                 raise

@@ -108,17 +108,20 @@ def test_a_handshake_has_a_limit_of_time(first: bytes) -> None:
     def answer(connection: socket.socket) -> None:
         connection.settimeout(5)
         connection.recv(65_536)
-        connection.sendall(first)
-        for _ in range(15):
+        if first:
+            connection.sendall(first)
+        for _ in range(100):
+            if not first:
+                connection.recv(65_536)  # returns when the client has gone
+                return
             time.sleep(0.03)
-            if first:
-                connection.sendall(b"\x00")
+            connection.sendall(b"\x00")
 
     settings = Settings(allow_private_hosts=True, fetch_connect_seconds=0.3)
     with raw_server(answer) as (port, _):
         began = time.monotonic()
         error = refused(Client(settings), f"https://127.0.0.1:{port}/")
-        assert 0.2 < time.monotonic() - began < 1.5
+        assert 0.2 < time.monotonic() - began < 2.5
     assert error.kind == "timeout" and "did not accept a connection within 0.3 s" in str(error)
 
 
@@ -134,5 +137,5 @@ def test_a_body_that_drips_through_tls_ends_at_the_deadline(tmp_path: Path) -> N
     with HttpServer(drip, tls=authority.server("127.0.0.1")) as server:
         began = time.monotonic()
         error = refused(Client(settings, ca_file=str(authority.file)), server.url)
-        assert 0.3 < time.monotonic() - began < 1.5
+        assert 0.3 < time.monotonic() - began < 2.5
     assert error.kind == "timeout" and "within 0.4 s" in str(error)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from appview_pipeline import __version__, backoff
+from appview_pipeline.network.hosts import Hosts
 from appview_pipeline.network.xrpc import Client, FetchError, XrpcError
 from appview_pipeline.settings import Settings
 from appview_pipeline_tests.support.http_server import HttpServer, Request, ok, status
@@ -257,7 +258,7 @@ def test_a_server_that_drips_ends_at_the_deadline(server: HttpServer, answer: Ca
     server.answer = answer
     began = time.monotonic()
     error = fails(server, fetch_seconds=SECONDS)
-    assert SECONDS - 0.05 < time.monotonic() - began < SECONDS + 1
+    assert SECONDS - 0.05 < time.monotonic() - began < SECONDS + 4
     assert (error.kind, str(error)) == ("timeout", f"{server.name} did not answer completely within 0.4 s")
     assert error.blames_account
 
@@ -266,12 +267,12 @@ def test_a_server_that_drips_ends_at_the_deadline(server: HttpServer, answer: Ca
 def test_a_server_that_hangs_ends_at_its_limit_of_silence(server: HttpServer, start: bytes) -> None:
     def answer(request: Request) -> None:
         request.connection.sendall(start)
-        time.sleep(1)
+        time.sleep(4)
 
     server.answer = answer
     began = time.monotonic()
     error = fails(server, fetch_read_seconds=0.2)
-    assert 0.15 < time.monotonic() - began < 1
+    assert 0.15 < time.monotonic() - began < 3
     assert (error.kind, str(error)) == ("timeout", f"{server.name} sent nothing for 0.2 s")
 
 
@@ -280,7 +281,7 @@ def test_the_caller_may_give_less_time(server: HttpServer) -> None:
     began = time.monotonic()
     with client() as asking, pytest.raises(FetchError, match=r"within 0\.2 s"):
         asking.get(server.url, max_bytes=10_000, seconds=0.2)
-    assert time.monotonic() - began < 1.2
+    assert time.monotonic() - began < 4
 
 
 def test_the_deadline_is_for_all_redirects(server: HttpServer) -> None:
@@ -292,7 +293,8 @@ def test_the_deadline_is_for_all_redirects(server: HttpServer) -> None:
     began = time.monotonic()
     with client(fetch_seconds=0.5) as asking, pytest.raises(FetchError) as caught:
         asking.get(server.url, max_bytes=100, redirects=3)
-    assert caught.value.kind == "timeout" and time.monotonic() - began < 1.5
+    assert caught.value.kind == "timeout" and time.monotonic() - began < 4
+    assert caught.value.blames_account
 
 
 def test_a_server_that_accepts_nothing(server: HttpServer) -> None:
@@ -307,10 +309,34 @@ def test_a_server_that_accepts_nothing(server: HttpServer) -> None:
         began = time.monotonic()
         with client(fetch_connect_seconds=0.3) as asking, pytest.raises(FetchError) as caught:
             asking.get(f"http://127.0.0.1:{port}/", max_bytes=100)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 4
         for one in waiting:
             one.close()
     assert caught.value.kind == "timeout" and "did not accept a connection within 0.3 s" in str(caught.value)
+
+
+def test_an_address_that_accepts_nothing_leaves_time_for_the_next(server: HttpServer) -> None:
+    settings = Settings(allow_private_hosts=True, fetch_seconds=8, fetch_connect_seconds=0.6)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.2", server.port))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.2", server.port))
+        tried = ["127.0.0.3", "127.0.0.2", "127.0.0.1", "127.0.0.4"]  # nobody listens at the first and the last
+        hosts = Hosts(settings, lookup=lambda host, seconds: tried)
+        began = time.monotonic()
+        with Client(settings, hosts=hosts) as asking:
+            assert asking.get(f"http://several:{server.port}/", max_bytes=100).status == 200
+            assert time.monotonic() - began < 3
+            assert server.requests[0].headers["Host"] == f"several:{server.port}"
+            assert asking.upstreams()[0].failures == 0
+        for one in waiting:
+            one.close()
+    hosts = Hosts(settings, lookup=lambda host, seconds: [])
+    with Client(settings, hosts=hosts) as asking, pytest.raises(FetchError, match="several has no address"):
+        asking.get("http://several/", max_bytes=100)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
