@@ -58,6 +58,9 @@ def attempt(wanted: Wanted, questions: Questions) -> Attempt:
 
 
 def _attempt(wanted: Wanted, questions: Questions) -> Attempt:
+    imported = _check_imported(wanted, questions)
+    if imported is not None and imported.verified:
+        return Attempt(wanted, _settled_by_import(wanted, imported))
     found = questions.resolve(wanted.did)
     if found.state is None:
         status = questions.status(wanted.did, None, None) if wanted.status_wanted and found.blames_account else None
@@ -66,13 +69,49 @@ def _attempt(wanted: Wanted, questions: Questions) -> Attempt:
     document = found.document
     check = None
     if document is not None and document.handle is not None:
-        check = questions.check(wanted.did, document.handle)
+        if imported is not None and imported.handle == document.handle:
+            check = imported
+        else:
+            check = questions.check(wanted.did, document.handle)
         if not check.is_final and check.blames_account and wanted.attempts < backoff.RESOLUTION_QUICK_TRIES:
             return _later(wanted, check.reason or "no answer about its handle", retry_after=check.retry_after)
     status = None
     if wanted.status_wanted:
         status = questions.status(wanted.did, None if document is None else document.pds, found.state)
     return Attempt(wanted, _settled(wanted, found, check, status), status)
+
+
+def _check_imported(wanted: Wanted, questions: Questions) -> HandleCheck | None:
+    """Checks the handle of a document that a PLC export gave, the first time that the account is resolved; None where
+    there is no such document, or somebody asked for a newer one.
+
+    If the handle leads back to the DID, the directory need not be asked: nobody could load the whole network from it.
+    A document that is outdated all the same is found by the next refresh, which asks the directory.
+    """
+    known = wanted.known
+    is_first = known.source == "import" and known.handle_checked_at is None and known.event_at is None
+    if not is_first or wanted.queue not in ("new", "refresh") or wanted.status_wanted or known.claimed_handle is None:
+        return None
+    return questions.check(wanted.did, known.claimed_handle)
+
+
+def _settled_by_import(wanted: Wanted, check: HandleCheck) -> Settled:
+    known = wanted.known
+    return Settled(
+        did=wanted.did,
+        asked_at=wanted.asked_at,
+        state="found",
+        source="import",
+        next_check_seconds=backoff.identity_refresh(),
+        doc=known.doc,
+        pds=known.pds,
+        signing_key=known.signing_key,
+        labeler=known.labeler,
+        labeler_key=known.labeler_key,
+        claimed_handle=known.claimed_handle,
+        handle=check.handle,
+        handle_source=check.source,
+    )
 
 
 def _settled(wanted: Wanted, found: Resolution, check: HandleCheck | None, status: PdsStatus | None) -> Settled:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
@@ -10,7 +12,8 @@ from appview_pipeline import backoff
 from appview_pipeline.identity.dids import Resolution
 from appview_pipeline.identity.handles import HandleCheck
 from appview_pipeline.store.accounts import PdsStatus
-from appview_pipeline_tests.support.resolution import Script, did_of, no_answer, wanted
+from appview_pipeline.store.identities import StoredIdentity, Wanted
+from appview_pipeline_tests.support.resolution import Script, did_of, found, no_answer, wanted
 
 ANN = did_of("ann")
 HOUR, DAY = 3_600.0, 86_400.0
@@ -35,6 +38,61 @@ def test_a_handle_that_is_not_verified_is_looked_up_again_after_an_hour_and_says
     assert got is not None and got.handle is None and got.claimed_handle is not None
     assert got.handle_error == "it names another account" and got.is_handle_final
     assert 0.9 * HOUR <= got.next_check_seconds <= 1.1 * HOUR
+
+
+def imported(queue: str = "new", *, status: bool = False, **values: object) -> Wanted:
+    """An account that is known from a PLC export."""
+    known = StoredIdentity(
+        ANN, doc="{}", pds="https://imported.test", state="found", source="import", claimed_handle="imported.test"
+    )
+    return replace(wanted(queue=queue, status=status), known=replace(known, **values))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("queue", ["new", "refresh"])
+def test_an_imported_account_whose_handle_verifies_is_not_asked_of_the_directory(queue: str) -> None:
+    script = Script()
+    got = script.attempt(imported(queue)).settled
+    assert got is not None and script.asked == []
+    assert (got.state, got.source, got.doc, got.pds) == ("found", "import", "{}", "https://imported.test")
+    assert (got.handle, got.claimed_handle, got.handle_source) == ("imported.test", "imported.test", "dns")
+    assert 0.7 * DAY <= got.next_check_seconds <= DAY
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        imported("event"),
+        imported("retry"),
+        imported(status=True),
+        imported(event_at=datetime(2026, 1, 1)),
+        imported(handle_checked_at=datetime(2026, 1, 1)),
+        imported(claimed_handle=None),
+        imported(source="plc"),
+    ],
+    ids=["event", "retry", "status", "an event before", "not the first time", "no handle", "not imported"],
+)
+def test_any_other_account_is_asked_of_the_directory(account: Wanted) -> None:
+    script = Script()
+    got = script.attempt(account).settled
+    assert got is not None and (got.source, got.handle) == ("plc", "ann.test") and script.asked == [ANN]
+
+
+def test_an_imported_handle_that_does_not_verify_may_be_outdated() -> None:
+    checked = []
+
+    def check(did: str, handle: str) -> HandleCheck:
+        checked.append(handle)
+        return HandleCheck(handle, handle == "ann.test", did, "dns", None, True)
+
+    script = Script(checks={ANN: check})
+    got = script.attempt(imported()).settled
+    assert got is not None and (got.source, got.handle) == ("plc", "ann.test")
+    assert script.asked == [ANN] and checked == ["imported.test", "ann.test"]
+    # The same handle is not checked twice.
+    checked.clear()
+    script.resolutions = {ANN: lambda did: found(did, handle="imported.test")}
+    got = script.attempt(imported()).settled
+    assert got is not None and (got.source, got.handle) == ("plc", None) and checked == ["imported.test"]
 
 
 @pytest.mark.parametrize("state", ["not found", "tombstoned", "invalid"])

@@ -33,10 +33,12 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.settings import load as load_settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import Busy
+from appview_pipeline.store.identities import save, take
 from appview_pipeline.store.identity_import import ImportCounts, ImportedDocument, import_documents
 from appview_pipeline_tests.simulated_network import SimulatedNetwork, World
 from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.plc_export import Account, Directory, Line, signed, written
+from appview_pipeline_tests.support.resolution import Script
 from appview_pipeline_tests.support.tables import Fresh, one, rows
 from appview_pipeline_tests.support.waiting import wait_for
 
@@ -237,6 +239,29 @@ def test_indexed_accounts_are_queued_and_what_readers_see_is_not_touched(databas
     }
     assert found == {indexed.did: ("refresh", 0), queued.did: ("retry", 3), other.did: (None, 0)}
     assert rows(database.url, "SELECT * FROM bsky.actor ORDER BY did") == actors
+
+
+def test_an_imported_document_stays_as_old_as_it_is_when_its_handle_is_verified(
+    database: Database, tmp_path: Path
+) -> None:
+    directory = Directory()
+    account = Account(directory, "indexed")
+    rows(database.url, 'INSERT INTO bsky.actor (did, "indexedAt") VALUES (%s, %s)', account.did, "2024-01-01")
+    load(database, written(directory.lines), tmp_path)
+    script = Script()
+    with database.connect("writer") as connection:
+        (wanted,) = take(connection, "refresh", 10, 60.0)
+        settled = script.attempt(wanted).settled
+        assert settled is not None and script.asked == []
+        save(connection, [settled], usable_seconds=86_400.0)
+    found = "SELECT handle, source, resolved_at = %s, queue, next_check_at > now() FROM pipeline.identity"
+    at = account.own[0]["createdAt"]
+    assert rows(database.url, found, at) == [("indexed.test", "import", True, None, True)]
+    assert rows(database.url, "SELECT handle FROM bsky.actor") == [("indexed.test",)]
+    # A newer operation still counts.
+    account.update("renamed")
+    assert load(database, written(directory.lines), tmp_path).changed == 1
+    assert stored(database)[account.did] == ("renamed.test", "https://pds.test", "found")
 
 
 def test_nothing_is_stored_of_accounts_that_are_excluded(database: Database, tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ UPDATE pipeline.identity i SET
   handle_error = s.handle_error,
   error = s.error,
   attempts = CASE WHEN s.status_seconds IS NOT NULL THEN i.attempts + s.status_counts::int ELSE 0 END,
-  resolved_at = now(),
+  -- A document from an import is not fetched: it stays as old as its operation.
+  resolved_at = CASE WHEN s.source = 'import' THEN i.resolved_at ELSE now() END,
   handle_checked_at = CASE WHEN s.is_handle_final THEN now() ELSE i.handle_checked_at END,
   pds_changed_at = CASE WHEN s.pds <> i.pds THEN now() ELSE i.pds_changed_at END,
   next_check_at = now() + make_interval(secs => s.next_check_seconds),
