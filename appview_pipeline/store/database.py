@@ -15,7 +15,6 @@ They apply whatever the defaults of the server, the database or the PostgreSQL r
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar, cast
@@ -39,8 +38,6 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres, attach
 from appview_pipeline.store.errors import translated
 from appview_pipeline.store.operator_errors import in_words, obstacle
 from appview_pipeline.store.postgres import Role
-
-log = logging.getLogger(__name__)
 
 Connection = PsycopgConnection
 """The connections that `Database` gives and that the functions of `store/` take."""
@@ -199,9 +196,3 @@ def _check(url: str) -> None:
     with postgres.transient(url) as connection:
         postgres.check_server(connection)
         migrations.check_version(connection, url)
-        if not postgres.sorts_by_byte(connection):
-            log.warning(
-                "%s sorts text by the rules of a language, but dates are compared as text: "
-                "prefer a database made with `createdb --template=template0 --encoding=UTF8 --locale=C`",
-                database_url.describe(url),
-            )

@@ -196,27 +196,42 @@ def _answered(connection: PsycopgConnection) -> bool:
     return True
 
 
+CREATE_DATABASE = "createdb --template=template0 --encoding=UTF8 --locale=C NAME"
+"""The command that makes a database as it has to be."""
+
+
 def check_server(connection: Connection) -> None:
-    """Raises `OperatorError` where the server is too old or the database is not UTF-8."""
+    """Raises `OperatorError` where the server is too old, or the database is not UTF-8 or does not sort by byte."""
     version, encoding = connection.execute(
         text("SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding')")
     ).one()
     if version < OLDEST_SERVER:
         raise OperatorError(f"the server is PostgreSQL {version}: use {OLDEST_SERVER} or newer.")
     if encoding != "UTF8":
+        raise OperatorError(f"the database's encoding is {encoding}: create it with UTF-8 (`{CREATE_DATABASE}`).")
+    provider, collation, locale = connection.execute(
+        text("""
+            SELECT d.datlocprovider, d.datcollate,
+                coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale', d.datcollate)
+            FROM pg_database d
+            WHERE d.datname = current_database()
+        """)
+    ).one()
+    if not sorts_by_byte(provider, collation):
         raise OperatorError(
-            f"the database's encoding is {encoding}: create it with UTF-8 "
-            "(`createdb --template=template0 --encoding=UTF8 --locale=C NAME`)."
+            f"the database sorts text by the rules of a language ({locale}), while URIs and dates have to be compared "
+            f"by byte, or account removals would miss records: make another database with `{CREATE_DATABASE}`, and "
+            "move what is in this one there (`pg_dump | psql`)."
         )
 
 
-def sorts_by_byte(connection: Connection) -> bool:
-    """Whether the database compares text by its bytes, as generated columns (`least`) of dates silently rely on."""
-    return bool(
-        connection.scalar(
-            text("""
-                SELECT array_agg(v ORDER BY v) = array_agg(v ORDER BY v COLLATE "C")
-                FROM unnest(ARRAY['B', 'a', 'Z', 'é', '-1', '.0', '0', 'aa', 'a-b', '2024-01-01T', '2024']) v
-            """)
-        )
-    )
+def sorts_by_byte(provider: str, collation: str) -> bool:
+    """Whether a database of this `pg_database.datlocprovider` and `datcollate` compares text by its bytes, here and
+    wherever it is copied to. (docs/decisions/0008-sorted-by-byte.md)
+
+    True for the built-in provider, whose locales all sort by code point, which in UTF-8 is by byte; of the C library's
+    for the locales that say so by name. ICU's always follow a language.
+    """
+    if provider == "b":
+        return True
+    return provider == "c" and collation.lower().replace("-", "") in ("c", "posix", "c.utf8")

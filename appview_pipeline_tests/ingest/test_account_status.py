@@ -59,7 +59,6 @@ class Scene:
     def did(self) -> str:
         return self.person.did
 
-    @property
     def seen(self) -> str | None:
         """Its status for readers."""
         status: str | None = one(self.database.url, SEEN)
@@ -114,11 +113,11 @@ def test_of_one_time_the_later_number_counts(scene: Scene) -> None:
         else:
             for frame in frames:
                 index(scene.database, frame)
-        assert scene.seen is None
+        assert scene.seen() is None
     scene.account(False, "suspended", time=moment, seq=206)
-    assert scene.seen == "suspended"
+    assert scene.seen() == "suspended"
     scene.account(True, time=moment, seq=206)
-    assert scene.seen == "suspended", "the same event again, with other words"
+    assert scene.seen() == "suspended", "the same event again, with other words"
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -131,7 +130,7 @@ def test_a_clock_that_is_years_ahead_holds_up_nothing(scene: Scene, together: bo
     else:
         for frame in frames:
             index(scene.database, frame)
-    assert scene.seen is None
+    assert scene.seen() is None
     assert one(scene.database.url, "SELECT account_at < now() + interval '1 minute' FROM pipeline.repo")
 
 
@@ -140,9 +139,9 @@ def test_a_clock_that_is_years_ahead_holds_up_nothing(scene: Scene, together: bo
 
 def test_a_status_is_honoured_at_once_and_confirmed(scene: Scene) -> None:
     scene.account(False, "deactivated")
-    assert (scene.seen, scene.doubtful, scene.asks) == ("deactivated", False, True)
+    assert (scene.seen(), scene.doubtful, scene.asks) == ("deactivated", False, True)
     scene.pds_says("deactivated")
-    assert (scene.seen, scene.doubtful) == ("deactivated", False)
+    assert (scene.seen(), scene.doubtful) == ("deactivated", False)
 
 
 @pytest.mark.parametrize("order", ["before", "after", "one batch"])
@@ -154,23 +153,23 @@ def test_a_newer_commit_contradicts(scene: Scene, order: str, status: str | None
     for batch in frames[order]:
         scene.settle()
         index(scene.database, *batch)
-    assert (scene.seen, scene.doubtful, scene.asks) == (None, True, True)
+    assert (scene.seen(), scene.doubtful, scene.asks) == (None, True, True)
     scene.settle()
     index(scene.database, account)
-    assert (scene.seen, scene.asks) == (None, False), "the same event again changes nothing"
+    assert (scene.seen(), scene.asks) == (None, False), "the same event again changes nothing"
     scene.pds_says("deactivated")
-    assert (scene.seen, scene.doubtful) == ("deleted" if status == "deleted" else "deactivated", False)
+    assert (scene.seen(), scene.doubtful) == ("deleted" if status == "deleted" else "deactivated", False)
     index(scene.database, account, commit)
-    assert (scene.seen, scene.asks) == ("deleted" if status == "deleted" else "deactivated", False)
+    assert (scene.seen(), scene.asks) == ("deleted" if status == "deleted" else "deactivated", False)
 
 
 @pytest.mark.parametrize("status", ["takendown", "suspended"])
 def test_nothing_contradicts_a_decision(scene: Scene, status: str) -> None:
     scene.account(False, status)
     index(scene.database, scene.person.commit(post("b", "x")))
-    assert (scene.seen, scene.doubtful) == (status, False)
+    assert (scene.seen(), scene.doubtful) == (status, False)
     scene.pds_says("active")
-    assert (scene.seen, scene.doubtful) == (status, False)
+    assert (scene.seen(), scene.doubtful) == (status, False)
     assert one(scene.database.url, "SELECT pds_status FROM pipeline.repo") == "active"
     scene.pds_says("gone")
     assert scene.removals() == []
@@ -182,44 +181,44 @@ def test_a_move_to_another_pds_contradicts_for_a_day(scene: Scene) -> None:
     rows(scene.database.url, moved, iso(START + 30_000_000))
     scene.account(False, "deactivated", time=iso(START + 60_000_000))
     scene.account(False, "deleted", time=iso(START + 61_000_000))
-    assert (scene.seen, scene.doubtful, scene.asks) == (None, True, True)
+    assert (scene.seen(), scene.doubtful, scene.asks) == (None, True, True)
     scene.pds_says("active")
     index(scene.database, scene.person.commit(post("b", "x")))
-    assert scene.seen is None and scene.removals() == []
+    assert scene.seen() is None and scene.removals() == []
     assert one(scene.database.url, "SELECT count(*) FROM bsky.post") == 2
     scene.account(True, time=iso(START + 90_000_000))
-    assert (scene.seen, scene.doubtful) == (None, False)
+    assert (scene.seen(), scene.doubtful) == (None, False)
     scene.account(False, "deactivated", time=iso(START + 3 * 86_400_000_000))
     scene.pds_says("deactivated")
-    assert scene.seen == "deactivated"
+    assert scene.seen() == "deactivated"
 
 
 def test_a_move_that_is_found_out_later_shows_the_account_again(scene: Scene) -> None:
     scene.account(False, "deleted")
-    assert scene.seen == "deleted"
+    assert scene.seen() == "deleted"
     scene.pds_says("active")
-    assert (scene.seen, scene.doubtful, scene.removals()) == (None, True, [])
+    assert (scene.seen(), scene.doubtful, scene.removals()) == (None, True, [])
 
 
 def test_what_the_pds_said_after_the_event_contradicts_it(scene: Scene) -> None:
     scene.account(False, "deactivated", time=iso(START + 100_000_000))
     scene.pds_says("active")
     scene.account(False, "deactivated", time=iso(START + 101_000_000))
-    assert (scene.seen, scene.doubtful, scene.asks) == (None, True, True)
+    assert (scene.seen(), scene.doubtful, scene.asks) == (None, True, True)
 
 
 def test_without_an_answer_the_relays_word_stands_after_some_tries(scene: Scene) -> None:
     scene.account(False, "deactivated")
     scene.pds_says(None, reason="no answer")
-    assert scene.seen == "deactivated"
+    assert scene.seen() == "deactivated"
     index(scene.database, scene.person.commit(post("b", "x")))
     failed = "UPDATE pipeline.identity SET attempts = %s"
     rows(scene.database.url, failed, backoff.HOSTING_STATUS_TRIES - 1)
     scene.pds_says(None, reason="no answer")
-    assert (scene.seen, scene.doubtful) == (None, True)
+    assert (scene.seen(), scene.doubtful) == (None, True)
     rows(scene.database.url, failed, backoff.HOSTING_STATUS_TRIES)
     scene.pds_says(None, reason="no answer")
-    assert (scene.seen, scene.doubtful) == ("deactivated", False)
+    assert (scene.seen(), scene.doubtful) == ("deactivated", False)
 
 
 # ---- who is removed, who returns
@@ -248,11 +247,11 @@ def test_who_is_removed(scene: Scene, relay: str, pds: str | None, is_removed: b
 def test_an_active_account_is_removed_only_when_its_did_was_given_up(scene: Scene) -> None:
     for status in ("gone", "deleted", "deactivated", None):
         scene.pds_says(status, is_final=True)
-        assert (scene.seen, scene.removals()) == (None, [])
+        assert (scene.seen(), scene.removals()) == (None, [])
     scene.pds_says("tombstoned")
-    assert (scene.seen, scene.removals()) == ("deleted", [(scene.did, "deleted")])
+    assert (scene.seen(), scene.removals()) == ("deleted", [(scene.did, "deleted")])
     scene.account(True)
-    assert (scene.seen, scene.removals(), scene.asks) == (None, [], True)
+    assert (scene.seen(), scene.removals(), scene.asks) == (None, [], True)
 
 
 def test_answers_about_unknown_accounts_do_nothing(scene: Scene) -> None:
@@ -267,8 +266,8 @@ def test_answers_about_unknown_accounts_do_nothing(scene: Scene) -> None:
 def test_what_an_inactive_account_writes_is_there_when_it_returns(scene: Scene, status: str) -> None:
     scene.account(False, status, time=LATER)
     index(scene.database, scene.person.commit(post("b", "x")))
-    assert scene.seen == status
+    assert scene.seen() == status
     assert one(scene.database.url, "SELECT count(*) FROM bsky.post") == 2
     scene.account(True, time=iso(START + 2 * 3_600_000_000))
-    assert scene.seen is None
+    assert scene.seen() is None
     assert one(scene.database.url, 'SELECT "postsCount" FROM bsky.profile_agg') == 2

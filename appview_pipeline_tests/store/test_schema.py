@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
 import psycopg2.errors
 import pytest
 
+from appview_pipeline.errors import OperatorError
+from appview_pipeline.settings import Settings
 from appview_pipeline.store import migrate, postgres, sql
 from appview_pipeline.store.columns import tables
+from appview_pipeline.store.database import open_database
 from appview_pipeline.store.database_url import parse_url
 from appview_pipeline_tests.conformance.reference import check
 from appview_pipeline_tests.conformance.reference.catalog import OUR_ADDITIONS, OUR_OMISSIONS, snapshot
@@ -154,21 +159,55 @@ def test_what_is_known_once_stays_one_row(database_url: str) -> None:
             run(database_url, statement)
 
 
-def test_revs_compare_by_byte_whatever_the_database_sorts_by(server_url: str) -> None:
+@contextmanager
+def made_with(server_url: str, options: str) -> Iterator[str]:
+    """A database made with `options`; skips where the server has no such locale."""
     try:
-        run(server_url, "DROP DATABASE IF EXISTS by_language")
-        run(
-            server_url,
-            "CREATE DATABASE by_language TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C'",
-        )
+        run(server_url, "DROP DATABASE IF EXISTS of_locale")
+        run(server_url, f"CREATE DATABASE of_locale TEMPLATE template0 {options}")
     except psycopg2.Error as error:
-        pytest.skip(f"no ICU on this server: {error}")
-    url = parse_url(server_url).set(database="by_language").render_as_string(hide_password=False)
+        pytest.skip(f"not on this server: {error}")
     try:
-        migrate.upgrade(url)
-        run(url, "INSERT INTO pipeline.repo (did, rev) VALUES ('a', 'B'), ('b', 'a'), ('c', 'a-b'), ('d', 'aa')")
-        assert rows(url, "SELECT string_agg(rev, ' ' ORDER BY rev) FROM pipeline.repo") == [("B a a-b aa",)]
-        with postgres.transient(url) as connection:
-            assert not postgres.sorts_by_byte(connection)
+        yield parse_url(server_url).set(database="of_locale").render_as_string(hide_password=False)
     finally:
-        run(server_url, "DROP DATABASE by_language WITH (FORCE)")
+        run(server_url, "DROP DATABASE of_locale WITH (FORCE)")
+
+
+@pytest.mark.parametrize("locale", ["en-US", "und"])
+def test_a_database_that_sorts_by_language_is_refused(server_url: str, locale: str) -> None:
+    """Before anything is made in it, and also when a migrated one was moved there."""
+    with made_with(server_url, f"LOCALE_PROVIDER icu ICU_LOCALE '{locale}' LOCALE 'C'") as url:
+        sentence = rf"sorts text by the rules of a language \({locale}\).*`createdb .*--locale=C NAME`.*pg_dump"
+        with pytest.raises(OperatorError, match=sentence):
+            migrate.upgrade(url)
+        assert rows(url, "SELECT nspname FROM pg_namespace WHERE nspname IN ('bsky', 'pipeline')") == []
+        with pytest.raises(OperatorError, match=sentence):
+            open_database(Settings(database_url=url))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("LOCALE 'C'", "LOCALE 'POSIX'", "LOCALE 'C.UTF-8'", "LOCALE 'C.utf8'", "LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'"),
+        "LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LOCALE 'C'",
+        "LOCALE_PROVIDER builtin BUILTIN_LOCALE 'PG_UNICODE_FAST' LOCALE 'C'",
+    ],
+)
+def test_a_database_that_sorts_by_byte_is_accepted(server_url: str, options: str) -> None:
+    with made_with(server_url, options) as url:
+        with postgres.transient(url) as connection:
+            postgres.check_server(connection)
+        values = ["", "a", "B", "é", "-1", "a-b", "aa", "Z", "2024", "2024-01", "\U0001f600", "\uffee", "ß", "z"]
+        found = rows(url, "SELECT array_agg(v ORDER BY v) FROM unnest(%s) v", values)
+        assert found == [(sorted(values, key=str.encode),)]
+
+
+@pytest.mark.parametrize(
+    ("provider", "collation", "is_accepted"),
+    [
+        *(("c", "en_US.UTF-8", False), ("c", "en_US.utf8", False), ("c", "", False), ("c", "C.ISO-8859-1", False)),
+        *(("i", "C", False), ("c", "c.utf8", True), ("b", "en_US.UTF-8", True), ("x", "C", False)),
+    ],
+)
+def test_which_locales_sort_by_byte(provider: str, collation: str, is_accepted: bool) -> None:
+    assert postgres.sorts_by_byte(provider, collation) is is_accepted

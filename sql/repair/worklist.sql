@@ -39,8 +39,7 @@ WHERE split_part(x.uri, '/', 4) = ANY (%(collections)s)
   AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = x.uri);
 
 -- :orphans_by_uri
--- Finds rows without a record in a table that can be searched only by URI. (In a database that does not sort by byte
--- the span is empty.)
+-- Finds rows without a record in a table that can be searched only by URI.
 INSERT INTO orphan (uri, did)
 SELECT DISTINCT x.uri, d.did
 FROM (SELECT DISTINCT did FROM rerun) d
