@@ -227,7 +227,7 @@ def check_server(connection: Connection) -> None:
 
 def sorts_by_byte(provider: str, collation: str) -> bool:
     """Whether a database of this `pg_database.datlocprovider` and `datcollate` compares text by its bytes, here and
-    wherever it is copied to. (docs/decisions/0008-sorted-by-byte.md)
+    wherever it is copied to. (docs/decisions/0009-sorted-by-byte.md)
 
     True for the built-in provider, whose locales all sort by code point, which in UTF-8 is by byte; of the C library's
     for the locales that say so by name. ICU's always follow a language.
