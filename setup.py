@@ -45,8 +45,8 @@ INSTALL_REQUIRES = [
     # Everything that is fetched over HTTP: requests sends it and reads the answer, through pools and connections of
     # ours, which are urllib3's with checked addresses and limits. They use parts of it that a new major version may
     # change, hence the bounded range.
-    "requests>=2.32.2,<3",
-    "urllib3>=2.2,<3",
+    "requests>=2.32.4,<3",
+    "urllib3>=2.5,<3",
     # Root certificates where the system has none (slim images), and host names with other letters than ASCII's.
     # Both are requests' own.
     "certifi",
