@@ -198,6 +198,8 @@ BREAKER_FAILURES = 5
 BREAKER_SECONDS = 60.0
 """A server that fails so often in a row is not asked for so many seconds; then one request finds out whether it is
 back."""
+BREAKER_REPEATED_SECONDS = 15.0
+"""For so many seconds more, that request is not one that has failed before."""
 
 
 def parked_host() -> Backoff:

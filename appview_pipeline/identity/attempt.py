@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 class Questions:
     """What an attempt asks upstream. The functions never raise for what upstream does; tests write their own.
 
-    `resolve` gets a DID, `check` a DID and the handle that its document claims, `status` a DID, its PDS, and the state
-    of its resolution.
+    `resolve` gets a DID, and whether the last attempt at it failed; `check` a DID and the handle that its document
+    claims; `status` a DID, its PDS, and the state of its resolution.
     """
 
-    resolve: Callable[[str], Resolution]
+    resolve: Callable[[str, bool], Resolution]
     check: Callable[[str, str], HandleCheck]
     status: Callable[[str, str | None, str | None], PdsStatus]
 
@@ -61,7 +61,7 @@ def _attempt(wanted: Wanted, questions: Questions) -> Attempt:
     imported = _check_imported(wanted, questions)
     if imported is not None and imported.verified:
         return Attempt(wanted, _settled_by_import(wanted, imported))
-    found = questions.resolve(wanted.did)
+    found = questions.resolve(wanted.did, wanted.attempts > 0)
     if found.state is None:
         status = questions.status(wanted.did, None, None) if wanted.status_wanted and found.blames_account else None
         reason = found.reason or "no answer"

@@ -57,11 +57,12 @@ class Resolution:
     blames_account: bool = True
 
 
-def resolve_did(client: Client, settings: Settings, did: str) -> Resolution:
+def resolve_did(client: Client, settings: Settings, did: str, *, is_repeated: bool = False) -> Resolution:
     """Fetches the document of a DID: one request, without redirects, of at most `MAX_DOCUMENT_BYTES`.
 
     Never raises for what the DID is or what its server does. A `did:web` is a host name alone, asked by https. With
     APPVIEW_ALLOW_PRIVATE_HOSTS it may be any host, and `did:web:HOST%3APORT` and `did:web:localhost` are asked by http.
+    `is_repeated`: the last attempt at this DID had no answer (see `Client.get`).
     """
     try:
         source, url = _where(settings, did)
@@ -70,7 +71,10 @@ def resolve_did(client: Client, settings: Settings, did: str) -> Resolution:
     asked = "the PLC directory" if source == PLC else url.split("/")[2]
     try:
         answer = client.get(
-            url, max_bytes=MAX_DOCUMENT_BYTES, accept="application/did+ld+json, application/json;q=0.9, */*;q=0.1"
+            url,
+            max_bytes=MAX_DOCUMENT_BYTES,
+            accept="application/did+ld+json, application/json;q=0.9, */*;q=0.1",
+            is_repeated=is_repeated,
         )
     except FetchError as error:
         is_final = error.kind in (_FINAL_OF_PLC if source == PLC else _FINAL_OF_WEB)

@@ -21,7 +21,7 @@ def questions(settings: Settings) -> Iterator[tuple[Questions, Client]]:
     with Client(settings) as client:
         yield (
             Questions(
-                resolve=lambda did: resolve_did(client, settings, did),
+                resolve=lambda did, is_repeated: resolve_did(client, settings, did, is_repeated=is_repeated),
                 check=lambda did, handle: check_handle(client, resolver, did, handle),
                 status=lambda did, pds, state: ask_status(client, pds, did, state=state),
             ),

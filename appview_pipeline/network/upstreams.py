@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from appview_pipeline.backoff import MIN_RETRY_AFTER
+from appview_pipeline.backoff import BREAKER_REPEATED_SECONDS, MIN_RETRY_AFTER
 from appview_pipeline.network.budget import Budget
 from appview_pipeline.network.circuit_breaker import CircuitBreaker
 from appview_pipeline.network.fetch_errors import FetchError
@@ -72,11 +72,14 @@ class Turn:
     ended without a word about the server.
     """
 
-    def __init__(self, upstreams: Upstreams, server: Server, adapter: Adapter, *, is_probe: bool) -> None:
+    def __init__(
+        self, upstreams: Upstreams, server: Server, adapter: Adapter, *, is_probe: bool, is_repeated: bool
+    ) -> None:
         self.adapter = adapter
         self._upstreams = upstreams
         self._server = server
         self._is_probe = is_probe
+        self._is_repeated = is_repeated
         self._began = upstreams.clock()
         self._is_settled = False
 
@@ -102,6 +105,8 @@ class Turn:
         """The server failed: no connection, no answer in time, or the answer that it has trouble."""
         with self._upstreams.lock:
             self._is_settled = True
+            if self._is_repeated and not self._is_probe:
+                return
             breaker = self._server.breaker
             opened = breaker.opened
             breaker.failed(self._upstreams.clock(), reason, began=self._began, is_probe=self._is_probe)
@@ -135,19 +140,19 @@ class Upstreams:
         self._adapters: OrderedDict[tuple[str, str, int], Adapter] = OrderedDict()
 
     @contextmanager
-    def turn(self, target: Target, budget: Budget) -> Iterator[Turn]:
+    def turn(self, target: Target, budget: Budget, *, is_repeated: bool = False) -> Iterator[Turn]:
         """Waits until the server may be asked, within the budget, and holds one of its places during the block.
 
         Raises `FetchError` (`parked`, `breaker open`, `timeout`), none of which is a failure of what is asked for.
         """
         with self.lock:
             server = self._server(target)
-            self._wait(server, budget)
+            self._wait(server, budget, is_repeated=is_repeated)
             is_probe = server.breaker.let_through()
             server.in_flight += 1
             adapter = self._adapter(target)
             adapter.in_flight += 1
-        turn = Turn(self, server, adapter, is_probe=is_probe)
+        turn = Turn(self, server, adapter, is_probe=is_probe, is_repeated=is_repeated)
         try:
             yield turn
         finally:
@@ -178,12 +183,12 @@ class Upstreams:
             while self._adapters:
                 self._adapters.popitem()[1].close()
 
-    def _wait(self, server: Server, budget: Budget) -> None:
+    def _wait(self, server: Server, budget: Budget, *, is_repeated: bool) -> None:
         """Returns when the server may be asked and has a place. The lock is held, but while it waits."""
         mine: threading.Condition | None = None
         try:
             while True:
-                self._check(server)
+                self._check(server, is_repeated=is_repeated)
                 if server.in_flight < self._concurrency and (not server.queue or server.queue[0] is mine):
                     return
                 if mine is None:
@@ -200,13 +205,14 @@ class Upstreams:
                 server.queue.remove(mine)
                 server.wake_next()
 
-    def _check(self, server: Server) -> None:
+    def _check(self, server: Server, *, is_repeated: bool) -> None:
         """Raises `FetchError` for a server that is not asked now."""
         now = self.clock()
         seconds = server.parking.seconds_left(now)
         if seconds:
             raise _refused("parked", f"{server.name} asked to be left alone for {_shown(seconds)}", server, seconds)
-        open_for = server.breaker.refuses_for(now)
+        # The probe is better one that has not failed before: it would say more about the server.
+        open_for = server.breaker.refuses_for(now - BREAKER_REPEATED_SECONDS if is_repeated else now)
         if open_for is not None:
             breaker = server.breaker
             reason = (

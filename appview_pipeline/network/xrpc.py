@@ -92,14 +92,16 @@ class Client:
         redirects: int = 0,
         seconds: float | None = None,
         accept: str = "application/json",
+        is_repeated: bool = False,
     ) -> Answer:
         """The answer to GET `url`: any status below 500 but 429, with a body of at most `max_bytes`.
 
         The body of a status from 400 on is cut off there; any other that is longer is an error.
         `redirects`: how many are followed, at most 3. `seconds`: limit from the look-up of the host to the last byte
-        (default: APPVIEW_FETCH_SECONDS). Raises `FetchError` for everything else.
+        (default: APPVIEW_FETCH_SECONDS). `is_repeated`: the request has failed before; that it fails again says nothing
+        new about its server, so it does not count for the circuit breaker. Raises `FetchError` for everything else.
         """
-        answer, target = self._fetch(url, max_bytes, redirects, seconds, accept)
+        answer, target = self._fetch(url, max_bytes, redirects, seconds, accept, is_repeated=is_repeated)
         if answer.status >= 500:
             raise FetchError("status", f"{target.name} answered HTTP {answer.status}", host=target.name)
         return answer
@@ -152,7 +154,14 @@ class Client:
         )
 
     def _fetch(
-        self, url: str, max_bytes: int, redirects: int, seconds: float | None, accept: str
+        self,
+        url: str,
+        max_bytes: int,
+        redirects: int,
+        seconds: float | None,
+        accept: str,
+        *,
+        is_repeated: bool = False,
     ) -> tuple[Answer, Target]:
         """The answer of any status, and where it is from."""
         assert 0 <= redirects <= MAX_REDIRECTS, redirects
@@ -166,7 +175,7 @@ class Client:
         target = self.hosts.target(url)
         followed = 0
         while True:
-            answer = self._ask(target, budget, headers, max_bytes)
+            answer = self._ask(target, budget, headers, max_bytes, is_repeated=is_repeated)
             if answer.status not in _REDIRECTS:
                 return answer, target
             location = answer.headers.get("Location")
@@ -178,10 +187,12 @@ class Client:
             target = self.hosts.redirected(target, location)
             followed += 1
 
-    def _ask(self, target: Target, budget: Budget, headers: Mapping[str, str], max_bytes: int) -> Answer:
+    def _ask(
+        self, target: Target, budget: Budget, headers: Mapping[str, str], max_bytes: int, *, is_repeated: bool
+    ) -> Answer:
         """One request, with its part in the server's state. Raises `FetchError`, also for 429 and 503."""
         began = time.monotonic()
-        with self._upstreams.turn(target, budget) as turn:
+        with self._upstreams.turn(target, budget, is_repeated=is_repeated) as turn:
             waited = time.monotonic() - began
             try:
                 answer = _exchange(turn.adapter, target, budget, headers, max_bytes)

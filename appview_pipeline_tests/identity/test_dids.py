@@ -41,6 +41,7 @@ class ScriptedClient(Client):
         redirects: int = 0,
         seconds: float | None = None,
         accept: str = "application/json",
+        is_repeated: bool = False,
     ) -> Answer:
         self.asked.append((url, max_bytes, redirects))
         if isinstance(self.given, FetchError):

@@ -228,7 +228,8 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
 
     @contextmanager
     def questions(settings: Settings) -> Iterator[tuple[Questions, None]]:
-        yield Questions(made.resolve, made.check, lambda did, pds, state: PdsStatus(did, "active", is_final=True)), None
+        resolve, status = lambda did, _: made.resolve(did), lambda did, *_: PdsStatus(did, "active", is_final=True)
+        yield Questions(resolve, made.check, status), None
 
     monkeypatch.setattr(show, "questions", questions)
     return made

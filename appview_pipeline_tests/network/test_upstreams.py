@@ -214,6 +214,37 @@ def test_a_pause_is_for_one_server(server: HttpServer) -> None:
 # Circuit breakers
 
 
+def test_a_request_that_failed_before_neither_opens_a_breaker_nor_finds_out_whether_the_server_is_back(
+    server: HttpServer, clock: Clock
+) -> None:
+    """Accounts of which a server says nothing are asked for again and again: that must not look like a server that is
+    down, for others want to ask it."""
+
+    def again(asking: Client) -> FetchError:
+        with pytest.raises(FetchError) as caught:
+            asking.get(server.url, max_bytes=1_000, is_repeated=True)
+        return caught.value
+
+    server.answer = lambda request: status("500 X")
+    with client(clock) as asking:
+        assert {again(asking).kind for _ in range(3 * BREAKER_FAILURES)} == {"status"}
+        assert (state(asking, server).breaker, state(asking, server).failures) == ("closed", 0)
+        for _ in range(BREAKER_FAILURES):
+            fails(asking, server.url)
+        assert state(asking, server).breaker == "open"
+        clock.now += BREAKER_SECONDS + 5
+        assert (again(asking).kind, again(asking).retry_after) == ("breaker open", 10)
+        server.answer = lambda request: ok()
+        asking.get(server.url, max_bytes=1_000)
+        assert state(asking, server).breaker == "closed"
+        server.answer = lambda request: status("500 X")
+        for _ in range(BREAKER_FAILURES):
+            fails(asking, server.url)
+        clock.now += BREAKER_SECONDS + 15
+        assert again(asking).kind == "status", "where nobody else asks, it finds out"
+        assert (state(asking, server).breaker, state(asking, server).opened) == ("open", 3)
+
+
 def test_the_life_of_a_breaker(server: HttpServer, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     server.answer = lambda request: status("500 X")

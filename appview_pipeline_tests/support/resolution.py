@@ -66,7 +66,7 @@ class Script:
     statuses: dict[str, PdsStatus] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
-    def resolve(self, did: str) -> Resolution:
+    def resolve(self, did: str, is_repeated: bool = False) -> Resolution:
         """The answer written for it."""
         self.asked.append(did)
         return self.resolutions.get(did, found)(did)

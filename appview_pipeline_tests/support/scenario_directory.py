@@ -48,7 +48,7 @@ class Directory:
         """As resolution asks them."""
         return Questions(self._resolve, self._check, self._status)
 
-    def _resolve(self, did: str) -> Resolution:
+    def _resolve(self, did: str, is_repeated: bool) -> Resolution:
         if did not in self._handles:
             return Resolution(did, "not found", "plc", reason="it is not in the scenario")
         document = {
