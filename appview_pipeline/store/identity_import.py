@@ -59,6 +59,7 @@ def import_documents(connection: Connection, documents: Sequence[ImportedDocumen
         cursor.execute(statements["stage"])
         rows = [_row(it) for it in documents]
         copy_rows(cursor, "stage_import", _COLUMNS, rows)
+        cursor.execute(statements["lock"])
         hold_exclusions(cursor)
         cursor.execute(statements["merge"])
         found = cursor.fetchone()

@@ -303,11 +303,27 @@ def test_an_account_is_excluded_before_a_part_of_an_import_or_after_it(database:
         assert stored(database) == {}
 
 
+def test_excluding_an_account_and_an_import_of_it_do_not_deadlock(database: Database) -> None:
+    """Both lock the account's row before the lock of all accounts."""
+    document = ImportedDocument("did:plc:" + "a" * 24, "2024-01-01T00:00:00Z", doc="{}")
+    rows(database.url, "INSERT INTO pipeline.identity (did) VALUES (%s)", document.did)
+    locked = "SELECT pg_advisory_xact_lock(hashtext('appview-pipeline: accounts without a repository'))"
+
+    def imported() -> ImportCounts:
+        with database.connect("maintenance") as connection:
+            return import_documents(connection, [document])
+
+    with ThreadPoolExecutor(1) as pool, connect(database.url) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE pipeline.identity SET next_check_at = NULL")  # as the trigger does
+        importing = pool.submit(imported)
+        wait_until_blocked(database)
+        cursor.execute(locked)
+        connection.commit()
+        assert importing.result() == ImportCounts(accounts=1, changed=1)
+
+
 def wait_until_blocked(database: Database) -> None:
-    blocked = (
-        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database "
-        "WHERE NOT granted AND datname = current_database()"
-    )
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     wait_for(lambda: one(database.url, blocked) > 0)
 
 

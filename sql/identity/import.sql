@@ -21,6 +21,22 @@ CREATE TEMPORARY TABLE IF NOT EXISTS stage_import (
   error text
 ) ON COMMIT DELETE ROWS;
 
+-- :lock
+-- Locks the rows that may change, in the order in which resolution locks them. This comes before the lock of
+-- excluded.sql, because whoever excludes an account locks its row first as well.
+SELECT FROM pipeline.identity
+WHERE did = ANY (ARRAY(
+  SELECT s.did
+  FROM stage_import s
+  CROSS JOIN LATERAL (
+    SELECT FROM pipeline.identity i
+    WHERE i.did = s.did AND (i.resolved_at IS NULL OR i.resolved_at < s.created_at)
+    OFFSET 0
+  ) older
+))
+ORDER BY did
+FOR UPDATE;
+
 -- :merge
 -- Writes what is newer than what is stored. Returns how many accounts were staged, left out because they are excluded,
 -- added, and changed. Of two operations of the same moment the one with the greater document counts, so that the order
@@ -59,7 +75,7 @@ WITH newest AS MATERIALIZED (
     labeler_key, claimed_handle, error, created_at, NULL, CASE WHEN is_indexed THEN 'refresh' END,
     CASE WHEN is_indexed THEN now() END
   FROM newer
-  ORDER BY did COLLATE "C"
+  ORDER BY did
   ON CONFLICT (did) DO UPDATE SET
     state = excluded.state, source = excluded.source, doc = excluded.doc, pds = excluded.pds,
     signing_key = excluded.signing_key, labeler = excluded.labeler, labeler_key = excluded.labeler_key,
