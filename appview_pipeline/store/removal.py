@@ -70,10 +70,13 @@ def note_failure(connection: Connection, removal: Removal, error: str) -> None:
 
 
 def records_to_remove(connection: Connection, removal: Removal, limit: int) -> list[str]:
-    """The URIs of up to `limit` records of the account; none where the removal was taken back."""
+    """The URIs of up to `limit` records of the account, duplicates first; none where the removal was taken back."""
     with connection.cursor() as cursor:
-        cursor.execute(sections(_FILE)["next_records"], {**removal._parameters, "limit": limit})
-        return [uri for (uri,) in cursor.fetchall()]
+        for statement in ("next_duplicates", "next_records"):
+            cursor.execute(sections(_FILE)[statement], {**removal._parameters, "limit": limit})
+            if uris := [uri for (uri,) in cursor.fetchall()]:
+                return uris
+    return []
 
 
 def begin_batch(cursor: Cursor) -> None:

@@ -38,7 +38,7 @@ WHEN = "2025-06-15T15:06:40.000Z"
 CID = "bafyreie5cvv4h45feadgeuwhbcutmh6t2ceseocckahdoe6uat64zmz454"
 BIG = "did:plc:big"
 OTHERS = 500
-POSTS_OF_OTHERS = 10
+POSTS_OF_OTHERS = 200
 OPS = 100
 """Operations in a commit of the large account."""
 LIVE_SECONDS = 0.25
@@ -100,21 +100,23 @@ def fill(database: Database, records: int) -> None:
     """The others' posts, the large account's records, and what others did to it."""
     writer = Writer(database, Settings(database_url=database.url), "fill")
     people = [Author(other(number)) for number in range(OTHERS)]
-    writer.write([it.commit(*[(POST, {"text": "hi"})] * POSTS_OF_OTHERS) for it in people], time.time())
+    for first in range(0, OTHERS, 20):
+        posts = [(POST, {"text": "hi"})] * POSTS_OF_OTHERS
+        writer.write([it.commit(*posts) for it in people[first : first + 20]], time.time())
     big = Author(BIG)
     for first in range(0, records, 20 * OPS):
         numbers = range(first, min(first + 20 * OPS, records))
         changes = [big.commit(*map(_record_of_big, numbers[at : at + OPS])) for at in range(0, len(numbers), OPS)]
         writer.write(changes, time.time())
-    posts = [f"at://{BIG}/{POST}/r{1 + number:07}" for number in range(8, records, 20)]
-    for first in range(0, len(posts), 2_000):
+    uris = [f"at://{BIG}/{POST}/r{1 + number:07}" for number in range(8, records, 20)]
+    for first in range(0, len(uris), 2_000):
         writer.write(
             [
                 people[number % OTHERS].commit(
                     (LIKE, {"subject": ref(uri)}),
                     (POST, {"text": "re", "reply": {"root": ref(uri), "parent": ref(uri)}}),
                 )
-                for number, uri in enumerate(posts[first : first + 2_000])
+                for number, uri in enumerate(uris[first : first + 2_000])
             ],
             time.time(),
         )

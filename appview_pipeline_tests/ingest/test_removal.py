@@ -205,7 +205,23 @@ def test_what_an_opt_out_purges_stays_forbidden(database: Database, town: Town) 
     )
     index(database, town.ann.commit(post("late", "x")))
     assert one(database.url, "SELECT count(*) FROM bsky.record WHERE did = %s", town.ann.did) == 0
+    assert rows(database.url, "SELECT did FROM bsky.actor") == [(town.bob.did,)]
     assert_counters_are_right(database)
+
+
+def test_no_duplicate_is_promoted_on_the_way(database: Database, town: Town) -> None:
+    """A thousand likes of one post would each take the place of the one before."""
+    index(database, town.bob.commit(post("b", "hello")))
+    index(database, town.ann.commit(*(like(f"l{number}", town.bobs_post) for number in range(6))))
+    counting = town.ann.uri("app.bsky.feed.like/l0")
+    request(database, town.ann.did)
+    left: list[list[object]] = []
+
+    def look(_: RemovalSummary) -> None:
+        left.append([uri for (uri,) in rows(database.url, 'SELECT uri FROM bsky."like"')])
+
+    remove(database, chunk=2, progress=look)
+    assert left[:4] == [[counting], [counting], [counting], []]
 
 
 def test_removals_that_fail_do_not_keep_others(database: Database, town: Town, monkeypatch: pytest.MonkeyPatch) -> None:

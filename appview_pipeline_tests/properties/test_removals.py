@@ -29,7 +29,7 @@ from appview_pipeline_tests.support.frames import rev
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.states import State, differences, dump
 
-quick = settings(max_examples=10, suppress_health_check=tuple(HealthCheck), phases=(Phase.explicit, Phase.generate))
+quick = settings(max_examples=6, suppress_health_check=tuple(HealthCheck), phases=(Phase.explicit, Phase.generate))
 LATER = "2026-06-15T15:06:40.000Z"
 
 
@@ -116,6 +116,42 @@ def assert_nothing_is_left(index: Rerun, state: State, did: str) -> None:
         assert index.rows(f"SELECT {key} FROM pipeline.{table} WHERE split_part({key}, '/', 3) = '{did}'") == []
     assert index.rows(f"SELECT rev FROM pipeline.repo WHERE did = '{did}'") in ([], [None])
     assert index.rows(f"SELECT uri FROM pipeline.version WHERE split_part(uri, '/', 3) = '{did}' AND rev > 'z'") == []
+
+
+def without(network: Network, did: str) -> Network:
+    """The network as if the account had never been there."""
+    return replace(network, commits=tuple(commit for commit in network.commits if commit.did != did))
+
+
+NOT_BY_HISTORY = ("like", "repost", "follow", "actor_block", "list_item", "list_block", "verification", "profileAgg")
+"""Tables of which nothing depends on what other accounts' posts and gates had been."""
+
+
+@quick
+@given(data=st.data())
+def test_pairs_and_counters_of_accounts_are_as_if_it_had_never_been(rerun_index: Rerun, data: st.DataObject) -> None:
+    network, did = data.draw(networks()), did_of(data.draw(st.integers(0, len(NAMES) - 1)))
+    others = without(network, did)
+    wanted = rerun_index.after(others, in_the_streams_order(others))
+    rerun_index.feed(network, data.draw(arrivals(network)))
+    remove(rerun_index, did)
+    got = dump(rerun_index.connection)
+    pairs = ("like", "repost", "follow")
+
+    def keep(table: str, row: dict[str, Any]) -> bool:
+        if table == "notifications":
+            return row["reason"] in pairs and did not in (row["author"], row["recipient"])
+        return table in NOT_BY_HISTORY
+
+    found = differences(got, wanted, keep)
+    found += [
+        f"{uri}: {kind}"
+        for uri in got["postAgg"].keys() | wanted["postAgg"].keys()
+        for kind in ("likeCount", "repostCount")
+        if got["postAgg"].get(uri, {}).get(kind, 0) != wanted["postAgg"].get(uri, {}).get(kind, 0)
+    ]
+    assert not found, "\n".join([repr(network), did, *found[:10]])
+    start_afresh(rerun_index)
 
 
 @quick

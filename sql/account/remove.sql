@@ -41,6 +41,17 @@ RETURNING did;
 -- Notes why the removal of %(did)s does not go on.
 UPDATE pipeline.removal SET error = %(error)s WHERE did = %(did)s AND finished_at IS NULL;
 
+-- :next_duplicates
+-- Returns the URIs of up to %(limit)s records that are duplicates. They go first: were the record that counts deleted
+-- before them, each would be promoted in its turn.
+SELECT d.uri
+FROM bsky.duplicate_record d
+CROSS JOIN LATERAL (SELECT FROM bsky.record r WHERE r.uri = d.uri OFFSET 0) r
+WHERE d.uri >= %(start)s AND d.uri < %(end)s
+  AND EXISTS (SELECT FROM pipeline.removal m WHERE m.did = %(did)s AND m.finished_at IS NULL)
+ORDER BY d.uri
+LIMIT %(limit)s;
+
 -- :next_records
 -- Returns the URIs of up to %(limit)s records of the account; nothing where the removal was taken back.
 SELECT r.uri
