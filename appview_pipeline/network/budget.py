@@ -43,6 +43,7 @@ class Budget:
         self.host = host
         self.received = 0
         self.has_connected = False
+        self.wants_connection = False
 
     def begin_connection(self) -> None:
         """A connection is about to be made."""

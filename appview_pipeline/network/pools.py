@@ -100,6 +100,7 @@ def new_pool(target: Target, hosts: Hosts, context: ssl.SSLContext | None, max_i
     host = f"[{target.host}]" if ":" in target.host else target.host
     if target.scheme == "http":
         return _PlainPool(host, target.port, maxsize=max_idle, hosts=hosts, target=target)
+    assert context is not None, "urllib3 would make one of its own, with sockets that are not ours"
     return _TLSPool(host, target.port, maxsize=max_idle, hosts=hosts, target=target, ssl_context=context)
 
 

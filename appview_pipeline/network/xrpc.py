@@ -148,10 +148,12 @@ class Client:
         self.close()
 
     def _new_adapter(self, target: Target) -> Adapter:
-        max_idle = self._settings.host_concurrency
-        return Adapter(
-            new_pool(target, self.hosts, self._tls, max_idle if target.is_trusted else min(max_idle, MAX_IDLE))
-        )
+        """Called under the lock of all servers, so there is one context."""
+        if self._tls is None and target.scheme == "https":
+            self._tls = tls_context(None)  # takes 30 ms, which a closed network does without
+        concurrency = self._settings.host_concurrency
+        max_idle = concurrency if target.is_trusted else min(concurrency, MAX_IDLE)
+        return Adapter(new_pool(target, self.hosts, self._tls, max_idle))
 
     def _fetch(
         self,

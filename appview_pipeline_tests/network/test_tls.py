@@ -125,7 +125,10 @@ def test_a_handshake_has_a_limit_of_time(first: bytes) -> None:
     assert error.kind == "timeout" and "did not accept a connection within 0.3 s" in str(error)
 
 
-def test_a_body_that_drips_through_tls_ends_at_the_deadline(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [True, False])
+def test_a_body_that_drips_through_tls_ends_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: bool
+) -> None:
     def drip(request: Request) -> None:
         request.connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
         for _ in range(200):
@@ -135,7 +138,9 @@ def test_a_body_that_drips_through_tls_ends_at_the_deadline(tmp_path: Path) -> N
     authority = Authority(tmp_path)
     settings = Settings(allow_private_hosts=True, fetch_seconds=0.4)
     with HttpServer(drip, tls=authority.server("127.0.0.1")) as server:
+        if not given:
+            monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
         began = time.monotonic()
-        error = refused(Client(settings, ca_file=str(authority.file)), server.url)
+        error = refused(Client(settings, ca_file=str(authority.file) if given else None), server.url)
         assert 0.3 < time.monotonic() - began < 2.5
     assert error.kind == "timeout" and "within 0.4 s" in str(error)
