@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from appview_pipeline.identity.documents import parse_document
+from appview_pipeline.identity.documents import document_json, parse_document
 from appview_pipeline.identity.plc_operations import (
     InvalidOperation,
     LogEntry,
@@ -19,6 +22,7 @@ from appview_pipeline.identity.plc_operations import (
     previous_of,
     rotation_keys,
     signer_of,
+    verify_first,
     verify_log,
 )
 
@@ -206,3 +210,35 @@ def test_operations_that_can_not_be_signed_are_refused() -> None:
         previous_of({**GOOD, "prev": 1})
     with pytest.raises(InvalidOperation, match="prev"):
         previous_of({"type": "plc_tombstone", "prev": None})
+
+
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters(), max_size=9), st.just(KEY)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["type", "endpoint", "a", "\0"]), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+operations = st.builds(
+    lambda changes: {**GOOD, **changes},
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.one_of(st.sampled_from(["create", "plc_tombstone"]), values),
+            **dict.fromkeys((*GOOD, "signingKey", "recoveryKey", "handle", "service", "more"), values),
+        },
+    ),
+)
+
+
+@given(st.one_of(values, operations))
+def test_any_value_is_an_operation_or_refused_with_a_reason(value: Any) -> None:
+    for read in (partial(document_of, DID), rotation_keys, previous_of, operation_cid, partial(verify_first, DID)):
+        try:
+            found: Any = read(value)
+        except InvalidOperation as error:
+            assert str(error).isprintable()
+        else:
+            if isinstance(found, dict):
+                document_json(parse_document(DID, found), found).encode()
