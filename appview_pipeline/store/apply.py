@@ -22,7 +22,7 @@ from appview_pipeline.store.batch import (
 from appview_pipeline.store.bookkeeping import count_ignored, move_cursor, write_dead_letters, write_report
 from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.evaluation import evaluate_posts, lock_cross_repository
-from appview_pipeline.store.exclusion import check_excluded, drop_deletes, drop_gaps
+from appview_pipeline.store.exclusion import check_excluded, drop_gaps, forget_deletes
 from appview_pipeline.store.notifications import write_notifications
 from appview_pipeline.store.prepared import preparing_cursor
 from appview_pipeline.store.records import keep_versions, write_records
@@ -55,8 +55,6 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     # What this finds holds until the commit. A dry run stores nothing, so it does not matter whose content it has.
     excluded = locked.excluded if dry_run else check_excluded(cursor, batch, locked.excluded)
     repos = advance_repos(cursor, batch, locked)
-    if excluded:
-        drop_deletes(cursor)
     accounts = update_accounts(cursor, batch, repos)
     queue_identities(cursor, batch, repos, accounts)
     write_actors(cursor, batch, repos, accounts)
@@ -87,6 +85,7 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
 
     write_dead_letters(cursor, batch, limits)
     if excluded:
+        forget_deletes(cursor, batch)
         drop_gaps(cursor)
     if repos.has_gaps or batch.rows.get("stage_gap"):
         note_gaps(cursor)  # after the dead letters, which explain some of them

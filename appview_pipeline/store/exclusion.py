@@ -15,7 +15,6 @@ from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.batch import BatchToApply, ExclusionChanged
 from appview_pipeline.store.sql import sections
-from appview_pipeline.store.statements import run
 
 CHANNEL = "appview_privacy"
 """Channel that is notified of an account's DID when its setting changes, for processes that remember accounts."""
@@ -47,9 +46,10 @@ def hold_exclusions(cursor: Cursor) -> None:
     cursor.execute(sections("apply/excluded.sql")["lock"])
 
 
-def drop_deletes(cursor: Cursor) -> None:
-    """Drops what would be stored of deletions by excluded accounts where there is nothing to delete."""
-    run(cursor, sections("apply/excluded.sql"), "deletes", "superseded")
+def forget_deletes(cursor: Cursor, batch: BatchToApply) -> None:
+    """Removes what the batch has stored of deletions by excluded accounts of records that were never known."""
+    if batch.rows.get("stage_delete") or batch.rows.get("stage_superseded"):
+        cursor.execute(sections("apply/excluded.sql")["forget"])
 
 
 def drop_gaps(cursor: Cursor) -> None:

@@ -27,6 +27,7 @@ from appview_pipeline.store.exclusion import CHANNEL, opted_out
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.database import as_role, connect, run
 from appview_pipeline_tests.support.frames import Person, Stream, delete, post
+from appview_pipeline_tests.support.records import ref
 from appview_pipeline_tests.support.statement_hooks import HookedDatabase
 from appview_pipeline_tests.support.tables import one, rows
 from appview_pipeline_tests.support.traces import tables_of, traces
@@ -310,6 +311,21 @@ def test_deletions_are_carried_out_and_unknown_ones_leave_nothing(database: Data
     uris = [uri for (uri,) in rows(database.url, "SELECT uri FROM pipeline.tombstone")]
     assert uris == [ann.uri("app.bsky.feed.post/a")]
     assert {uri for (uri,) in rows(database.url, "SELECT uri FROM pipeline.version")} == set(uris)
+
+
+def test_the_deletion_of_a_withheld_post_is_carried_out_on_what_others_wrote(
+    database: Database, stream: Stream
+) -> None:
+    """A quote of it goes, as that of any deleted post, and nothing remembers the post."""
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    rows(database.url, FORBID, ann.did)
+    subject = ref(ann.uri("app.bsky.feed.post/a"))
+    index(database, ann.commit(post("a", "x")))
+    index(database, bob.commit(post("b", "y", embed={"$type": "app.bsky.embed.record", "record": subject})))
+    assert one(database.url, 'SELECT "quoteCount" FROM bsky.post_agg') == 1
+    index(database, ann.commit(delete("app.bsky.feed.post/a")))
+    assert one(database.url, 'SELECT "quoteCount" FROM bsky.post_agg') == 0
+    assert rows(database.url, "SELECT uri FROM bsky.quote UNION SELECT uri FROM pipeline.tombstone") == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,18 +12,30 @@ SELECT pg_advisory_xact_lock_shared(hashtext('appview-pipeline: accounts without
 -- Returns those of %(dids)s that are excluded.
 SELECT did FROM pipeline.repo WHERE did = ANY (%(dids)s) AND excluded;
 
--- :deletes
--- Drops the staged deletions of excluded accounts whose record is not stored: there is nothing to delete, and their
--- tombstones would be new.
-DELETE FROM stage_delete s
-USING known_repo k
-WHERE k.did = s.did AND k.excluded AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = s.uri OFFSET 0);
-
--- :superseded
--- Drops what the batch itself supersedes of excluded accounts.
-DELETE FROM stage_superseded s
-USING known_repo k
-WHERE k.did = s.did AND k.excluded;
+-- :forget
+-- Removes what the batch has stored of deletions by excluded accounts of records that were never known: there was
+-- nothing to delete. (What others had written about such a record has been changed as by any deletion.)
+-- - deletion: the deletions of excluded accounts.
+-- - unknown: those of records of which nothing was stored, now or before.
+-- - past_states: their rows in pipeline.version.
+WITH deletion AS MATERIALIZED (
+  SELECT s.uri, s.rev
+  FROM (SELECT uri, did, rev FROM stage_delete UNION ALL SELECT uri, did, rev FROM stage_superseded) s
+  JOIN known_repo k USING (did)
+  WHERE k.excluded
+), unknown AS MATERIALIZED (
+  SELECT DISTINCT d.uri
+  FROM deletion d
+  WHERE NOT EXISTS (
+    SELECT
+    FROM pipeline.version v
+    WHERE v.uri = d.uri AND v.rev <> ALL (ARRAY(SELECT o.rev FROM deletion o WHERE o.uri = d.uri))
+    OFFSET 0
+  )
+), past_states AS (
+  DELETE FROM pipeline.version WHERE uri = ANY (ARRAY(SELECT uri FROM unknown))
+)
+DELETE FROM pipeline.tombstone WHERE uri = ANY (ARRAY(SELECT uri FROM unknown));
 
 -- :gaps
 -- Drops the gaps of excluded accounts: nothing of them is to be fetched.
