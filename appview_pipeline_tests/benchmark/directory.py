@@ -31,6 +31,8 @@ class DirectoryProcess:
         )  # fmt: skip
         ready = self._answer()
         self.environment: dict[str, str] = ready["environment"]
+        self.plc: str = self.environment["APPVIEW_PLC_URL"].partition("//")[2]
+        """The PLC directory, as `pipeline.upstream` calls it."""
         self.dids: list[str] = ready["dids"]
         """Every account, the most popular ones first."""
 

@@ -176,6 +176,7 @@ def _run(databases: Databases, made: Corpus, directory: DirectoryProcess, campai
             results.beside.append(_stream(databases.server, name, made, campaign, folder, process, watch.look))
             if is_last:
                 watch.until_drained(campaign.patience)
+                watch.outage(directory, SHARES)
                 results.faulty = drain
     click.echo("a directory that is well", err=True)
     directory.misbehave(AccountFaults())
@@ -281,7 +282,7 @@ class Watch:
         self._ask_again(self._healthy[:LATE])
 
     def _ask_again(self, dids: list[str]) -> None:
-        """Events ask for accounts, one a second. Breakers that are open close."""
+        """Events ask for accounts, one a second."""
         click.echo(f"    events ask for {len(dids)} healthy accounts", err=True)
         for did in dids:
             query(self._libpq, _ASK, did)
@@ -292,9 +293,20 @@ class Watch:
             time.sleep(1.0)
             self.look()
         self._drain.late = Percentiles.of([row[0] for row in found])
-        for _ in range(7):  # what is reported every few seconds
-            time.sleep(1.0)
-            self.look()
+
+    def outage(self, directory: DirectoryProcess, before: AccountFaults) -> None:
+        """The directory fails until its breaker is seen open; then until it is seen closed again, which events find
+        out."""
+        click.echo("    the directory is down", err=True)
+        directory.misbehave(AccountFaults(fail=1.0))
+        asked = iter(self._healthy)
+        for state, patience in (("open", 60), ("closed", 180)):
+            deadline = time.monotonic() + patience
+            while self._breakers.get(directory.plc, ("closed", 0))[0] != state and time.monotonic() < deadline:
+                query(self._libpq, _ASK, next(asked))
+                time.sleep(0.5)
+                self.look()
+            directory.misbehave(before)
 
 
 def _in_words(results: Results) -> str:

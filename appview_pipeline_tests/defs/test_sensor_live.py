@@ -123,6 +123,9 @@ class Dev:
     def consumers(self) -> list[int]:
         return [pid for pid, command in self.processes().items() if "appview_pipeline.ingest.live.consumer" in command]
 
+    def resolvers(self) -> list[int]:
+        return [pid for pid, command in self.processes().items() if "identity.resolve_live" in command]
+
     def interrupt(self) -> float:
         """Interrupts `dagster dev` alone (as systemd and Docker do); returns the seconds until it ended."""
         started = time.monotonic()
@@ -188,6 +191,9 @@ def test_one_command_indexes_the_network(folder: Path) -> None:
             until(lambda: dev.materializations("record"), "so is what follows from it")
             likes = until(lambda: dev.materializations("likes"), "one asset after the other")
             assert likes[0]["partition"] == time.strftime("%Y-%m-%d-%H:00", time.gmtime())
+            accounts = until(lambda: dev.materializations("actors"), "accounts are resolved")
+            assert accounts[-1]["resolved"] > 0 and accounts[-1]["success_rate"] == 1.0
+            assert len(dev.resolvers()) == 1
             ask_twice(dev)
             assert dev.consumers() == first, "one consumer, the same all the time"
 
@@ -199,9 +205,12 @@ def test_one_command_indexes_the_network(folder: Path) -> None:
             dev.ask("mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }", s=SENSOR)
             second = until(dev.consumers, "switched on, a consumer runs", 60)
 
+            resolver = dev.resolvers()
             dev.ask('mutation { reloadRepositoryLocation(repositoryLocationName: "appview_pipeline") { __typename } }')
             until(lambda: second[0] not in dev.consumers(), "code reloaded, the old consumer ends", 10)
+            until(lambda: resolver[0] not in dev.resolvers(), "and the old identity process", 10)
             until(dev.consumers, "and a new one runs", 20)
+            until(dev.resolvers, "of both", 20)
             assert len(dev.consumers()) == 1
 
             before = dev.materializations("firehose")

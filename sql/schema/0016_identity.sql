@@ -66,6 +66,9 @@ INSERT INTO pipeline.identity (did, queue, wanted_at)
 SELECT did, 'refresh', now() FROM bsky.actor
 ON CONFLICT (did) DO NOTHING;
 
+COMMENT ON COLUMN bsky.actor.handle IS
+    'Handle, confirmed by its domain and the DID document; null: not confirmed, and readers see handle.invalid.';
+
 CREATE TABLE pipeline.identity_batch (
     id bigserial PRIMARY KEY,
     finished_at timestamptz NOT NULL DEFAULT now(),

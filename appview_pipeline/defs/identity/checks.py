@@ -48,7 +48,7 @@ def keeps_up_result(last: LastReport | None) -> dg.AssetCheckResult:
         age = last.oldest_seconds or 0.0
         metadata = {"queue_length": last.queued, "queue_age_seconds": round(age, 1)}
         passed = age <= AGE_WARNING_SECONDS and last.age_seconds <= SILENCE_WARNING_SECONDS
-        words = f"{last.queued:,} accounts wait to be resolved, the first of them for {age:,.0f} s."
+        words = f"{last.queued:,} accounts wait to be resolved, retries included; the first new one for {age:,.0f} s."
         if last.age_seconds > SILENCE_WARNING_SECONDS:
             words = f"The identity process last reported {last.age_seconds:,.0f} s ago; then {words}"
     return dg.AssetCheckResult(

@@ -120,7 +120,7 @@ def test_what_goes_wrong_fails_the_checks_in_words(
     assert "7 in the queue, the oldest for 400 s" in str(result.skip_reason)
     keeps_up, reachable = evaluation(instance, "resolution_keeps_up"), evaluation(instance, "upstreams_reachable")
     assert not keeps_up.passed and not reachable.passed
-    assert "last reported 60" in str(keeps_up.description) and "the first of them for 400 s" in str(
+    assert "last reported 60" in str(keeps_up.description) and "the first new one for 400 s" in str(
         keeps_up.description
     )
     assert "PLC directory asked to be left alone for another 3,59" in str(reachable.description)
