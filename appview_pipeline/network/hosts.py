@@ -77,6 +77,7 @@ class Hosts:
 
     def __init__(self, settings: Settings, *, lookup: Callable[[str, float], list[str]] | None = None) -> None:
         self._allows_private = settings.allow_private_hosts
+        self._lookup_seconds = settings.dns_seconds
         self._lookup = lookup or (ask_name_servers(settings) if settings.dns_servers else SystemLookups().addresses)
         self._trusted = {
             _origin(settings.plc_url, "APPVIEW_PLC_URL"),
@@ -139,7 +140,7 @@ class Hosts:
     def _resolve(self, host: str, seconds: float) -> list[str]:
         if _is_address(host):
             return [host]
-        return self._lookup(host, seconds)
+        return self._lookup(host, min(seconds, self._lookup_seconds))
 
 
 class SystemLookups:

@@ -38,6 +38,8 @@ __all__ = ["Answer", "Client", "FetchError", "Upstream", "XrpcError"]
 MAX_REDIRECTS = 3
 MAX_HEADER_BYTES = 65_536
 """Bytes of an answer's header; it has at most 100 lines (`http.client`)."""
+MAX_ERROR_BYTES = 65_536
+"""Bytes of an XRPC error that are read for its name."""
 USER_AGENT = f"appview-pipeline/{__version__}"
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -126,7 +128,7 @@ class Client:
         answer, target = self._fetch(url, max_bytes, 0, seconds, "*/*")
         if answer.status == 200:
             return answer.body
-        name, message = _xrpc_error(answer.body)
+        name, message = _xrpc_error(answer.body[:MAX_ERROR_BYTES])
         said = ": ".join(part for part in (name, message) if part)
         reason = f"{target.name} answered HTTP {answer.status}" + (f" ({said})" if said else "")
         raise XrpcError(answer.status, name, reason, host=target.name)

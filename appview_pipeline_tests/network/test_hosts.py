@@ -273,3 +273,16 @@ def test_look_ups_that_hang_end_in_time_and_are_bounded(monkeypatch: pytest.Monk
     assert started == 2
     release.set()
     assert lookups.addresses("example.com.", 5) == [PUBLIC]
+
+
+def test_a_look_up_has_a_limit_of_its_own() -> None:
+    asked: list[float] = []
+
+    def lookup(host: str, seconds: float) -> list[str]:
+        asked.append(seconds)
+        return [PUBLIC]
+
+    public = Hosts(Settings(dns_seconds=2.0), lookup=lookup)
+    for seconds in (10.0, 1.0):
+        public.checked_addresses("example.com", 443, seconds)
+    assert asked == [2.0, 1.0]
