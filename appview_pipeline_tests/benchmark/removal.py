@@ -38,7 +38,8 @@ WHEN = "2025-06-15T15:06:40.000Z"
 CID = "bafyreie5cvv4h45feadgeuwhbcutmh6t2ceseocckahdoe6uat64zmz454"
 BIG = "did:plc:big"
 OTHERS = 500
-POSTS_OF_OTHERS = 200
+POSTS_OF_OTHERS = 10
+"""At least: of a large account's likes and reposts no two are of one post."""
 OPS = 100
 """Operations in a commit of the large account."""
 LIVE_SECONDS = 0.25
@@ -77,36 +78,41 @@ def other(number: int) -> str:
     return f"did:plc:other{number % OTHERS}"
 
 
-def post_of_other(number: int) -> str:
-    return f"at://{other(number)}/{POST}/r{1 + number // OTHERS % POSTS_OF_OTHERS:07}"
+def post_of_other(number: int, each: int = POSTS_OF_OTHERS) -> str:
+    """A post of another account, of which each has so many."""
+    return f"at://{other(number)}/{POST}/r{1 + number // OTHERS % each:07}"
 
 
-def _record_of_big(number: int) -> tuple[str, dict[str, Any]]:
+def _record_of_big(number: int, each: int) -> tuple[str, dict[str, Any]]:
     """Of 20 records 8 are likes, 5 posts, 3 replies, 2 follows, 2 reposts."""
     kind, subject = number % 20, number * 7
     if kind < 8:
-        return LIKE, {"subject": ref(post_of_other(subject))}
+        return LIKE, {"subject": ref(post_of_other(subject, each))}
     if kind < 13:
         return POST, {"text": f"post {number}"}
     if kind < 16:
-        root = ref(post_of_other(subject))
+        root = ref(post_of_other(subject, each))
         return POST, {"text": f"reply {number}", "reply": {"root": root, "parent": root}}
     if kind < 18:
         return FOLLOW, {"subject": f"did:plc:stranger{number}" if number > 20 * OTHERS else other(number)}
-    return REPOST, {"subject": ref(post_of_other(subject))}
+    return REPOST, {"subject": ref(post_of_other(subject, each))}
 
 
 def fill(database: Database, records: int) -> None:
     """The others' posts, the large account's records, and what others did to it."""
     writer = Writer(database, Settings(database_url=database.url), "fill")
+    each = max(POSTS_OF_OTHERS, records // OTHERS)
     people = [Author(other(number)) for number in range(OTHERS)]
     for first in range(0, OTHERS, 20):
-        posts = [(POST, {"text": "hi"})] * POSTS_OF_OTHERS
+        posts = [(POST, {"text": "hi"})] * each
         writer.write([it.commit(*posts) for it in people[first : first + 20]], time.time())
     big = Author(BIG)
     for first in range(0, records, 20 * OPS):
         numbers = range(first, min(first + 20 * OPS, records))
-        changes = [big.commit(*map(_record_of_big, numbers[at : at + OPS])) for at in range(0, len(numbers), OPS)]
+        changes = [
+            big.commit(*(_record_of_big(number, each) for number in numbers[at : at + OPS]))
+            for at in range(0, len(numbers), OPS)
+        ]
         writer.write(changes, time.time())
     uris = [f"at://{BIG}/{POST}/r{1 + number:07}" for number in range(8, records, 20)]
     for first in range(0, len(uris), 2_000):
