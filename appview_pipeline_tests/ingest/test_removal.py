@@ -16,6 +16,7 @@ import pytest
 from appview_pipeline.ingest import removal as removal_module
 from appview_pipeline.ingest.recount import recount
 from appview_pipeline.ingest.removal import RemovalSummary, remove_accounts
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
@@ -23,7 +24,7 @@ from appview_pipeline.store.removal import REMOVAL_REV
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.checkout import CHECKOUT
-from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post
+from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, did_of, post
 from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, rows
 
 CID = "bafyreie5cvv4h45feadgeuwhbcutmh6t2ceseocckahdoe6uat64zmz454"
@@ -124,6 +125,81 @@ def test_everything_by_the_account_goes_and_what_others_have_stays(database: Dat
     assert rows(url, "SELECT did FROM pipeline.identity") == [(bob,)]
     assert rows(url, "SELECT rev, excluded FROM pipeline.repo WHERE did = %s", ann) == [(None, True)]
     assert_counters_are_right(database)
+
+
+def gated(key: str, *rules: dict[str, str]) -> Write:
+    post_uri = {"post": f"at://{did_of('ann')}/app.bsky.feed.post/{key}"}
+    return create(f"app.bsky.feed.threadgate/{key}", {**post_uri, "allow": list(rules), "createdAt": WHEN})
+
+
+def quote(rkey: str, uri: str) -> Write:
+    embed = {"$type": "app.bsky.embed.record", "record": {"uri": uri, "cid": CID}}
+    return post(rkey, "look", embed=embed)
+
+
+def test_what_others_wrote_is_evaluated_as_before(database: Database, town: Town) -> None:
+    """Gates, follows, list items and mentions of the account decided on replies and quotes of others. A rerun of these
+    after its removal finds nothing wrong, and what others quoted and reposted is still theirs."""
+    ann, bob, cid = town.ann, town.bob, Person(town.stream, "cid")
+    rule = "app.bsky.feed.threadgate#"
+    mention = {"$type": "app.bsky.richtext.facet#mention", "did": bob.did}
+    facets = [{"index": {"byteStart": 0, "byteEnd": 2}, "features": [mention]}]
+    the_list = ann.uri("app.bsky.graph.list/l")
+    keys = ("closed", "following", "listed", "mentioned", "chain", "quoted")
+    uris = {key: ann.uri(f"app.bsky.feed.post/{key}") for key in keys}
+    below = ann.uri("app.bsky.feed.post/below")
+    no_quotes = {"post": uris["quoted"], "embeddingRules": [{"$type": "app.bsky.feed.postgate#disableRule"}]}
+    index(
+        database,
+        ann.commit(
+            create(
+                "app.bsky.graph.list/l", {"purpose": "app.bsky.graph.defs#curatelist", "name": "l", "createdAt": WHEN}
+            ),
+            create("app.bsky.graph.listitem/i", {"list": the_list, "subject": bob.did, "createdAt": WHEN}),
+            create("app.bsky.graph.follow/f", {"subject": bob.did, "createdAt": WHEN}),
+            *(post(key, "hi", **({"facets": facets} if key == "mentioned" else {})) for key in keys),
+            gated("closed"),
+            gated("following", {"$type": f"{rule}followingRule"}),
+            gated("listed", {"$type": f"{rule}listRule", "list": the_list}),
+            gated("mentioned", {"$type": f"{rule}mentionRule"}),
+            create("app.bsky.feed.postgate/quoted", {**no_quotes, "createdAt": WHEN}),
+        ),
+        ann.commit(reply("below", uris["chain"], uris["chain"])),
+    )
+    for person in (bob, cid):
+        index(
+            database,
+            person.commit(*(reply(f"r{key}", uri, uri) for key, uri in uris.items())),
+            person.commit(
+                reply("deep", uris["chain"], below), quote("quote", uris["quoted"]), quote("q2", uris["chain"])
+            ),
+            person.commit(
+                create("app.bsky.feed.repost/p", {"subject": {"uri": uris["chain"], "cid": CID}, "createdAt": WHEN})
+            ),
+        )
+    flags = """
+        SELECT uri, "invalidReplyRoot", "violatesThreadGate", "violatesEmbeddingRules"
+        FROM bsky.post WHERE creator <> %s ORDER BY uri"""
+    before = rows(database.url, flags, ann.did)
+    refused = {uri.split("/", 2)[2] for uri, _, violates, _ in before if violates}
+    assert refused == {bob.uri("app.bsky.feed.post/rclosed")[5:]} | {
+        cid.uri(f"app.bsky.feed.post/r{key}")[5:] for key in ("closed", "following", "listed", "mentioned")
+    }
+    assert sum(bool(violates) for *_, violates in before) == 2
+    theirs = [
+        "SELECT uri, subject FROM bsky.quote ORDER BY uri",
+        "SELECT uri, \"postUri\" FROM bsky.feed_item WHERE type = 'repost' ORDER BY uri",
+    ]
+    stood = [rows(database.url, statement) for statement in theirs]
+    assert [len(found) for found in stood] == [4, 2]
+    request(database, ann.did)
+    assert remove(database, chunk=3).failed is None
+    assert rows(database.url, flags, ann.did) == before
+    assert [rows(database.url, statement) for statement in theirs] == stood
+    assert_counters_are_right(database)
+    assert rerun_collections(database, DERIVED_COLLECTIONS).changed == {}
+    assert rows(database.url, flags, ann.did) == before
+    assert rows(database.url, "SELECT * FROM pipeline.pending") == []
 
 
 def test_a_removed_account_brings_nothing_new_until_it_returns(database: Database, town: Town) -> None:
