@@ -7,6 +7,7 @@ and keeps its lease (`leases/leased_process.py` says how, and what the exit code
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -139,6 +140,8 @@ def _states(upstreams: list[Upstream]) -> dict[str, tuple[str, int, bool]]:
 
 def main() -> int:
     """Resolves as a leased process; the exit code says how it ended."""
+    # Where the machine is busy the stream goes first: a backlog of accounts has time.
+    os.nice(10)
     return run_leased("identity", resolve_live)
 
 

@@ -7,6 +7,7 @@ has, then changes its faults at commands; JSON lines on stdin and stdout.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from types import TracebackType
@@ -59,7 +60,8 @@ class DirectoryProcess:
 
 
 def serve(seed: int, accounts: int, start: float) -> None:
-    """Serves until stdin ends."""
+    """Serves until stdin ends. On a network it would be another machine, so it takes what the others leave."""
+    os.nice(15)
     with SimulatedNetwork(World(seed, accounts, start=start, pasts=())) as network:
         dids = [author.did for author in network.world.authors]
         print(json.dumps({"environment": network.environment(), "dids": dids}), flush=True)

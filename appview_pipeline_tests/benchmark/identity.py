@@ -44,7 +44,6 @@ _LATE = (
     "SELECT extract(epoch FROM resolved_at - asked_at)::float8 * 1000 FROM pipeline.identity "
     "WHERE did = ANY (%s) AND queue IS NULL"
 )
-LATE = 60
 _BREAKERS = "SELECT host, breaker, opened FROM pipeline.upstream"
 
 
@@ -91,6 +90,7 @@ class Campaign:
     rate: float
     live_seconds: float
     patience: float
+    late: int
 
     @property
     def plan(self) -> Plan:
@@ -128,6 +128,7 @@ class Results:
 @click.option("--rate", default=500.0, help="Frames a second of the live parts.")
 @click.option("--live-seconds", default=30.0, help="Length of the live part of each run.")
 @click.option("--patience", default=3_600.0, help="Limit of the seconds that a backlog may take.")
+@click.option("--late", default=60, help="Healthy accounts that events ask for after a backlog, one a second.")
 @click.option("--small", is_flag=True, help="Small frames, made in no time.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write it as JSON.")
 def main(
@@ -137,6 +138,7 @@ def main(
     rate: float,
     live_seconds: float,
     patience: float,
+    late: int,
     small: bool,
     json_path: Path | None,
 ) -> None:
@@ -144,7 +146,7 @@ def main(
     if not Path("/proc/self/stat").exists():
         raise click.ClickException("The benchmark reads CPU and memory from /proc: run it on Linux.")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaves no server behind
-    campaign = Campaign(accounts, frames, pairs, rate, live_seconds, patience)
+    campaign = Campaign(accounts, frames, pairs, rate, live_seconds, patience, late)
     made = corpus(campaign.plan.all_frames, small=small)
     with (
         sides.scratch() as folder,
@@ -175,14 +177,14 @@ def _run(databases: Databases, made: Corpus, directory: DirectoryProcess, campai
             watch = Watch(databases.server.libpq(name), process, drain, dids, sick)
             results.beside.append(_stream(databases.server, name, made, campaign, folder, process, watch.look))
             if is_last:
-                watch.until_drained(campaign.patience)
+                watch.until_drained(campaign)
                 watch.outage(directory, SHARES)
                 results.faulty = drain
     click.echo("a directory that is well", err=True)
     directory.misbehave(AccountFaults())
     with databases.fresh(0) as name, _resolution(databases.server, name, directory, dids, folder) as process:
         drain = Drain(len(dids), len(dids))
-        Watch(databases.server.libpq(name), process, drain, dids, set()).until_drained(campaign.patience)
+        Watch(databases.server.libpq(name), process, drain, dids, set()).until_drained(campaign)
         results.healthy = drain
     return results
 
@@ -264,7 +266,7 @@ class Watch:
         if healthy == len(self._healthy) and drain.healthy_seconds is None:
             drain.healthy_seconds = round(now, 1)
 
-    def until_drained(self, patience: float) -> None:
+    def until_drained(self, campaign: Campaign) -> None:
         """Until every account was attempted, and every healthy one resolved; and a moment longer."""
         drain, said = self._drain, 0.0
         while drain.attempted_seconds is None or drain.healthy_seconds is None:
@@ -273,13 +275,13 @@ class Watch:
             if seconds - said >= 30:
                 said = seconds
                 click.echo(f"    {seconds:,.0f} s: {drain.answered:,} of {drain.accounts:,} answered", err=True)
-            if seconds > patience:
+            if seconds > campaign.patience:
                 break
             time.sleep(0.5)
         seconds = time.monotonic() - self._began
         drain.answered_per_second = drain.answered / max(1.0, seconds - (self._first_answer or 0.0))
         drain.cpu_ms = self._process.cpu_seconds() / max(1, drain.answered) * 1_000
-        self._ask_again(self._healthy[:LATE])
+        self._ask_again(self._healthy[: campaign.late])
 
     def _ask_again(self, dids: list[str]) -> None:
         """Events ask for accounts, one a second."""

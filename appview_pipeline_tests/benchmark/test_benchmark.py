@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -182,3 +183,25 @@ def test_what_is_prefilled_is_what_the_write_path_would_have_written(database_ur
             )
             assert count("SELECT count(*) FROM bsky.notification") > 0.5 * records
             assert count("SELECT count(*) FROM pg_namespace WHERE nspname = 'bench'") == 0
+
+
+@pytest.mark.slow  # about 70 s
+def test_a_tiny_backlog_of_accounts_gives_every_figure(tmp_path: Path) -> None:
+    written = tmp_path / "figures.json"
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "appview_pipeline_tests.benchmark.identity", "--small", "--accounts", "60"),
+            *("--frames", "400", "--pairs", "1", "--rate", "200", "--live-seconds", "1", "--late", "3"),
+            *("--json", str(written)),
+        ],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    figures = json.loads(written.read_text())
+    assert figures["ratio"] > 0 and figures["without"][0]["live"]["p99"] > 0
+    sick, well = figures["faulty"], figures["healthy"]
+    assert sick["healthy"] < well["healthy"] == sick["accounts"] == 60
+    assert sick["attempted_seconds"] and sick["healthy_seconds"] and well["healthy_seconds"]
+    assert [state for _, _, state in sick["transitions"]][:1] == ["open"] and len(sick["memory"]) > 10
+    assert well["answered_per_second"] > 0 and well["cpu_ms"] > 0 and well["late"]["p99"] < 10_000
+    assert "every healthy one found after" in ran.stdout
