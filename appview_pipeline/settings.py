@@ -385,9 +385,9 @@ class Settings:
     )
     lease_seconds: float = _setting(
         "APPVIEW_LEASE_SECONDS",
-        "Seconds that the consumer goes on without a tick that renews its lease: more than a busy machine pauses "
-        "between two ticks. Switching off, reloading and the death of Dagster's processes end it within 10 s all the "
-        "same.",
+        "Seconds that the consumer and the identity process go on without a tick that renews their lease: more than a "
+        "busy machine pauses between two ticks. Switching off, reloading and the death of Dagster's processes end them "
+        "within 10 s all the same.",
         _seconds(1, 3_600),
         90.0,
     )
