@@ -379,21 +379,24 @@ def test_the_job(database: Database, stream: Stream, monkeypatch: pytest.MonkeyP
     ann, bob = Person(stream, "ann"), Person(stream, "bob")
     job = defs.resolve_job_def("set_data_collection")
 
-    def run_job(**config: Any) -> bool:
-        with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-            return job.execute_in_process(
-                run_config={"ops": {"switch_accounts": {"config": config}}}, instance=instance, raise_on_error=False
-            ).success
-
     def listed() -> list[tuple[str, str | None]]:
         with database.connect("reader") as connection:
             return [(it.did, it.purge) for it in opted_out(connection)]
 
     try:
-        assert run_job(dids=[ann.did, bob.did], action="forbid", purge=True)
-        assert sorted(listed()) == sorted([(ann.did, "requested"), (bob.did, "requested")])
-        assert not run_job(dids=["nobody.test", ann.did], action="allow"), "says that one of them is unknown"
-        assert listed() == [(bob.did, "requested")], "and switches the others"
-        assert not run_job(dids=[bob.did], action="allow", purge=True)
+        with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+
+            def run_job(**config: Any) -> bool:
+                return job.execute_in_process(
+                    run_config={"ops": {"switch_accounts": {"config": config}}},
+                    instance=instance,
+                    raise_on_error=False,
+                ).success
+
+            assert run_job(dids=[ann.did, bob.did], action="forbid", purge=True)
+            assert sorted(listed()) == sorted([(ann.did, "requested"), (bob.did, "requested")])
+            assert not run_job(dids=["nobody.test", ann.did], action="allow"), "says that one of them is unknown"
+            assert listed() == [(bob.did, "requested")], "and switches the others"
+            assert not run_job(dids=[bob.did], action="allow", purge=True)
     finally:
         database_module.reopen()
