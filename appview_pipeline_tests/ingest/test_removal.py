@@ -231,7 +231,8 @@ def test_an_account_that_returns_meanwhile_loses_nothing_more(database: Database
             left.append(one(database.url, "SELECT count(*) FROM bsky.record WHERE did = %s", town.ann.did))
 
     summary = remove(database, chunk=3, progress=return_after_the_first_batch)
-    assert (summary.accounts, summary.taken_back, summary.records) == (0, 1, 3)
+    assert (summary.accounts, summary.taken_back) == (0, 1)
+    assert 0 < summary.records <= 3, "one batch: of duplicates, where there are any"
     assert one(database.url, "SELECT count(*) FROM bsky.record WHERE did = %s", town.ann.did) == left[0] > 0
     assert rows(database.url, "SELECT reason FROM pipeline.backfill_queue") == [("returned",)]
     assert_counters_are_right(database)
