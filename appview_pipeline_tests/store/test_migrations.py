@@ -89,3 +89,19 @@ def test_a_failed_migration_leaves_the_version_before_it(empty_url: str, monkeyp
     assert rows(empty_url, "SELECT to_regclass('pipeline.repo')") == [(None,)]
     monkeypatch.undo()
     assert migrate.upgrade(empty_url) == migrate.head()
+
+
+def test_accounts_that_had_opted_out_before_are_excluded(empty_url: str) -> None:
+    migrate.upgrade(empty_url, "0015")
+    rows(
+        empty_url,
+        "INSERT INTO pipeline.actor_setting (did, data_collection_forbidden) "
+        "VALUES ('did:plc:known', true), ('did:plc:unknown', true), ('did:plc:other', false)",
+    )
+    for did in ("did:plc:known", "did:plc:other"):
+        rows(empty_url, "INSERT INTO pipeline.repo (did) VALUES (%s)", did)
+        rows(empty_url, "INSERT INTO bsky.actor (did, \"indexedAt\") VALUES (%s, '2026-01-01T00:00:00.000Z')", did)
+    migrate.upgrade(empty_url)
+    excluded = "SELECT did, excluded FROM pipeline.repo ORDER BY did"
+    assert rows(empty_url, excluded) == [("did:plc:known", True), ("did:plc:other", False), ("did:plc:unknown", True)]
+    assert rows(empty_url, "SELECT did FROM pipeline.identity WHERE queue IS NOT NULL") == [("did:plc:other",)]
