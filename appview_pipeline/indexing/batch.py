@@ -58,7 +58,14 @@ class Batch:
 
     def content_of(self, dids: Set[str]) -> set[str]:
         """Those of these accounts that the batch has content of."""
-        return {did for change in self.changes if not change.already_applied for did in content_of(change) & dids}
+        return {
+            did
+            for change in self.changes
+            # Most changes are a commit of another account, and nothing else.
+            if change.repo is None or change.repo.did in dids or change.dead_letters or change.gaps
+            if not change.already_applied
+            for did in content_of(change) & dids
+        }
 
     def links_of(self, dids: Set[str]) -> list[Row]:
         """The rows of `stage_link` of the batch's commits of these repositories."""
