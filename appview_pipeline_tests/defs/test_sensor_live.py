@@ -202,6 +202,9 @@ def test_one_command_indexes_the_network(folder: Path) -> None:
             )["sensorOrError"]["id"]
             dev.ask("mutation ($id: String!) { stopSensor(id: $id) { __typename } }", id=sensor)
             until(lambda: not dev.consumers(), "switched off, the consumer ends", 10)
+            # Dagster saves the sensor's state at the end of a tick as it was a moment before, and a switch in between
+            # is lost.
+            until(lambda: not is_ticking(dev), "so does the tick", 10)
             dev.ask("mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }", s=SENSOR)
             second = until(dev.consumers, "switched on, a consumer runs", 60)
 
@@ -327,6 +330,17 @@ def test_a_daemon_or_code_server_that_dies_ends_the_consumer_and_a_pause_does_no
             until(lambda: not deployed.consumers(), "the code server killed, the consumer ends", 10)
         finally:
             deployed.kill()
+
+
+def is_ticking(dev: Dev) -> bool:
+    """Whether a tick of the firehose sensor is at work."""
+    found = dev.ask(
+        "query ($s: SensorSelector!) { sensorOrError(sensorSelector: $s) "
+        "{ ... on Sensor { sensorState { ticks(limit: 1) { status } } } } }",
+        s=SENSOR,
+    )
+    ticks = found["sensorOrError"]["sensorState"]["ticks"]
+    return bool(ticks) and ticks[0]["status"] == "STARTED"
 
 
 def ask_twice(dev: Dev) -> None:
