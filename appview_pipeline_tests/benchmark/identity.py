@@ -7,6 +7,7 @@ and with a directory that is well, resolutions a second and CPU.
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import statistics
@@ -301,7 +302,7 @@ class Watch:
         out."""
         click.echo("    the directory is down", err=True)
         directory.misbehave(AccountFaults(fail=1.0))
-        asked = iter(self._healthy)
+        asked = itertools.cycle(self._healthy)
         for state, patience in (("open", 60), ("closed", 180)):
             deadline = time.monotonic() + patience
             while self._breakers.get(directory.plc, ("closed", 0))[0] != state and time.monotonic() < deadline:
