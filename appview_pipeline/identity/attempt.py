@@ -76,7 +76,7 @@ def _attempt(wanted: Wanted, questions: Questions) -> Attempt:
         if not check.is_final and check.blames_account and wanted.attempts < backoff.RESOLUTION_QUICK_TRIES:
             return _later(wanted, check.reason or "no answer about its handle", retry_after=check.retry_after)
     status = None
-    if wanted.status_wanted:
+    if wanted.status_wanted or found.state == "tombstoned":  # a DID that was given up is a deletion by itself
         status = questions.status(wanted.did, None if document is None else document.pds, found.state)
     return Attempt(wanted, _settled(wanted, found, check, status), status)
 

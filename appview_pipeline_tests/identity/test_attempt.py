@@ -157,6 +157,14 @@ def test_the_hosting_status_is_asked_for_where_it_is_wanted() -> None:
     assert nobody.attempt(wanted(status=True)).status is not None
 
 
+def test_a_did_that_was_given_up_is_a_status_that_nobody_had_to_ask_for() -> None:
+    tombstoned = {ANN: lambda did: Resolution(did, "tombstoned", "plc", reason="because")}
+    said = PdsStatus(ANN, "tombstoned", "because", is_final=True)
+    got = Script(tombstoned, statuses={ANN: said}).attempt(wanted())
+    assert got.status == said
+    assert got.settled is not None and got.settled.status_seconds is None
+
+
 def test_a_defect_of_ours_holds_up_one_account_and_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     def broken(did: str) -> Resolution:
         raise ZeroDivisionError("division\0 by zero")
