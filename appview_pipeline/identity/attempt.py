@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appview_pipeline import backoff
 from appview_pipeline.identity.dids import Resolution
@@ -61,7 +61,7 @@ def _attempt(wanted: Wanted, questions: Questions) -> Attempt:
     imported = _check_imported(wanted, questions)
     if imported is not None and imported.verified:
         return Attempt(wanted, _settled_by_import(wanted, imported))
-    found = questions.resolve(wanted.did, wanted.attempts > 0)
+    found = _unless_forgotten(wanted, questions.resolve(wanted.did, wanted.attempts > 0))
     if found.state is None:
         status = questions.status(wanted.did, None, None) if wanted.status_wanted and found.blames_account else None
         reason = found.reason or "no answer"
@@ -76,9 +76,22 @@ def _attempt(wanted: Wanted, questions: Questions) -> Attempt:
         if not check.is_final and check.blames_account and wanted.attempts < backoff.RESOLUTION_QUICK_TRIES:
             return _later(wanted, check.reason or "no answer about its handle", retry_after=check.retry_after)
     status = None
-    if wanted.status_wanted or found.state == "tombstoned":  # a DID that was given up is a deletion by itself
+    if wanted.status_wanted or found.state == "tombstoned":  # a DID that was given up is an account that was deleted
         status = questions.status(wanted.did, None if document is None else document.pds, found.state)
     return Attempt(wanted, _settled(wanted, found, check, status), status)
+
+
+def _unless_forgotten(wanted: Wanted, found: Resolution) -> Resolution:
+    """The answer; none where the PLC directory does not know a DID any more for which it had a document.
+
+    The directory forgets no DID: one that is given up has a tombstone. So another server answers in its place, and it
+    must not take all accounts their handles.
+    """
+    was_found = wanted.known.state == "found" and wanted.known.source in ("plc", "import")
+    if not was_found or found.source != "plc" or found.state != "not found":
+        return found
+    reason = f"{found.reason}, and had a document of it before: is APPVIEW_PLC_URL right?"
+    return replace(found, state=None, reason=reason)
 
 
 def _check_imported(wanted: Wanted, questions: Questions) -> HandleCheck | None:
