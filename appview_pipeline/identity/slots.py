@@ -73,6 +73,11 @@ class Slots(Generic[Q]):
         return len(self._at_work)
 
     @property
+    def known(self) -> list[str]:
+        """All that wait, are being resolved, or are to be saved."""
+        return list(self._known)
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing waits and nothing is being resolved."""
         return not self._at_work and not any(self._waiting.values())
@@ -83,7 +88,7 @@ class Slots(Generic[Q]):
         return ROUNDS * limit - waiting if waiting <= ROUNDS * limit // 2 else 0
 
     def add(self, accounts: Sequence[Q]) -> None:
-        """Accounts taken from the database. One that is here already (its claim has run out) is left out."""
+        """Accounts taken from the database. One that is here already is left out."""
         for account in accounts:
             if account.did not in self._known:
                 self._known.add(account.did)

@@ -248,8 +248,12 @@ class Worker:
         if not due:
             return
         claim = backoff.RESOLUTION_CLAIM_SECONDS
+        # One that is asked for again during its attempt is taken once that has ended, not in vain now.
+        known = self._slots.known
         found = self.with_database(
-            lambda connection: {queue: identities.take(connection, queue, n, claim) for queue, n in due.items()}
+            lambda connection: {
+                queue: identities.take(connection, queue, count, claim, besides=known) for queue, count in due.items()
+            }
         )
         if found is None:
             return

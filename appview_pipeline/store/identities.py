@@ -173,14 +173,17 @@ def _execute(connection: Connection, file: str, name: str, **parameters: Any) ->
         return cursor.rowcount
 
 
-def take(connection: Connection, queue: str, limit: int, claim_seconds: float) -> list[Wanted]:
+def take(
+    connection: Connection, queue: str, limit: int, claim_seconds: float, *, besides: Sequence[str] = ()
+) -> list[Wanted]:
     """Takes at most `limit` accounts that may be resolved now, the one that waits longest first.
 
     They come back by themselves after `claim_seconds`, unless they are saved or postponed before. Costs O(limit),
     however long the queue is. Excluded accounts whose hosting status is not wanted leave the queue, and are not
-    returned.
+    returned. `besides`: those that the caller has taken already. One that was asked for again meanwhile stays in its
+    queue for when the attempt has ended.
     """
-    dids = [did for (did,) in _fetch(connection, "queue", "due", queue=queue, limit=limit)]
+    dids = [did for (did,) in _fetch(connection, "queue", "due", queue=queue, limit=limit, besides=list(besides))]
     return _taken(connection, dids, claim_seconds)
 
 

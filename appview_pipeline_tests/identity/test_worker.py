@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import psycopg2
 import pytest
 
 from appview_pipeline import backoff
+from appview_pipeline.identity.dids import Resolution
 from appview_pipeline.identity.slots import refresh_limits
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import identities
@@ -19,6 +21,7 @@ from appview_pipeline.store.identity_claims import release_queues
 from appview_pipeline_tests.support.resolution import (
     Hanging,
     Script,
+    found,
     no_answer,
     queue_accounts,
     states,
@@ -122,6 +125,28 @@ def test_who_is_asked_for_again_during_the_attempt_is_resolved_again(database: D
         script.resolutions.clear()
         hanging.release()
         wait_for(settled(database, [did]), 10)
+    assert script.asked == [did, did]
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_an_event_during_a_long_attempt_is_served_soon_after_it(database: Database, is_answered: bool) -> None:
+    """The worker looks into the queues while the attempt goes on, and must not take the account in vain."""
+    gate = threading.Event()
+
+    def slow(did: str) -> Resolution:
+        gate.wait(20)
+        return found(did) if is_answered else no_answer(did)
+
+    (did,) = queue_accounts(database.url, "new", ["n"])
+    script = Script({did: slow})
+    with working(database, script):
+        wait_for(lambda: script.asked, 10)
+        with database.connect("writer") as connection:
+            identities.want(connection, [did])
+        time.sleep(2 * backoff.RESOLUTION_POLL_SECONDS + 0.2)
+        script.resolutions.clear()
+        gate.set()
+        wait_for(settled(database, [did]), 5)
     assert script.asked == [did, did]
 
 

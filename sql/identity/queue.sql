@@ -4,11 +4,11 @@
 -- however long the queues are. An account that is taken comes back by itself when its time is over.
 
 -- :due
--- At most %(limit)s accounts of the queue %(queue)s that may be resolved now, the one that waits longest first; locked,
--- so that another process skips them.
+-- At most %(limit)s accounts of the queue %(queue)s that may be resolved now, %(besides)s left out, the one that waits
+-- longest first; locked, so that another process skips them.
 SELECT did
 FROM pipeline.identity
-WHERE queue = %(queue)s AND wanted_at <= now()
+WHERE queue = %(queue)s AND wanted_at <= now() AND NOT did = ANY (%(besides)s)
 ORDER BY wanted_at
 LIMIT %(limit)s
 FOR UPDATE SKIP LOCKED;
