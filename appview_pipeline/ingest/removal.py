@@ -21,7 +21,7 @@ from appview_pipeline.ingest.rerun import retry_while_busy
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.syntax import format_milliseconds
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.database import Database
+from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.errors import DatabaseError, Transient
 from appview_pipeline.store.removal import (
     LEFT_OVER,
@@ -29,6 +29,7 @@ from appview_pipeline.store.removal import (
     REMOVAL_REV,
     Removal,
     finish_removal,
+    hold_removal,
     next_removal,
     note_failure,
     records_to_remove,
@@ -193,9 +194,16 @@ class _Run:
             before = first
 
     def _in_transaction(self, do: Callable[..., int]) -> int:
+        """Raises `_TakenBack`: what an account brings once it is active again must not be taken for what was left."""
         self._check_stop()
+
+        def held(connection: Connection) -> int:
+            if not hold_removal(connection, self.removal):
+                raise _TakenBack
+            return do(connection)
+
         with self.database.connect("maintenance") as connection:
-            return retry_while_busy(connection, partial(do, connection))
+            return retry_while_busy(connection, partial(held, connection))
 
     def _check_stop(self) -> None:
         if self.stopped():

@@ -90,6 +90,16 @@ def count_batch(cursor: Cursor) -> None:
     cursor.execute(sections(_FILE)["count"])
 
 
+def hold_removal(connection: Connection, removal: Removal) -> bool:
+    """Locks the account's repository, so that nobody takes the removal back before this transaction has ended. Returns
+    False where it was taken back."""
+    statements = sections(_FILE)
+    with connection.cursor() as cursor:
+        cursor.execute(statements["lock"], removal._parameters)
+        cursor.execute(statements["is_wanted"], removal._parameters)
+        return cursor.fetchone() == (True,)
+
+
 def states_before(connection: Connection, removal: Removal, before: str | None, limit: int) -> str | None:
     """Where the next `limit` past states of the account begin, from the newest on: a URI. None: there are no more.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.database import as_role, connect, run
 from appview_pipeline_tests.support.frames import Person, Stream, delete, post
 from appview_pipeline_tests.support.records import ref
-from appview_pipeline_tests.support.statement_hooks import HookedDatabase
+from appview_pipeline_tests.support.statement_hooks import HookedDatabase, blocked, paused
 from appview_pipeline_tests.support.tables import one, rows
 from appview_pipeline_tests.support.traces import tables_of, traces
 from appview_pipeline_tests.support.waiting import wait_for
@@ -159,35 +158,6 @@ def test_processes_with_a_memory_of_their_own_are_notified(database: Database, a
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches under way.
-
-
-@contextmanager
-def paused(database: Database, at: str) -> Iterator[tuple[HookedDatabase, threading.Event, threading.Event]]:
-    """A database whose first statement `at` waits until it may go on."""
-    reached, go_on = threading.Event(), threading.Event()
-
-    @contextmanager
-    def around(name: str, connection: Connection) -> Iterator[None]:
-        if name == at and not reached.is_set():
-            reached.set()
-            assert go_on.wait(60)
-        yield
-
-    hooked = HookedDatabase(database.url, Settings(database_url=database.url), around)
-    try:
-        yield hooked, reached, go_on
-    finally:
-        go_on.set()
-        hooked.close()
-
-
-def blocked(database: Database) -> int:
-    return int(
-        one(
-            database.url,
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
-        )
-    )
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -18,6 +19,7 @@ from appview_pipeline.ingest.recount import recount
 from appview_pipeline.ingest.removal import RemovalSummary, remove_accounts
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.settings import Settings
+from appview_pipeline.store.accounts import PdsStatus, save_statuses
 from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.removal import REMOVAL_REV
@@ -25,7 +27,9 @@ from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, did_of, post
+from appview_pipeline_tests.support.statement_hooks import blocked, paused
 from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, rows
+from appview_pipeline_tests.support.waiting import wait_for
 
 CID = "bafyreie5cvv4h45feadgeuwhbcutmh6t2ceseocckahdoe6uat64zmz454"
 
@@ -255,6 +259,82 @@ def test_a_batch_that_meets_the_return_removes_nothing(
     assert remove(database).taken_back == 1
     assert one(database.url, "SELECT count(*) FROM bsky.record") == before
     assert one(database.url, "SELECT count(*) FROM pipeline.version WHERE rev = %s", REMOVAL_REV) == 0
+
+
+def test_what_comes_with_the_return_is_not_taken_for_left_over(
+    database: Database, town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account returns when its records are gone, and before what no record covers."""
+    index(database, *town.frames())
+    request(database, town.ann.did)
+    states = removal_module._Run._remove_states
+
+    def return_after_them(run: removal_module._Run) -> None:
+        states(run)
+        index(database, town.stream.account(town.ann.did, active=True))
+        index(database, town.ann.commit(post("new", "x")), town.ann.commit(delete("app.bsky.feed.post/new")))
+        index(database, town.ann.commit_blocks(("create", "app.bsky.feed.post/broken", b"\xff")))
+
+    monkeypatch.setattr(removal_module._Run, "_remove_states", return_after_them)
+    assert remove(database).taken_back == 1
+    assert one(database.url, "SELECT count(*) FROM pipeline.gap WHERE kind = 'repository'") == 1
+    assert one(database.url, "SELECT count(*) FROM pipeline.tombstone") == 2
+    assert one(database.url, "SELECT count(*) FROM pipeline.dead_letter") == 1
+
+
+@pytest.mark.parametrize("change", ["allow", "forbid"])
+def test_an_opt_out_that_changes_while_a_batch_removes_waits_for_it(
+    database: Database, town: Town, change: str
+) -> None:
+    """The two lock the repository and the removal in the same order: neither fails."""
+    index(database, *town.frames())
+    rows(database.url, "SELECT pipeline.forbid_data_collection(%s, true)", town.ann.did)
+    if change == "forbid":
+        rows(database.url, "UPDATE pipeline.removal SET reason = 'deleted'")
+    statement = {"allow": "pipeline.allow_data_collection(%s)", "forbid": "pipeline.forbid_data_collection(%s, true)"}
+    with paused(database, "remove.count") as (hooked, reached, go_on), ThreadPoolExecutor(2) as pool:
+        removing = pool.submit(remove, hooked, 3)
+        assert reached.wait(60)
+        changing = pool.submit(rows, database.url, f"SELECT {statement[change]}", town.ann.did)
+        wait_for(lambda: blocked(database) == 1)
+        go_on.set()
+        assert changing.result() == [(True,)]
+        summary = removing.result()
+    assert (summary.failed, summary.accounts, summary.taken_back) == (
+        (None, 0, 1) if change == "allow" else (None, 1, 0)
+    )
+    assert_counters_are_right(database)
+
+
+@pytest.mark.parametrize("order", ["opted out first", "deleted first", "purged first"])
+def test_an_account_that_was_deleted_stays_removed_when_its_opt_out_ends(
+    database: Database, town: Town, order: str
+) -> None:
+    """A purge must not take the place of the removal for good."""
+    index(database, *town.frames())
+    url, did = database.url, town.ann.did
+
+    def deleted() -> None:
+        index(database, town.stream.account(did, active=False, status="deleted"))
+        with database.connect("writer") as connection:
+            save_statuses(connection, [PdsStatus(did, "gone", is_final=True)])
+
+    if order == "deleted first":
+        deleted()
+    rows(url, "SELECT pipeline.forbid_data_collection(%s, true)", did)
+    if order == "purged first":
+        assert remove(database).accounts == 1
+    if order != "deleted first":
+        deleted()
+    assert rows(url, "SELECT reason FROM pipeline.removal") == [("opt-out",)]
+    rows(url, "SELECT pipeline.allow_data_collection(%s)", did)
+    assert rows(url, "SELECT reason, finished_at FROM pipeline.removal") == [("deleted", None)]
+    assert rows(url, "SELECT excluded FROM pipeline.repo WHERE did = %s", did) == [(True,)]
+    assert rows(url, "SELECT did FROM pipeline.backfill_queue") == []
+    assert remove(database).accounts == 1
+    index(database, town.stream.account(did, active=True))
+    assert rows(url, "SELECT reason FROM pipeline.backfill_queue") == [("returned",)]
+    assert_counters_are_right(database)
 
 
 def test_an_account_with_marks_of_the_operator_keeps_its_row(database: Database, town: Town) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import sql
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.prepared import PreparingCursor
+from appview_pipeline_tests.support.tables import one
 
 Around = Callable[[str, Connection], AbstractContextManager[None]]
 """Called with a statement's name (`lock.cross_repository`, `copy stage_post`, `commit`); entered before, left after."""
@@ -70,3 +72,33 @@ def statement_name(statement: str) -> str:
         return "copy " + statement.split()[1].removeprefix("pg_temp.")
     # A statement of duplicates.sql has the same name for each collection.
     return (sql.name_of(statement) or " ".join(statement.split()[:5])).partition(" of ")[0]
+
+
+@contextmanager
+def paused(database: Database, at: str) -> Iterator[tuple[HookedDatabase, threading.Event, threading.Event]]:
+    """A database whose first statement `at` waits until it may go on."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    @contextmanager
+    def around(name: str, connection: Connection) -> Iterator[None]:
+        if name == at and not reached.is_set():
+            reached.set()
+            assert go_on.wait(60)
+        yield
+
+    hooked = HookedDatabase(database.url, Settings(database_url=database.url), around)
+    try:
+        yield hooked, reached, go_on
+    finally:
+        go_on.set()
+        hooked.close()
+
+
+def blocked(database: Database) -> int:
+    """How many sessions wait for a lock."""
+    return int(
+        one(
+            database.url,
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+    )

@@ -3,8 +3,9 @@
 -- Guarantees: records are removed by the write path (sql/apply/), so counters, notifications, duplicates and
 -- evaluations follow as from any other deletion. The statements here remove what no record covers, a bounded number of
 -- rows at a time. Each can be repeated, so a removal goes on after a crash. `begin` and `cancelled` run in the
--- transaction of every batch of deletions, with the lock of the repository's row: an account that is active again
--- (sql/apply/account.sql) takes the same lock, so nothing of it is removed after that.
+-- transaction of every batch of deletions, `lock` and `is_wanted` in that of everything else, with the lock of the
+-- repository's row: an account that is active again (sql/apply/account.sql) takes the same lock, so nothing of it is
+-- removed after that.
 --
 -- What stays of a removed account: its row in pipeline.repo without its commits, its row in pipeline.removal, local
 -- moderation, other accounts' records about it with their counters, and of its own past states those by which posts of
@@ -224,11 +225,15 @@ WHERE l.src = x.src AND l.uri = x.uri AND l.cid = x.cid AND l.val = x.val;
 DELETE FROM pipeline.label_definition WHERE src = %(did)s;
 
 -- :lock
--- For the end: locks the repository. Returns nothing where records are left, or the removal was taken back.
+-- Before what no record covers, and before the end: locks the repository.
 SELECT r.did
 FROM pipeline.repo r
 WHERE r.did = %(did)s
 FOR UPDATE;
+
+-- :is_wanted
+-- With that lock: returns whether the removal was not taken back.
+SELECT EXISTS (SELECT FROM pipeline.removal WHERE did = %(did)s AND finished_at IS NULL);
 
 -- :is_removed
 -- For the end, with that lock: returns whether the removal is wanted and no record is left.

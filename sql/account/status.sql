@@ -45,6 +45,6 @@ WITH answer AS MATERIALIZED (
 INSERT INTO pipeline.removal (did, reason)
 SELECT did, 'deleted'
 FROM saved
-WHERE NOT active AND (answered = 'tombstoned' OR (status = 'deleted' AND answered IN ('gone', 'deleted')))
+WHERE pipeline.is_deleted(active, status, answered)
 ORDER BY did
 ON CONFLICT (did) DO NOTHING;

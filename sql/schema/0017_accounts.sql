@@ -78,6 +78,13 @@ COMMENT ON FUNCTION pipeline.doubts_status IS
     'word after it, or a move to another PDS less than a day before it. Take-downs and suspensions are decisions that '
     'any hop may make: nothing contradicts them.';
 
+CREATE FUNCTION pipeline.is_deleted(active boolean, status text, pds_status text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN NOT active AND (pds_status = 'tombstoned' OR (status = 'deleted' AND pds_status IN ('gone', 'deleted'))) IS TRUE;
+COMMENT ON FUNCTION pipeline.is_deleted IS
+    'Whether the deletion of an account is confirmed: its DID was given up, or the relay says that it is deleted, and '
+    'its PDS that it is not there.';
+
 CREATE FUNCTION pipeline.removal_rev() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 'zzzzzzzzzzzzz';

@@ -152,6 +152,8 @@ BEGIN
     WHERE NOT s.data_collection_forbidden;
     changed := FOUND;
     IF forbid_data_collection.purge THEN
+        -- The repository before the removal, as batches that remove lock them.
+        PERFORM FROM pipeline.repo WHERE did = account FOR UPDATE;
         -- A removal under way goes on. One because of the account's deletion becomes this one: should the account not
         -- be deleted after all, the purge still stands.
         INSERT INTO pipeline.removal AS r (did, reason) VALUES (account, 'opt-out')
@@ -178,15 +180,21 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    -- The repository before the removal, as batches that remove lock them.
+    PERFORM FROM pipeline.repo WHERE did = account FOR UPDATE;
     DELETE FROM pipeline.removal WHERE did = account AND reason = 'opt-out';
+    -- An account that was deleted meanwhile, or before, is still to be removed.
+    INSERT INTO pipeline.removal (did, reason)
+    SELECT did, 'deleted' FROM pipeline.repo WHERE did = account AND pipeline.is_deleted(active, status, pds_status)
+    ON CONFLICT (did) DO NOTHING;
     UPDATE pipeline.actor_setting SET data_collection_forbidden = false, updated_at = now() WHERE did = account;
     RETURN true;
 END
 $$;
 COMMENT ON FUNCTION pipeline.allow_data_collection IS
     'Allows the collection of an account''s data again: a purge that is not finished is called off, and the repository '
-    'is queued to be fetched whole (pipeline.backfill_queue). Called again it changes nothing. Returns whether '
-    'anything has changed. docs/privacy.md';
+    'is queued to be fetched whole (pipeline.backfill_queue). An account that was deleted stays excluded, and is '
+    'removed. Called again it changes nothing. Returns whether anything has changed. docs/privacy.md';
 
 REVOKE ALL ON FUNCTION pipeline.forbid_data_collection, pipeline.allow_data_collection FROM PUBLIC;
 
