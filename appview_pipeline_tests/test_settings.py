@@ -35,6 +35,7 @@ def test_nothing_set_gives_the_defaults() -> None:
         ("log_level", "warning", "WARNING"),
         ("log_format", "JSON", "json"),
         ("state_dir", "/var/lib/appview", Path("/var/lib/appview")),
+        ("new_accounts", "4", 4),
         ("extra_collections", "sh.tangled.*, pub.leaflet.document", ("sh.tangled.*", "pub.leaflet.document")),
     ],
 )

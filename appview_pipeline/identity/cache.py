@@ -155,6 +155,8 @@ class IdentityCache:
         is_answered = row.state is not None and row.resolved_at is not None
         if row.asked_at is not None and (row.resolved_at is None or row.asked_at > row.resolved_at):
             is_answered = False  # an #identity event since
+        if row.queue == "event":
+            is_answered = False  # one during the attempt, whose answer may be from before it
         if is_answered and row.resolved_at is not None:
             until = row.resolved_at.timestamp() + self._settings.identity_fresh_seconds
             if until > self._clock():

@@ -147,6 +147,21 @@ def test_an_event_makes_an_answer_old(database: Database, cache: IdentityCache, 
     assert cache_of(database, network, clock).get(DID).pds == "https://2.test"
 
 
+def test_an_event_during_the_attempt_makes_its_answer_old(
+    database: Database, cache: IdentityCache, network: Network, clock: Clock
+) -> None:
+    network.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(cache.get, DID)
+        while not network.asked:
+            time.sleep(0.01)
+        with database.connect("writer") as connection:
+            identities.want(connection, [DID])
+        network.gate.set()
+        assert first.result(20).pds == "https://1.test"
+    assert cache_of(database, network, clock).get(DID).pds == "https://2.test"
+
+
 def test_threads_that_ask_at_once_ask_the_network_once(cache: IdentityCache, network: Network) -> None:
     network.gate.clear()
     with ThreadPoolExecutor(8) as pool:

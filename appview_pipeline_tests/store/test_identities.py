@@ -228,6 +228,19 @@ def test_the_one_that_waits_longest_is_taken_first(queue: Queue) -> None:
     assert [it.did for it in queue.take(limit=2)] == [C, A]
 
 
+def test_an_account_that_is_asked_for_again_and_again_keeps_its_place(queue: Queue, stream: Stream) -> None:
+    queue.want(A, B)
+    queue.sql("UPDATE pipeline.identity SET wanted_at = now() - interval '1 hour' WHERE did = %s", A)
+    queue.sql("UPDATE pipeline.identity SET wanted_at = now() - interval '1 minute' WHERE did = %s", B)
+    queue.want(A)
+    assert [it.did for it in queue.take("event", 1)] == [A]
+    queue.sql("UPDATE pipeline.identity SET wanted_at = now() - interval '1 hour' WHERE did = %s", A)
+    index(queue.database, identity(stream, A, "2026-11-20T00:00:00Z"))
+    assert [it.did for it in queue.take("event", 1)] == [A]
+    queue.want(A)
+    assert [it.did for it in queue.take("event", 2)] == [B, A], "taken, it is asked for from now on"
+
+
 def test_two_processes_take_different_accounts(queue: Queue) -> None:
     queue.want(*(f"did:plc:{number}" for number in range(100)))
     with ThreadPoolExecutor(4) as pool:

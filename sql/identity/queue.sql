@@ -46,7 +46,8 @@ GROUP BY did
 ORDER BY did
 ON CONFLICT (did) DO UPDATE SET
   queue = excluded.queue,
-  wanted_at = excluded.wanted_at,
+  -- Whoever is asked for again and again keeps its place in the queue.
+  wanted_at = least(CASE WHEN i.queue IN ('event', 'new') THEN i.wanted_at END, excluded.wanted_at),
   asked_at = excluded.asked_at,
   status_wanted = i.status_wanted OR excluded.status_wanted;
 

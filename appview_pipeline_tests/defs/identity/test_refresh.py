@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from appview_pipeline.network.xrpc import Client
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.session_lock import LockTaken, session_lock
+from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.resolution import Hanging, Script, did_of, no_answer, states
 from appview_pipeline_tests.support.tables import one, rows
 
@@ -142,6 +146,26 @@ def test_the_schedule_begins_a_run_when_something_is_due_and_none_is_under_way(
             monkeypatch.setenv(variable, value)
             skipped = evaluated(instance)
             assert isinstance(skipped, dg.SkipReason) and words in str(skipped.skip_message)
+
+
+def test_the_schedule_goes_by_the_settings() -> None:
+    program = (
+        "from appview_pipeline.defs.identity.refresh import refresh_dids_schedule as it; "
+        "print(it.cron_schedule, it.default_status.value)"
+    )
+    found = []
+    for cron, switch in (("", ""), ("5 4 * * 1", "0"), ("every day", "1")):
+        environment = {"APPVIEW_REFRESH_CRON": cron, "APPVIEW_REFRESH_DIDS": switch, "PYTHONPATH": str(CHECKOUT)}
+        loaded = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(loaded.stdout.strip())
+    # One that is wrong keeps nothing from loading: the evaluation says so.
+    assert found == ["*/20 * * * * RUNNING", "5 4 * * 1 STOPPED", "*/20 * * * * RUNNING"]
 
 
 def test_a_cron_expression_is_checked() -> None:
