@@ -75,6 +75,7 @@ def resolve_did(client: Client, settings: Settings, did: str, *, is_repeated: bo
             max_bytes=MAX_DOCUMENT_BYTES,
             accept="application/did+ld+json, application/json;q=0.9, */*;q=0.1",
             is_repeated=is_repeated,
+            is_trusted=source == PLC,
         )
     except FetchError as error:
         is_final = error.kind in (_FINAL_OF_PLC if source == PLC else _FINAL_OF_WEB)

@@ -43,7 +43,8 @@ _PATH_CHARACTERS = "/:@!$&'()*+,;=~-._%?"
 class Target:
     """A URL that may be asked, in parts. `host` is in small letters and ASCII, an IPv6 address without brackets.
 
-    `path` has the query. `is_trusted`: the operator named this server, so its addresses are not checked.
+    `path` has the query. `is_trusted`: the operator named this server, and it is us who ask it, not a stranger who
+    named it too. Its addresses are not checked.
     """
 
     scheme: str
@@ -60,7 +61,7 @@ class Target:
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """What connections are shared for."""
+        """Scheme, host and port."""
         return self.scheme, self.host, self.port
 
     @property
@@ -78,16 +79,22 @@ class Hosts:
     def __init__(self, settings: Settings, *, lookup: Callable[[str, float], list[str]] | None = None) -> None:
         self._allows_private = settings.allow_private_hosts
         self._lookup_seconds = settings.dns_seconds
-        self._lookup = lookup or (ask_name_servers(settings) if settings.dns_servers else SystemLookups().addresses)
+        self._lookup = lookup or _lookups(settings)
+        # Look-ups of strangers' names may hang, all at once: those of the operator's own servers have other threads.
+        self._trusted_lookup = lookup or _lookups(settings)
         self._trusted = {
             _origin(settings.plc_url, "APPVIEW_PLC_URL"),
             _origin(re.sub("^ws", "http", settings.relay_url), "APPVIEW_RELAY_URL"),
         }
 
-    def target(self, url: str) -> Target:
-        """Reads a URL. Raises `FetchError` of kind `url` for one that may not be asked, by its text alone."""
+    def target(self, url: str, *, is_trusted: bool = False) -> Target:
+        """Reads a URL. Raises `FetchError` of kind `url` for one that may not be asked, by its text alone.
+
+        `is_trusted`: the URL comes from the settings. A stranger who names the operator's own server, in a document or
+        a redirect, is checked as any stranger is.
+        """
         scheme, host, port, path = _split(url)
-        is_trusted = (scheme, host, port) in self._trusted
+        is_trusted = is_trusted and (scheme, host, port) in self._trusted
         if not is_trusted and not self._allows_private:
             if scheme != "https":
                 raise FetchError("url", f"{scheme}:// is not asked, only https://", host=host)
@@ -104,7 +111,7 @@ class Hosts:
         except ValueError:
             url = ""
         try:
-            return self.target(url)
+            return self.target(url, is_trusted=target.is_trusted)
         except FetchError as error:
             reason = f"{target.name} redirects to a place that is not asked: {error}"
             raise FetchError(error.kind, reason, host=target.name) from None
@@ -112,7 +119,7 @@ class Hosts:
     def addresses(self, target: Target, seconds: float) -> list[str]:
         """The IP addresses to connect to, in the order to try them. See `checked_addresses`."""
         if target.is_trusted:
-            return self._resolve(target.host, seconds)
+            return self._resolve(target.host, seconds, self._trusted_lookup)
         return self.checked_addresses(target.host, target.port, seconds)
 
     def checked_addresses(self, host: str, port: int, seconds: float) -> list[str]:
@@ -124,12 +131,12 @@ class Hosts:
         """
         host = _host(host)
         if self._allows_private:
-            return self._resolve(host, seconds)
+            return self._resolve(host, seconds, self._lookup)
         if port != 443:
             raise FetchError("url", f"port {port} of {host} is not asked, only port 443", host=host)
         _check_name(host)
         # With a dot at its end a name is complete: the system does not try it with its own domains first.
-        found = self._resolve(host if _is_address(host) else f"{host}.", seconds)
+        found = self._resolve(host if _is_address(host) else f"{host}.", seconds, self._lookup)
         for address in found:
             what = why_not_public(address)
             if what is not None:
@@ -137,10 +144,10 @@ class Hosts:
                 raise FetchError("refused address", reason, host=host)
         return found
 
-    def _resolve(self, host: str, seconds: float) -> list[str]:
+    def _resolve(self, host: str, seconds: float, lookup: Callable[[str, float], list[str]]) -> list[str]:
         if _is_address(host):
             return [host]
-        return self._lookup(host, min(seconds, self._lookup_seconds))
+        return lookup(host, min(seconds, self._lookup_seconds))
 
 
 class SystemLookups:
@@ -174,7 +181,12 @@ class SystemLookups:
                 self._free.release()
                 done.set()
 
-        threading.Thread(target=look_up, name=f"look-up of {shown}", daemon=True).start()
+        try:
+            threading.Thread(target=look_up, name=f"look-up of {shown}", daemon=True).start()
+        except RuntimeError:  # the machine has no thread left
+            self._free.release()
+            reason = f"{shown} could not be looked up: this machine has no thread left"
+            raise FetchError("name", reason, host=shown, blames_account=False) from None
         if not done.wait(max(0.0, deadline - time.monotonic())):
             raise FetchError("timeout", f"{shown} was not looked up within {seconds:.3g} s", host=shown)
         if not answer or isinstance(answer[0], UnicodeError):
@@ -182,6 +194,10 @@ class SystemLookups:
         if isinstance(answer[0], OSError):
             raise _no_name(shown, answer[0])
         return answer[0]
+
+
+def _lookups(settings: Settings) -> Callable[[str, float], list[str]]:
+    return ask_name_servers(settings) if settings.dns_servers else SystemLookups().addresses
 
 
 def ask_name_servers(settings: Settings) -> Callable[[str, float], list[str]]:

@@ -137,7 +137,8 @@ class Upstreams:
         self._concurrency = concurrency
         self._new_adapter = new_adapter
         self._servers: OrderedDict[str, Server] = OrderedDict()
-        self._adapters: OrderedDict[tuple[str, str, int], Adapter] = OrderedDict()
+        # Apart for the operator's own servers, whose connections are not checked.
+        self._adapters: OrderedDict[tuple[tuple[str, str, int], bool], Adapter] = OrderedDict()
 
     @contextmanager
     def turn(self, target: Target, budget: Budget, *, is_repeated: bool = False) -> Iterator[Turn]:
@@ -229,18 +230,20 @@ class Upstreams:
                 unused = (name for name, it in self._servers.items() if not it.in_flight and not it.queue)
                 self._servers.pop(next(unused, ""), None)
             server = self._servers[name] = Server(name, target.is_trusted)
+        server.is_trusted = server.is_trusted or target.is_trusted
         self._servers.move_to_end(name)
         return server
 
     def _adapter(self, target: Target) -> Adapter:
-        adapter = self._adapters.get(target.origin)
+        key = target.origin, target.is_trusted
+        adapter = self._adapters.get(key)
         if adapter is None:
             if len(self._adapters) >= MAX_POOLS:
-                unused = next((origin for origin, it in self._adapters.items() if not it.in_flight), None)
+                unused = next((other for other, it in self._adapters.items() if not it.in_flight), None)
                 if unused is not None:
                     self._adapters.pop(unused).close()
-            adapter = self._adapters[target.origin] = self._new_adapter(target)
-        self._adapters.move_to_end(target.origin)
+            adapter = self._adapters[key] = self._new_adapter(target)
+        self._adapters.move_to_end(key)
         return adapter
 
 

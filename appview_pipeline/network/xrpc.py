@@ -95,15 +95,19 @@ class Client:
         seconds: float | None = None,
         accept: str = "application/json",
         is_repeated: bool = False,
+        is_trusted: bool = False,
     ) -> Answer:
         """The answer to GET `url`: any status below 500 but 429, with a body of at most `max_bytes`.
 
         The body of a status from 400 on is cut off there; any other that is longer is an error.
         `redirects`: how many are followed, at most 3. `seconds`: limit from the look-up of the host to the last byte
         (default: APPVIEW_FETCH_SECONDS). `is_repeated`: the request has failed before; that it fails again says nothing
-        new about its server, so it does not count for the circuit breaker. Raises `FetchError` for everything else.
+        new about its server, so it does not count for the circuit breaker. `is_trusted`: the URL is at a server that
+        the settings name, and no stranger had a word in that. Raises `FetchError` for everything else.
         """
-        answer, target = self._fetch(url, max_bytes, redirects, seconds, accept, is_repeated=is_repeated)
+        answer, target = self._fetch(
+            url, max_bytes, redirects, seconds, accept, is_repeated=is_repeated, is_trusted=is_trusted
+        )
         if answer.status >= 500:
             raise FetchError("status", f"{target.name} answered HTTP {answer.status}", host=target.name)
         return answer
@@ -116,16 +120,18 @@ class Client:
         *,
         max_bytes: int,
         seconds: float | None = None,
+        is_trusted: bool = False,
     ) -> bytes:
         """The body of the answer to an XRPC query of `method` (an NSID) at `service` (`https://host`).
 
-        Raises `XrpcError` for an answer that is an error, and `FetchError` where there is none.
+        `is_trusted` as for `get`. Raises `XrpcError` for an answer that is an error, and `FetchError` where there is
+        none.
         https://atproto.com/specs/xrpc
         """
         url = f"{service.rstrip('/')}/xrpc/{method}" + (
             f"?{urlencode(parameters, errors='replace')}" if parameters else ""
         )
-        answer, target = self._fetch(url, max_bytes, 0, seconds, "*/*")
+        answer, target = self._fetch(url, max_bytes, 0, seconds, "*/*", is_trusted=is_trusted)
         if answer.status == 200:
             return answer.body
         name, message = _xrpc_error(answer.body[:MAX_ERROR_BYTES])
@@ -166,6 +172,7 @@ class Client:
         accept: str,
         *,
         is_repeated: bool = False,
+        is_trusted: bool = False,
     ) -> tuple[Answer, Target]:
         """The answer of any status, and where it is from."""
         assert 0 <= redirects <= MAX_REDIRECTS, redirects
@@ -176,7 +183,7 @@ class Client:
             settings.fetch_read_seconds,
         )
         headers = {"User-Agent": USER_AGENT, "Accept": accept, "Accept-Encoding": "identity"}
-        target = self.hosts.target(url)
+        target = self.hosts.target(url, is_trusted=is_trusted)
         followed = 0
         while True:
             answer = self._ask(target, budget, headers, max_bytes, is_repeated=is_repeated)
@@ -270,7 +277,8 @@ def _body(response: requests.Response, target: Target, budget: Budget, max_bytes
             raise FetchError("encoding", reason, host=target.name)
     length = response.raw.length_remaining
     if length is not None and length > max_bytes and not is_error:
-        reason = f"{target.name} sends {length:,} bytes; {max_bytes:,} are allowed"
+        shown = f"{length:,}" if length < 10**15 else "far too many"
+        reason = f"{target.name} sends {shown} bytes; {max_bytes:,} are allowed"
         raise FetchError("too big", reason, host=target.name)
     # Chunks have a frame: of tiny ones it is larger than the body, and they cost more to read.
     budget.allow(max_bytes + max_bytes // 4 + MAX_HEADER_BYTES, "a body")

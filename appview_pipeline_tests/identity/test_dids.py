@@ -42,7 +42,9 @@ class ScriptedClient(Client):
         seconds: float | None = None,
         accept: str = "application/json",
         is_repeated: bool = False,
+        is_trusted: bool = False,
     ) -> Answer:
+        assert is_trusted == url.startswith(("https://plc.directory/", "http://127.0.0.1:2582/"))
         self.asked.append((url, max_bytes, redirects))
         if isinstance(self.given, FetchError):
             raise self.given

@@ -33,7 +33,9 @@ class Answering(Client):
         *,
         max_bytes: int,
         seconds: float | None = None,
+        is_trusted: bool = False,
     ) -> bytes:
+        assert not is_trusted, "a document names the PDS"
         self.asked.append((service, method, parameters, max_bytes))
         if isinstance(self.answer, FetchError):
             raise self.answer

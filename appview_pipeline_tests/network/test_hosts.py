@@ -131,17 +131,47 @@ def test_a_closed_network_may_be_asked_in_any_way() -> None:
 def test_the_operators_own_servers_are_the_operators_word() -> None:
     mine = hosts(PRIVATE, plc_url="http://plc:2582", relay_url="ws://10.0.0.5:2470")
     for url in ("http://plc:2582/did:plc:x", "http://10.0.0.5:2470/xrpc/x"):
-        target = mine.target(url)
+        target = mine.target(url, is_trusted=True)
         assert target.is_trusted and mine.addresses(target, 1) == [target.host if "10." in url else PRIVATE]
     for url in ("http://plc:2583/", "https://plc:2582/", "http://plc/", "https://10.0.0.5/", "http://10.0.0.5:80/"):
         with pytest.raises(FetchError):
-            mine.target(url)
-    assert not mine.target("https://plc.directory/").is_trusted
-    target = mine.target("http://plc:2582/x")
+            mine.target(url, is_trusted=True)
+    assert not mine.target("https://plc.directory/", is_trusted=True).is_trusted
+    target = mine.target("http://plc:2582/x", is_trusted=True)
     assert mine.redirected(target, "/y").is_trusted
     for location in ("https://10.0.0.5/", "http://plc:9/", "https://169.254.169.254/"):
         with pytest.raises(FetchError, match=r"^plc:2582 redirects to a place that is not asked: "):
             mine.redirected(target, location)
+
+
+def test_a_stranger_may_not_name_the_operators_own_servers() -> None:
+    mine = hosts(PRIVATE, plc_url="http://plc:2582", relay_url="wss://relay.corp.example")
+    for url in ("http://plc:2582/did:plc:x", "http://plc:2582/admin?x"):
+        with pytest.raises(FetchError, match="only https://"):
+            mine.target(url)
+        with pytest.raises(FetchError, match="only https://"):
+            mine.redirected(mine.target("https://example.com/"), url)
+    with pytest.raises(FetchError) as caught:
+        mine.addresses(mine.target("https://relay.corp.example/xrpc/x"), 1)
+    assert caught.value.kind == "refused address"
+
+
+def test_names_that_hang_leave_the_operators_own_servers_their_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LOOKUPS", 1)
+    release = threading.Event()
+
+    def look_up(host: str, *_: object, **__: object) -> Any:
+        if host != "plc":
+            release.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PRIVATE, 0))]
+
+    monkeypatch.setattr(module, "SystemLookups", lambda: SystemLookups(look_up))
+    mine = Hosts(Settings(plc_url="http://plc:2582"))
+    for _ in range(2):
+        with pytest.raises(FetchError):
+            mine.addresses(mine.target("https://example.com/"), 0.05)
+    assert mine.addresses(mine.target("http://plc:2582/", is_trusted=True), 5) == [PRIVATE]
+    release.set()
 
 
 def test_the_operators_own_url_is_corrected_by_the_operator() -> None:
@@ -192,7 +222,7 @@ def test_names_are_looked_up_as_they_are() -> None:
     public = Hosts(Settings(plc_url="http://plc:2582"), lookup=lookup)
     public.addresses(public.target("https://example.com./"), 1)
     public.addresses(public.target("https://8.8.8.8/"), 1)
-    public.addresses(public.target("http://plc:2582/"), 1)
+    public.addresses(public.target("http://plc:2582/", is_trusted=True), 1)
     assert asked == ["example.com.", "plc"]
 
 

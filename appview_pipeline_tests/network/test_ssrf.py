@@ -161,3 +161,26 @@ def test_a_name_with_hundreds_of_addresses_is_checked_to_the_last(net: Internet)
     with pytest.raises(FetchError, match=r"127\.0\.0\.1"):
         client.get("https://example.com/", max_bytes=100)
     assert net.contacted == []
+
+
+@pytest.mark.parametrize("location", ["http://10.0.0.5:2582/", "http://plc:2582/x", "https://relay.corp.example/x?y"])
+def test_redirects_to_the_operators_own_servers_are_not_followed(net: Internet, location: str) -> None:
+    """Of a stranger: it could ask for anything there."""
+    net.server.answer = lambda request: status("302 Found", f"Location: {location}\r\n")
+    names = Names({"example.com": [PUBLIC_ADDRESS], "plc": ["10.0.0.5"], "relay.corp.example": ["10.0.0.6"]})
+    for plc_url in ("http://10.0.0.5:2582", "http://plc:2582"):
+        client = net.client(names, plc_url=plc_url, relay_url="wss://relay.corp.example")
+        net.contacted.clear()
+        with pytest.raises(FetchError) as caught:
+            client.get("https://example.com/", max_bytes=100, redirects=3)
+        assert caught.value.kind in ("url", "refused address") and net.contacted == [(PUBLIC_ADDRESS, 443)]
+
+
+def test_a_stranger_gets_no_connection_that_was_made_without_the_check(net: Internet) -> None:
+    client = net.client(Names({"example.com": ["10.0.0.5"]}), plc_url="https://example.com")
+    assert client.get("https://example.com/did:plc:x", max_bytes=100, is_trusted=True).status == 200
+    with pytest.raises(FetchError) as caught:
+        client.get("https://example.com/.well-known/did.json", max_bytes=100)
+    assert caught.value.kind == "refused address"
+    assert client.get("https://example.com/did:plc:y", max_bytes=100, is_trusted=True).status == 200
+    assert net.contacted == [("10.0.0.5", 443)] and len(net.server.requests) == 2
