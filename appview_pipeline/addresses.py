@@ -237,6 +237,10 @@ class NameServer:
     address: str
     port: int = 53
 
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return host if self.port == 53 else f"{host}:{self.port}"
+
 
 def name_server(text: str) -> NameServer:
     """Reads `1.1.1.1`, `1.1.1.1:5353`, `2606:4700::1111` or `[2606:4700::1111]:5353`. Raises `AddressError`."""

@@ -159,6 +159,10 @@ def database_away() -> Backoff:
     return Backoff(first=0.1, longest=10.0, jitter=0.5)
 
 
+SCHEDULE_SECONDS = 20.0
+"""How long an evaluation of a schedule waits for an embedded database that is starting."""
+
+
 def server() -> Backoff:
     """Starts of the embedded PostgreSQL server after it died more than once."""
     return Backoff(first=0.4, longest=3.2, healthy=SERVER_RESTARTS_SECONDS, jitter=0.0)

@@ -217,7 +217,7 @@ def identity_show(account: str, refresh: bool, as_json: bool) -> None:
     """Show what is known of an account: from where, how old, and why its handle is not verified.
 
     Exit code 1: with --refresh, the account's servers gave no answer; what was known before is shown. Exit code 2: the
-    account is not known, or ACCOUNT is neither a DID nor a handle.
+    account is not known, or what was given is neither a DID nor a handle.
     """
     from appview_pipeline.identity.show import refresh_account, show_account
     from appview_pipeline.store.database import open_database

@@ -76,7 +76,7 @@ def _level(name: object) -> int:
 
 
 def _shown(name: str, value: object) -> object:
-    """A setting for the log: URLs without user, password and query, paths as text."""
+    """A setting for the log: URLs without user, password and query, paths as text, lists as an operator writes them."""
     if name == "database_url":
         return "embedded" if value is None else _database(str(value))
     if next(setting for setting in SETTINGS if setting.name == name).metadata["secret"]:
@@ -84,6 +84,8 @@ def _shown(name: str, value: object) -> object:
     if isinstance(value, str) and "://" in value:
         parts = urlsplit(value)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 

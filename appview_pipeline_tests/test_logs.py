@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from appview_pipeline import logs
+from appview_pipeline.addresses import NameServer
 from appview_pipeline.settings import Settings
 
 HOSTILE = "name\n2026-01-01 ERROR forged\r\x1b[31m \u202e \x00"
@@ -78,10 +79,10 @@ def test_levels_and_other_loggers() -> None:
     assert stream.getvalue() == ""
     stream = configured()
     logging.getLogger("sqlalchemy.engine").info("not shown")
-    logging.getLogger("urllib3.connectionpool").warning("shown")
+    logging.getLogger("alembic.runtime").warning("shown")
     warnings.warn("careful", UserWarning, stacklevel=1)
     assert "not shown" not in stream.getvalue()
-    assert "urllib3.connectionpool: shown" in stream.getvalue()
+    assert "alembic.runtime: shown" in stream.getvalue()
     assert "careful" in stream.getvalue()
     stream = configured(log_level="DEBUG")
     logging.getLogger("sqlalchemy.engine").debug("shown now")
@@ -107,6 +108,7 @@ def test_the_start_line_shows_what_matters_and_no_secret() -> None:
         relay_url="wss://relay.example",
         batch_events=7,
         state_dir=Path("/state"),
+        dns_servers=(NameServer("1.1.1.1"), NameServer("2606:4700::1111", 5353)),
     )
     logs.log_start(settings, "consumer", version="1.2")
     assert "secret" not in stream.getvalue()
@@ -114,7 +116,7 @@ def test_the_start_line_shows_what_matters_and_no_secret() -> None:
     assert (line["service"], line["message"]) == ("consumer", "Started")
     assert line["database_url"] == "postgresql://db.example:5432/appview"
     assert (line["relay_url"], line["batch_events"], line["version"]) == ("wss://relay.example", 7, "1.2")
-    assert line["state_dir"] == "/state"
+    assert (line["state_dir"], line["dns_servers"]) == ("/state", "1.1.1.1,[2606:4700::1111]:5353")
     assert "plc_url" not in line
     logs.log_start(Settings(), "replay")
     line = json.loads(stream.getvalue().splitlines()[1])

@@ -6,8 +6,9 @@ import time
 
 import dagster as dg
 
-from appview_pipeline import settings
+from appview_pipeline import backoff, settings
 from appview_pipeline.defs.database import IndexDatabase, database
+from appview_pipeline.defs.runs import is_under_way
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.removal import RemovalSummary
 from appview_pipeline.ingest.removal import remove_accounts as remove
@@ -18,8 +19,6 @@ from appview_pipeline.store.session_lock import LockTaken
 JOB = "remove_accounts"
 PROGRESS_SECONDS = 15.0
 """Between two log lines about a removal that goes on."""
-PATIENCE_SECONDS = 10.0
-"""How long the schedule waits for an embedded database that is starting."""
 
 
 @dg.op(
@@ -92,21 +91,10 @@ def remove_accounts() -> None:
 )
 def remove_accounts_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Asks for a run, except where there is nothing to do or one is under way."""
-    under_way = context.instance.get_runs_count(
-        dg.RunsFilter(
-            job_name=JOB,
-            statuses=[
-                dg.DagsterRunStatus.QUEUED,
-                dg.DagsterRunStatus.NOT_STARTED,
-                dg.DagsterRunStatus.STARTING,
-                dg.DagsterRunStatus.STARTED,
-            ],
-        )
-    )
-    if under_way:
+    if is_under_way(context.instance, JOB):
         return dg.SkipReason("A run is under way.")
     try:
-        with database(PATIENCE_SECONDS).connect("reader") as connection:
+        with database(backoff.SCHEDULE_SECONDS).connect("reader") as connection:
             waiting = open_removals(connection)
     except (OperatorError, DatabaseError) as error:
         return dg.SkipReason(f"The database can't be asked: {error}")

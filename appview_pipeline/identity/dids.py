@@ -13,7 +13,8 @@ from appview_pipeline.identity.documents import (
     parse_document,
     read_json,
 )
-from appview_pipeline.network.xrpc import Client, FetchError
+from appview_pipeline.network.fetch_errors import FetchError
+from appview_pipeline.network.xrpc import Client
 from appview_pipeline.protocol.syntax import MAX_DID, is_did, is_did_plc, is_handle
 from appview_pipeline.settings import Settings
 

@@ -88,8 +88,8 @@ def parse_document(did: str, value: object, *, plain_http: bool = False) -> Docu
     services = _entries(value, "service", problems)
     signing_key = _key(did, methods, SIGNING_KEY, problems)
     labeler_key = _key(did, methods, LABELER_KEY, problems)
-    pds = _service(did, services, PDS, plain_http, problems)
-    labeler = _service(did, services, LABELER, plain_http, problems)
+    pds = _service(did, services, PDS, plain_http=plain_http, problems=problems)
+    labeler = _service(did, services, LABELER, plain_http=plain_http, problems=problems)
     if handle is None:
         problems.add("the document names no handle that can be used")
     if signing_key is None:
@@ -251,7 +251,7 @@ def _is_named(did: str, entry: dict[Any, Any], name: str) -> bool:
 
 
 def _service(
-    did: str, services: list[Any], wanted: tuple[str, str], plain_http: bool, problems: _Problems
+    did: str, services: list[Any], wanted: tuple[str, str], *, plain_http: bool, problems: _Problems
 ) -> str | None:
     """The origin of the first valid service of that id and type."""
     name, kind = wanted

@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from appview_pipeline.network.dns import DnsError, Resolver
-from appview_pipeline.network.xrpc import Answer, Client, FetchError
+from appview_pipeline.network.fetch_errors import FetchError
+from appview_pipeline.network.xrpc import MAX_REDIRECTS, Answer, Client
 from appview_pipeline.protocol.syntax import MAX_HANDLE, is_did, is_handle, normalize_handle
 from appview_pipeline.settings import Settings
 
@@ -22,7 +23,6 @@ HTTPS = "https"
 
 NO_HANDLE = "handle.invalid"
 """What services show and documents name where an account has no handle."""
-MAX_REDIRECTS = 3
 MAX_WELL_KNOWN_BYTES = 16_384
 """A DID has at most 2,048 characters. The rest is room for a page that says it is none, which the reason names then."""
 _MAX_SHOWN = 60
@@ -118,10 +118,10 @@ def resolve_handle(client: Client, resolver: Resolver, handle: str) -> NamedAcco
         else:
             reason = f"no TXT record of _atproto.{handle} begins with `did=`"
         is_final = True
-    return _ask_web(client, resolver.settings, handle, reason, is_final)
+    return _ask_web(client, resolver.settings, handle, dns_reason=reason, dns_is_final=is_final)
 
 
-def _ask_web(client: Client, settings: Settings, handle: str, dns_reason: str, dns_is_final: bool) -> NamedAccount:
+def _ask_web(client: Client, settings: Settings, handle: str, *, dns_reason: str, dns_is_final: bool) -> NamedAccount:
     url = settings.well_known_url.replace("{handle}", handle)
     try:
         answer = client.get(

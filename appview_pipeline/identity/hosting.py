@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from appview_pipeline.network.xrpc import Client, FetchError, XrpcError
+from appview_pipeline.network.fetch_errors import FetchError, XrpcError
+from appview_pipeline.network.xrpc import Client
 from appview_pipeline.store.accounts import ACTIVE, GONE, TOMBSTONED, PdsStatus
 
 GET_REPO_STATUS = "com.atproto.sync.getRepoStatus"

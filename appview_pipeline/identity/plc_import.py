@@ -37,6 +37,7 @@ from appview_pipeline.identity.plc_operations import (
     signer_of,
     verify_first,
 )
+from appview_pipeline.protocol.commit import FUTURE_TOLERANCE
 from appview_pipeline.protocol.syntax import datetime_to_micros, is_did_plc
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
@@ -49,8 +50,6 @@ CHUNK_LINES = 20_000
 """Lines whose accounts are stored in one transaction."""
 MAX_EXAMPLES = 10
 """Limit of the bad lines that the summary shows."""
-MAX_AHEAD = 300_000_000
-"""Microseconds that a directory's clock may be ahead of ours."""
 MAX_REMEMBERED = 500_000
 """Operations whose rotation keys are remembered, to verify those that follow them: some 200 MB."""
 
@@ -134,7 +133,11 @@ def import_export(
     summary = ImportSummary(str(path))
     with ExportFile(path) as file, _Writer(database, summary) as writer:
         reader = _Reader(
-            file, summary, skip_lines, _Verifier(summary) if verify else None, settings.allow_private_hosts
+            file,
+            summary,
+            skip_lines=skip_lines,
+            verifier=_Verifier(summary) if verify else None,
+            plain_http=settings.allow_private_hosts,
         )
         consumed = 0
         for documents in reader.chunks():
@@ -149,7 +152,13 @@ class _Reader:
     """Reads the lines of a file into documents, in chunks."""
 
     def __init__(
-        self, file: ExportFile, summary: ImportSummary, skip_lines: int, verifier: _Verifier | None, plain_http: bool
+        self,
+        file: ExportFile,
+        summary: ImportSummary,
+        *,
+        skip_lines: int,
+        verifier: _Verifier | None,
+        plain_http: bool,
     ) -> None:
         self._file = file
         self._summary = summary
@@ -164,7 +173,7 @@ class _Reader:
         """The documents of `CHUNK_LINES` lines at a time. The lines before a damaged part come before its error."""
         lines = iter(self._file)
         while True:
-            self._latest = time.time_ns() // 1_000 + MAX_AHEAD
+            self._latest = time.time_ns() // 1_000 + FUTURE_TOLERANCE
             damage: OperatorError | None = None
             at_end = False
             try:

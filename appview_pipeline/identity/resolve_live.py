@@ -19,7 +19,7 @@ from appview_pipeline.identity.questions import questions
 from appview_pipeline.identity.slots import EVENT, NEW, live_limits
 from appview_pipeline.identity.worker import Counts, Worker
 from appview_pipeline.leases.lease import report_trouble, run_leased
-from appview_pipeline.network.xrpc import Upstream
+from appview_pipeline.network.upstreams import Upstream
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import identities
 from appview_pipeline.store.database import Connection, Database, open_database

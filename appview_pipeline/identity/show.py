@@ -14,7 +14,7 @@ from appview_pipeline.identity.attempt import attempt
 from appview_pipeline.identity.documents import InvalidDocument, parse_document, read_json
 from appview_pipeline.identity.on_demand import resolve_now
 from appview_pipeline.identity.questions import questions
-from appview_pipeline.protocol.syntax import is_did, is_handle, normalize_handle
+from appview_pipeline.protocol.syntax import is_did, is_handle, normalize_handle, without_decoration
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import identities
 from appview_pipeline.store.database import Connection, Database
@@ -183,7 +183,7 @@ def find_account(connection: Connection, name: str) -> str | None:
     A handle stands for the account that it is verified for, else for the only one whose document names it. Raises
     `OperatorError` where `name` is neither, and where several accounts claim a handle that is not verified.
     """
-    name = _bare(name)
+    name = without_decoration(name)
     if name.startswith("did:"):
         if not is_did(name):
             raise OperatorError(f"{name[:300]!r} is not a DID: correct it.")
@@ -204,7 +204,8 @@ def show_account(database: Database, settings: Settings, name: str) -> ShownIden
     with database.connect("reader") as connection:
         did = find_account(connection, name)
         if did is None:
-            raise OperatorError(f"no account is known to have the handle {name}: with `--refresh` DNS is asked for it.")
+            handle = without_decoration(name)
+            raise OperatorError(f"no account is known to have the handle {handle}: with `--refresh` it is looked up.")
         row = identities.read(connection, [did]).get(did)
         account = account_details(connection, did)
         upstreams = troubled_upstreams(connection, _hosts(settings, did, row))
@@ -230,7 +231,7 @@ def refresh_account(database: Database, settings: Settings, name: str) -> tuple[
         did = find_account(connection, name)
     with questions(settings) as (asked, _):
         if did is None:
-            check = asked.check("", normalize_handle(_bare(name)))
+            check = asked.check("", normalize_handle(without_decoration(name)))
             if check.did is None:
                 raise OperatorError(f"{check.handle} names no account: {check.reason}.")
             did = check.did
@@ -240,11 +241,6 @@ def refresh_account(database: Database, settings: Settings, name: str) -> tuple[
     if found.postponed is not None:
         return did, f"{did} gave no answer: {found.postponed.error}."
     return did, None
-
-
-def _bare(name: str) -> str:
-    """A DID or handle without what people copy along with it."""
-    return name.strip().removeprefix("at://").removeprefix("@").rstrip("/")
 
 
 def _hosts(settings: Settings, did: str, row: StoredIdentity | None) -> list[str]:

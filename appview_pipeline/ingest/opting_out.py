@@ -7,7 +7,7 @@ from functools import partial
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.rerun import retry_while_busy
-from appview_pipeline.protocol.syntax import is_did, is_handle
+from appview_pipeline.protocol.syntax import is_did, is_handle, without_decoration
 from appview_pipeline.store import exclusion
 from appview_pipeline.store.database import Connection, Database
 
@@ -43,11 +43,11 @@ def switch_collection(database: Database, account: str, *, forbid: bool, purge: 
 
 
 def _did_of(connection: Connection, account: str) -> str:
-    account = account.strip().removeprefix("at://").removeprefix("@")
+    account = without_decoration(account)
     if is_did(account):
         return account
     if not is_handle(account):
-        raise OperatorError(f"{account[:300]!r} is no DID and no handle.")
+        raise OperatorError(f"{account[:300]!r} is neither a DID nor a handle.")
     holders = exclusion.holders_of_handle(connection, account)
     if len(holders) != 1:
         found = "no account" if not holders else "more than one account"

@@ -33,8 +33,6 @@ from appview_pipeline.network.upstreams import MAX_IDLE, Turn, Upstream, Upstrea
 from appview_pipeline.protocol.event_stream import printable
 from appview_pipeline.settings import Settings
 
-__all__ = ["Answer", "Client", "FetchError", "Upstream", "XrpcError"]
-
 MAX_REDIRECTS = 3
 MAX_HEADER_BYTES = 65_536
 """Bytes of an answer's header; it has at most 100 lines (`http.client`)."""
@@ -106,7 +104,13 @@ class Client:
         the settings name, and no stranger had a word in that. Raises `FetchError` for everything else.
         """
         answer, target = self._fetch(
-            url, max_bytes, redirects, seconds, accept, is_repeated=is_repeated, is_trusted=is_trusted
+            url,
+            max_bytes=max_bytes,
+            redirects=redirects,
+            seconds=seconds,
+            accept=accept,
+            is_repeated=is_repeated,
+            is_trusted=is_trusted,
         )
         if answer.status >= 500:
             raise FetchError("status", f"{target.name} answered HTTP {answer.status}", host=target.name)
@@ -131,7 +135,7 @@ class Client:
         url = f"{service.rstrip('/')}/xrpc/{method}" + (
             f"?{urlencode(parameters, errors='replace')}" if parameters else ""
         )
-        answer, target = self._fetch(url, max_bytes, 0, seconds, "*/*", is_trusted=is_trusted)
+        answer, target = self._fetch(url, max_bytes=max_bytes, seconds=seconds, accept="*/*", is_trusted=is_trusted)
         if answer.status == 200:
             return answer.body
         name, message = _xrpc_error(answer.body[:MAX_ERROR_BYTES])
@@ -166,11 +170,11 @@ class Client:
     def _fetch(
         self,
         url: str,
+        *,
         max_bytes: int,
-        redirects: int,
+        redirects: int = 0,
         seconds: float | None,
         accept: str,
-        *,
         is_repeated: bool = False,
         is_trusted: bool = False,
     ) -> tuple[Answer, Target]:
@@ -206,7 +210,7 @@ class Client:
         with self._upstreams.turn(target, budget, is_repeated=is_repeated) as turn:
             waited = time.monotonic() - began
             try:
-                answer = _exchange(turn.adapter, target, budget, headers, max_bytes)
+                answer = _exchange(turn.adapter, target, budget, headers=headers, max_bytes=max_bytes)
             except FetchError as error:
                 if error.kind == "timeout" and waited > budget.seconds / 2:
                     error.blames_account = False  # the server had too little time: we waited for our turn
@@ -231,7 +235,9 @@ def _settle(turn: Turn, error: FetchError) -> None:
         turn.answered({})
 
 
-def _exchange(adapter: Adapter, target: Target, budget: Budget, headers: Mapping[str, str], max_bytes: int) -> Answer:
+def _exchange(
+    adapter: Adapter, target: Target, budget: Budget, *, headers: Mapping[str, str], max_bytes: int
+) -> Answer:
     """Sends a request and reads its answer. Raises `FetchError`.
 
     A pooled connection may have been closed by the server just now. Where it ends without a byte of an answer, the
@@ -240,15 +246,15 @@ def _exchange(adapter: Adapter, target: Target, budget: Budget, headers: Mapping
     budget.begin(target.name)
     with spending(budget):
         try:
-            return _send(adapter, target, budget, headers, max_bytes)
+            return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes)
         except FetchError as error:
             if budget.has_connected or budget.received or error.kind not in ("connection", "tls"):
                 raise
         budget.wants_connection = True
-        return _send(adapter, target, budget, headers, max_bytes)
+        return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes)
 
 
-def _send(adapter: Adapter, target: Target, budget: Budget, headers: Mapping[str, str], max_bytes: int) -> Answer:
+def _send(adapter: Adapter, target: Target, budget: Budget, *, headers: Mapping[str, str], max_bytes: int) -> Answer:
     budget.allow(MAX_HEADER_BYTES, "a header")
     try:
         response = adapter.send(

@@ -37,8 +37,8 @@ MAX_URI = 2000
 MAX_COMMIT_BLOCK = 10_000
 """Bytes of a commit object; a DID of 2,048 characters fits several times."""
 FUTURE_TOLERANCE = 300_000_000
-"""Microseconds that a rev may be ahead of our clock (relays allow 5 minutes): one a century ahead would block every
-later commit of its account."""
+"""Microseconds that a rev, or the time of an event or operation, may be ahead of our clock (relays allow 5 minutes): a
+rev a century ahead would block every later commit of its account."""
 
 ACTIONS = frozenset(("create", "update", "delete"))
 

@@ -62,6 +62,11 @@ def is_handle(text: str) -> bool:
     return len(text) <= MAX_HANDLE and _match_handle(text) is not None
 
 
+def without_decoration(text: str) -> str:
+    """A DID or handle that a person gave, without what people copy along with it: space, `at://`, `@`, a slash."""
+    return text.strip().removeprefix("at://").removeprefix("@").rstrip("/")
+
+
 def normalize_handle(text: str) -> str:
     """The form in which handles are stored and compared: lower case."""
     return text.lower()

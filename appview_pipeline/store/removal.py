@@ -114,7 +114,7 @@ def states_before(connection: Connection, removal: Removal, before: str | None, 
     return None if row is None else row[0]
 
 
-def remove_states(connection: Connection, removal: Removal, first: str, before: str | None, effects: Effects) -> int:
+def remove_states(connection: Connection, removal: Removal, *, first: str, before: str | None, effects: Effects) -> int:
     """Removes past states from `first` up to, not including, `before` (None: to the newest), but for those by which
     posts of others are evaluated. Returns how many; 0: all that are left have to stay."""
     statements = filled(effects, _FILE)

@@ -17,7 +17,7 @@ WELL_SECONDS = 86_400.0
 
 
 class Upstream(Protocol):
-    """A server as the client sees it (`network/xrpc.py`); times are seconds since 1970."""
+    """A server as the client sees it (`network/upstreams.py`); times are seconds since 1970."""
 
     @property
     def host(self) -> str: ...

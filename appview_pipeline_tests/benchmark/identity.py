@@ -147,7 +147,15 @@ def main(
     if not Path("/proc/self/stat").exists():
         raise click.ClickException("The benchmark reads CPU and memory from /proc: run it on Linux.")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaves no server behind
-    campaign = Campaign(accounts, frames, pairs, rate, live_seconds, patience, late)
+    campaign = Campaign(
+        accounts=accounts,
+        frames=frames,
+        pairs=pairs,
+        rate=rate,
+        live_seconds=live_seconds,
+        patience=patience,
+        late=late,
+    )
     made = corpus(campaign.plan.all_frames, small=small)
     with (
         sides.scratch() as folder,

@@ -12,8 +12,8 @@ import pytest
 
 from appview_pipeline.identity.dids import Resolution, resolve_did
 from appview_pipeline.identity.documents import MAX_DOCUMENT_BYTES, parse_document
-from appview_pipeline.network.fetch_errors import Kind
-from appview_pipeline.network.xrpc import Answer, Client, FetchError
+from appview_pipeline.network.fetch_errors import FetchError, Kind
+from appview_pipeline.network.xrpc import Answer, Client
 from appview_pipeline.settings import Settings, load
 from appview_pipeline_tests.simulated_network import SimulatedNetwork, World
 from appview_pipeline_tests.simulated_network.http_service import Answer as Served

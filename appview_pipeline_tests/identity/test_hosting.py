@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from appview_pipeline.identity.hosting import GET_REPO_STATUS, MAX_BYTES, ask_status
-from appview_pipeline.network.xrpc import Client, FetchError, XrpcError
+from appview_pipeline.network.fetch_errors import FetchError, XrpcError
+from appview_pipeline.network.xrpc import Client
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.accounts import PdsStatus
 

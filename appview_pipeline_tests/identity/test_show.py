@@ -180,7 +180,8 @@ def test_json_has_the_columns_of_the_table(database: Database, show_command: Any
 
 MISTAKES = {
     DID: "nothing is known of did:plc:ewvi7nxzyoun6zhxrh64oizp: with `--refresh` it is resolved.",
-    "ann.test": "no account is known to have the handle ann.test: with `--refresh` DNS is asked for it.",
+    "ann.test": "no account is known to have the handle ann.test: with `--refresh` it is looked up.",
+    " @ann.test/": "no account is known to have the handle ann.test: with `--refresh` it is looked up.",
     "ann": "'ann' is neither a DID nor a handle.",
     "did:plc:": "'did:plc:' is not a DID: correct it.",
     "": "'' is neither a DID nor a handle.",

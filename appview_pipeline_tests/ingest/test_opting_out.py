@@ -334,7 +334,7 @@ def test_the_command_line(database: Database, command: Any, ann: Person) -> None
     [
         ("nobody.test", "no account is known to have the handle nobody.test: give the DID instead."),
         ("claimed.test", "no account is known to have the handle claimed.test: give the DID instead."),
-        ("ann", "'ann' is no DID and no handle."),
+        ("ann", "'ann' is neither a DID nor a handle."),
     ],
 )
 def test_a_handle_has_to_be_verified(database: Database, account: str, sentence: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appview_pipeline.network.xrpc import FetchError
+from appview_pipeline.network.fetch_errors import FetchError
 from appview_pipeline_tests.support.http_server import ok, status
 from appview_pipeline_tests.support.public_internet import PUBLIC_ADDRESS, Internet, Names, internet
 

@@ -9,7 +9,8 @@ import certifi
 import pytest
 
 from appview_pipeline.network.checked_sockets import tls_context
-from appview_pipeline.network.xrpc import Client, FetchError
+from appview_pipeline.network.fetch_errors import FetchError
+from appview_pipeline.network.xrpc import Client
 from appview_pipeline.settings import Settings
 from appview_pipeline_tests.support.certificates import Authority
 from appview_pipeline_tests.support.http_server import HttpServer, Request, ok

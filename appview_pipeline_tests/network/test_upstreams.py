@@ -13,7 +13,9 @@ import pytest
 
 from appview_pipeline.backoff import BREAKER_FAILURES, BREAKER_SECONDS
 from appview_pipeline.network import upstreams as module
-from appview_pipeline.network.xrpc import Client, FetchError, Upstream, XrpcError
+from appview_pipeline.network.fetch_errors import FetchError, XrpcError
+from appview_pipeline.network.upstreams import Upstream
+from appview_pipeline.network.xrpc import Client
 from appview_pipeline.settings import Settings
 from appview_pipeline_tests.support.http_server import HttpServer, Request, ok, status
 from appview_pipeline_tests.support.ports import free_port

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from appview_pipeline import __version__, backoff
+from appview_pipeline.network.fetch_errors import FetchError, XrpcError
 from appview_pipeline.network.hosts import Hosts
-from appview_pipeline.network.xrpc import Client, FetchError, XrpcError
+from appview_pipeline.network.xrpc import Client
 from appview_pipeline.settings import Settings
 from appview_pipeline_tests.support.http_server import HttpServer, Request, ok, status
 from appview_pipeline_tests.support.ports import free_port

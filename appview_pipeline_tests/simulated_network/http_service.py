@@ -12,8 +12,9 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -132,12 +133,12 @@ class HttpService:
         elif found := self.answers.get(subject):
             answer = found
         else:
-            answer = self._with_fault(faults.of(did), did or "", faults, path, parameters, host)
+            answer = self._with_fault(did, faults, partial(self.get, path, parameters, host))
         return replace(answer, headers={**limits, **answer.headers}) if limits else answer
 
-    def _with_fault(
-        self, kind: str | None, did: str, faults: Faults, path: str, parameters: Parameters, host: str
-    ) -> Answer:
+    def _with_fault(self, did: str | None, faults: Faults, get: Callable[[], Answer]) -> Answer:
+        """The answer to a request about `did`, which `get` gives where no fault hits the account."""
+        kind, did = faults.of(did), did or ""
         if kind == "hang":
             return Answer(hangs=True)
         if kind == "garbage":
@@ -148,7 +149,7 @@ class HttpService:
         if kind in statuses:
             return self._failed(statuses[kind], faults)
         try:
-            answer = self.get(path, parameters, host)
+            answer = get()
         except XrpcError as error:
             answer = self.failure(error)
         return replace(answer, byte_seconds=faults.drip_seconds) if kind == "drip" else answer

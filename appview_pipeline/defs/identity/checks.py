@@ -48,7 +48,8 @@ def keeps_up_result(last: LastReport | None) -> dg.AssetCheckResult:
         age = last.oldest_seconds or 0.0
         metadata = {"queue_length": last.queued, "queue_age_seconds": round(age, 1)}
         passed = age <= AGE_WARNING_SECONDS and last.age_seconds <= SILENCE_WARNING_SECONDS
-        words = f"{last.queued:,} accounts wait to be resolved, retries included; the first new one for {age:,.0f} s."
+        first = "no new one waits for a slot" if last.oldest_seconds is None else f"the first new one for {age:,.0f} s"
+        words = f"{last.queued:,} accounts wait to be resolved, retries included; {first}."
         if last.age_seconds > SILENCE_WARNING_SECONDS:
             words = f"The identity process last reported {last.age_seconds:,.0f} s ago; then {words}"
     return dg.AssetCheckResult(
@@ -126,7 +127,7 @@ def resolving(index: IndexDatabase) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset=ACTORS,
     name=RESOLUTION_KEEPS_UP,
-    description=f"No new account or event has waited for its resolution for {AGE_WARNING_SECONDS:.0f} s.",
+    description=f"No new account or event has waited longer than {AGE_WARNING_SECONDS:.0f} s to be resolved.",
 )
 def resolution_keeps_up(index: IndexDatabase) -> dg.AssetCheckResult:
     """The last report of the identity process."""

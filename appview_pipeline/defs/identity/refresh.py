@@ -8,8 +8,9 @@ import dagster as dg
 from dagster._utils.schedules import is_valid_cron_schedule
 from pydantic import Field
 
-from appview_pipeline import settings
+from appview_pipeline import backoff, settings
 from appview_pipeline.defs.database import IndexDatabase, database
+from appview_pipeline.defs.runs import is_under_way
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.errors import DatabaseError
@@ -18,13 +19,6 @@ from appview_pipeline.store.session_lock import LockLost, LockTaken
 
 JOB = "refresh_dids"
 PROGRESS_SECONDS = 10.0
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 class RefreshConfig(dg.Config):
@@ -125,9 +119,9 @@ def refresh_dids_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunReques
             return dg.SkipReason(trouble)
         if not chosen.refresh_dids:
             return dg.SkipReason("APPVIEW_REFRESH_DIDS is off.")
-        if context.instance.get_run_records(dg.RunsFilter(job_name=JOB, statuses=UNFINISHED), limit=1):
+        if is_under_way(context.instance, JOB):
             return dg.SkipReason("The last refresh is still under way.")
-        with database(patience=20.0).connect("reader") as connection:
+        with database(backoff.SCHEDULE_SECONDS).connect("reader") as connection:
             due = refresh_due(connection)
     except (OperatorError, DatabaseError) as error:
         return dg.SkipReason(str(error))

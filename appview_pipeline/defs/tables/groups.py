@@ -66,8 +66,8 @@ _DECLARED: tuple[TableGroup, ...] = (
         description=(
             "Accounts (`actor`) with their handles and statuses, and the newest rev seen of their repositories "
             "(`actor_sync`). A new account is a row at once; the identity process then resolves its DID and verifies "
-            "its handle in both directions. A handle that is not verified is NULL. What is known of each account, and "
-            "why a handle is not verified, says `appview-pipeline identity show`."
+            "its handle in both directions. A handle that is not verified is NULL. `appview-pipeline identity "
+            "show` says what is known of an account, and why its handle is not verified."
         ),
         sensor=IDENTITY_SENSOR,
     ),
