@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import pytest
 
+from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store import prepared
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.database_url import libpq_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline.store.placeholders import filled
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.prefill import prefill
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.explain import ExplainingCursor
-from appview_pipeline_tests.support.frames import Person, Stream, delete, post
-from appview_pipeline_tests.support.tables import fresh_database, one
+from appview_pipeline_tests.support.frames import Person, Stream, delete, did_of, post
+from appview_pipeline_tests.support.tables import fresh_database, one, rows
 
 
 def in_session(database: Database, statement: str) -> list[tuple[object, ...]]:
@@ -77,6 +79,7 @@ def test_no_statement_reads_a_whole_table(
     """In a small database: there the planner is tempted most, and what it does there it goes on doing for a while."""
     frames = list(read_corpus(corpus(400, small=True).path))
     monkeypatch.setattr(ExplainingCursor, "found", set())
+    monkeypatch.setattr(ExplainingCursor, "names", set())
     with fresh_database(server, template_database) as database:
         if records:
             prefill(libpq_url(database.url), corpus(400, small=True), records)
@@ -89,6 +92,73 @@ def test_no_statement_reads_a_whole_table(
         index(database, *frames[300:])
     # Thread mutes, and what they keep silent, are few, and read whole only where there are next to none.
     assert {it for it in ExplainingCursor.found if it[1] not in ("muted_notification", "thread_mute")} == set()
+    # Where no account is excluded or inactive, nothing is run because of them.
+    not_needed = {"excluded.forget", "excluded.gaps", "excluded.notifications", "account.contradicted"}
+    assert not ExplainingCursor.names & {*not_needed, "repo.last_seen_but_excluded"}
+
+
+@pytest.mark.parametrize("records", [0, 4_000])
+def test_nor_do_those_about_accounts_that_are_excluded_inactive_or_removed(
+    server: EmbeddedPostgres, template_database: str, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    nearly_empty = ("muted_notification", "thread_mute")
+    frames = list(read_corpus(corpus(400, small=True).path))
+    monkeypatch.setattr(ExplainingCursor, "found", set())
+    monkeypatch.setattr(ExplainingCursor, "names", set())
+    with fresh_database(server, template_database) as database:
+        if records:
+            prefill(libpq_url(database.url), corpus(400, small=True), records)
+        stream = Stream()
+        ann, bob = Person(stream, "ann"), Person(stream, "bob")
+        index(database, *frames[:300], ann.commit(post("a", "x"), post("b", "x")), bob.commit(post("a", "x")))
+        authors = [did for (did,) in rows(database.url, "SELECT DISTINCT did FROM bsky.record ORDER BY did LIMIT 30")]
+        for did in (ann.did, did_of("cid"), *authors[:10]):
+            rows(database.url, "SELECT pipeline.forbid_data_collection(%s)", did)
+        for did in authors[10:20]:
+            rows(database.url, "INSERT INTO pipeline.removal (did, reason) VALUES (%s, 'deleted')", did)
+        inactive = (
+            "UPDATE pipeline.repo SET active = false, status = 'deactivated', account_at = %s WHERE did = ANY (%s)"
+        )
+        rows(database.url, inactive, "2020-01-01", [bob.did, *authors[20:]])
+        rows(database.url, "INSERT INTO pipeline.record_takedown SELECT uri, 'REF' FROM bsky.record LIMIT 3")
+        monkeypatch.setattr(
+            apply_module,
+            "preparing_cursor",
+            lambda connection, events: connection.cursor(cursor_factory=ExplainingCursor),
+        )
+        index(
+            database,
+            *frames[300:],
+            ann.commit(delete("app.bsky.feed.post/b"), post("c", "x")),
+            ann.commit(delete("app.bsky.feed.post/c")),
+            ann.commit(post("d", "x"), tooBig=True),
+            bob.commit(post("b", "x")),
+            stream.frame("#identity", {"did": did_of("cid"), "handle": "cid.example"}),
+            stream.account(authors[10], active=True),
+            stream.account(did_of("unknown"), active=False, status="deleted"),
+        )
+        assert {it for it in ExplainingCursor.found if it[1] not in nearly_empty} == set()
+        with database.connect("writer") as connection:
+            _explain_removal(connection.cursor(cursor_factory=ExplainingCursor), authors[11])
+    # Few removals are open at any time, and these have an index of their own; labels there are none.
+    assert {it for it in ExplainingCursor.found if it[1] not in (*nearly_empty, "removal", "label")} == set()
+    wanted = {f"excluded.{name}" for name in ("lock", "find", "forget", "gaps", "notifications")}
+    wanted |= {"account.apply", "account.contradicted", "account.actors", "repo.last_seen_but_excluded"}
+    assert wanted <= ExplainingCursor.names
+
+
+def _explain_removal(cursor: ExplainingCursor, did: str) -> None:
+    """Runs all statements about the removal of an account, and those that store hosting statuses, on a session that
+    would rather use an index, however small the table is."""
+    for method in ("seqscan", "bitmapscan", "mergejoin", "hashjoin"):
+        cursor.execute(f"SET LOCAL enable_{method} = off")
+    parameters = {"did": did, "start": f"at://{did}/", "end": f"at://{did}0", "limit": 10, "before": f"at://{did}0"}
+    parameters |= {"from": f"at://{did}/", "error": "", "tried": [did]}
+    parameters |= {"dids": [did], "statuses": ["gone"], "finals": [True], "tries": 5}
+    for file in ("account/status.sql", "account/remove.sql"):
+        for name, statement in filled(EFFECTS, file).items():
+            if name and name not in ("queue", "open"):  # these read all removals that are open
+                cursor.execute(statement, parameters)
 
 
 # ---- staging tables

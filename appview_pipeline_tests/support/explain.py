@@ -11,11 +11,13 @@ from appview_pipeline_tests.support.statement_hooks import statement_name
 
 
 class ExplainingCursor(Cursor):
-    """Notes, for each statement, the tables that its plan reads without an index condition."""
+    """Notes, for each statement, the tables that its plan reads without an index condition; and all statements."""
 
     found: ClassVar[set[tuple[str, str]]] = set()
+    names: ClassVar[set[str]] = set()
 
     def execute(self, query: Any, vars: Any = None) -> None:
+        self.names.add(statement_name(query))
         if query.startswith(("INSERT", "UPDATE", "DELETE", "SELECT", "WITH")):
             super().execute(f"EXPLAIN (VERBOSE, FORMAT JSON) {query}", vars)
             found = self.fetchone()

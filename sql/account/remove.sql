@@ -74,7 +74,7 @@ FOR UPDATE;
 -- In a batch of deletions: drops those of removals that were taken back.
 DELETE FROM stage_delete s
 WHERE s.rev = pipeline.removal_rev()
-  AND NOT EXISTS (SELECT FROM pipeline.removal m WHERE m.did = s.did AND m.finished_at IS NULL);
+  AND NOT EXISTS (SELECT FROM pipeline.removal m WHERE m.did = s.did AND m.finished_at IS NULL OFFSET 0);
 
 -- :count
 -- In a batch of deletions: counts the records that it removed.
@@ -121,14 +121,15 @@ WHERE v.uri >= %(from)s AND v.uri < %(before)s
     v.rev = pipeline.removal_rev()
     OR NOT CASE
       WHEN v.collection = '{nsid.post}' THEN
-        EXISTS (SELECT FROM bsky.post p WHERE p."replyParent" = v.uri AND p.creator <> %(did)s)
-        OR EXISTS (SELECT FROM bsky.post p WHERE p."replyRoot" = v.uri AND p.creator <> %(did)s)
-        OR EXISTS (SELECT FROM pipeline.version c WHERE c.parent = v.uri AND c.uri <> v.uri)
+        EXISTS (SELECT FROM bsky.post p WHERE p."replyParent" = v.uri AND p.creator <> %(did)s OFFSET 0)
+        OR EXISTS (SELECT FROM bsky.post p WHERE p."replyRoot" = v.uri AND p.creator <> %(did)s OFFSET 0)
+        OR EXISTS (SELECT FROM pipeline.version c WHERE c.parent = v.uri AND c.uri <> v.uri OFFSET 0)
       WHEN v.collection = '{nsid.threadgate}' THEN
         EXISTS (
           SELECT
           FROM bsky.post p
           WHERE p."replyRoot" = replace(v.uri, '/{nsid.threadgate}/', '/{nsid.post}/') AND p.creator <> %(did)s
+          OFFSET 0
         )
       WHEN v.collection = '{nsid.postgate}' THEN
         EXISTS (
@@ -136,16 +137,26 @@ WHERE v.uri >= %(from)s AND v.uri < %(before)s
           FROM bsky.post_embed_record e
           WHERE e."embedUri" = replace(v.uri, '/{nsid.postgate}/', '/{nsid.post}/')
             AND split_part(e."postUri", '/', 3) <> %(did)s
+          OFFSET 0
         )
       WHEN EXISTS (
           SELECT
           FROM pipeline.version w
-          JOIN pipeline.dependency d USING (relationship)
-          WHERE w.uri = v.uri AND split_part(d.uri, '/', 3) <> %(did)s
+          CROSS JOIN LATERAL (
+            SELECT
+            FROM pipeline.dependency d
+            WHERE d.relationship = w.relationship AND split_part(d.uri, '/', 3) <> %(did)s
+            OFFSET 0
+          ) d
+          WHERE w.uri = v.uri
+          OFFSET 0
         )
         THEN true
       ELSE EXISTS (
-          SELECT FROM pipeline.reply_to_other o WHERE o.subject = v.uri AND split_part(o.uri, '/', 3) <> %(did)s
+          SELECT
+          FROM pipeline.reply_to_other o
+          WHERE o.subject = v.uri AND split_part(o.uri, '/', 3) <> %(did)s
+          OFFSET 0
         )
     END
   );
@@ -153,7 +164,9 @@ WHERE v.uri >= %(from)s AND v.uri < %(before)s
 -- :tombstones
 -- Removes tombstones.
 DELETE FROM pipeline.tombstone
-WHERE uri IN (SELECT uri FROM pipeline.tombstone WHERE uri >= %(start)s AND uri < %(end)s LIMIT %(limit)s);
+WHERE uri = ANY (ARRAY(
+  SELECT uri FROM pipeline.tombstone WHERE uri >= %(start)s AND uri < %(end)s LIMIT %(limit)s
+));
 
 -- :pending
 -- Removes what waits for something else.
@@ -164,24 +177,26 @@ WHERE p.uri = x.uri;
 -- :dead_letters
 -- Removes dead letters, with their bytes.
 DELETE FROM pipeline.dead_letter
-WHERE id IN (SELECT id FROM pipeline.dead_letter WHERE did = %(did)s LIMIT %(limit)s);
+WHERE id = ANY (ARRAY(SELECT id FROM pipeline.dead_letter WHERE did = %(did)s LIMIT %(limit)s));
 
 -- :gaps
 -- Removes gaps: nothing of the repository is wanted.
 DELETE FROM pipeline.gap
-WHERE id IN (SELECT id FROM pipeline.gap WHERE did = %(did)s LIMIT %(limit)s);
+WHERE id = ANY (ARRAY(SELECT id FROM pipeline.gap WHERE did = %(did)s LIMIT %(limit)s));
 
 -- :notifications_received
 -- Removes the notifications that the account received.
 DELETE FROM bsky.notification
-WHERE id IN (SELECT id FROM bsky.notification WHERE did = %(did)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED);
+WHERE id = ANY (ARRAY(
+  SELECT id FROM bsky.notification WHERE did = %(did)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+));
 
 -- :notifications_sent
 -- Removes notifications that stay when their record is deleted.
 DELETE FROM bsky.notification
-WHERE id IN (
+WHERE id = ANY (ARRAY(
   SELECT id FROM bsky.notification WHERE "recordUri" >= %(start)s AND "recordUri" < %(end)s LIMIT %(limit)s
-);
+));
 
 -- :muted_notifications
 -- Removes what is known of notifications that muted threads held back.
@@ -204,7 +219,7 @@ WHERE o."rootUri" = x."rootUri" AND o.uri = x.uri;
 -- :post_counters
 -- Removes the counters of its posts for which nobody else has a record. (The others equal a recount.)
 DELETE FROM bsky.post_agg
-WHERE uri IN (
+WHERE uri = ANY (ARRAY(
   SELECT uri
   FROM bsky.post_agg
   WHERE uri >= %(start)s AND uri < %(end)s
@@ -212,7 +227,7 @@ WHERE uri IN (
   ORDER BY uri
   LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
-);
+));
 
 -- :labels
 -- Removes the labels that the account gave as a labeler. Labels about it are their labelers' own.

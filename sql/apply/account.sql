@@ -31,7 +31,7 @@ WITH newest AS (
 ), returned AS (
   DELETE FROM pipeline.removal m
   USING newest n
-  WHERE n.active AND m.did = n.did AND m.reason = 'deleted'
+  WHERE n.active AND m.did = n.did AND m.did = ANY (ARRAY(SELECT did FROM newest WHERE active)) AND m.reason = 'deleted'
 )
 INSERT INTO stage_identity (did, status_wanted)
 SELECT did, true
@@ -45,6 +45,7 @@ WITH contradicted AS (
   UPDATE pipeline.repo r SET status_doubtful = true
   FROM known_repo k
   WHERE r.did = k.did
+    AND r.did = ANY (ARRAY(SELECT did FROM known_repo WHERE NOT active))
     AND NOT k.active
     AND NOT r.active
     AND NOT r.status_doubtful
