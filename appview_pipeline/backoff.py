@@ -211,6 +211,9 @@ def parked_host() -> Backoff:
     return Backoff(first=5.0, longest=300.0, jitter=0.5)
 
 
+OVERDUE_POLL_SECONDS = 1.0
+"""Between two looks for connections with TLS that go on after their deadline."""
+
 IDLE_CONNECTION_SECONDS = 30.0
 """How long a connection to a server may have been idle when it is used again. Firewalls on the way forget idle
 connections without a word, and a request on such a one would look like a server that hangs."""

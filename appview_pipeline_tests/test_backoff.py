@@ -12,7 +12,7 @@ NUMBERS_OF_A_RETRY = re.compile(
     re.MULTILINE,
 )
 OTHERS = {
-    "defs/firehose/tick.py: POLL_SECONDS": "the rhythm of a tick, which the time that Dagster gives it decides",
+    "defs/leases/leased_tick.py: POLL_SECONDS": "the rhythm of a tick, which the time that Dagster gives it decides",
     "defs/leases/watch.py: STOP_PATIENCE": "a part of the 10 s in which Ctrl-C ends all of Dagster's processes",
 }
 """What only looks like one, and why."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -14,6 +15,7 @@ import certifi
 
 from appview_pipeline.network.budget import Budget, current
 from appview_pipeline.network.fetch_errors import FetchError
+from appview_pipeline.network.overdue import broken_off
 from appview_pipeline.protocol.event_stream import printable
 
 MAX_ADDRESSES = 4
@@ -47,14 +49,22 @@ class BudgetSocket(socket.socket):
 class BudgetTLSSocket(ssl.SSLSocket):
     """The same with TLS. What counts are the bytes after decryption."""
 
+    def do_handshake(self, block: bool = False) -> None:
+        """As `SSLSocket.do_handshake`, its errors included."""
+        with broken_off(self, current().connect_deadline):
+            super().do_handshake(block)
+
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
         """As `SSLSocket.recv_into`. Raises `FetchError`."""
         budget = current()
         self.settimeout(budget.read_left())
         try:
-            count = super().recv_into(buffer, nbytes, flags)
+            with broken_off(self, budget.deadline):
+                count = super().recv_into(buffer, nbytes, flags)
         except OSError as error:
             raise _broken(error, budget) from None
+        if count == 0:
+            budget.left()  # perhaps it was broken off
         budget.receive(count)
         return count
 
@@ -117,7 +127,7 @@ def connect(addresses: Sequence[str], port: int, budget: Budget) -> socket.socke
 def tls_error(error: Exception, budget: Budget) -> FetchError:
     """The error for one that was raised while TLS was being set up."""
     host = budget.host
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or time.monotonic() >= budget.connect_deadline:
         return budget.not_connected()
     if isinstance(error, ssl.SSLCertVerificationError):
         return FetchError("tls", f"the certificate of {host} is not accepted ({error.verify_message})", host=host)
@@ -148,7 +158,7 @@ def _not_connected(error: OSError, budget: Budget, earlier: FetchError | None) -
 
 def _broken(error: OSError, budget: Budget) -> FetchError:
     host = budget.host
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or time.monotonic() >= budget.deadline:
         return budget.silent()
     if isinstance(error, ssl.SSLError):
         reason = printable(error.reason or str(error)).replace("_", " ").lower()

@@ -3,11 +3,14 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import certifi
 import pytest
 
+from appview_pipeline.network import overdue
 from appview_pipeline.network.checked_sockets import tls_context
 from appview_pipeline.network.fetch_errors import FetchError
 from appview_pipeline.network.xrpc import Client
@@ -145,3 +148,37 @@ def test_a_body_that_drips_through_tls_ends_at_the_deadline(
         error = refused(Client(settings, ca_file=str(authority.file) if given else None), server.url)
         assert 0.3 < time.monotonic() - began < 2.5
     assert error.kind == "timeout" and "within 0.4 s" in str(error)
+
+
+@pytest.mark.parametrize("method", ["do_handshake", "recv_into"])
+def test_what_openssl_goes_on_with_is_broken_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str) -> None:
+    """As in a flood of messages without data, in which no time-out is looked at."""
+    original = getattr(ssl.SSLSocket, method)
+
+    def without_limit(sock: ssl.SSLSocket, *arguments: Any) -> Any:
+        sock.settimeout(None)
+        return original(sock, *arguments)
+
+    monkeypatch.setattr(ssl.SSLSocket, method, without_limit)
+    monkeypatch.setattr(overdue, "OVERDUE_POLL_SECONDS", 0.1)
+    authority, is_handshake = Authority(tmp_path), method == "do_handshake"
+    settings = Settings(
+        allow_private_hosts=True, fetch_connect_seconds=0.3, fetch_seconds=10.0 if is_handshake else 0.6
+    )
+
+    def silent(connection: socket.socket) -> None:
+        connection.settimeout(8)
+        while connection.recv(65_536):  # until the client has gone
+            pass
+
+    with ExitStack() as stack:
+        if is_handshake:
+            port, _ = stack.enter_context(raw_server(silent))
+        else:
+            tls = authority.server("127.0.0.1")
+            port = stack.enter_context(HttpServer(lambda request: silent(request.connection), tls=tls)).port
+        began = time.monotonic()
+        error = refused(Client(settings, ca_file=str(authority.file)), f"https://127.0.0.1:{port}/")
+        assert 0.2 < time.monotonic() - began < 5
+    said = "did not accept a connection within 0.3 s" if is_handshake else "did not answer completely within 0.6 s"
+    assert error.kind == "timeout" and said in str(error)
