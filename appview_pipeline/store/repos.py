@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from psycopg2.extensions import cursor as Cursor
 
+from appview_pipeline import backoff
 from appview_pipeline.store.batch import LINK_COLUMNS, BatchToApply
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_rows
@@ -84,7 +85,7 @@ def queue_identities(cursor: Cursor, batch: BatchToApply, repos: RepoChanges, ac
     After `pipeline.repo` and before `bsky.actor`: resolution locks its rows in the same order.
     """
     if repos.new or accounts or batch.rows.get("stage_identity"):
-        cursor.execute(sections("apply/identity.sql")["queue"])
+        cursor.execute(sections("apply/identity.sql")["queue"], {"tries": backoff.RESOLUTION_QUICK_TRIES})
         batch.report.unresolved = cursor.rowcount
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import orjson
 import pytest
 
 from appview_pipeline.identity.handles import HandleCheck, check_handle, handle_problem, resolve_handle
@@ -349,6 +350,18 @@ def test_what_is_no_handle_is_not_asked(network: SimulatedNetwork, handle: str, 
 @pytest.mark.parametrize("handle", ["Alice.Example.COM", "xn--ls8h.la", "a.co", "john.test", "1.2.3.a4", "a--b.com"])
 def test_what_is_a_handle(handle: str) -> None:
     assert handle_problem(handle, Settings(allow_private_hosts=True)) is None
+
+
+def test_txt_records_of_others(conformance: Path, checks: Checks) -> None:
+    records = orjson.loads((conformance / "did-docs" / "txt_records.json").read_bytes())
+    cases = [*records["real"], *records["edge_cases"]]
+    assert len(cases) >= 7
+    checks.web(Answer(b"no DID", status=404))
+    for case in cases:
+        checks.txt(*case["txt"])
+        named = resolve_handle(checks.client, checks.resolver, checks.handle)
+        assert (named.did, named.source) == (case["did"], "dns" if case["did"] else None), case
+        assert named.is_final and (named.reason is None) == (case["did"] is not None)
 
 
 @pytest.mark.parametrize("kind", ["valid", "invalid"])

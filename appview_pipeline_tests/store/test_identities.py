@@ -241,6 +241,18 @@ def test_an_account_that_is_asked_for_again_and_again_keeps_its_place(queue: Que
     assert [it.did for it in queue.take("event", 2)] == [B, A], "taken, it is asked for from now on"
 
 
+def test_events_of_an_account_that_never_answers_are_retries(queue: Queue, stream: Stream) -> None:
+    index(queue.database, identity(stream, A, "2026-11-20T00:00:00Z"), identity(stream, B, "2026-11-20T00:00:00Z"))
+    for did, attempts in ((A, 3), (B, 4)):
+        queue.sql("UPDATE pipeline.identity SET queue = 'retry', attempts = %s, wanted_at = now() + interval '1 h' "
+                  "WHERE did = %s", attempts, did)  # fmt: skip
+    index(queue.database, identity(stream, A, "2026-11-21T00:00:00Z"), identity(stream, B, "2026-11-21T00:00:00Z"))
+    assert queued(queue.database) == {A: "event", B: "retry"}
+    assert [it.did for it in queue.take("retry")] == [B], "at once all the same"
+    queue.want(B)
+    assert queued(queue.database)[B] == "event", "a person asks"
+
+
 def test_two_processes_take_different_accounts(queue: Queue) -> None:
     queue.want(*(f"did:plc:{number}" for number in range(100)))
     with ThreadPoolExecutor(4) as pool:

@@ -2,13 +2,14 @@
 -- Resolution happens outside of the stream (sql/identity/): the write path only leaves a row in its queue.
 --
 -- Guarantees: an account that is queued stays queued, and one that events ask for goes before one that is new. So the
--- queue is the same however events are grouped or ordered. An #identity event that is delivered again asks for nothing,
--- and a new account that has been resolved already, because its #identity event came first, is not resolved again.
--- An excluded account (excluded.sql) is queued only where something of it is stored and its hosting status is wanted:
--- it may have been deleted.
+-- queue is the same however events are grouped or ordered. Events of an account that fails again and again only make it
+-- a retry: servers that hang can't hold up everybody else by sending events. An #identity event that is delivered again
+-- asks for nothing, and a new account that has been resolved already, because its #identity event came first, is not
+-- resolved again. An excluded account (excluded.sql) is queued only where something of it is stored and its hosting
+-- status is wanted: it may have been deleted.
 
 -- :queue
--- Queues accounts.
+-- Queues accounts. Those whose last attempts, more than %(tries)s, all failed are retries.
 -- - wanted: what the batch asks for, one row an account.
 WITH wanted AS (
   SELECT did, true AS asked, at, status_wanted
@@ -26,9 +27,9 @@ FROM wanted
 GROUP BY did
 ORDER BY did
 ON CONFLICT (did) DO UPDATE SET
-  queue = excluded.queue,
+  queue = CASE WHEN i.attempts > %(tries)s THEN 'retry' ELSE excluded.queue END,
   -- Whoever is asked for again and again keeps its place in the queue.
-  wanted_at = least(CASE WHEN i.queue IN ('event', 'new') THEN i.wanted_at END, excluded.wanted_at),
+  wanted_at = least(CASE WHEN i.queue <> 'refresh' THEN i.wanted_at END, excluded.wanted_at),
   asked_at = excluded.asked_at,
   event_at = greatest(i.event_at, excluded.event_at),
   status_wanted = i.status_wanted OR excluded.status_wanted

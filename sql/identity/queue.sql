@@ -47,7 +47,7 @@ ORDER BY did
 ON CONFLICT (did) DO UPDATE SET
   queue = excluded.queue,
   -- Whoever is asked for again and again keeps its place in the queue.
-  wanted_at = least(CASE WHEN i.queue IN ('event', 'new') THEN i.wanted_at END, excluded.wanted_at),
+  wanted_at = least(CASE WHEN i.queue <> 'refresh' THEN i.wanted_at END, excluded.wanted_at),
   asked_at = excluded.asked_at,
   status_wanted = i.status_wanted OR excluded.status_wanted;
 
