@@ -36,6 +36,8 @@ MAX_SHOWN = 100
 """Limit of the characters that a problem shows of somebody's text."""
 MAX_ENDPOINT = 2_000
 """Limit of the characters of a service's address that is looked at."""
+MAX_HOST = 253
+"""Limit of the characters of its host, as of every name in DNS."""
 
 PDS = ("atproto_pds", "AtprotoPersonalDataServer")
 LABELER = ("atproto_labeler", "AtprotoLabeler")
@@ -315,10 +317,14 @@ def _host(host: str) -> str:
         if "%" in host:
             raise ValueError  # a zone: it means something on one machine only
         return f"[{ipaddress.IPv6Address(host).compressed}]"
+    if len(host) > MAX_HOST:  # before IDNA, whose work grows faster than its text
+        raise ValueError
     name = host if host.isascii() else host.encode("idna").decode("ascii")
     name = name.lower().removesuffix(".")
     labels = name.split(".")
-    if len(name) > 253 or not all(re.fullmatch(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", label) for label in labels):
+    if len(name) > MAX_HOST or not all(
+        re.fullmatch(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", label) for label in labels
+    ):
         raise ValueError
     if re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):
         return ipaddress.IPv4Address(name).compressed  # no name: an address, of which only the usual notation counts

@@ -1,8 +1,9 @@
 """Which account is resolved next, and how many at once: an account that hangs holds a slot, but never all of them.
 
-All queues together have `APPVIEW_RESOLUTIONS` slots. A fifth of them is for events alone. New accounts have at most
-`APPVIEW_NEW_ACCOUNTS`, retries at most a third. So accounts that hang, new ones or retries, leave slots to each other
-and to events, and an event's own account that hangs is a retry after its first attempt.
+All queues together have `APPVIEW_RESOLUTIONS` slots. A fifth of them is for events alone, and a fifth is never theirs:
+anybody can send events of accounts that hang. New accounts have at most `APPVIEW_NEW_ACCOUNTS`, retries at most a
+third. So accounts that hang leave slots to the others, and an event's own account that hangs is a retry after its first
+attempt.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def live_limits(settings: Settings) -> Limits:
     shared = total - total // 5
     # One of the slots that are not for events is left to retries, where there are enough.
     new = max(1, min(settings.new_accounts, shared - (1 if shared > 2 else 0)))
-    return Limits(total, {EVENT: total, NEW: new, RETRY: max(1, total // 3)}, shared)
+    events = total - max(total // 5, 1 if total > 3 else 0)
+    return Limits(total, {EVENT: events, NEW: new, RETRY: max(1, total // 3)}, shared)
 
 
 def refresh_limits(settings: Settings) -> Limits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -222,6 +223,13 @@ def test_the_address_of_a_pds_is_an_origin(endpoint: Any, pds: str | None, probl
     assert found.pds == pds
     assert (problem is None) == (not found.problems)
     assert problem is None or problem in found.problems[0]
+
+
+def test_addresses_that_are_work_to_read_cost_little() -> None:
+    services = [service("https://" + "\xe9." * 900)] * 130
+    began = time.process_time()
+    assert parse(service=services).pds is None
+    assert time.process_time() - began < 0.5
 
 
 def test_services_without_tls_count_in_closed_networks() -> None:
