@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from appview_pipeline import backoff
+from appview_pipeline.ingest.removal import remove_accounts
+from appview_pipeline.settings import Settings
 from appview_pipeline.store.accounts import PdsStatus, save_statuses
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.content import iso
@@ -252,6 +254,32 @@ def test_an_active_account_is_removed_only_when_its_did_was_given_up(scene: Scen
     assert (scene.seen(), scene.removals()) == ("deleted", [(scene.did, "deleted")])
     scene.account(True)
     assert (scene.seen(), scene.removals(), scene.asks) == (None, [], True)
+
+
+@pytest.mark.parametrize("opted_out", [False, True])
+def test_an_account_whose_return_was_missed_is_found_by_its_commits(scene: Scene, opted_out: bool) -> None:
+    """It was deleted and removed; the event that says that it is active is lost, and commits arrive."""
+    url, did = scene.database.url, scene.did
+    scene.account(False, "deleted")
+    scene.pds_says("gone")
+    if opted_out:
+        rows(url, "SELECT pipeline.forbid_data_collection(%s)", did)
+    assert remove_accounts(Settings(database_url=url), scene.database).accounts == 1
+    rows(url, "UPDATE pipeline.repo SET pds_asked_at = account_at")
+    index(scene.database, scene.person.commit(post("b", "x")))
+    assert scene.asks is not opted_out
+    assert rows(url, "SELECT did FROM bsky.record") == rows(url, "SELECT did FROM bsky.actor") == []
+    scene.pds_says("gone")
+    assert scene.removals() == [(did, "deleted")]
+    scene.pds_says("active")
+    assert (scene.removals(), scene.doubtful) == ([], True)
+    index(scene.database, scene.person.commit(post("c", "x")))
+    queued = rows(url, "SELECT reason FROM pipeline.backfill_queue")
+    if opted_out:
+        assert (rows(url, "SELECT uri FROM bsky.post"), queued) == ([], [])
+    else:
+        assert rows(url, "SELECT uri FROM bsky.post") == [(scene.person.uri("app.bsky.feed.post/c"),)]
+        assert (queued, rows(url, 'SELECT "upstreamStatus" FROM bsky.actor')) == ([("returned",)], [(None,)])
 
 
 def test_answers_about_unknown_accounts_do_nothing(scene: Scene) -> None:

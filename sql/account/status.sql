@@ -3,8 +3,8 @@
 -- Guarantees: the relay's `active` decides, and so does a take-down or suspension, which any hop may decide. Where the
 -- relay says that an account is deactivated or deleted, or something that we don't know, the PDS has the last word:
 -- `active` shows the account, anything else hides it, and no answer after several tries hides it as well. A deletion
--- that the PDS confirms, and a DID that was given up, ask for the removal of everything by the account. The steps lock
--- rows in order of DID.
+-- that the PDS confirms, and a DID that was given up, ask for the removal of everything by the account; an account that
+-- is there after all is not removed any more, and fetched again. The steps lock rows in order of DID.
 
 -- :lock
 -- Locks the repositories of %(dids)s, as every writer does first.
@@ -16,6 +16,7 @@ SELECT did FROM pipeline.repo WHERE did = ANY (%(dids)s) ORDER BY did FOR UPDATE
 -- - answer: what was said of each account.
 -- - saved: the accounts, as they are now.
 -- - shown: their rows in bsky.actor, where readers see another status now.
+-- - returned: removals that are taken back.
 WITH answer AS MATERIALIZED (
   SELECT a.did, a.status, a.status = 'tombstoned' AS is_tombstoned,
     a.is_final OR (SELECT i.attempts FROM pipeline.identity i WHERE i.did = a.did) >= %(tries)s AS is_final
@@ -35,6 +36,11 @@ WITH answer AS MATERIALIZED (
   FROM answer a
   WHERE r.did = a.did AND r.did = ANY (%(dids)s)
   RETURNING r.did, r.active, r.status, r.status_doubtful, a.status AS answered
+), returned AS (
+  DELETE FROM pipeline.removal m
+  USING saved s
+  WHERE m.did = s.did AND m.did = ANY (%(dids)s) AND m.reason = 'deleted'
+    AND s.answered = 'active' AND (s.active OR s.status_doubtful)
 ), shown AS (
   UPDATE bsky.actor a SET "upstreamStatus" = pipeline.upstream_status(s.active OR s.status_doubtful, s.status)
   FROM saved s

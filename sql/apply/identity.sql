@@ -5,8 +5,8 @@
 -- queue is the same however events are grouped or ordered. Events of an account that fails again and again only make it
 -- a retry: servers that hang can't hold up everybody else by sending events. An #identity event that is delivered again
 -- asks for nothing, and a new account that has been resolved already, because its #identity event came first, is not
--- resolved again. An excluded account (excluded.sql) is queued only where something of it is stored and its hosting
--- status is wanted: it may have been deleted.
+-- resolved again. An excluded account (excluded.sql) is queued only where its hosting status is wanted, and something
+-- of it is stored (it may have been deleted) or it was removed because it was deleted (it may be there again).
 
 -- :queue
 -- Queues accounts. Those whose last attempts, more than %(tries)s, all failed are retries.
@@ -16,6 +16,13 @@ WITH wanted AS (
   FROM stage_identity s
   WHERE NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = s.did AND r.excluded OFFSET 0)
     OR (s.status_wanted AND EXISTS (SELECT FROM bsky.actor a WHERE a.did = s.did OFFSET 0))
+    OR (
+      s.status_wanted
+      AND EXISTS (SELECT FROM pipeline.removal m WHERE m.did = s.did AND m.reason = 'deleted' OFFSET 0)
+      AND NOT EXISTS (
+        SELECT FROM pipeline.actor_setting p WHERE p.did = s.did AND p.data_collection_forbidden OFFSET 0
+      )
+    )
   UNION ALL
   SELECT did, false, NULL, false
   FROM stage_repo s
