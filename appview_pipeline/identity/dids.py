@@ -104,7 +104,7 @@ def _read(settings: Settings, did: str, source: str, body: bytes) -> Resolution:
         document = parse_document(did, value, plain_http=settings.allow_private_hosts)
     except InvalidDocument as error:
         return Resolution(did, INVALID, source, reason=str(error))
-    return Resolution(did, FOUND, source, document, document_json(document, value))
+    return Resolution(did, FOUND, source, document=document, json=document_json(document, value))
 
 
 def _where(settings: Settings, did: str) -> tuple[str, str]:

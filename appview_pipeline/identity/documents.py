@@ -100,7 +100,15 @@ def parse_document(did: str, value: object, *, plain_http: bool = False) -> Docu
         problems.add("the document names no PDS that can be used (#atproto_pds)")
     if labeler is not None and labeler_key is None:
         problems.add("the document names a label service, but no key for its labels (#atproto_label)")
-    return Document(did, handle, pds, signing_key, labeler, labeler_key, tuple(problems.found))
+    return Document(
+        did=did,
+        handle=handle,
+        pds=pds,
+        signing_key=signing_key,
+        labeler=labeler,
+        labeler_key=labeler_key,
+        problems=tuple(problems.found),
+    )
 
 
 def read_json(body: bytes) -> object:

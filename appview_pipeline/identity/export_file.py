@@ -10,9 +10,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import zstandard
-
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.protocol import zstd
 
 MAX_LINE_BYTES = 100_000
 """Limit of the bytes of a line. The directory's operations have at most 7,500."""
@@ -109,23 +108,12 @@ class ExportFile:
             raise self._truncated()
 
     def _decompressed_zstd(self) -> Iterator[bytes]:
-        # Not the library's stream reader: that takes a truncated file for a complete one.
-        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-        unit, begun = decompressor.decompressobj(), False
-        for chunk in self._read(_CHUNK):
-            while chunk:
-                if unit.eof:
-                    unit, begun = decompressor.decompressobj(), False
-                begun = True
-                try:
-                    data = unit.decompress(chunk)
-                except zstandard.ZstdError as error:
-                    raise self._damaged(str(error).removeprefix("zstd decompressor error: ")) from None
-                chunk = unit.unused_data if unit.eof else b""
-                if data:
-                    yield data
-        if begun and not unit.eof:
-            raise self._truncated()
+        try:
+            yield from zstd.decompressed(self._read(_CHUNK))
+        except zstd.DamagedStream as error:
+            raise self._damaged(str(error)) from None
+        except zstd.TruncatedStream:
+            raise self._truncated() from None
 
     def _damaged(self, reason: str) -> OperatorError:
         return OperatorError(f"{self.path} is damaged ({reason}) {self._after()}.")

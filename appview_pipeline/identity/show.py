@@ -213,7 +213,14 @@ def show_account(database: Database, settings: Settings, name: str) -> ShownIden
     if row is None and not is_known:
         raise OperatorError(f"nothing is known of {did}: with `--refresh` it is resolved.")
     problems = () if row is None or row.doc is None else problems_of(settings, did, row.doc)
-    return ShownIdentity(did, row, account, upstreams, datetime.now(timezone.utc), problems)
+    return ShownIdentity(
+        did=did,
+        identity=row,
+        account=account,
+        upstreams=upstreams,
+        now=datetime.now(timezone.utc),
+        problems=problems,
+    )
 
 
 def problems_of(settings: Settings, did: str, doc: str) -> tuple[str, ...]:

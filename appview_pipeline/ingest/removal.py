@@ -101,7 +101,15 @@ def remove_accounts(
                 break
             tried.append(removal.did)
             try:
-                _Run(settings, database, removal, summary, chunk, progress, stopped).run()
+                _Run(
+                    settings=settings,
+                    database=database,
+                    removal=removal,
+                    summary=summary,
+                    chunk=chunk,
+                    progress=progress,
+                    stopped=stopped,
+                ).run()
                 summary.accounts += 1
             except _TakenBack:
                 summary.taken_back += 1

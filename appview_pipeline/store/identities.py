@@ -200,7 +200,14 @@ def _taken(connection: Connection, dids: list[str], claim_seconds: float) -> lis
     rows = [StoredIdentity(*row) for row in _fetch(connection, "queue", "take", dids=dids, claim=claim_seconds)]
     order = {did: number for number, did in enumerate(dids)}
     return [
-        Wanted(it.did, str(it.queue), it.attempts, it.asked_at, it.status_wanted, it)
+        Wanted(
+            did=it.did,
+            queue=str(it.queue),
+            attempts=it.attempts,
+            asked_at=it.asked_at,
+            status_wanted=it.status_wanted,
+            known=it,
+        )
         for it in sorted(rows, key=lambda it: order[it.did])
     ]
 

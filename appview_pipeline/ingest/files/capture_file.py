@@ -15,6 +15,7 @@ from typing import BinaryIO
 import zstandard
 
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.protocol import zstd
 from appview_pipeline.protocol.event_stream import MAX_FRAME_BYTES
 
 _LENGTH = struct.Struct("<I")
@@ -59,7 +60,7 @@ class CaptureReader:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._split(self._decompressed() if self.compressed else self._plain())
+            yield from self._split(self._decompressed() if self.compressed else self._read(_PLAIN_CHUNK))
         except OSError as error:
             raise OperatorError(f"{self.path} can't be read on ({error.strerror}) {self._after()}.") from None
         finally:
@@ -100,34 +101,18 @@ class CaptureReader:
         if rest:
             raise self._truncated()
 
-    def _plain(self) -> Iterator[bytes]:
-        while chunk := self._file.read(_PLAIN_CHUNK):
+    def _read(self, size: int) -> Iterator[bytes]:
+        while chunk := self._file.read(size):
             self.consumed += len(chunk)
             yield chunk
 
     def _decompressed(self) -> Iterator[bytes]:
-        # Not the library's stream reader: that takes a truncated file for a complete one.
-        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-        unit = decompressor.decompressobj()
-        begun = False
-        while chunk := self._file.read(_ZSTD_CHUNK):
-            self.consumed += len(chunk)
-            while chunk:
-                if unit.eof:
-                    unit, begun = decompressor.decompressobj(), False
-                begun = True
-                try:
-                    data = unit.decompress(chunk)
-                except zstandard.ZstdError as error:
-                    raise OperatorError(
-                        f"{self.path} is damaged ({str(error).removeprefix('zstd decompressor error: ')}) "
-                        f"{self._after()}."
-                    ) from None
-                chunk = unit.unused_data if unit.eof else b""
-                if data:
-                    yield data
-        if begun and not unit.eof:
-            raise self._truncated()
+        try:
+            yield from zstd.decompressed(self._read(_ZSTD_CHUNK))
+        except zstd.DamagedStream as error:
+            raise OperatorError(f"{self.path} is damaged ({error}) {self._after()}.") from None
+        except zstd.TruncatedStream:
+            raise self._truncated() from None
 
     def _truncated(self) -> OperatorError:
         return OperatorError(f"{self.path} is truncated {self._after()}: copy or capture it again.")
