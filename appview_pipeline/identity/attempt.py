@@ -82,15 +82,16 @@ def _attempt(wanted: Wanted, questions: Questions) -> Attempt:
 
 
 def _unless_forgotten(wanted: Wanted, found: Resolution) -> Resolution:
-    """The answer; none where the PLC directory does not know a DID any more for which it had a document.
+    """The answer; none where the PLC directory does not know a DID any more for which it had a document, or answers
+    with something else.
 
-    The directory forgets no DID: one that is given up has a tombstone. So another server answers in its place, and it
-    must not take all accounts their handles.
+    The directory forgets no DID: one that is given up has a tombstone, and all others a document. So another server
+    answers in its place, and it must not take all accounts their handles.
     """
     was_found = wanted.known.state == "found" and wanted.known.source in ("plc", "import")
-    if not was_found or found.source != "plc" or found.state != "not found":
+    if not was_found or found.source != "plc" or found.state not in ("not found", "invalid"):
         return found
-    reason = f"{found.reason}, and had a document of it before: is APPVIEW_PLC_URL right?"
+    reason = f"{found.reason}; the PLC directory had a document of it before: is APPVIEW_PLC_URL right?"
     return replace(found, state=None, reason=reason)
 
 

@@ -90,9 +90,9 @@ def resolve_did(client: Client, settings: Settings, did: str, *, is_repeated: bo
         )
     if answer.status == 200:
         return _read(settings, did, source, answer.body)
-    if source == PLC and answer.status == 410:
+    if source == PLC and answer.status == 410 and _is_object(answer.body):
         return Resolution(did, TOMBSTONED, source, reason=WHY_TOMBSTONED)
-    if answer.status in (404, 410):
+    if answer.status == 404 or (source == WEB and answer.status == 410):
         reason = f"{asked} does not know the DID" if source == PLC else f"{asked} has no DID document"
         return Resolution(did, NOT_FOUND, source, reason=f"{reason} (status {answer.status})")
     return Resolution(did, None, source, reason=f"{asked} gave no document: it answered with status {answer.status}")
@@ -105,6 +105,15 @@ def _read(settings: Settings, did: str, source: str, body: bytes) -> Resolution:
     except InvalidDocument as error:
         return Resolution(did, INVALID, source, reason=str(error))
     return Resolution(did, FOUND, source, document=document, json=document_json(document, value))
+
+
+def _is_object(body: bytes) -> bool:
+    """Whether it is the directory that says so. Who answers in its place, a proxy say, does it with a web page: it must
+    not delete accounts."""
+    try:
+        return isinstance(read_json(body), dict)
+    except InvalidDocument:
+        return False
 
 
 def _where(settings: Settings, did: str) -> tuple[str, str]:

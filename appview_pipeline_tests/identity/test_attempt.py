@@ -104,13 +104,17 @@ def test_an_answer_without_a_document_is_an_answer(state: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["plc", "import"])
-def test_a_directory_that_forgets_a_did_gives_no_answer(source: str) -> None:
-    """A wrong APPVIEW_PLC_URL answers 404 for everybody, and must not take all accounts their handles."""
-    script = Script({ANN: lambda did: Resolution(did, "not found", "plc", reason="nobody knows it")})
+@pytest.mark.parametrize("state", ["not found", "invalid"])
+def test_a_directory_that_forgets_a_did_gives_no_answer(source: str, state: str) -> None:
+    """A wrong APPVIEW_PLC_URL answers 404, or a web page, for everybody, and must not take all accounts their
+    handles."""
+    script = Script({ANN: lambda did: Resolution(did, state, "plc", reason="nobody knows it")})
     before = replace(wanted(queue="event"), known=StoredIdentity(ANN, state="found", source=source))
     got = script.attempt(before)
     assert got.settled is None and got.postponed is not None and got.postponed.counts
-    assert got.postponed.error == "nobody knows it, and had a document of it before: is APPVIEW_PLC_URL right?"
+    assert got.postponed.error == (
+        "nobody knows it; the PLC directory had a document of it before: is APPVIEW_PLC_URL right?"
+    )
     web = Script({ANN: lambda did: Resolution(did, "not found", "web", reason="no such host")}).attempt(before)
     assert web.settled is not None and web.settled.state == "not found", "a host may give its name up"
 

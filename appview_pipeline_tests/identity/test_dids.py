@@ -142,7 +142,9 @@ def test_a_did_that_can_not_be_resolved_is_asked_of_nobody(did: str, settings: S
     ("did", "given", "state", "reason"),
     [
         (PLC, answer(404), "not found", "the PLC directory does not know the DID (status 404)"),
-        (PLC, answer(410), "tombstoned", "the DID was given up: its last operation is a tombstone"),
+        (PLC, answer(410, b'{"message":"DID not available"}'), "tombstoned", "its last operation is a tombstone"),
+        (PLC, answer(410), None, "the PLC directory gave no document: it answered with status 410"),
+        (PLC, answer(410, b"<html>Gone"), None, "the PLC directory gave no document: it answered with status 410"),
         (PLC, answer(400), None, "the PLC directory gave no document: it answered with status 400"),
         (PLC, answer(302), None, "the PLC directory gave no document: it answered with status 302"),
         (WEB, answer(404), "not found", "somebody.example.com has no DID document (status 404)"),
