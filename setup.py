@@ -51,7 +51,7 @@ INSTALL_REQUIRES = [
     # Both are requests' own.
     "certifi",
     "idna>=3.7",
-    # Captures and corpora are zstd files.
+    # Captures, corpora and compressed PLC exports are zstd files.
     "zstandard>=0.23,<1",
     # Command line and its progress bar.
     "click>=8.1,<9",

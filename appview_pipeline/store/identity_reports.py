@@ -11,8 +11,11 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.store.sql import sections
 
 MAX_REPORTS = 20_000
+"""Rows that are read at once, to be reported."""
 MAX_COUNTED = 100_000
+"""Accounts that are due and are counted."""
 SWEPT_AT_ONCE = 20_000
+"""Rows that one transaction deletes."""
 
 
 @dataclass
