@@ -134,9 +134,12 @@ def _settled(wanted: Wanted, found: Resolution, check: HandleCheck | None, statu
     is_well = document is not None and (check is None or verified)
     next_check = backoff.identity_refresh() if is_well else backoff.handle_recheck()
     status_seconds = None
-    # After some tries the relay's word stands (`store/accounts.py`), and nobody is asked any more.
-    gives_up = wanted.attempts >= backoff.HOSTING_STATUS_TRIES
-    if status is not None and status.status is None and not (status.is_final or (status.blames_account and gives_up)):
+    # After some tries the relay's word stands (`store/accounts.py`), and nobody is asked but with the next refresh.
+    is_refresh = wanted.queue == "refresh"
+    gives_up = is_refresh or (
+        status is not None and status.blames_account and wanted.attempts >= backoff.HOSTING_STATUS_TRIES
+    )
+    if status is not None and status.status is None and not (status.is_final or gives_up):
         status_seconds = _wait(wanted.attempts, status.retry_after, counts=status.blames_account)
     return Settled(
         did=wanted.did,

@@ -168,6 +168,9 @@ def test_the_hosting_status_is_asked_for_where_it_is_wanted() -> None:
     parked = Script(statuses={ANN: PdsStatus(ANN, None, "parked", retry_after=300.0, blames_account=False)})
     got = parked.attempt(wanted(status=True, attempts=99))
     assert got.settled is not None and 300 <= (got.settled.status_seconds or 0) <= 360
+    for script in (silent, parked):
+        got = script.attempt(wanted(status=True, queue="refresh"))
+        assert got.settled is not None and got.settled.status_seconds is None, "the next refresh asks again"
     # Without a document nobody can be asked, which counts as a try as well.
     nobody = Script({ANN: no_answer}, statuses={ANN: PdsStatus(ANN, None, "its DID document can't be used")})
     assert nobody.attempt(wanted(status=True)).status is not None

@@ -586,6 +586,28 @@ def test_a_handle_is_not_shown_for_ever_while_nobody_answers(queue: Queue) -> No
 # ---- refreshing
 
 
+@pytest.mark.parametrize(
+    ("values", "is_asked"),
+    [
+        ("false, 'deleted', false, NULL", True),
+        ("false, 'deleted', false, 'deactivated'", True),
+        ("false, 'deleted', false, 'gone'", False),
+        ("false, 'deactivated', true, 'active'", True),
+        ("false, 'deactivated', false, 'deactivated'", False),
+        ("true, NULL, false, 'active'", False),
+    ],
+)
+def test_a_refresh_asks_for_a_hosting_status_that_is_not_confirmed(queue: Queue, values: str, is_asked: bool) -> None:
+    """The PDS of an account that was deleted may have been away for as long as it was asked."""
+    queue.resolve(found(A))
+    repo = "INSERT INTO pipeline.repo (did, active, status, status_doubtful, pds_status) VALUES "
+    queue.sql(f"{repo} (%s, {values})", A)
+    queue.sql("UPDATE pipeline.identity SET next_check_at = now() - interval '1 hour'")
+    with queue.database.connect("writer") as connection:
+        assert identities.queue_refresh(connection, 1) == 1
+    assert [it.status_wanted for it in queue.take("refresh")] == [is_asked]
+
+
 def test_due_accounts_are_queued_for_a_refresh(queue: Queue) -> None:
     queue.resolve(*(found(did) for did in (A, B, C)))
     queue.sql("UPDATE pipeline.identity SET next_check_at = now() - interval '1 hour' WHERE did = %s", A)

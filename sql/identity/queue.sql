@@ -61,8 +61,19 @@ LIMIT %(limit)s
 FOR UPDATE SKIP LOCKED;
 
 -- :queue_refresh
--- Queues the accounts %(dids)s to be refreshed.
-UPDATE pipeline.identity SET queue = 'refresh', wanted_at = now() WHERE did = ANY (%(dids)s);
+-- Queues the accounts %(dids)s to be refreshed. Where the relay says that one was deleted and its PDS has not confirmed
+-- that, or the two contradict each other, the PDS is asked again as well.
+UPDATE pipeline.identity i SET
+  queue = 'refresh',
+  wanted_at = now(),
+  status_wanted = i.status_wanted OR EXISTS (
+    SELECT
+    FROM pipeline.repo r
+    WHERE r.did = i.did AND NOT r.active
+      AND (r.status_doubtful OR (r.status = 'deleted' AND NOT pipeline.is_deleted(r.active, r.status, r.pds_status)))
+    OFFSET 0
+  )
+WHERE did = ANY (%(dids)s);
 
 -- :postpone
 -- Moves accounts (%(dids)s, with %(errors)s, %(seconds)s and %(counts)s) to the queue `retry`, to be taken again after
