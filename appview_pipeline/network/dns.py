@@ -113,10 +113,11 @@ class Resolver:
         except dns.resolver.NoAnswer:
             raise DnsError(f"{name} has no {dns.rdatatype.to_text(kind)} record in DNS", True) from None
         except dns.resolver.NoNameservers as error:
-            problems = _problems(error.kwargs["errors"])
+            # An answer that is cut short over UDP is asked for over TCP: what came of that is among them, too.
+            errors = [it for it in error.kwargs["errors"] if it[1] or not isinstance(it[3], dns.message.Truncated)]
             # A chain of aliases is what the domain has answered; all the others are the servers' trouble.
-            is_final = all(isinstance(problem[3], dns.message.ChainTooLong) for problem in error.kwargs["errors"])
-            raise DnsError(f"no name server answers for {name}: {problems}", is_final) from None
+            is_final = bool(errors) and all(isinstance(it[3], dns.message.ChainTooLong) for it in errors)
+            raise DnsError(f"no name server answers for {name}: {_problems(errors)}", is_final) from None
         except dns.exception.Timeout as error:
             problems = _problems((error.kwargs or {}).get("errors") or ())
             reason = f"no answer for {name} from DNS within {seconds:.3g} s"
