@@ -149,6 +149,10 @@ RESOLUTION_CLAIM_SECONDS = 300.0
 one after the other. A process that ends gives its accounts back at once; one that is killed, after this time."""
 RESOLUTION_END_SECONDS = 1.5
 """What a process that should end waits for requests that are under way."""
+RESOLUTION_TURNED_AWAY = 100
+RESOLUTION_TURNED_AWAY_SECONDS = 0.1
+"""So many accounts in a row could not be asked for: the directory is left alone, most likely. Then each queue is looked
+into no more often than this, since accounts that are taken in vain cost the database as much as others."""
 REFRESH_TURNED_AWAY = 200
 """Accounts in a row that could not be asked for, after which a run of the job `refresh_dids` ends: the directory is
 left alone."""

@@ -90,6 +90,7 @@ class Worker:
         self._unsaved_since = 0.0
         self._threads = 0
         self._look_at: dict[str, float] = dict.fromkeys(self.limits.queues, 0.0)
+        self._dry: dict[str, bool] = dict.fromkeys(self.limits.queues, False)
         self._away = backoff.database_away()
         self._is_away = False
         self._database_due = 0.0
@@ -102,11 +103,12 @@ class Worker:
     @property
     def ran_dry(self) -> bool:
         """Whether the last look into each queue found fewer accounts than were asked for."""
-        return all(at > 0.0 for at in self._look_at.values())
+        return all(self._dry.values())
 
     def look_again(self) -> None:
         """Something was put into a queue: the next step looks."""
         self._look_at = dict.fromkeys(self._look_at, 0.0)
+        self._dry = dict.fromkeys(self._dry, False)
 
     def step(self) -> None:
         """Waits for an answer or for the time to look into the queues again, at most `backoff.STOP_POLL_SECONDS`; then
@@ -257,9 +259,13 @@ class Worker:
         )
         if found is None:
             return
+        pause = 0.0
+        if self.turned_away_in_a_row >= backoff.RESOLUTION_TURNED_AWAY:
+            pause = backoff.RESOLUTION_TURNED_AWAY_SECONDS
         for queue, taken in found.items():
             self._slots.add(taken)
-            self._look_at[queue] = 0.0 if len(taken) >= due[queue] else now + backoff.RESOLUTION_POLL_SECONDS
+            self._dry[queue] = len(taken) < due[queue]
+            self._look_at[queue] = now + (backoff.RESOLUTION_POLL_SECONDS if self._dry[queue] else pause)
 
     def _hand_out(self) -> None:
         while (account := self._slots.start()) is not None:

@@ -21,6 +21,7 @@ from appview_pipeline.store.identity_claims import release_queues
 from appview_pipeline_tests.support.resolution import (
     Hanging,
     Script,
+    did_of,
     found,
     no_answer,
     queue_accounts,
@@ -160,6 +161,26 @@ def test_a_server_left_alone_costs_an_account_neither_its_queue_nor_an_attempt(d
     wait = "SELECT extract(epoch FROM wanted_at - now()) FROM pipeline.identity WHERE did = %s"
     (seconds,) = rows(database.url, wait, parked)[0]
     assert 880 < seconds < 970 and worker.counts.failed == 0
+
+
+def test_a_backlog_whose_server_is_left_alone_is_not_turned_over(database: Database) -> None:
+    """Taking accounts in vain costs the database as much as others."""
+    rows(database.url, "INSERT INTO pipeline.identity (did, queue, wanted_at, asked_at) "
+                       "SELECT 'did:plc:b' || n, 'new', now(), now() FROM generate_series(1, 5000) n")  # fmt: skip
+
+    class LeftAlone(Script):
+        def resolve(self, did: str, is_repeated: bool = False) -> Resolution:
+            self.asked.append(did)
+            return found(did) if did == event else no_answer(did, "parked", retry_after=60, blames_account=False)
+
+    event = did_of("e")
+    script = LeftAlone()
+    with working(database, script):
+        time.sleep(2.0)
+        assert 100 < len(script.asked) < 1_000
+        began = time.monotonic()
+        wait_for(settled(database, queue_accounts(database.url, "event", ["e"])), 5)
+        assert time.monotonic() - began < 2.0
 
 
 def test_the_hosting_status_is_stored_and_asked_for_until_it_is_known(
