@@ -149,9 +149,9 @@ class Upstreams:
         with self.lock:
             server = self._server(target)
             self._wait(server, budget, is_repeated=is_repeated)
+            adapter = self._adapter(target)  # before anything is counted: without root certificates it raises
             is_probe = server.breaker.let_through()
             server.in_flight += 1
-            adapter = self._adapter(target)
             adapter.in_flight += 1
         turn = Turn(self, server, adapter, is_probe=is_probe, is_repeated=is_repeated)
         try:

@@ -13,6 +13,7 @@ import pytest
 
 from appview_pipeline.backoff import BREAKER_FAILURES, BREAKER_SECONDS
 from appview_pipeline.network import upstreams as module
+from appview_pipeline.network import xrpc
 from appview_pipeline.network.fetch_errors import FetchError, XrpcError
 from appview_pipeline.network.upstreams import Upstream
 from appview_pipeline.network.xrpc import Client
@@ -417,6 +418,21 @@ def test_the_servers_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyP
         assert held.result().status == 200
         assert asking.get(busy.url, max_bytes=100).status == 200
         assert busy.connections == 1, "and neither is its connection"
+
+
+def test_no_place_is_lost_where_no_connection_can_be_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root certificates that can't be read, say."""
+
+    def unreadable(ca_file: str | None) -> Any:
+        raise PermissionError("roots")
+
+    monkeypatch.setattr(xrpc, "tls_context", unreadable)
+    with client(host_concurrency=1, fetch_seconds=0.5) as asking:
+        for _ in range(3):
+            with pytest.raises(PermissionError):
+                asking.get("https://127.0.0.1:1/", max_bytes=100)
+        (found,) = asking.upstreams()
+        assert (found.in_flight, found.breaker) == (0, "closed")
 
 
 def test_nothing_is_left_over_after_any_mixture(server: HttpServer) -> None:
