@@ -12,6 +12,8 @@ from appview_pipeline.store.sql import sections
 
 MAX_UPSTREAMS = 1_000
 """Rows that the process writes at most; those that it leaves alone first."""
+MAX_ROWS = 5_000
+"""Rows of the table, about: strangers name new servers all the time. Those that changed longest ago go first."""
 WELL_SECONDS = 86_400.0
 """How long a server stays in the table after it was last left alone."""
 
@@ -65,7 +67,8 @@ def forget_upstreams(connection: Connection) -> None:
 def save_upstreams(connection: Connection, upstreams: Sequence[Upstream], now: float) -> None:
     """Writes those `upstreams` that failed, or are or were left alone; at most `MAX_UPSTREAMS` of them.
 
-    A server that is not among them any more is closed, and dropped after `WELL_SECONDS`. `now`: seconds since 1970.
+    A server that is not among them any more is closed, and dropped after `WELL_SECONDS`, or where there are more than
+    `MAX_ROWS`. `now`: seconds since 1970.
     """
     noted = [one for one in upstreams if one.breaker != "closed" or one.failures or one.opened or one.parked_until]
     noted.sort(key=lambda one: (one.breaker == "closed", (one.parked_until or 0.0) <= now, -one.opened, one.host))
@@ -80,6 +83,7 @@ def save_upstreams(connection: Connection, upstreams: Sequence[Upstream], now: f
         "parked_until": [_whole(one.parked_until) if (one.parked_until or 0.0) > now else None for one in noted],
         "reasons": [None if one.reason is None else one.reason.replace("\0", "")[:500] for one in noted],
         "seconds": WELL_SECONDS,
+        "rows": MAX_ROWS,
     }
     statements = sections("identity/upstream.sql")
     with connection.cursor() as cursor:

@@ -16,6 +16,7 @@ from appview_pipeline.store.identity_reports import (
     sweep_reports,
 )
 from appview_pipeline.store.upstreams import (
+    MAX_ROWS,
     MAX_UPSTREAMS,
     LeftAlone,
     StoredUpstream,
@@ -67,6 +68,13 @@ def test_strangers_can_name_any_number_of_servers(database: Database) -> None:
     with database.connect("writer") as connection:
         save_upstreams(connection, [*many, DOWN], NOW)
         assert one(database.url, "SELECT 1") == 1 and left_alone(connection) == LeftAlone(1, MAX_UPSTREAMS - 1)
+    for batch in range(8):
+        failing = [replace(WELL, host=f"{batch}-{number}.test", failures=1) for number in range(MAX_UPSTREAMS - 1)]
+        with database.connect("writer") as connection:
+            save_upstreams(connection, [*failing, DOWN], NOW)
+    assert MAX_UPSTREAMS < one(database.url, "SELECT count(*) FROM pipeline.upstream") <= MAX_ROWS + 1
+    newest = "SELECT count(*) FROM pipeline.upstream WHERE host = 'down.test' OR host LIKE '7-%'"
+    assert one(database.url, newest) == MAX_UPSTREAMS
 
 
 def test_reports_are_summed_by_hour_and_swept(database: Database) -> None:

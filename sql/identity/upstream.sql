@@ -1,7 +1,7 @@
 -- The servers that resolution asks and that failed or asked for a pause, as the identity process sees them.
 --
--- Guarantees: the table has no more rows than the process gives, and those that were closed in the last day. Rows that
--- did not change are not written.
+-- Guarantees: the table has no more rows than the process gives, and those that were closed in the last day, up to a
+-- limit. Rows that did not change are not written.
 
 -- :forget
 -- Deletes all rows: a process that starts knows nothing of any server yet.
@@ -29,7 +29,10 @@ SET breaker = 'closed', failures = 0, open_until = NULL, parked_until = NULL, up
 WHERE NOT host = ANY (%(hosts)s) AND (breaker <> 'closed' OR open_until IS NOT NULL OR parked_until IS NOT NULL);
 
 -- :drop
--- Deletes servers that have been well for so many seconds.
+-- Deletes servers that have been well for so many seconds, or that are too many: all but the `rows` that changed last.
 DELETE FROM pipeline.upstream
 WHERE breaker = 'closed' AND parked_until IS NULL AND NOT host = ANY (%(hosts)s)
-  AND updated_at < now() - %(seconds)s * interval '1 second';
+  AND (
+    updated_at < now() - %(seconds)s * interval '1 second'
+    OR host IN (SELECT host FROM pipeline.upstream ORDER BY updated_at DESC, host OFFSET %(rows)s)
+  );
