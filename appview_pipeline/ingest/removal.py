@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 LEFT_OVER_CHUNK = 1_000
 """Rows without a record that one transaction removes."""
+MAX_IN_VAIN = 3
+"""How often the same records are deleted in vain."""
 SHARE = 0.5
 """How much of its time the job works: for the rest the live writer has the locks to itself."""
 
@@ -74,6 +76,10 @@ Progress = Callable[[RemovalSummary], object]
 
 class _TakenBack(Exception):
     """The removal is not wanted any more."""
+
+
+class _NotEmpty(Exception):
+    """There are records of the account again, or the removal was taken back."""
 
 
 def remove_accounts(
@@ -145,25 +151,31 @@ class _Run:
                 raise _TakenBack
         while True:
             self._remove_records()
-            self._remove_left_over()
+            try:
+                self._remove_left_over()
+                with self.database.connect("writer") as connection:
+                    if finish_removal(connection, self.removal):
+                        return
+            except _NotEmpty:
+                pass  # taken back, or taken back and asked for again: the next statement says which
             with self.database.connect("writer") as connection:
-                if finish_removal(connection, self.removal):
-                    return
                 if not start_removal(connection, self.removal):
                     raise _TakenBack
-            # Records have come meanwhile, in batches that were under way.
 
     def _remove_records(self) -> None:
         writer = Writer(self.database, self.settings, REMOVAL, stopped=self.stopped)
         pace = Pace(self.chunk)
         before: list[str] = []
+        in_vain = 0
         while True:
             self._check_stop()
             with self.database.connect("reader") as connection:
                 uris = records_to_remove(connection, self.removal, pace.next)
             if not uris:
                 return
-            if uris == before:
+            # Once may be a removal that was taken back and asked for again.
+            in_vain = in_vain + 1 if uris == before else 0
+            if in_vain == MAX_IN_VAIN:
                 raise OperatorError(f"{uris[0]} and {len(uris) - 1:,} other records can't be deleted: see the log.")
             before = uris
             began = time.monotonic()
@@ -202,12 +214,12 @@ class _Run:
             before = first
 
     def _in_transaction(self, do: Callable[..., int]) -> int:
-        """Raises `_TakenBack`: what an account brings once it is active again must not be taken for what was left."""
+        """Raises `_NotEmpty`: what an account brings once it is active again must not be taken for what was left."""
         self._check_stop()
 
         def held(connection: Connection) -> int:
             if not hold_removal(connection, self.removal):
-                raise _TakenBack
+                raise _NotEmpty
             return do(connection)
 
         with self.database.connect("maintenance") as connection:

@@ -91,12 +91,12 @@ def count_batch(cursor: Cursor) -> None:
 
 
 def hold_removal(connection: Connection, removal: Removal) -> bool:
-    """Locks the account's repository, so that nobody takes the removal back before this transaction has ended. Returns
-    False where it was taken back."""
+    """Locks the account's repository, so that nobody takes the removal back, or brings a record, before this
+    transaction has ended. Returns False where that has happened already."""
     statements = sections(_FILE)
     with connection.cursor() as cursor:
         cursor.execute(statements["lock"], removal._parameters)
-        cursor.execute(statements["is_wanted"], removal._parameters)
+        cursor.execute(statements["is_removed"], removal._parameters)
         return cursor.fetchone() == (True,)
 
 
@@ -138,11 +138,8 @@ def finish_removal(connection: Connection, removal: Removal) -> bool:
 
     Returns False, and does nothing, where records have come meanwhile or the removal was taken back.
     """
-    statements = sections(_FILE)
+    if not hold_removal(connection, removal):
+        return False
     with connection.cursor() as cursor:
-        cursor.execute(statements["lock"], removal._parameters)
-        cursor.execute(statements["is_removed"], removal._parameters)
-        if cursor.fetchone() != (True,):
-            return False
-        cursor.execute(statements["finish"], removal._parameters)
-        return True
+        cursor.execute(sections(_FILE)["finish"], removal._parameters)
+    return True

@@ -591,7 +591,7 @@ def test_a_handle_is_not_shown_for_ever_while_nobody_answers(queue: Queue) -> No
     [
         ("false, 'deleted', false, NULL", True),
         ("false, 'deleted', false, 'deactivated'", True),
-        ("false, 'deleted', false, 'gone'", False),
+        ("false, 'deleted', false, 'gone'", True),  # it said so before: otherwise there would be a removal
         ("false, 'deactivated', true, 'active'", True),
         ("false, 'deactivated', false, 'deactivated'", False),
         ("true, NULL, false, 'active'", False),

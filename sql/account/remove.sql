@@ -3,7 +3,7 @@
 -- Guarantees: records are removed by the write path (sql/apply/), so counters, notifications, duplicates and
 -- evaluations follow as from any other deletion. The statements here remove what no record covers, a bounded number of
 -- rows at a time. Each can be repeated, so a removal goes on after a crash. `begin` and `cancelled` run in the
--- transaction of every batch of deletions, `lock` and `is_wanted` in that of everything else, with the lock of the
+-- transaction of every batch of deletions, `lock` and `is_removed` in that of everything else, with the lock of the
 -- repository's row: an account that is active again (sql/apply/account.sql) takes the same lock, so nothing of it is
 -- removed after that.
 --
@@ -246,12 +246,9 @@ FROM pipeline.repo r
 WHERE r.did = %(did)s
 FOR UPDATE;
 
--- :is_wanted
--- With that lock: returns whether the removal was not taken back.
-SELECT EXISTS (SELECT FROM pipeline.removal WHERE did = %(did)s AND finished_at IS NULL);
-
 -- :is_removed
--- For the end, with that lock: returns whether the removal is wanted and no record is left.
+-- With that lock: returns whether the removal is wanted and no record is left. (Where it was taken back and asked for
+-- again, there may be new ones.)
 SELECT EXISTS (SELECT FROM pipeline.removal WHERE did = %(did)s AND finished_at IS NULL)
   AND NOT EXISTS (SELECT FROM bsky.record WHERE uri >= %(start)s AND uri < %(end)s);
 

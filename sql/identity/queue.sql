@@ -69,8 +69,7 @@ UPDATE pipeline.identity i SET
   status_wanted = i.status_wanted OR EXISTS (
     SELECT
     FROM pipeline.repo r
-    WHERE r.did = i.did AND NOT r.active
-      AND (r.status_doubtful OR (r.status = 'deleted' AND NOT pipeline.is_deleted(r.active, r.status, r.pds_status)))
+    WHERE r.did = i.did AND NOT r.active AND (r.status_doubtful OR r.status = 'deleted')
     OFFSET 0
   )
 WHERE did = ANY (%(dids)s);

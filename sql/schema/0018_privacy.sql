@@ -60,8 +60,12 @@ BEGIN
         ON CONFLICT (did) DO UPDATE SET
             reason = excluded.reason, enqueued_at = now(), not_before = now(), claimed_until = NULL, attempts = 0,
             error = NULL, finished_at = NULL;
-        INSERT INTO pipeline.identity (did, queue, wanted_at, asked_at) VALUES (account, 'event', now(), now())
-        ON CONFLICT (did) DO UPDATE SET queue = 'event', wanted_at = now(), asked_at = now();
+        -- Of a purged account the PDS has not been asked since.
+        INSERT INTO pipeline.identity AS i (did, queue, wanted_at, asked_at, status_wanted)
+        SELECT account, 'event', now(), now(), NOT r.active FROM pipeline.repo r WHERE r.did = account
+        ON CONFLICT (did) DO UPDATE SET
+            queue = 'event', wanted_at = now(), asked_at = now(),
+            status_wanted = i.status_wanted OR excluded.status_wanted;
         INSERT INTO bsky.actor (did, "indexedAt", "upstreamStatus")
         SELECT did, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
             pipeline.upstream_status(active OR status_doubtful, status)
