@@ -22,6 +22,7 @@ _ADDED = re.compile(
     r"(?P<rest>(?: COLLATE | NOT NULL| DEFAULT | REFERENCES | CHECK |[,;]).*)$",
     re.MULTILINE,
 )
+_MADE_NULLABLE = re.compile(r"^ALTER TABLE (\w+\.\w+) ALTER COLUMN (\w+) DROP NOT NULL;", re.MULTILINE)
 _TABLE_RENAMED = re.compile(r"^ALTER TABLE (\w+)\.(\w+) RENAME TO (\w+);", re.MULTILINE)
 _COLUMN_RENAMED = re.compile(r"^ALTER TABLE (\w+\.\w+) RENAME COLUMN (\w+) TO (\w+);", re.MULTILINE)
 _COMMENT = re.compile(
@@ -56,6 +57,8 @@ def tables() -> dict[str, tuple[Column, ...]]:
             found[f"{schema}.{table}"] = _created(body)
         for schema, table, body in _ALTERED.findall(text):
             found[f"{schema}.{table}"] += _added(body, ours=schema == "bsky")
+        for table, name in _MADE_NULLABLE.findall(text):
+            found[table] = tuple(replace(it, nullable=True) if it.name == name else it for it in found[table])
         for schema, old, new in _TABLE_RENAMED.findall(text):
             found[f"{schema}.{new}"] = found.pop(f"{schema}.{old}")
         for table, old, new in _COLUMN_RENAMED.findall(text):

@@ -121,13 +121,14 @@ def upstream(database: Database, person: Person) -> Any:
 def test_the_newest_account_event_wins(fresh: Fresh, way: int) -> None:
     stream = Stream()
     ann = Person(stream, "ann")
+    commit = ann.commit(post("a", "hello"))  # before the events: a newer one would contradict them
     frames = [
         stream.account(ann.did, False, "takendown"),
         stream.account(ann.did, True),
         stream.account(ann.did, False, "deactivated"),
     ]
     with fresh() as database:
-        index(database, ann.commit(post("a", "hello")))
+        index(database, commit)
         for batch in orders(frames)[way]:
             index(database, *batch)
         assert upstream(database, ann) == "deactivated"

@@ -38,6 +38,7 @@ def test_declared_columns_are_the_databases(database_url: str) -> None:
         "smallint": "int2",
         "boolean": "bool",
         "real": "float4",
+        "double precision": "float8",
     }
     declared = {
         table: [(c.name, short.get(c.type, c.type.partition("(")[0]), c.nullable) for c in columns]
