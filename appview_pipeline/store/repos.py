@@ -37,13 +37,16 @@ class LockedRepos:
 
 
 def lock_repos(cursor: Cursor, batch: BatchToApply) -> LockedRepos:
-    """Locks the batch's repositories in the order of their DIDs."""
-    if not batch.rows.get("stage_repo"):
+    """Locks the batch's repositories in the order of their DIDs, then the accounts that it has events of."""
+    repo, has_commits = sections("apply/repo.sql"), bool(batch.rows.get("stage_repo"))
+    if has_commits:
+        cursor.execute(repo["lock"])
+        if run_for_number(cursor, repo["make"]):
+            cursor.execute(repo["lock_others"])
+    if batch.rows.get("stage_account"):
+        cursor.execute(sections("apply/account.sql")["lock"])
+    if not has_commits:
         return LockedRepos()
-    repo = sections("apply/repo.sql")
-    cursor.execute(repo["lock"])
-    if run_for_number(cursor, repo["make"]):
-        cursor.execute(repo["lock_others"])
     cursor.execute(repo["count"])
     ((late, known, inactive, excluded),) = cursor.fetchall()
     return LockedRepos(late=late, known=known, inactive=inactive, excluded=frozenset(excluded or ()))

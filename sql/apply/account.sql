@@ -7,6 +7,11 @@
 -- confirmed it. Of every inactive account the PDS is asked (sql/account/status.sql stores the answer). `pipeline.repo`
 -- keeps the status as sent, also for an account that is not indexed yet (repo.sql).
 
+-- :lock
+-- Locks the accounts that are known, beside the repositories that the batch has commits of (repo.sql), and like those
+-- before it looks who is excluded: whoever opts an account out takes these locks in the same order.
+SELECT FROM pipeline.repo WHERE did = ANY (ARRAY(SELECT did FROM stage_account)) ORDER BY did FOR UPDATE;
+
 -- :apply
 -- Stores the newest status of each account, as sent, and has it confirmed. An account that is active again is not
 -- removed any more, and is fetched again (pipeline.follow_exclusion).
