@@ -146,21 +146,20 @@ class _Run:
 
     def run(self) -> None:
         """Raises `_TakenBack`, `Stopped`, `OperatorError`, `DatabaseError`."""
-        with self.database.connect("writer") as connection:
-            if not start_removal(connection, self.removal):
-                raise _TakenBack
-        while True:
+        while self._unless_busy(start_removal):
             self._remove_records()
             try:
                 self._remove_left_over()
-                with self.database.connect("writer") as connection:
-                    if finish_removal(connection, self.removal):
-                        return
+                if self._unless_busy(finish_removal):
+                    return
             except _NotEmpty:
                 pass  # taken back, or taken back and asked for again: the next statement says which
-            with self.database.connect("writer") as connection:
-                if not start_removal(connection, self.removal):
-                    raise _TakenBack
+        raise _TakenBack
+
+    def _unless_busy(self, do: Callable[[Connection, Removal], bool]) -> bool:
+        """What `do` says, in a transaction of its own; tried again where others hold the same rows."""
+        with self.database.connect("writer") as connection:
+            return retry_while_busy(connection, partial(do, connection, self.removal))
 
     def _remove_records(self) -> None:
         writer = Writer(self.database, self.settings, REMOVAL, stopped=self.stopped)

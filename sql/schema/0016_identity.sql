@@ -67,8 +67,7 @@ SELECT did, 'refresh', now() FROM bsky.actor
 ON CONFLICT (did) DO NOTHING;
 
 COMMENT ON COLUMN bsky.actor.handle IS
-    'Handle, verified in both directions (the handle names the account, its document names the handle); null: none is, '
-    'and readers see handle.invalid.';
+    'Handle, verified in both directions; null: none is, and readers see handle.invalid.';
 
 CREATE TABLE pipeline.identity_batch (
     id bigserial PRIMARY KEY,
