@@ -64,6 +64,16 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def _days(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be between {low:g} and {high:g} days")
+        return value
+
+    return parse
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         for value in allowed:
@@ -290,6 +300,83 @@ class Settings:
     )
     refresh_cron: str = _setting(
         "APPVIEW_REFRESH_CRON", "When the job `refresh_dids` begins (cron).", str, "*/20 * * * *"
+    )
+    verify: str = _setting(
+        "APPVIEW_VERIFY",
+        "What is checked of every commit. `structure`: limits, hashes, and that it follows the one before. `proof`: "
+        "also that its operations are what changed in the tree. `full`: also its signature.",
+        _one_of("structure", "proof", "full"),
+        "full",
+    )
+    notify_window: float = _setting(
+        "APPVIEW_NOTIFY_WINDOW",
+        "Days: a record from a repository export notifies others only if it is no older. Records from the relay always "
+        "do.",
+        _days(0, 36_500),
+        3.0,
+        shown_default="`3`",
+    )
+    backfill_days: int = _setting(
+        "APPVIEW_BACKFILL_DAYS BACKFILL_DAYS",
+        "What is fetched of the repositories of the network, besides what gaps ask for. `0`: nothing; `N`: the records "
+        "of the last N days; `-1`: everything.",
+        _whole_number(-1, 36_500),
+        0,
+        shown_default="`0`",
+    )
+    backfill_cron: str = _setting(
+        "APPVIEW_BACKFILL_CRON", "When the job `backfill` begins (cron).", str, "*/30 * * * *"
+    )
+    backfill_rows: int = _setting(
+        "APPVIEW_BACKFILL_ROWS",
+        "Limit of the records of fetched repositories in one transaction.",
+        _whole_number(1, 100_000),
+        20_000,
+    )
+    repo_fetches: int = _setting(
+        "APPVIEW_REPO_FETCHES BACKFILL_MAX_CONCURRENT",
+        "Limit of the repositories that one process fetches at the same time.",
+        _whole_number(1, 1_000),
+        16,
+    )
+    host_repo_fetches: int = _setting(
+        "APPVIEW_HOST_REPO_FETCHES",
+        "Limit of the repositories among them that are of one host.",
+        _whole_number(1, 1_000),
+        4,
+    )
+    repo_bytes: int = _setting(
+        "APPVIEW_REPO_BYTES",
+        "Limit of the bytes of one repository's export.",
+        _whole_number(1_000, 100_000_000_000),
+        2_000_000_000,
+    )
+    repo_memory_bytes: int = _setting(
+        "APPVIEW_REPO_MEMORY_BYTES",
+        "Bytes of an export that are held in memory; a larger one goes to a temporary file.",
+        _whole_number(0, 4_000_000_000),
+        64_000_000,
+    )
+    repo_seconds: float = _setting(
+        "APPVIEW_REPO_SECONDS",
+        "Limit of the seconds that the download of one export may take.",
+        _seconds(1, 86_400),
+        900.0,
+    )
+    repo_rate: int = _setting(
+        "APPVIEW_REPO_RATE",
+        "Bytes a second that a download has to bring, once it has gone on for `APPVIEW_FETCH_SECONDS`; a slower one is "
+        "given up.",
+        _whole_number(0, 1_000_000_000),
+        10_000,
+    )
+    skip_pds_fetching: bool = _setting(
+        "APPVIEW_SKIP_PDS_FETCHING SKIP_PDS_FETCHING",
+        "`1`: single records that others depend on, and profiles of new accounts, are not fetched; for bulk work. What "
+        "waits for them stays listed for its 24 hours.",
+        _switch,
+        False,
+        shown_default="`0`",
     )
     extra_collections: tuple[str, ...] = _setting(
         "APPVIEW_EXTRA_COLLECTIONS",

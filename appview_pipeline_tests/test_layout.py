@@ -10,7 +10,7 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 
 PRODUCT, TESTS = CHECKOUT / "appview_pipeline", CHECKOUT / "appview_pipeline_tests"
 
-MIRRORED = {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "defs"}
+MIRRORED = {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "defs"}
 """Packages of the product whose tests have a folder of the same name."""
 OTHERS = {"support", "properties", "conformance", "simulated_network", "benchmark"}
 """Folders of `appview_pipeline_tests` that no package of the product stands for (docs/testing.md)."""
@@ -69,7 +69,8 @@ MAY_IMPORT = {
     "indexing": {"protocol", "store"},
     "identity": {"protocol", "network", "store", "leases"},
     "ingest": {"protocol", "network", "store", "leases", "indexing", "identity"},
-    "defs": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest"},
+    "backfill": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest"},
+    "defs": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill"},
 }
 """The packages that each package may import (docs/architecture.md), besides the modules beside them."""
 

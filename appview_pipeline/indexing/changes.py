@@ -97,6 +97,33 @@ class RepoState(NamedTuple):
     is_sync: bool
 
 
+class ExportState(NamedTuple):
+    """What a repository's export says: its state at `rev`. CIDs are text.
+
+    The writes and deletes of a change with one are what the export holds, as far as it differs from the index, or a
+    part of that. `is_whole`: with the last part (`is_last`) everything up to `rev` is applied, so the repository is
+    synchronized. Otherwise the parts are some records only, fetched by themselves or the newest ones, which prove
+    nothing about the rest.
+    """
+
+    did: str
+    rev: str
+    commit: str
+    data: str
+    is_last: bool
+    is_whole: bool
+
+
+class UncheckedCommit(NamedTuple):
+    """A commit that was applied before its signature could be checked, because the account's key is not known yet.
+    `block` is the signed commit object."""
+
+    did: str
+    rev: str
+    seq: int | None
+    block: bytes
+
+
 class AccountState(NamedTuple):
     """An account's hosting status as of `time`; of two of the same time the one with the larger `seq` counts."""
 
@@ -125,6 +152,7 @@ class Change:
     time: str | None = None
     is_event: bool = False
     repo: RepoState | None = None
+    export: ExportState | None = None
     account: AccountState | None = None
     identity: IdentityEvent | None = None
     writes: list[RecordWrite] = field(default_factory=list)
@@ -135,6 +163,7 @@ class Change:
     """(collection, action) of operations on collections that are not indexed."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    unchecked: UncheckedCommit | None = None
     restarts_at: int | None = None
     """From the event with this sequence number on the stream is numbered anew (the relay was reset)."""
     is_position: bool = False

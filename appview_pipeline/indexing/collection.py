@@ -35,6 +35,8 @@ class RecordWrite(NamedTuple):
     seq: int | None
     action: str
     """`create` or `update`, as the commit says."""
+    is_quiet: bool = False
+    """It notifies nobody: it is from a repository's export, and older than APPVIEW_NOTIFY_WINDOW."""
 
 
 Rows = dict[str, list[Row]]

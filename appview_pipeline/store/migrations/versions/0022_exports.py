@@ -1,0 +1,10 @@
+"""Records of exports that notify nobody, and more of what is waited for."""
+
+from appview_pipeline.store.migrations import run
+
+revision = "0022"
+down_revision = "0021"
+
+
+def upgrade() -> None:
+    run("schema/0022_exports.sql")
