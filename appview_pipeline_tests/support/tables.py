@@ -51,6 +51,7 @@ LEFT_OUT = {
 NOT_DUMPED = {
     "pipeline.batch",
     "pipeline.dead_letter_day",
+    "pipeline.fetch_batch",
     "pipeline.identity_batch",
     "pipeline.kept_notification",
     "pipeline.upstream",

@@ -1,0 +1,5 @@
+-- Deletes at most %(limit)s reports of the fetch process from before %(before)s, oldest first.
+--
+-- Guarantees: only plots need them. Bounded: run it until it deletes nothing.
+DELETE FROM pipeline.fetch_batch
+WHERE id IN (SELECT id FROM pipeline.fetch_batch WHERE finished_at < %(before)s ORDER BY id LIMIT %(limit)s)
