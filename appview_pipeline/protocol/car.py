@@ -43,8 +43,8 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     raise InvalidCar(f"no section length at byte {position}")
 
 
-def _header(car: bytes) -> tuple[list[bytes], int]:
-    """The roots, and the position of the first section."""
+def read_header(car: bytes) -> tuple[list[bytes], int]:
+    """The roots, and the position of the first section. `car` may be cut off after the header. Raises InvalidCar."""
     if car.startswith(_ONE_ROOT_HEAD) and car[_ROOT_END:_ONE_ROOT_LENGTH] == _ONE_ROOT_TAIL:
         return [car[_ROOT_START:_ROOT_END]], _ONE_ROOT_LENGTH
     length, start = _varint(car, 0)
@@ -70,7 +70,7 @@ def index_blocks(car: bytes) -> tuple[list[bytes], Index]:
     ours, and the block found there must be hashed before it is used. Raises InvalidCar when the sections don't end
     where the bytes do.
     """
-    roots, position = _header(car)
+    roots, position = read_header(car)
     index: Index = {}
     end = len(car)
     try:
@@ -104,7 +104,7 @@ class Blocks:
     __slots__ = ("_car", "_index", "roots")
 
     def __init__(self, car: bytes) -> None:
-        self.roots = _header(car)[0]
+        self.roots = read_header(car)[0]
         self._car = car
         self._index: Index | None = None
 
@@ -145,7 +145,7 @@ class Blocks:
 
 def iter_blocks(car: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Every (CID, block) of a CAR in its order, each checked: kind of CID and hash. Raises InvalidCar."""
-    _, position = _header(car)
+    _, position = read_header(car)
     end = len(car)
     while position < end:
         length, position = _varint(car, position)
@@ -164,7 +164,7 @@ def iter_blocks(car: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def read_car(car: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
     """The roots and all blocks of a CAR (a repository export), each hash-checked. Raises InvalidCar."""
-    return _header(car)[0], dict(iter_blocks(car))
+    return read_header(car)[0], dict(iter_blocks(car))
 
 
 def _encode_varint(value: int) -> bytes:
