@@ -8,6 +8,10 @@ from typing import Any
 
 import libipld
 from coincurve import PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from appview_pipeline.protocol import cid
 from appview_pipeline_tests.simulated_network.content import iso
@@ -32,27 +36,53 @@ _NAMES = (
     "noor",
 )
 _SECP256K1_MULTICODEC = b"\xe7\x01"
+_P256_MULTICODEC = b"\x80\x24"
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_P256_SIGNS = ec.ECDSA(SHA256(), deterministic_signing=True)
+
+Key = PrivateKey | ec.EllipticCurvePrivateKey
+"""A signing key: of secp256k1, or of P-256."""
 
 
-def sign(key: PrivateKey, message: bytes) -> bytes:
+def make_key(text: str, *, p256: bool = False) -> Key:
+    """The private key that follows from a text."""
+    secret = hashlib.sha256(text.encode()).digest()
+    if p256:
+        return ec.derive_private_key(int.from_bytes(secret, "big") % (_P256_ORDER - 1) + 1, ec.SECP256R1())
+    return PrivateKey(secret)
+
+
+def sign(key: Key, message: bytes) -> bytes:
     """The 64-byte compact, low-S signature (RFC 6979, so the same each time) over the SHA-256 of `message`."""
-    return bytes(key.sign_recoverable(message)[:64])
+    if isinstance(key, PrivateKey):
+        return bytes(key.sign_recoverable(message)[:64])
+    r, s = decode_dss_signature(key.sign(message, _P256_SIGNS))
+    return r.to_bytes(32, "big") + min(s, _P256_ORDER - s).to_bytes(32, "big")
+
+
+def multikey(key: Key) -> str:
+    """Multibase text of the public key, as in a Multikey."""
+    if isinstance(key, PrivateKey):
+        point = _SECP256K1_MULTICODEC + key.public_key.format(compressed=True)
+    else:
+        point = _P256_MULTICODEC + key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    return str(libipld.encode_multibase("z", point))
 
 
 class Account:
     """One account's identity. Its DID is the hash of its genesis operation, as did:plc asks, and so depends on `seed`
     and `index` alone; where its PDS listens is a later operation of the log. A negative `index` is that of a ghost,
     which writes a history and is never announced. `home` is the number of its PDS; `left` has the status that it has
-    at those where it was before.
+    at those where it was before. `p256`: its key is of that curve, and its DID therefore another one.
     """
 
     __slots__ = ("active", "created", "did", "handle", "home", "index", "key", "left", "log", "status")
 
-    def __init__(self, seed: int, index: int, created: int) -> None:
+    def __init__(self, seed: int, index: int, created: int, *, p256: bool = False) -> None:
         self.index = index
         self.created = created
         self.handle = f"{_NAMES[index % len(_NAMES)]}{index}.{HANDLE_DOMAIN}"
-        self.key = PrivateKey(hashlib.sha256(f"{_SEED} {seed} {index}".encode()).digest())
+        self.key: Key = make_key(f"{_SEED} {seed} {index}", p256=p256)
         self.active = True
         self.status: str | None = None
         self.home = 0
@@ -65,8 +95,7 @@ class Account:
     @property
     def public_key(self) -> str:
         """Multibase text of the signing key, as in a Multikey."""
-        compressed = self.key.public_key.format(compressed=True)
-        return str(libipld.encode_multibase("z", _SECP256K1_MULTICODEC + compressed))
+        return multikey(self.key)
 
     def _operation(self, pds_url: str, prev: str | None) -> dict[str, Any]:
         key = f"did:key:{self.public_key}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -116,11 +117,33 @@ class Pds(HttpService):
         return self.repositories.get(path, parameters)
 
 
+class Exports:
+    """The newest exports that were asked for, each made once a commit; of `max_bytes` together."""
+
+    def __init__(self, max_bytes: int = 256_000_000) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._made: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()  # DID -> CID of the commit, CAR
+
+    def of(self, author: Author) -> bytes:
+        """The CAR of an account's repository."""
+        head = author.repository.commit_cid
+        found = self._made.pop(author.did, (b"", b""))
+        self.bytes -= len(found[1])
+        car = found[1] if found[0] == head else author.repository.export()
+        self._made[author.did] = head, car
+        self.bytes += len(car)
+        while self.bytes > self.max_bytes:
+            self.bytes -= len(self._made.popitem(last=False)[1][1])
+        return car
+
+
 class Repositories:
     """XRPC queries about the repositories of one PDS; `home` None: of all of them, as a relay answers."""
 
     def __init__(self, world: World, home: int | None = None) -> None:
         self.world, self.home = world, home
+        self._exports = Exports()
 
     def get(self, path: str, parameters: Parameters) -> Answer:
         method = {
@@ -128,6 +151,7 @@ class Repositories:
             "com.atproto.sync.getRecord": self._get_record_proof,
             "com.atproto.sync.getLatestCommit": self._get_latest_commit,
             "com.atproto.sync.getRepoStatus": self._get_repo_status,
+            "com.atproto.sync.listHosts": self._list_hosts,
             "com.atproto.sync.listRepos": self._list_repos,
             "com.atproto.repo.getRecord": self._get_record,
             "com.atproto.repo.listRecords": self._list_records,
@@ -143,6 +167,7 @@ class Repositories:
     def query(self, nsid: str, parameters: dict[str, str]) -> tuple[int, Any] | None:
         """What the relay answers on its own port: it lists the same repositories."""
         if nsid not in (
+            "com.atproto.sync.listHosts",
             "com.atproto.sync.listRepos",
             "com.atproto.sync.getRepoStatus",
             "com.atproto.sync.getLatestCommit",
@@ -201,7 +226,7 @@ class Repositories:
     # ---- com.atproto.sync
 
     def _get_repo(self, parameters: Parameters) -> Answer:
-        return Answer(self._available(parameters).repository.export(), CAR)
+        return Answer(self._exports.of(self._available(parameters)), CAR)
 
     def _get_record_proof(self, parameters: Parameters) -> Answer:
         author = self._available(parameters)
@@ -227,21 +252,44 @@ class Repositories:
 
     def _list_repos(self, parameters: Parameters) -> Answer:
         """Paged by position; the cursor is the number of accounts seen."""
-        limit = self._limit(parameters, 500, 1000)
-        cursor = parameters.get("cursor", ["0"])[-1]
-        if not cursor.isdecimal():
-            raise XrpcError(400, "InvalidRequest", "Malformed cursor")
-        start = int(cursor)
+        limit, start = self._limit(parameters, 500, 1000), self._position(parameters)
         page = self.world.authors[start : start + limit]
         repos = [
             self._status(author) | {"head": cid.to_text(author.repository.commit_cid), "rev": author.repository.rev}
             for author in page
             if self._hosting(author)[1] != "deleted"
         ]
-        answer: dict[str, Any] = {"repos": repos}
-        if start + limit < len(self.world.authors):
-            answer["cursor"] = str(start + limit)
-        return json_answer(answer)
+        return json_answer({"repos": repos} | self._more(start + limit, len(self.world.authors)))
+
+    @staticmethod
+    def _position(parameters: Parameters) -> int:
+        cursor = parameters.get("cursor", ["0"])[-1]
+        if not cursor.isdecimal():
+            raise XrpcError(400, "InvalidRequest", "Malformed cursor")
+        return int(cursor)
+
+    @staticmethod
+    def _more(position: int, total: int) -> dict[str, str]:
+        """The cursor of the next page, if there is one."""
+        return {"cursor": str(position)} if position < total else {}
+
+    def _list_hosts(self, parameters: Parameters) -> Answer:
+        """The PDSes, which only a relay lists; paged by position. A hostname is an address with a port here."""
+        if self.home is not None:
+            raise XrpcError(501, "MethodNotImplemented", "Method Not Implemented")
+        limit, start = self._limit(parameters, 200, 1000), self._position(parameters)
+        counts = Counter(author.account.home for author in self.world.authors)
+        homes = sorted(self.world.pds_urls)
+        hosts = [
+            {
+                "hostname": self.world.pds_urls[home].partition("://")[2],
+                "seq": self.world.seq,
+                "accountCount": counts[home],
+                "status": "active",
+            }
+            for home in homes[start : start + limit]
+        ]
+        return json_answer({"hosts": hosts} | self._more(start + limit, len(homes)))
 
     # ---- com.atproto.repo
 

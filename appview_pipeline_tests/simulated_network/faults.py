@@ -79,6 +79,7 @@ class Faults:
     - `statuses`: what the next requests are answered instead, one each.
     - `delay`: seconds before every answer.
     - `accounts`: shares of accounts by chance; `named`: DID -> kind for single accounts, "none" to spare one.
+    - `everybody`: the kind that every request meets now (`outages.py` sets it), whatever it is about.
     - `retry_after`: seconds in the `Retry-After` of every 429; None: no such header.
     - `rate_limit`: see `RateLimit`.
     """
@@ -87,6 +88,7 @@ class Faults:
     delay: float = 0.0
     accounts: AccountFaults = field(default_factory=AccountFaults)
     named: dict[str, str] = field(default_factory=dict)
+    everybody: str | None = None
     retry_after: float | None = 1
     drip_seconds: float = 1.0
     rate_limit: RateLimit | None = None
@@ -96,9 +98,9 @@ class Faults:
 
     def of(self, did: str | None) -> str | None:
         """The kind of fault that a request about `did` meets; counted."""
-        if did is None:
-            return None
-        kind = self.named.get(did) or self.accounts.of(did)
+        kind = self.everybody
+        if kind is None and did is not None:
+            kind = self.named.get(did) or self.accounts.of(did)
         if kind is None or kind == "none":
             return None
         self.injected += 1

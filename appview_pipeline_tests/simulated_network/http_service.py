@@ -72,8 +72,11 @@ class HttpService:
         self.hanging = 0
         self._window = (0.0, 0)  # start of the window of the rate limit, and requests in it
         self._socket = socket.create_server((host, port), backlog=1_024)
+        self._server: asyncio.Server | None = None
+        self._reserved: socket.socket | None = None  # holds the port while connections are refused
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
+        self.host = host
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{host}:{self.port}"
 
@@ -156,11 +159,61 @@ class HttpService:
 
     # ---- life
 
+    def refuse(self) -> None:
+        """Connections are refused, and the open ones cut, as when the process has died; until `accept`.
+
+        The port stays ours: another socket is bound to it and does not listen.
+        """
+        self._in_loop(self._refuse)
+
+    def accept(self) -> None:
+        """Connections are accepted again."""
+        self._in_loop(self._accept)
+
+    def let_go(self) -> None:
+        """Cuts the connections that hang: a server that works again has forgotten them."""
+        self._in_loop(self._let_go)
+
+    async def _let_go(self) -> None:
+        for connection in [*self.open]:
+            if connection.hangs:
+                connection.end()
+
+    def _in_loop(self, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(action(), self._loop).result(10)
+
+    async def _refuse(self) -> None:
+        if self._reserved is None and self._server is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._reserved = self._bound()
+            self._server.close()
+            self._socket.close()
+            for connection in [*self.open]:
+                connection.end()
+
+    async def _accept(self) -> None:
+        if self._reserved is not None:
+            self._socket = self._bound()
+            self._socket.listen(1_024)
+            self._server = await self._loop.create_server(lambda: _Connection(self), sock=self._socket)
+            self._reserved.close()
+            self._reserved = None
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+
+    def _bound(self) -> socket.socket:
+        """Another socket at our port."""
+        bound = socket.socket()
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind((self.host, self.port))
+        return bound
+
     def start(self) -> None:
         started = threading.Event()
 
         async def serve() -> None:
-            await self._loop.create_server(lambda: _Connection(self), sock=self._socket)
+            self._server = await self._loop.create_server(lambda: _Connection(self), sock=self._socket)
 
         def run() -> None:
             asyncio.set_event_loop(self._loop)
@@ -189,6 +242,8 @@ class HttpService:
                 self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)
         self._socket.close()
+        if self._reserved is not None:
+            self._reserved.close()
 
 
 class _Connection(asyncio.Protocol):

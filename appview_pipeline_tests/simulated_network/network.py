@@ -1,4 +1,4 @@
-"""Relay, PLC directory, DNS server and two PDSes of one world, in this process, on loopback."""
+"""Relay, PLC directory, DNS server and PDSes of one world, in this process, on loopback."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import ParamSpec
 
 from appview_pipeline_tests.simulated_network.directory import WELL_KNOWN, Pds, PlcDirectory, Repositories
 from appview_pipeline_tests.simulated_network.dns_server import DnsServer
+from appview_pipeline_tests.simulated_network.http_service import HttpService
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.simulated_network.world import Pasts, World
 
@@ -18,8 +19,9 @@ Arguments = ParamSpec("Arguments")
 class SimulatedNetwork:
     """A context manager; inside it `relay_url`, `plc_url`, `pds_url` and `environment()` say where the servers are.
 
-    `pds` is the one that all accounts have, `second_pds` the one that they migrate to; `pds` is the web server of all
-    handles too. `txt_share` of the handles have a TXT record in `dns`, the others name their account on the web alone.
+    `pdses` are the PDSes: as many as the world has homes, at least two. `pds` is the first one, which has all accounts
+    of a world with one home and is the web server of all handles; `second_pds` is one to migrate to. `txt_share` of the
+    handles have a TXT record in `dns`, the others name their account on the web alone.
 
     Without `rate` nothing happens until the caller calls `advance(frames)`. With `rate` a background thread makes that
     many frames a second (0: as many as it can). The relay has the frames of `replay` from the beginning, then those of
@@ -46,8 +48,10 @@ class SimulatedNetwork:
     ) -> None:
         self.world = world or World(seed, accounts, start=time.time() - 60, pasts=pasts)
         self.rate = rate
-        self.pds = Pds(self.world, pds_port)
-        self.second_pds = Pds(self.world, second_pds_port, home=1)
+        ports = [pds_port, second_pds_port]
+        ports += [0] * (self.world.homes - len(ports))
+        self.pdses = [Pds(self.world, port, home) for home, port in enumerate(ports)]
+        self.pds, self.second_pds = self.pdses[:2]
         self.plc = PlcDirectory(self.world, plc_port)
         self.dns = DnsServer(self.world, dns_port, txt_share=txt_share)
         self.relay = Relay(
@@ -63,6 +67,10 @@ class SimulatedNetwork:
         self.failure: BaseException | None = None
         self._stopping = threading.Event()
         self._mover: threading.Thread | None = None
+
+    @property
+    def _servers(self) -> list[HttpService | DnsServer]:
+        return [*self.pdses, self.plc, self.dns]
 
     @property
     def relay_url(self) -> str:
@@ -126,7 +134,7 @@ class SimulatedNetwork:
 
     def __enter__(self) -> SimulatedNetwork:
         self.relay.start()
-        for server in (self.pds, self.second_pds, self.plc, self.dns):
+        for server in self._servers:
             server.start()
         if self.rate is not None:
             self._mover = threading.Thread(target=self._move, args=(self.rate,), name="simulated-world", daemon=True)
@@ -138,5 +146,5 @@ class SimulatedNetwork:
         if self._mover:
             self._mover.join(10)
         self.relay.stop()
-        for server in (self.pds, self.second_pds, self.plc, self.dns):
+        for server in self._servers:
             server.stop()

@@ -126,7 +126,10 @@ class _Window:
 
     @property
     def oldest_seq(self) -> int:
-        return self._seqs[self._gap] if self._gap < len(self._seqs) else 0
+        """Of the frames that are kept; when none is, of the next one at the earliest."""
+        if self._gap < len(self._seqs):
+            return self._seqs[self._gap]
+        return self.newest_seq + 1 if self.newest_seq else 0
 
     def append(self, seq: int, frame: bytes) -> None:
         if seq <= self.newest_seq:
@@ -144,6 +147,12 @@ class _Window:
             del self._messages[: self._gap], self._seqs[: self._gap]
             self._offset += self._gap
             self._gap = 0
+
+    def forget_before(self, seq: int) -> None:
+        while self._gap < len(self._seqs) and self._seqs[self._gap] < seq:
+            self.bytes -= len(self._messages[self._gap])
+            self._messages[self._gap] = b""
+            self._gap += 1
 
     def after(self, seq: int) -> int:
         """Position of the first frame whose seq is greater than `seq`."""
@@ -367,6 +376,11 @@ class Relay:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is listening
                 self._loop.call_soon_threadsafe(self._wake)
         return count
+
+    def forget_before(self, seq: int) -> None:
+        """Drops the frames with lower seqs: the window is shorter than a client's absence was."""
+        with self.lock:
+            self.window.forget_before(seq)
 
     def _wake(self) -> None:
         with self.lock:

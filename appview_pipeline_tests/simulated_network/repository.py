@@ -12,11 +12,10 @@ from random import Random
 from typing import Any, NamedTuple
 
 import libipld
-from coincurve import PrivateKey
 
 from appview_pipeline.protocol import cid, mst, mst_node, mst_proof
 from appview_pipeline.protocol.car import write_car
-from appview_pipeline_tests.simulated_network.accounts import sign
+from appview_pipeline_tests.simulated_network.accounts import Key, sign
 
 
 class Write(NamedTuple):
@@ -145,7 +144,7 @@ class Repository:
     `len` is the number of records of its own.
     """
 
-    def __init__(self, did: str, key: PrivateKey, history: History) -> None:
+    def __init__(self, did: str, key: Key, history: History) -> None:
         self.did = did
         self.key = key
         self.history = history

@@ -22,6 +22,8 @@ from appview_pipeline_tests.simulated_network import content
 from appview_pipeline_tests.simulated_network.accounts import HANDLE_DOMAIN, Account
 from appview_pipeline_tests.simulated_network.content import Post, StrongRef, iso
 from appview_pipeline_tests.simulated_network.draws import Clock, Ranked, Recent
+from appview_pipeline_tests.simulated_network.faults import draw
+from appview_pipeline_tests.simulated_network.mishaps import LOST, UNNUMBERED, Mishaps, tampered
 from appview_pipeline_tests.simulated_network.repository import Commit, History, Repository, Write
 
 # What a commit does, in parts per thousand of commits.
@@ -105,6 +107,9 @@ class World:
 
     `pasts=()` lets all repositories start empty: quick to make, frames small. Beyond `max_records` records of its
     own (not counting pasts) the world deletes accounts, and others come: memory stays bounded however long it runs.
+
+    The accounts are at `homes` PDSes, by hash. `p256_share` of them sign with P-256, the others with secp256k1.
+    `mishaps` says what the relay loses and changes of what they write.
     """
 
     def __init__(
@@ -117,8 +122,13 @@ class World:
         first_seq: int = 1,
         pasts: Pasts = PASTS,
         max_records: int = 1_000_000,
+        homes: int = 1,
+        p256_share: float = 0.0,
     ) -> None:
         self.seed = seed
+        self.homes = homes
+        self.p256_share = p256_share
+        self.mishaps = Mishaps(seed=seed)
         self.rate = rate
         # A string: seeded by its SHA-512, the same everywhere. Another string makes other worlds (see accounts.py).
         self.rng = Random(f"simnet world {seed}")
@@ -154,7 +164,10 @@ class World:
     # ---- people
 
     def _join(self, history: History) -> Author:
-        account = Account(self.seed, len(self.authors), self.clock.micros)
+        index = len(self.authors)
+        p256 = draw(f"p256 {self.seed} {index}") < self.p256_share
+        account = Account(self.seed, index, self.clock.micros, p256=p256)
+        account.home = int(draw(f"home {account.did}") * self.homes)
         author = Author(account, Repository(account.did, account.key, history))
         self.authors.append(author)
         self.by_did[account.did] = author
@@ -458,7 +471,18 @@ class World:
         time = iso(self.stamped)
         return bytes(header + libipld.encode_dag_cbor({"seq": self.seq, "time": time, **body}))
 
-    def _commit_frame(self, author: Author, writes: list[Write]) -> bytes:
+    def _commit_frames(self, author: Author, writes: list[Write]) -> list[bytes]:
+        """Lets the account commit. The commit's frame, or none when the relay loses it."""
+        commit, late = self._committed(author, writes)
+        mishap = self.mishaps.draw(author.did)
+        if mishap in (LOST, UNNUMBERED):
+            self.seq += mishap == LOST
+            return []
+        sent = tampered(commit, mishap) if mishap else commit
+        return [self._frame("#commit", sent.event(), late)]
+
+    def _committed(self, author: Author, writes: list[Write]) -> tuple[Commit, float]:
+        """Commits, and lets others refer to what was written. Also the microseconds until the relay stamps it."""
         rev = tid_from_micros(self.clock.tick(self.rng.random() * 200), author.clock_id)
         before = len(author.repository)
         commit: Commit = author.repository.commit(writes, rev)
@@ -466,7 +490,7 @@ class World:
         for write, op in zip(writes, commit.ops, strict=True):
             if write.action == "create":
                 self._remember(author, write, op["cid"])
-        return self._frame("#commit", commit.event(), late=self.rng.expovariate(1 / 20_000))
+        return commit, self.rng.expovariate(1 / 20_000)
 
     def _identity_frame(self, author: Author, with_handle: bool = True) -> bytes:
         handle = {"handle": author.account.handle} if with_handle else {}
@@ -482,8 +506,8 @@ class World:
     def _arrival(self) -> list[bytes]:
         """A new account: identity, account, the empty first commit and its sync, then a profile."""
         author = self._join(self._nobody)
-        frames = [self._identity_frame(author), self._account_frame(author), self._commit_frame(author, [])]
-        frames += [self._sync_frame(author), self._commit_frame(author, self._profile(author) or [])]
+        frames = [self._identity_frame(author), self._account_frame(author), *self._commit_frames(author, [])]
+        frames += [self._sync_frame(author), *self._commit_frames(author, self._profile(author) or [])]
         return frames
 
     def _status_change(self) -> list[bytes]:
@@ -537,7 +561,7 @@ class World:
         if len(author.done) > 20_000:
             author.done.clear()
         act = self._act[self.rng.choices(_NAMES, cum_weights=_CUMULATIVE)[0]](author)
-        return [self._commit_frame(author, act or self._like(author) or self._post(author))]
+        return self._commit_frames(author, act or self._like(author) or self._post(author))
 
     # ---- what tests ask for; each gives the relay's frames (`SimulatedNetwork.happen` publishes them)
 
@@ -603,7 +627,7 @@ class World:
             if home in self.pds_urls:
                 account.settle_at(self.pds_urls[home], self.clock.micros)
             frames = [self._identity_frame(author), self._account_frame(author), self._sync_frame(author)]
-            frames.append(self._commit_frame(author, self._post(author)))
+            frames += self._commit_frames(author, self._post(author))
             return frames + (self.announce(did, False, "deactivated") if both else [])
 
     def arrive(self) -> list[bytes]:
@@ -615,7 +639,46 @@ class World:
         """The account posts so many times, a commit each, whether it is active or not."""
         with self.lock:
             author = self.by_did[did]
-            return [self._commit_frame(author, self._post(author)) for _ in range(commits)]
+            return [frame for _ in range(commits) for frame in self._commit_frames(author, self._post(author))]
+
+    def tamper(self, did: str, kind: str, act: str = "post") -> list[bytes]:
+        """The account writes (`act` is a name of `MIX`), and the relay sends something else (`mishaps.TAMPERED`)."""
+        with self.lock:
+            author = self.by_did[did]
+            commit, late = self._committed(author, self._act[act](author) or self._post(author))
+            return [self._frame("#commit", tampered(commit, kind).event(), late)]
+
+    def lose(self, did: str, commits: int = 1, *, numbered: bool = True) -> list[bytes]:
+        """The account posts so many times, and no frame says so; with `numbered` each uses up a sequence number."""
+        with self.lock:
+            author = self.by_did[did]
+            for _ in range(commits):
+                self._committed(author, self._post(author))
+                self.seq += numbered
+            return []
+
+    def rewrite(self, did: str, *, removed: int = 4, changed: int = 2, added: int = 4) -> list[bytes]:
+        """The repository is another one all at once, as after an import or a repair: only a `#sync` says so.
+
+        Of its records `removed` go, `changed` (posts, which it edits) have other contents, and `added` posts come.
+        """
+        with self.lock:
+            author = self.by_did[did]
+            for _ in range(added):
+                self._committed(author, self._post(author))
+            paths = sorted(author.repository.paths())
+            gone = self.rng.sample(paths, min(removed, len(paths)))
+            writes = [Write("delete", path, None) for path in gone]
+            posts = [path for path in paths if path.startswith("app.bsky.feed.post/") and path not in gone]
+            for path in self.rng.sample(posts, min(changed, len(posts))):
+                found = author.repository.get(path)
+                assert found is not None
+                record = libipld.decode_dag_cbor(found[1]) | {"text": content.sentence(self.rng, "en", 250) + " (anew)"}
+                record.pop("facets", None)
+                writes.append(Write("update", path, record))
+            if writes:
+                self._committed(author, writes)
+            return [self._sync_frame(author)]
 
     # ---- time
 
