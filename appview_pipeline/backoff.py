@@ -221,3 +221,51 @@ OVERDUE_POLL_SECONDS = 1.0
 IDLE_CONNECTION_SECONDS = 30.0
 """How long a connection to a server may have been idle when it is used again. Firewalls on the way forget idle
 connections without a word, and a request on such a one would look like a server that hangs."""
+
+BACKFILL_TRIES = 8
+"""Failures of a repository after which it is given up for now."""
+
+
+def repository(attempts: int) -> float:
+    """Seconds until a repository is fetched again whose last `attempts` attempts (one or more) failed: a minute,
+    doubling to an hour."""
+    return Backoff(first=60.0, longest=3_600.0, jitter=0.25, failures=attempts - 1).next()
+
+
+def parked_repository(attempts: int, *, is_gone: bool) -> float:
+    """Seconds until a repository is fetched again that was given up: a day. Of one that `is_gone`, as its host says,
+    the time doubles with each attempt, up to 30 days; events of the account queue it sooner."""
+    longest = 30 * 86_400.0 if is_gone else 86_400.0
+    return Backoff(first=86_400.0, longest=longest, jitter=0.1, failures=max(attempts - 1, 0)).next()
+
+
+def parked_pds(failures: int) -> float:
+    """Seconds that no repositories are fetched from a host which failed so often in a row (one or more) and did not say
+    for how long it wants to be left alone: 15 s, doubling to an hour."""
+    return Backoff(first=15.0, longest=3_600.0, jitter=0.25, failures=failures - 1).next()
+
+
+BACKFILL_CLAIM_SECONDS = 60.0
+"""How long a repository that is being fetched belongs to the process that took it, which renews that at a third of it.
+What a process that is killed had taken is free after this time."""
+BACKFILL_HOSTS_SECONDS = 1.0
+"""Between two looks for hosts that have something to be fetched, where the last found nothing new."""
+BACKFILL_FILL_SECONDS = 0.25
+"""How long the records of small repositories wait for others, to be written with them."""
+BACKFILL_REPORT_SECONDS = 5.0
+"""Between two reports of a process that fetches repositories."""
+BACKFILL_END_SECONDS = 20.0
+"""What a process that fetches repositories, and should end, waits for those that it has downloaded to be written."""
+LISTING_CLAIM_SECONDS = 120.0
+"""How long a host that is being listed belongs to the process that took it: longer than reading one page takes."""
+
+
+def listing(attempts: int) -> float:
+    """Seconds until a list is read on whose last `attempts` attempts (one or more) failed: 5 s, doubling to an hour."""
+    return Backoff(first=5.0, longest=3_600.0, jitter=0.25, failures=attempts - 1).next()
+
+
+LISTING_TRIES = 8
+"""Failures in a row after which a host's list is left as it is, until a new listing of the network begins."""
+LISTING_SECONDS = 86_400.0
+"""Between two listings of the network."""
