@@ -163,6 +163,9 @@ def database_away() -> Backoff:
     return Backoff(first=0.1, longest=10.0, jitter=0.5)
 
 
+AUDIT_STREAM = Poll(every=0.5, longest=10.0)
+"""An audit waits so long for the stream to bring what an export has already."""
+
 SCHEDULE_SECONDS = 20.0
 """How long an evaluation of a schedule waits for an embedded database that is starting."""
 

@@ -276,6 +276,13 @@ def tid_before(tid: str, steps: int) -> str:
     return _tid(max(0, int(tid.translate(_TO_DIGITS), 32) - steps))
 
 
+def tid_after(tid: str) -> str:
+    """The TID that follows another. ValueError if it is not one."""
+    if _match_tid(tid) is None:
+        raise ValueError(f"not a TID: {tid!r}")
+    return _tid(int(tid.translate(_TO_DIGITS), 32) + 1)
+
+
 def tid_from_micros(micros: int, clock_id: int = 0) -> str:
     """The TID of a moment, given in microseconds since the Unix epoch (0 to 2^53-1), and a clock id (0 to 1023)."""
     if not (0 <= micros < 1 << 53 and 0 <= clock_id < 1024):
