@@ -143,7 +143,7 @@ class Repositories:
 
     def __init__(self, world: World, home: int | None = None) -> None:
         self.world, self.home = world, home
-        self._exports = Exports()
+        self.exports = Exports()
 
     def get(self, path: str, parameters: Parameters) -> Answer:
         method = {
@@ -226,7 +226,7 @@ class Repositories:
     # ---- com.atproto.sync
 
     def _get_repo(self, parameters: Parameters) -> Answer:
-        return Answer(self._exports.of(self._available(parameters)), CAR)
+        return Answer(self.exports.of(self._available(parameters)), CAR)
 
     def _get_record_proof(self, parameters: Parameters) -> Answer:
         author = self._available(parameters)
