@@ -272,3 +272,27 @@ LISTING_TRIES = 8
 """Failures in a row after which a host's list is left as it is, until a new listing of the network begins."""
 LISTING_SECONDS = 86_400.0
 """Between two listings of the network."""
+
+RANGE_QUIET_SECONDS = 10.0
+"""How long a replay of a range of sequence numbers waits for a relay that is connected and sends nothing."""
+RANGE_CONNECT_SECONDS = 120.0
+"""How long it waits for a relay that it can't connect to."""
+
+
+def missing_record(attempts: int) -> float:
+    """Seconds until a missing record is asked for again of which `attempts` attempts (one or more) have failed: about
+    ten minutes, then three hours. There are three attempts in all, within a day."""
+    return (600.0 if attempts <= 1 else 10_800.0) * random.uniform(0.9, 1.1)
+
+
+MISSING_RECORDS_SECONDS = 30.0
+"""Between two looks for missing records, while fewer are due than are taken at once."""
+MISSING_RECORDS_CLAIM_SECONDS = 300.0
+"""How long missing records belong to the fetch process that took them. Those that it could not ask for are due again
+after this time, as if they had not been taken."""
+SIGNATURES_SECONDS = 3.0
+"""Between two looks for signatures that can be checked now."""
+FETCH_REPORT_SECONDS = 5.0
+"""Between two reports of the fetch process while it has something to report."""
+FETCH_QUIET_SECONDS = 60.0
+"""The same while it has nothing to report."""

@@ -32,6 +32,15 @@ def cursor_of(connection: Connection, relay: str, shard: str) -> int | None:
     return None if row is None else int(row[0])
 
 
+def newest_cursor(connection: Connection, relay: str) -> int | None:
+    """The sequence number that the stream's shard that is furthest has reached, None when none has begun."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT max(seq) FROM pipeline.cursor WHERE relay = %s", (relay,))
+        row = cursor.fetchone()
+    assert row is not None
+    return None if row[0] is None else int(row[0])
+
+
 def open_cursor(connection: Connection, relay: str, shard: Shard, start_cursor: int | None) -> Opened:
     """Where `shard` starts, taken over from the layouts before it (`shards.start_of`), and commits that.
 

@@ -28,6 +28,13 @@ def open_stream_gaps(connection: Connection, relay: str, shard: str) -> list[Str
         return [StreamGap(*row) for row in cursor.fetchall()]
 
 
+def open_gaps_of_relay(connection: Connection, relay: str) -> list[tuple[str, StreamGap]]:
+    """The newest open gaps of a relay's stream with both ends, each with its shard; at most `MAX_OPEN`."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("report/gaps.sql")["relay"], {"relay": relay, "limit": MAX_OPEN})
+        return [(row[0], StreamGap(*row[1:])) for row in cursor.fetchall()]
+
+
 def sweep_gaps(connection: Connection, before: datetime) -> tuple[int, int]:
     """Closes what is proven to be complete, and deletes gaps closed before `before`, committing as it goes. Returns how
     many were closed and how many deleted."""

@@ -11,3 +11,11 @@ WHERE relay = %(relay)s AND shard = %(shard)s AND resolved_at IS NULL AND detect
   AND from_text ~ '^[0-9]{1,18}$' AND to_text ~ '^[0-9]{1,18}$'
 ORDER BY detected_at DESC
 LIMIT %(limit)s;
+
+-- :relay
+-- The open gaps of a relay's stream with both ends, whatever their shard, newest first, at most %(limit)s.
+SELECT shard, kind, from_text::bigint, to_text::bigint
+FROM pipeline.gap
+WHERE relay = %(relay)s AND resolved_at IS NULL AND from_text ~ '^[0-9]{1,18}$' AND to_text ~ '^[0-9]{1,18}$'
+ORDER BY detected_at DESC
+LIMIT %(limit)s;

@@ -1,0 +1,15 @@
+"""The fetch process as a leased process (`leases/leased_process.py`)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from appview_pipeline.leases.leased_process import LeasedProcess
+
+COMMAND = (sys.executable, "-m", "appview_pipeline.backfill.fetch_live")
+
+
+def fetch_process(command: Sequence[str] = COMMAND) -> LeasedProcess:
+    """The fetch process of the settings' database, not yet started."""
+    return LeasedProcess(name="fetch process", command=command)
