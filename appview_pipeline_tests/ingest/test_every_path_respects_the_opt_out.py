@@ -18,6 +18,7 @@ import pytest
 
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest.dead_letters import EXCLUDED, retry_dead_letters
+from appview_pipeline.ingest.live.replay_range import replay_range
 from appview_pipeline.ingest.recount import recount
 from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
@@ -227,6 +228,7 @@ PATHS = {
     "ingest/dead_letters.py": "test_retries_of_dead_letters",
     "ingest/files/replay.py": "test_replay",
     "ingest/live/consumer.py": "test_live",
+    "ingest/live/replay_range.py": "test_replay_of_a_range",
     "ingest/removal.py": "test_purges",
     "ingest/rerun.py": "test_reruns_and_recounts",
     "ingest/transactions.py": "test_live",
@@ -368,6 +370,15 @@ def test_replay(database: Database, tmp_path: Path) -> None:
     for size in (1, 100):
         replayed_frames(database, tmp_path, everything(ann, stream), batch_size=size, extra_collections=("com.*",))
     assert tables_of(traces(database.url, ann.did, MARK)) == KEPT
+
+
+def test_replay_of_a_range(database: Database) -> None:
+    stream = Stream()
+    ann = Person(stream, "ann")
+    forbid(database, ann)
+    with Relay(everything(ann, stream)) as relay:
+        found = replay_range(Settings(database_url=database.url, relay_url=relay.url), database, 1, stream.seq)
+    assert found.events > 5 and tables_of(traces(database.url, ann.did, MARK)) == KEPT
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["frames", "records"])

@@ -35,7 +35,7 @@ class BusyWorld(World):
             if write.action == "delete"
         ]
         self.deleted.setdefault(author.did, []).extend(gone)
-        return [self._commit_frame(author, act)]
+        return self._commit_frames(author, act)
 
     def _duplicate(self, author: Author) -> list[Write] | None:
         """A duplicate of an earlier record."""

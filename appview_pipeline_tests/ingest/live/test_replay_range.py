@@ -16,7 +16,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.batches import writer_for
 from appview_pipeline_tests.support.busy_world import busy_frames
-from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, record_keys, replayed_frames, rows
+from appview_pipeline_tests.support.tables import Fresh, assert_equal, dump, one, replayed_frames, rows
 
 
 @pytest.fixture(autouse=True)
