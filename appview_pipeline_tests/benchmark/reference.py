@@ -82,7 +82,7 @@ def run(server: Server, corpus: Corpus, frames: int, log: Path) -> ReferenceRun:
     query(server.libpq("postgres"), f"CREATE DATABASE {database}")
     query(server.libpq(database), "CREATE SCHEMA bsky")
     with ExitStack() as stack:
-        relay = stack.enter_context(RelayProcess(corpus, 0, frames))
+        relay = stack.enter_context(RelayProcess(corpus, 0, frames, directory=True))
         output = stack.enter_context(log.open("wb"))
         url = f"socket://postgres@{server.socket_dir}?db={database}&port=5432"
         node = packages / "node" / "bin" / "node"

@@ -1,6 +1,6 @@
 """The simulated relay as a process of its own, so that what it costs is not taken for the consumer's.
 
-`python -m appview_pipeline_tests.benchmark.relay FRAMES PAST SKIP COUNT` reads the frames into memory and answers
+`python -m appview_pipeline_tests.benchmark.relay FRAMES PAST SKIP COUNT alone|directory` reads the frames into memory and answers
 commands, JSON lines on stdin and stdout: nothing is there for a client until it is published.
 """
 
@@ -24,11 +24,17 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 
 
 class RelayProcess:
-    """The relay's process, seen from the benchmark. It offers frames `skip` to `skip + count` of the corpus."""
+    """The relay's process, seen from the benchmark. It offers frames `skip` to `skip + count` of the corpus.
 
-    def __init__(self, corpus: Corpus, skip: int, count: int) -> None:
+    With `directory` there is a PLC directory too, which knows the accounts; making them takes 8 s.
+    """
+
+    def __init__(self, corpus: Corpus, skip: int, count: int, *, directory: bool = False) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, corpus.path, corpus.past_path, str(skip), str(count)],
+            [
+                *(sys.executable, "-m", __name__, corpus.path, corpus.past_path, str(skip), str(count)),
+                "directory" if directory else "alone",
+            ],
             cwd=CHECKOUT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -103,9 +109,9 @@ def _pace(relay: Relay, frames: list[tuple[int, bytes]], rate: float) -> list[tu
     return marks
 
 
-def serve(frames_path: Path, past_path: Path, skip: int, count: int) -> None:
+def serve(frames_path: Path, past_path: Path, skip: int, count: int, *, directory: bool) -> None:
     """Serves until stdin ends."""
-    past = json.loads(past_path.read_text())
+    past = json.loads(past_path.read_text()) if directory else {"seed": 0, "authors_at_end": 0, "start": 0}
     # The accounts suffice for the directory: their pasts, which take long to write, are asked for by nobody here.
     world = World(past["seed"], past["authors_at_end"], start=past["start"], pasts=())
     pds = Pds(world)
@@ -144,4 +150,6 @@ def _say(value: Any) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    serve(
+        Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), directory=sys.argv[5] == "directory"
+    )

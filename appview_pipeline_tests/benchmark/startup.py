@@ -55,7 +55,7 @@ def measure(side: Side, corpus: Corpus, folder: Path, *, rate: float = 500.0, se
     state = folder / "state"
     mark = f"APPVIEW_BENCHMARK={uuid.uuid4()}"
     with ExitStack() as stack:
-        relay = stack.enter_context(RelayProcess(corpus, 0, corpus.frames))
+        relay = stack.enter_context(RelayProcess(corpus, 0, corpus.frames, directory=True))
         log = stack.enter_context((folder / "dev.log").open("wb"))
         began = time.monotonic()
         dev = subprocess.Popen(
