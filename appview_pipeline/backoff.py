@@ -296,3 +296,7 @@ FETCH_REPORT_SECONDS = 5.0
 """Between two reports of the fetch process while it has something to report."""
 FETCH_QUIET_SECONDS = 60.0
 """The same while it has nothing to report."""
+
+
+SIGNATURE_CHECK_SECONDS = (5.0, 3_600.0)
+"""A commit whose account's key is not known is looked at again after as long as it has waited, within these bounds."""

@@ -17,6 +17,7 @@ from appview_pipeline.indexing.changes import (
     Gap,
     IdentityEvent,
     RecordDelete,
+    UncheckedCommit,
     gap_of,
 )
 from appview_pipeline.indexing.collection import RecordWrite, Row, Rows
@@ -96,6 +97,7 @@ def build(
     chains: dict[str, Chain] = {}
     accounts: dict[str, AccountState] = {}
     identities: dict[str, IdentityEvent] = {}
+    unchecked: dict[str, UncheckedCommit] = {}
     gaps: list[Gap] = []
     letters: list[DeadLetter] = []
     withheld: set[str] = set()
@@ -109,6 +111,10 @@ def build(
             continue
         if change.repo is not None:
             follow(chains, change.repo, change)
+        if change.unchecked is not None:
+            older = unchecked.get(change.unchecked.did)
+            if older is None or older.rev < change.unchecked.rev:
+                unchecked[change.unchecked.did] = change.unchecked
         events: list[RecordWrite | RecordDelete] = [*change.writes, *change.deletes]
         for event in events:
             seen = newest.get(event.uri)
@@ -151,6 +157,7 @@ def build(
     rows["stage_ignored"] = ignored_rows(ignored)
     rows["stage_dead_letter"] = letter_rows(letters, source, dead_letter_bytes)
     rows["stage_gap"] = list(gaps)
+    rows["stage_unchecked"] = [(it.did, it.rev, it.seq, it.block) for it in unchecked.values()]
     for (collection, action), count in ops.items():
         report.ops.setdefault(collection, {})[action] = count
     report.accounts = len(chains) + len(identities.keys() - chains.keys())

@@ -6,17 +6,44 @@ is a dead letter beside the rest, never an exception.
 
 from __future__ import annotations
 
-from appview_pipeline.indexing.changes import AccountState, Change, DeadLetter, IdentityEvent, RecordDelete, RepoState
+from typing import Protocol
+
+from appview_pipeline.indexing.changes import (
+    AccountState,
+    Change,
+    DeadLetter,
+    IdentityEvent,
+    RecordDelete,
+    RepoState,
+    UncheckedCommit,
+)
 from appview_pipeline.indexing.collection import Collection, RecordWrite
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.protocol.cbor import Record
 from appview_pipeline.protocol.cid import to_text
-from appview_pipeline.protocol.commit import FUTURE_TOLERANCE, InvalidCommit, RecordOp, read_commit, read_sync
+from appview_pipeline.protocol.commit import (
+    FUTURE_TOLERANCE,
+    CommitContent,
+    InvalidCommit,
+    RecordOp,
+    SyncContent,
+    read_commit,
+    read_sync,
+)
 from appview_pipeline.protocol.event_stream import FrameError
 from appview_pipeline.protocol.frames import Account, Commit, Event, Identity, Sync, decode_frame
 from appview_pipeline.protocol.lexicon import RecordValidator
 from appview_pipeline.protocol.syntax import format_milliseconds, is_readable_did, normalize_datetime, tid_before
+
+
+class Check(Protocol):
+    """What is checked of a commit or a #sync beyond its structure."""
+
+    def __call__(self, event: Commit | Sync, content: CommitContent | SyncContent) -> UncheckedCommit | None:
+        """Raises InvalidCommit where the event must not be applied. Returns the commit where its signature is not
+        checked yet: the account's key is not known here, or does not fit."""
+        ...
 
 
 def read_envelope(frame: bytes) -> Event | Change:
@@ -43,22 +70,24 @@ def read_change(
     now_micros: int,
     validators: Validators,
     collections: IndexedCollections,
+    check: Check | None = None,
 ) -> Change:
     """Reads what an event changes.
 
     `now_micros`: our clock, microseconds since 1970, for the check of future revs. Records of a collection
-    without a validator pass.
+    without a validator pass. Without `check` only the structure of commits is checked; what it returns is the change's
+    `unchecked`.
     """
     if isinstance(event, Commit):
         if not (event.repo.startswith("did:plc:") or is_readable_did(event.repo)):
             return _unreadable(event.repo, event.seq, frame)
-        return _commit(event, frame, now_micros, collections, validators)
+        return _commit(event, frame, now_micros, collections, validators, check)
     if isinstance(event, Sync | Account | Identity) and not is_readable_did(event.did):
         return _unreadable(event.did, event.seq, frame)
-    change = Change(len(frame), getattr(event, "seq", None))
     if isinstance(event, Sync):
-        _sync(event, frame, now_micros, change)
-    elif isinstance(event, Account):
+        return _sync(event, frame, now_micros, check)
+    change = Change(len(frame), getattr(event, "seq", None))
+    if isinstance(event, Account):
         change.is_event = True
         change.time = normalize_datetime(event.time)
         since = _not_in_the_future(change.time, now_micros)
@@ -99,31 +128,39 @@ def skipped_commit(event: Commit, frame: bytes) -> Change:
     return Change(len(frame), event.seq, normalize_datetime(event.time), is_event=True, already_applied=True)
 
 
+def refused_event(event: Commit | Sync, frame: bytes, error: InvalidCommit) -> Change:
+    """The change of a commit or #sync that can't be used as a whole: a dead letter, which leaves a gap."""
+    did, since = (event.repo, event.since) if isinstance(event, Commit) else (event.did, None)
+    letter = DeadLetter(
+        kind=error.kind,
+        reason=error.reason,
+        seq=event.seq,
+        did=did,
+        path=None,
+        bytes=frame,
+        rev=event.rev,
+        since=since,
+    )
+    return Change(len(frame), event.seq, normalize_datetime(event.time), is_event=True, dead_letters=[letter])
+
+
 def _commit(
     event: Commit,
     frame: bytes,
     now_micros: int,
     collections: IndexedCollections,
     validators: Validators,
+    check: Check | None,
 ) -> Change:
     time = normalize_datetime(event.time)
     did, rev, seq = event.repo, event.rev, event.seq
     change = Change(len(frame), seq, time, is_event=True)
     try:
         content = read_commit(event, now_micros, collections)
+        if check is not None:
+            change.unchecked = check(event, content)
     except InvalidCommit as error:
-        letter = DeadLetter(
-            kind=error.kind,
-            reason=error.reason,
-            seq=seq,
-            did=did,
-            path=None,
-            bytes=frame,
-            rev=rev,
-            since=event.since,
-        )
-        change.dead_letters.append(letter)
-        return change
+        return refused_event(event, frame, error)
     change.repo = RepoState(
         did=did,
         rev=rev,
@@ -239,23 +276,13 @@ def refusal(
     return "collection-rule", collection.check(write)
 
 
-def _sync(event: Sync, frame: bytes, now_micros: int, change: Change) -> None:
-    change.is_event = True
-    change.time = normalize_datetime(event.time)
+def _sync(event: Sync, frame: bytes, now_micros: int, check: Check | None) -> Change:
     try:
         content = read_sync(event, now_micros)
+        unchecked = None if check is None else check(event, content)
     except InvalidCommit as error:
-        letter = DeadLetter(
-            kind=error.kind,
-            reason=error.reason,
-            seq=event.seq,
-            did=event.did,
-            path=None,
-            bytes=frame,
-            rev=event.rev,
-        )
-        change.dead_letters.append(letter)
-        return
+        return refused_event(event, frame, error)
+    change = Change(len(frame), event.seq, normalize_datetime(event.time), is_event=True, unchecked=unchecked)
     change.repo = RepoState(
         did=event.did,
         rev=content.rev,
@@ -265,3 +292,4 @@ def _sync(event: Sync, frame: bytes, now_micros: int, change: Change) -> None:
         data=to_text(content.data),
         is_sync=True,
     )
+    return change

@@ -12,8 +12,8 @@ def content_of(change: Change) -> set[str]:
     """The accounts that a change has content of.
 
     Content is what says what an account wrote: records, dead letters, gaps that name them, the counts of collections
-    that are not indexed; and its identity, which is looked up. The state of a repository, the account's hosting status
-    and deletions are none.
+    that are not indexed; and its identity, which is looked up, also to check a commit's signature. The state of a
+    repository, the account's hosting status and deletions are none.
     """
     named = {write.did for write in change.writes}
     named.update(letter.did for letter in change.dead_letters if letter.did is not None)
@@ -22,6 +22,8 @@ def content_of(change: Change) -> set[str]:
         named.add(change.repo.did)
     if change.identity is not None:
         named.add(change.identity.did)
+    if change.unchecked is not None:
+        named.add(change.unchecked.did)
     return named
 
 
@@ -51,5 +53,6 @@ def _without(change: Change, excluded: Set[str]) -> Change:
         dead_letters=[letter for letter in change.dead_letters if letter.did not in withheld],
         identity=None if change.identity is not None and change.identity.did in withheld else change.identity,
         gaps=[gap for gap in change.gaps if gap.did not in withheld],
+        unchecked=None if change.unchecked is not None and change.unchecked.did in withheld else change.unchecked,
         withheld=(*change.withheld, *sorted(withheld)),
     )

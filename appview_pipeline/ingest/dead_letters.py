@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from appview_pipeline.indexing.changes import Change, DeadLetter, RepoState
 from appview_pipeline.indexing.collection import RecordWrite
-from appview_pipeline.indexing.events import read_change, read_envelope, refusal
+from appview_pipeline.indexing.events import refusal
 from appview_pipeline.indexing.exclusion import content_of
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.shared_rows import fingerprint
 from appview_pipeline.indexing.validators import record_validators
+from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.ingest.restore import restore
+from appview_pipeline.ingest.verification import verifier_for
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cbor import InvalidRecord, decode_as_sent
 from appview_pipeline.protocol.record_json import record_from_json
@@ -71,8 +73,9 @@ def retry_dead_letters(
 ) -> RetrySummary:
     """Tries the unresolved letters of `ids` (None: all) and `kind` (None: all) again, in the order in which they came.
 
-    Whole frames go through decoding, single records through validation. What passes is written as if it came late,
-    which changes nothing that is newer. A letter that succeeds is marked resolved, one that fails gets its new reason.
+    Whole frames go through decoding and verification, single records through validation. What passes is written as if
+    it came late, which changes nothing that is newer. A letter that succeeds is marked resolved, one that fails gets
+    its new reason.
     """
     reader = _LetterReader(settings, database)
     summary = RetrySummary()
@@ -141,6 +144,7 @@ class _LetterReader:
         self._database = database
         self._validators = record_validators(settings.lexicon_dir)
         self._collections = IndexedCollections(settings.extra_collections)
+        self._verifier = verifier_for(settings, database)
 
     def change_of(self, letter: StoredLetter) -> Change:
         """What the letter's bytes amount to today. Raises `NotRetriable`."""
@@ -149,11 +153,8 @@ class _LetterReader:
         if len(letter.content) < letter.byte_length:
             raise NotRetriable("only a part of its bytes was kept (APPVIEW_DEAD_LETTER_BYTES)")
         if letter.form == "frame":
-            event = read_envelope(letter.content)
-            if isinstance(event, Change):
-                return event
-            now = time.time_ns() // 1_000
-            return read_change(event, letter.content, now, self._validators, self._collections)
+            (change,) = read_changes([letter.content], self._validators, self._collections, verifier=self._verifier)
+            return change
         if letter.form not in ("block", "json"):
             raise NotRetriable("its bytes are no frame and no record")
         return self._change_of_record(letter, letter.content)

@@ -88,22 +88,24 @@ class RecordOp:
 @dataclass(slots=True)
 class CommitContent:
     """A commit that passed the structure checks. `data` is the CID of its tree's root; `block` the signed commit
-    object."""
+    object, `sig` the signature in it."""
 
     data: bytes
     block: bytes
+    sig: bytes
     ops: list[RecordOp]
 
 
 @dataclass(slots=True)
 class SyncContent:
     """The state that a `#sync` announces: CIDs of the commit and of the tree's root (36 bytes each), and the rev.
-    `block` is the signed commit object."""
+    `block` is the signed commit object, `sig` the signature in it."""
 
     commit: bytes
     data: bytes
     rev: str
     block: bytes
+    sig: bytes
 
 
 def read_commit(event: Commit, now_micros: int, wanted: Container[str]) -> CommitContent:
@@ -126,13 +128,13 @@ def read_commit(event: Commit, now_micros: int, wanted: Container[str]) -> Commi
     blocks = _blocks(event.blocks)
     if not blocks.roots or blocks.roots[0] != event.commit:
         raise InvalidCommit("commit-car", "the CAR's root is not the commit")
-    block, data = _signed_commit(blocks, event.commit, event.repo, event.rev)
+    block, data, sig = _signed_commit(blocks, event.commit, event.repo, event.rev)
     if len(operations) == 1:
-        return CommitContent(data, block, [_operation(operations[0], blocks, wanted)])
+        return CommitContent(data, block, sig, [_operation(operations[0], blocks, wanted)])
     ops = [_operation(operation, blocks, wanted) for operation in operations]
     if len({op.path for op in ops}) < len(ops):
         ops = _in_turn(ops)
-    return CommitContent(data, block, ops)
+    return CommitContent(data, block, sig, ops)
 
 
 def _in_turn(ops: list[RecordOp]) -> list[RecordOp]:
@@ -161,8 +163,8 @@ def read_sync(event: Sync, now_micros: int) -> SyncContent:
     roots = blocks.roots
     if len(roots) != 1 or not is_dag_cbor(roots[0]):
         raise InvalidCommit("commit-car", "CAR without exactly one root that is a CID of DAG-CBOR")
-    block, data = _signed_commit(blocks, roots[0], event.did, event.rev)
-    return SyncContent(roots[0], data, event.rev, block)
+    block, data, sig = _signed_commit(blocks, roots[0], event.did, event.rev)
+    return SyncContent(roots[0], data, event.rev, block, sig)
 
 
 @lru_cache(maxsize=8)
@@ -230,8 +232,8 @@ def _blocks(car: bytes) -> Blocks:
         raise InvalidCommit("commit-car", f"CAR: {error}") from None
 
 
-def _signed_commit(blocks: Blocks, cid: bytes, did: str, rev: str) -> tuple[bytes, bytes]:
-    """The commit object's block and the root of the tree. Raises InvalidCommit."""
+def _signed_commit(blocks: Blocks, cid: bytes, did: str, rev: str) -> tuple[bytes, bytes, bytes]:
+    """The commit object's block, the root of the tree and the signature. Raises InvalidCommit."""
     block = blocks.get(cid)
     if block is None:
         raise InvalidCommit("commit-block", f"the commit's {blocks.absence(cid)[0]}")
@@ -242,8 +244,7 @@ def _signed_commit(blocks: Blocks, cid: bytes, did: str, rev: str) -> tuple[byte
         raise InvalidCommit("commit-mismatch", "the commit is of another DID than the event")
     if commit.get("rev") != rev:
         raise InvalidCommit("commit-mismatch", "the commit has another rev than the event")
-    data: bytes = commit["data"]
-    return block, data
+    return block, commit["data"], commit["sig"]
 
 
 def decode_commit(block: bytes) -> dict[str, Any]:

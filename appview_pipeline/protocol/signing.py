@@ -1,8 +1,8 @@
 """Keys and signatures of commits, labels and PLC operations.
 
 Two curves, secp256k1 ("k256", ES256K) and NIST P-256 ("p256", ES256); SHA-256; compact signatures of 64 bytes (r, s),
-of which only the low-s one is valid (https://atproto.com/specs/cryptography). Verifying with a key seen before takes
-about 50 us (k256) or 80 us (p256).
+of which only the low-s one is valid (https://atproto.com/specs/cryptography). Verifying with a key that is ready
+(`VerifyingKey`) takes about 40 us (k256) or 65 us (p256).
 """
 
 from __future__ import annotations
@@ -106,35 +106,47 @@ def _checked(curve: str, point: bytes, *, compressed: bool) -> PublicKey:
         raise InvalidKey("public key is not a point of its curve") from None
 
 
-@lru_cache(maxsize=20_000)
-def _k256(point: bytes) -> K256PublicKey:
-    return K256PublicKey(point)
+class VerifyingKey:
+    """A public key ready for use: its point is decompressed, which takes 5 us (k256) or 20 us (p256), once."""
+
+    __slots__ = ("_k256", "_p256")
+
+    def __init__(self, key: PublicKey) -> None:
+        self._k256 = self._p256 = None
+        if key.curve == K256:
+            self._k256 = K256PublicKey(key.point)
+        else:
+            self._p256 = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), key.point)
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """Whether a compact, low-s signature of a message (not yet hashed) is by the key."""
+        if len(signature) != 64:
+            return False
+        if self._k256 is not None:
+            try:
+                # libsecp256k1 itself takes only low s for valid.
+                return self._k256.verify(cdata_to_der(deserialize_compact(signature)), message)
+            except ValueError:
+                return False
+        assert self._p256 is not None
+        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+        if not 0 < s <= _P256_ORDER // 2 or not 0 < r < _P256_ORDER:
+            return False
+        try:
+            self._p256.verify(encode_dss_signature(r, s), message, _ECDSA)
+        except InvalidSignature:
+            return False
+        return True
 
 
-@lru_cache(maxsize=20_000)
-def _p256(point: bytes) -> ec.EllipticCurvePublicKey:
-    return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+@lru_cache(maxsize=1_000)
+def _ready(key: PublicKey) -> VerifyingKey:
+    return VerifyingKey(key)
 
 
 def verify(key: PublicKey, message: bytes, signature: bytes) -> bool:
     """Whether a compact, low-s signature of a message (not yet hashed) is by a key."""
-    if len(signature) != 64:
-        return False
-    if key.curve == K256:
-        try:
-            # libsecp256k1 itself takes only low s for valid.
-            der = cdata_to_der(deserialize_compact(signature))
-            return _k256(key.point).verify(der, message)
-        except ValueError:
-            return False
-    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-    if not 0 < s <= _P256_ORDER // 2 or not 0 < r < _P256_ORDER:
-        return False
-    try:
-        _p256(key.point).verify(encode_dss_signature(r, s), message, _ECDSA)
-    except InvalidSignature:
-        return False
-    return True
+    return _ready(key).verify(message, signature)
 
 
 def public_key_of(private_key: bytes) -> PublicKey:
@@ -163,10 +175,13 @@ def unsigned_commit(block: bytes, sig: bytes) -> bytes | None:
     return bytes((block[0] - 1,)) + block[1:at] + block[at + len(entry) :]
 
 
-def verify_commit(key: PublicKey, block: bytes, sig: bytes) -> bool:
-    """Whether a commit object (its block, and the `sig` in it) is signed by a key."""
+def verify_commit(key: PublicKey | VerifyingKey, block: bytes, sig: bytes) -> bool:
+    """Whether a commit object (its block, and the `sig` in it) is signed by a key. Commits of one account after another
+    should come with a `VerifyingKey`; of keys alone only the last 1,000 are kept ready."""
     unsigned = unsigned_commit(block, sig)
-    return unsigned is not None and verify(key, unsigned, sig)
+    if unsigned is None:
+        return False
+    return (_ready(key) if isinstance(key, PublicKey) else key).verify(unsigned, sig)
 
 
 def sign_commit(private_key: bytes, *, did: str, rev: str, data: bytes) -> bytes:

@@ -37,6 +37,7 @@ from appview_pipeline.store.repos import (
     write_actors,
 )
 from appview_pipeline.store.run_effects import drop_stale, run_effects, run_under_lock
+from appview_pipeline.store.signatures import keep_unchecked
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_encoded, copy_rows, make_tables
 
@@ -57,6 +58,7 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     repos = advance_repos(cursor, batch, locked)
     accounts = update_accounts(cursor, batch, repos)
     queue_identities(cursor, batch, repos, accounts)
+    keep_unchecked(cursor, batch)  # commits whose signatures will be checked once their accounts are resolved
     write_actors(cursor, batch, repos, accounts)
     changes = write_records(cursor, batch)  # the newest rev of each record wins; finds what is stale
     if removes:
@@ -133,7 +135,7 @@ def apply(
 
 _FILES_WITH_STAGES = (
     *("version", "affected", "evaluation", "quote_evaluation"),
-    *("post_notification", "subscription", "pair_notification"),
+    *("post_notification", "subscription", "pair_notification", "unchecked"),
 )
 """Files of sql/apply/ with temporary tables of their own, besides staging.sql and those of the collections."""
 

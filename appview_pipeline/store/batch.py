@@ -50,6 +50,7 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
         "event_time",
     ),
     "stage_gap": ("kind", "did", "relay", "shard", "from_text", "to_text", "links", "resolved"),
+    "stage_unchecked": ("did", "rev", "seq", "block"),
 }
 """Staging tables of sql/apply/staging.sql that Python fills, and their columns in the order of a row's values."""
 

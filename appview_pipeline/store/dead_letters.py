@@ -121,6 +121,12 @@ def mark_resolved(connection: Connection, letter: StoredLetter) -> None:
             cursor.execute(statements["close_gap"], {"did": letter.did, "path": letter.path, "rev": letter.rev})
 
 
+def mark_covered(connection: Connection, letters: Sequence[int]) -> None:
+    """Notes that whole exports of their repositories, which are as new, were applied: nothing is to be retried."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("repair/dead_letter.sql")["covered"], {"ids": list(letters)})
+
+
 def mark_failed(connection: Connection, letter: int, kind: str, reason: str) -> None:
     """Notes that a retry failed, and why."""
     with connection.cursor() as cursor:

@@ -22,6 +22,8 @@ from appview_pipeline.ingest.live.replay_range import replay_range
 from appview_pipeline.ingest.recount import recount
 from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
+from appview_pipeline.ingest.signatures import settle_signatures
+from appview_pipeline.ingest.verification import verifier_for
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import sql
 from appview_pipeline.store.accounts import PdsStatus, save_statuses
@@ -35,6 +37,7 @@ from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.consumers import Start, cursor, until
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update, without_block
+from appview_pipeline_tests.support.keys import save_key
 from appview_pipeline_tests.support.records import one_of_each
 from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
 from appview_pipeline_tests.support.traces import Traces, tables_of, traces
@@ -115,6 +118,8 @@ STATEMENTS: dict[str, str] = {
     "apply/subscription.find": DERIVED,
     "apply/threadgate.flag": CHECKED,
     "apply/threadgate.unflag": REMOVES,
+    "apply/unchecked.keep": CHECKED,
+    "apply/unchecked.queue": CHECKED,
     "apply/version.keep": DROPPED,
     "apply/version.op_thread": DROPPED,
     "backfill/fetch_batch.": NOBODY,
@@ -141,6 +146,7 @@ STATEMENTS: dict[str, str] = {
     "repair/counters.profiles_lock": OTHERS,
     "repair/counters.profiles_rewrite": OTHERS,
     "repair/dead_letter.close_gap": REMOVES,
+    "repair/dead_letter.covered": REMOVES,
     "repair/dead_letter.failed": EXISTING,
     "repair/dead_letter.resolved": EXISTING,
     "repair/duplicates.follow_head": DERIVED,
@@ -152,6 +158,7 @@ STATEMENTS: dict[str, str] = {
     "schema/0018_privacy.follow_exclusion": STATE,
     "schema/0018_privacy.forbid_data_collection": STATE,
     "schema/0018_privacy.setting_changed": REMOVES,
+    "signatures/check.later": EXISTING,
     "sweep/gap.proven": REMOVES,
     **{f"apply/{effect.name}.add": CHECKED for effect in EFFECTS.in_order},
 }
@@ -217,6 +224,7 @@ MODULES = {
     "repair_chunk": "test_reruns_and_recounts",
     "repos": "test_live",
     "run_effects": "test_live",
+    "signatures": "test_signatures_that_are_settled_later",
     "upstreams": "test_resolution",
 }
 """Modules of store/ that run such statements, and the test that drives each."""
@@ -231,6 +239,7 @@ PATHS = {
     "ingest/live/replay_range.py": "test_replay_of_a_range",
     "ingest/removal.py": "test_purges",
     "ingest/rerun.py": "test_reruns_and_recounts",
+    "ingest/signatures.py": "test_signatures_that_are_settled_later",
     "ingest/transactions.py": "test_live",
     "ingest/watchdog.py": "test_live",
     "identity/on_demand.py": "test_resolution",
@@ -405,6 +414,41 @@ def test_retries_of_dead_letters(database: Database, whole: bool) -> None:
     found = retry_dead_letters(Settings(database_url=database.url), database)
     assert found.impossible == {EXCLUDED: 1} and found.resolved == 0
     assert news_of(before, database, ann) == {}
+
+
+@pytest.mark.parametrize("opted_out", [True, False], ids=["opted out", "as anybody"])
+def test_signatures_that_are_settled_later(database: Database, opted_out: bool) -> None:
+    """Of commits that were applied unchecked, and of dead letters that wait for a fresh key. The opt-out forgets the
+    former; it may come while the process that settles them has them in hand."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    settings = Settings(database_url=database.url)
+    verifier, writer = verifier_for(settings, database), writer_for(database)
+
+    def write(*frames: bytes) -> None:
+        writer.write(changes_of(*frames, verifier=verifier), time.time())
+
+    write(ann.commit(post("a", MARK)), bob.commit(post("a", "bob's")))
+    save_key(database, bob.did, ann.key)
+    write(bob.commit(post("b", MARK)))
+    assert rows(database.url, "SELECT kind, did FROM pipeline.dead_letter") == [("commit-signature", bob.did)]
+    save_key(database, ann.did, bob.key)
+    save_key(database, bob.did, bob.key)
+    unchecked = rows(database.url, "SELECT * FROM pipeline.unchecked_commit")
+    if opted_out:
+        forbid(database, ann)
+        forbid(database, bob)
+        assert one(database.url, "SELECT count(*) FROM pipeline.unchecked_commit") == 0
+        for row in unchecked:
+            rows(database.url, "INSERT INTO pipeline.unchecked_commit VALUES (%s, %s, %s, %s, %s, %s)", *row)
+    before = traces(database.url, MARK, ann.did, bob.did)
+    done = settle_signatures(settings, database, writer)
+    if opted_out:
+        assert news_of(before, database, ann, bob) == {}
+    else:
+        assert (done.checked, done.good, done.bad, done.retried) == (3, 2, 1, 1)
+        assert one(database.url, "SELECT count(*) FROM bsky.post WHERE text = %s", MARK) == 2
+    assert one(database.url, "SELECT count(*) FROM pipeline.unchecked_commit") == 0
 
 
 def test_a_record_whose_block_is_missing(database: Database) -> None:

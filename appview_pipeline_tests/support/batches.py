@@ -10,15 +10,16 @@ from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.decoding import read_changes
+from appview_pipeline.ingest.verification import Verifier
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.batch import Report
 from appview_pipeline.store.database import Database
 
 
-def changes_of(*frames: bytes, validators: Any = None) -> list[Change]:
+def changes_of(*frames: bytes, validators: Any = None, verifier: Verifier | None = None) -> list[Change]:
     """What frames ask of the database."""
-    return read_changes(frames, validators or record_validators(None), IndexedCollections())
+    return read_changes(frames, validators or record_validators(None), IndexedCollections(), verifier=verifier)
 
 
 def writer_for(database: Database, position: Position | None = None, source: str = "test", **settings: Any) -> Writer:

@@ -256,7 +256,7 @@ SELECT EXISTS (SELECT FROM pipeline.removal WHERE did = %(did)s AND finished_at 
 -- The end: removes the account itself, forgets its commits and its identity, and notes that the removal is done. An
 -- account that the operator has taken down, or trusts as a verifier, keeps its row with that alone.
 -- - forgotten: its row in pipeline.repo.
--- - identity, wanted, seen, profile_counter: its rows in these tables.
+-- - identity, wanted, unchecked, seen, profile_counter: its rows in these tables.
 -- - marked: its row in bsky.actor, where the operator marked it.
 -- - gone: the same, where not.
 WITH forgotten AS (
@@ -267,6 +267,8 @@ WITH forgotten AS (
   DELETE FROM pipeline.identity WHERE did = %(did)s
 ), wanted AS (
   DELETE FROM pipeline.backfill_queue WHERE did = %(did)s
+), unchecked AS (
+  DELETE FROM pipeline.unchecked_commit WHERE did = %(did)s
 ), seen AS (
   DELETE FROM bsky.actor_sync WHERE did = %(did)s
 ), profile_counter AS (

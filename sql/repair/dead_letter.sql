@@ -43,3 +43,8 @@ WHERE g.did = %(did)s AND g.resolved_at IS NULL AND (
 -- :failed
 -- Replaces the reason by that of the failed retry.
 UPDATE pipeline.dead_letter SET retried_at = now(), kind = %(kind)s, reason = %(reason)s WHERE id = %(id)s;
+
+-- :covered
+-- Marks the dead letters %(ids)s as resolved without a retry: whole exports of their repositories were applied that are
+-- as new as they are.
+UPDATE pipeline.dead_letter SET resolved_at = now() WHERE id = ANY (%(ids)s) AND resolved_at IS NULL;

@@ -1,4 +1,4 @@
--- Commits that were applied before their signature could be checked.
+-- Commits that were applied before their signature could be checked, and dead letters that wait for a fresh key.
 --
 -- Guarantees: one row a repository, the newest such commit: its signature vouches for the tree, and the proofs of the
 -- commits lead from tree to tree.
@@ -8,8 +8,10 @@ CREATE TABLE pipeline.unchecked_commit (
     rev text COLLATE "C" NOT NULL,
     seq bigint,
     block bytea NOT NULL,
-    since timestamptz NOT NULL DEFAULT now()
+    since timestamptz NOT NULL DEFAULT now(),
+    check_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 70);
+CREATE INDEX unchecked_commit_due ON pipeline.unchecked_commit (check_at);
 COMMENT ON TABLE pipeline.unchecked_commit IS
     'The newest commit of each repository that was applied while the account''s key was not known: checked when it is.';
 COMMENT ON COLUMN pipeline.unchecked_commit.did IS 'DID of the repository.';
@@ -17,3 +19,19 @@ COMMENT ON COLUMN pipeline.unchecked_commit.rev IS 'Rev of the commit.';
 COMMENT ON COLUMN pipeline.unchecked_commit.seq IS 'Sequence number of its event; null: it has none.';
 COMMENT ON COLUMN pipeline.unchecked_commit.block IS 'The signed commit object, DAG-CBOR.';
 COMMENT ON COLUMN pipeline.unchecked_commit.since IS 'When the first such commit was applied.';
+COMMENT ON COLUMN pipeline.unchecked_commit.check_at IS 'When it is looked up next whether the key is known.';
+
+-- Dead letters of commits that did not fit the account's key, until a fresh key has decided about them.
+CREATE INDEX dead_letter_unsettled ON pipeline.dead_letter (id)
+    WHERE kind = 'commit-signature' AND resolved_at IS NULL AND retried_at IS NULL;
+
+-- Nothing of an excluded account is to be checked. Its batches lock the same row of pipeline.repo first.
+CREATE FUNCTION pipeline.forget_unchecked() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM pipeline.unchecked_commit WHERE did = NEW.did;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION pipeline.forget_unchecked IS 'Removes the unchecked commit of an account that becomes excluded.';
+CREATE TRIGGER unchecked_forgotten AFTER UPDATE OF excluded ON pipeline.repo
+    FOR EACH ROW WHEN (NEW.excluded AND NOT OLD.excluded) EXECUTE FUNCTION pipeline.forget_unchecked();

@@ -14,6 +14,7 @@ from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.decoding import LookUp, applied_revs_in, read_changes
 from appview_pipeline.ingest.files.capture_file import CaptureReader
 from appview_pipeline.ingest.pipeline import run_pipeline
+from appview_pipeline.ingest.verification import verifier_for
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.batch import Report
@@ -58,10 +59,11 @@ def replay(
     """
     validators, collections = record_validators(settings.lexicon_dir), IndexedCollections(settings.extra_collections)
     summary = ReplaySummary()
+    verifier = verifier_for(settings, database)
     started = time.monotonic()
 
     def decode(frames: list[bytes], look_up: LookUp | None) -> Sequence[Change]:
-        return read_changes(frames, validators, collections, look_up)
+        return read_changes(frames, validators, collections, look_up, verifier)
 
     with CaptureReader(path) as frames:
         run_pipeline(

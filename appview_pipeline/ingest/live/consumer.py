@@ -20,6 +20,7 @@ from appview_pipeline.ingest.interpreter import favour_throughput
 from appview_pipeline.ingest.live.sequence_numbers import SequenceNumbers
 from appview_pipeline.ingest.live.stream_decoder import StreamDecoder
 from appview_pipeline.ingest.pipeline import run_pipeline
+from appview_pipeline.ingest.verification import verifier_for
 from appview_pipeline.ingest.watchdog import Watchdog
 from appview_pipeline.ingest.writer import Position, Writer
 from appview_pipeline.leases.lease import report_trouble, run_leased
@@ -72,6 +73,7 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
                     notices=subscription.notices,
                     validators=validators,
                     collections=collections,
+                    verifier=verifier_for(settings, database),
                 )
                 summary = _Summary(subscription, writer)
                 run_pipeline(

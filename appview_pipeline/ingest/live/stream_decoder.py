@@ -19,6 +19,7 @@ from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
 from appview_pipeline.ingest.decoding import LookUp, read_changes
 from appview_pipeline.ingest.live.sequence_numbers import Seen, SequenceNumbers
+from appview_pipeline.ingest.verification import Verifier
 from appview_pipeline.network.notices import Notice
 from appview_pipeline.protocol.peek import peek_did, peek_seq
 from appview_pipeline.shards import Shard
@@ -30,7 +31,8 @@ POSITION_SECONDS = 2.0
 
 
 class StreamDecoder:
-    """Makes changes of what a subscription receives, in its order. `notices`: gives those since it was last called."""
+    """Makes changes of what a subscription receives, in its order. `notices`: gives those since it was last called;
+    `verifier`: verifies commits beyond their structure (None: nothing does)."""
 
     def __init__(
         self,
@@ -40,12 +42,14 @@ class StreamDecoder:
         notices: Callable[[], list[Notice]],
         validators: Validators,
         collections: IndexedCollections,
+        verifier: Verifier | None = None,
     ) -> None:
         self._shard = shard
         self._numbers = numbers
         self._notices = notices
         self._validators = validators
         self._collections = collections
+        self._verifier = verifier
         self._position: Change | None = None  # how far the frames of other shards reach that came since the last batch
         self._position_due = 0.0
 
@@ -53,7 +57,7 @@ class StreamDecoder:
         """The changes of `frames`; without frames those that the stream's silence or its notices amount to."""
         changes = self._noticed(self._notices())
         own = own_frames(frames, self._shard)
-        decoded = read_changes(own, self._validators, self._collections, look_up)
+        decoded = read_changes(own, self._validators, self._collections, look_up, self._verifier)
         seen = self._numbers.see(numbers_of(frames, decoded, self._shard), time.monotonic())
         changes += self._numbers.changes_of(seen)
         changes += _placed(frames, decoded, self._shard, seen)
