@@ -285,6 +285,8 @@ def missing_record(attempts: int) -> float:
     return (600.0 if attempts <= 1 else 10_800.0) * random.uniform(0.9, 1.1)
 
 
+MISSING_RECORD_TRIES = 3
+"""Attempts to fetch a single record on which others depend."""
 MISSING_RECORDS_SECONDS = 30.0
 """Between two looks for missing records, while fewer are due than are taken at once."""
 MISSING_RECORDS_CLAIM_SECONDS = 300.0

@@ -28,6 +28,8 @@ class DeadLetter(NamedTuple):
     time: str | None = None
     since: str | None = None
     """The rev that a refused commit says it follows."""
+    is_quiet: bool = False
+    """As of the record that it holds (`RecordWrite.is_quiet`): a retry notifies nobody either."""
 
 
 class RecordDelete(NamedTuple):
@@ -39,6 +41,8 @@ class RecordDelete(NamedTuple):
     rev: str
     indexed_at: str
     seq: int | None
+    is_quiet: bool = False
+    """It notifies nobody: the record is not in a repository's export (`build` sets this for changes with one)."""
 
 
 class Gap(NamedTuple):

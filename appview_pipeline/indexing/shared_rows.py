@@ -31,12 +31,23 @@ def stage_records(
                     event.rev,
                     event.json,
                     event.indexed_at,
+                    _quiet(event.is_quiet),
                 )
             )
             if (collection := collections.get(event.collection)) is not None:
                 collection.stage(event, rows)
         else:
-            deletes.append((event.uri, event.did, event.collection, event.rev, event.seq, event.indexed_at))
+            deletes.append(
+                (
+                    event.uri,
+                    event.did,
+                    event.collection,
+                    event.rev,
+                    event.seq,
+                    event.indexed_at,
+                    _quiet(event.is_quiet),
+                )
+            )
 
 
 def superseded_row(event: RecordWrite | RecordDelete) -> Row:
@@ -53,7 +64,13 @@ def superseded_row(event: RecordWrite | RecordDelete) -> Row:
         event.seq,
         created_at(write.record) if write else None,
         event.indexed_at,
+        _quiet(event.is_quiet),
     )
+
+
+def _quiet(is_quiet: bool) -> str | None:
+    """A value of the columns `quiet`: text, because a batch of nothing but text is encoded fastest."""
+    return "t" if is_quiet else None
 
 
 def ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) -> list[Row]:
@@ -87,6 +104,7 @@ def letter_rows(letters: Iterable[DeadLetter], source: str, kept_bytes: int) -> 
             letter.cid,
             letter.action,
             letter.time,
+            _quiet(letter.is_quiet),
         )
     return list(rows.values())
 

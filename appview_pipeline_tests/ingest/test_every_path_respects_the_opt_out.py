@@ -32,13 +32,14 @@ from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.identities import Settled, claim, save, want
 from appview_pipeline.store.identity_import import ImportedDocument, import_documents
+from appview_pipeline.store.pending import missed, postpone, take_missing
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.consumers import Start, cursor, until
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update, without_block
 from appview_pipeline_tests.support.keys import save_key
-from appview_pipeline_tests.support.records import one_of_each
+from appview_pipeline_tests.support.records import one_of_each, strong_ref
 from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
 from appview_pipeline_tests.support.traces import Traces, tables_of, traces
 
@@ -123,6 +124,9 @@ STATEMENTS: dict[str, str] = {
     "apply/version.keep": DROPPED,
     "apply/version.op_thread": DROPPED,
     "backfill/fetch_batch.": NOBODY,
+    "backfill/pending.missed": EXISTING,
+    "backfill/pending.postpone": EXISTING,
+    "backfill/pending.take": REMOVES,
     "identity/batch.": NOBODY,
     "identity/claims.release": EXISTING,
     "identity/claims.release_queues": EXISTING,
@@ -218,6 +222,7 @@ MODULES = {
     "identity_import": "test_imports_of_a_directory",
     "identity_reports": "test_resolution",
     "notifications": "test_live",
+    "pending": "test_single_records_that_are_missing",
     "placeholders": "test_live",
     "records": "test_live",
     "removal": "test_purges",
@@ -463,6 +468,23 @@ def test_a_record_whose_block_is_missing(database: Database) -> None:
     assert one(database.url, "SELECT pipeline.allow_data_collection(%s)", ann.did)
     index(database, frame)
     assert one(database.url, "SELECT count(*) FROM bsky.post") == 2, "that is how it would have come back"
+
+
+def test_single_records_that_are_missing(database: Database) -> None:
+    """What an excluded account wrote is not fetched, though others wait for it, and nothing more is noted of it."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    lost = strong_ref(ann.uri("app.bsky.feed.post/lost"))
+    index(database, bob.commit(post("a", "bob's", reply={"root": lost, "parent": lost})))
+    forbid(database, ann)
+    before = traces(database.url, ann.did)
+    with database.connect("writer") as connection:
+        assert take_missing(connection, 10, 60.0) == []
+        missed(connection, [(lost["uri"], "", 1.0, False)])
+        postpone(connection, [lost["uri"]], 1.0)
+    ((not_before, error),) = rows(database.url, "SELECT not_before, error FROM pipeline.pending")
+    assert not_before is None and error is None
+    assert tables_of(news_of(before, database, ann)) <= {"pipeline.pending"}
 
 
 def test_reruns_and_recounts(database: Database) -> None:

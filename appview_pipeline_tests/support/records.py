@@ -11,9 +11,14 @@ from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.frames import WHEN, Person, create, post
 
 
+def strong_ref(uri: str) -> dict[str, str]:
+    """A reference to a record, whatever it holds."""
+    return {"uri": uri, "cid": to_text(cid_for_cbor(b"x"))}
+
+
 def one_of_each(ann: Person) -> list[Write]:
     """A record of every collection that has rows of its own."""
-    strong = {"uri": ann.uri("app.bsky.feed.post/a"), "cid": to_text(cid_for_cbor(b"x"))}
+    strong = strong_ref(ann.uri("app.bsky.feed.post/a"))
     members, dated = ann.uri("app.bsky.graph.list/a"), {"createdAt": WHEN}
     return [
         post("a", "x"),

@@ -44,7 +44,7 @@ LEFT_OUT = {
     "pipeline.tombstone": {"deleted_at"},
     "pipeline.dead_letter": {"id", "first_seen", "source"},
     "pipeline.gap": {"id", "detected_at", "resolved_at", "links"},
-    "pipeline.pending": {"since", "expires_at"},
+    "pipeline.pending": {"since", "expires_at", "not_before", "error"},
     "pipeline.ignored_collection": {"first_seen", "last_seen"},
     "pipeline.cursor": {"updated_at"},
 }
@@ -62,6 +62,8 @@ NOT_DUMPED = {
 _ONLY = {
     "tombstone": "WHERE NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = tombstone.uri AND r.rev > tombstone.rev)",
     "gap": "WHERE resolved_at IS NULL",
+    # The other kinds are only fetched: whether their rows are still there depends on when somebody looked.
+    "pending": "WHERE kind = 'reply'",
 }
 _AGGREGATES = {"bsky.post_agg": "uri", "bsky.profile_agg": "did"}
 

@@ -50,7 +50,8 @@ CREATE TEMPORARY TABLE stage_write (
   action text NOT NULL,
   rev text COLLATE "C" NOT NULL,
   json text NOT NULL,
-  indexed_at text NOT NULL
+  indexed_at text NOT NULL,
+  quiet boolean                          -- true: it notifies nobody; else null
 ) ON COMMIT DELETE ROWS;
 
 -- The records that the batch deletes in the end.
@@ -60,7 +61,8 @@ CREATE TEMPORARY TABLE stage_delete (
   collection text NOT NULL,
   rev text COLLATE "C" NOT NULL,
   seq bigint,
-  indexed_at text NOT NULL
+  indexed_at text NOT NULL,
+  quiet boolean                          -- true: an export lacks the record, and nobody is notified of that; else null
 ) ON COMMIT DELETE ROWS;
 
 -- Deletions and states of records that the batch itself supersedes.
@@ -74,7 +76,8 @@ CREATE TEMPORARY TABLE stage_superseded ( -- long rows (late.sql adds to them)
   json text,
   seq bigint,
   created_at text,
-  indexed_at text NOT NULL
+  indexed_at text NOT NULL,
+  quiet boolean                          -- as in stage_write and stage_delete
 ) ON COMMIT DELETE ROWS;
 
 -- Writes and deletes that were no plain creation: `updated` (the record was stored), `recreated` (it was stored, and
@@ -130,6 +133,12 @@ CREATE TEMPORARY TABLE new_notification (
   sort_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
+-- Records near the batch that notify nobody (bsky.record.quiet): those that it writes, and stored ones that it
+-- evaluates again or that compete for a freed key. notification.sql drops what they would cause.
+CREATE TEMPORARY TABLE quiet_record (
+  uri text NOT NULL
+) ON COMMIT DELETE ROWS;
+
 -- Records that took the place of another one with the same natural key, promoted or older; the notification moves
 -- along.
 CREATE TEMPORARY TABLE promotion (
@@ -182,7 +191,8 @@ CREATE TEMPORARY TABLE stage_dead_letter (
   rev text,
   cid text,
   action text,
-  event_time text
+  event_time text,
+  quiet boolean                          -- true: the record notifies nobody; else null
 ) ON COMMIT DELETE ROWS;
 
 -- Gaps that the batch finds; gap.sql decides which are written.

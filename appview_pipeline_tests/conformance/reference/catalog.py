@@ -76,6 +76,7 @@ def snapshot(connection: PsycopgConnection, schema: str) -> dict[tuple[str, str]
 OUR_ADDITIONS = {
     ("column", "record.rev #8"),
     ("column", "record.appliedAt #9"),
+    ("column", "record.quiet #10"),
     ("index", "record_applied_at_idx"),
     ("index", "notification_record_did_reason_idx"),
     ("index", "post_reply_root_idx"),
