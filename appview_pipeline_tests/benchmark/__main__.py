@@ -19,12 +19,21 @@ from appview_pipeline_tests.benchmark.report import Result
 from appview_pipeline_tests.benchmark.sides import Server, Side
 from appview_pipeline_tests.benchmark.stages import stages
 
+LEVELS = ("structure", "proof", "full")
+
 
 def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(size.replace("_", "")) for size in text.split(","))
     except ValueError:
         raise click.BadParameter("numbers of records, separated by commas (0,1000000)") from None
+
+
+def _levels(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
+    levels = tuple(text.split(",")) if text else ()
+    if wrong := set(levels) - set(LEVELS):
+        raise click.BadParameter(f"{', '.join(sorted(wrong))}: the levels are {', '.join(LEVELS)}")
+    return levels
 
 
 @click.command(context_settings={"show_default": True})
@@ -41,6 +50,14 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
 @click.option("--statements", "with_statements", is_flag=True, help="Also report PostgreSQL's time by statement.")
 @click.option("--batch-events", type=int, help="APPVIEW_BATCH_EVENTS.  [default: as shipped]")
 @click.option("--consumers", default=1, help="Consumers side by side, a shard each (APPVIEW_SHARD).")
+@click.option(
+    "--verify",
+    "levels",
+    metavar="LEVEL,...",
+    callback=_levels,
+    help="A series for each of these levels of APPVIEW_VERIFY, the accounts' keys known.  [default: as shipped; with "
+    "--against structure]",
+)
 @click.option("--small", is_flag=True, hidden=True)  # for tests: small frames, made in no time
 @click.option("--history", type=click.Path(dir_okay=False, path_type=Path), default=report.HISTORY, hidden=True)
 @click.option("--against", metavar="REVISION", help="Alternate with another revision of the code, on the same frames.")
@@ -62,6 +79,7 @@ def main(
     with_statements: bool,
     batch_events: int | None,
     consumers: int,
+    levels: tuple[str, ...],
     small: bool,
     history: Path,
     against: str | None,
@@ -85,9 +103,15 @@ def main(
     with sides.scratch() as folder:
         ours = sides.ours(folder / "ours")
         if against:
-            _compare(ours, sides.other(against, folder / "other"), made, plan, sizes, runs, folder)
+            # What an older revision does at every level.
+            plans = [replace(plan, verify=level) for level in levels or ("structure",)]
+            for at_level in plans:
+                _compare(
+                    ours, sides.other(against, folder / f"other-{at_level.verify}"), made, at_level, sizes, runs, folder
+                )
             return
-        results = _measure(ours, made, plan, sizes, runs, folder)
+        plans = [replace(plan, verify=level) for level in levels] or [plan]
+        results = [result for each in plans for result in _measure(ours, made, each, sizes, runs, folder)]
         if with_reference:
             _compare_with_reference(ours, made, reference_frames, folder)
         if with_startup:
@@ -105,17 +129,18 @@ def main(
 
 def _measure(side: Side, made: Corpus, plan: Plan, sizes: tuple[int, ...], runs: int, folder: Path) -> list[Result]:
     results = []
-    with Server(side, folder / "a") as server:
-        databases = Databases(server, made)
+    with Server(side, folder / f"a-{plan.verify}") as server:
+        databases = Databases(server, made, keys=plan.verify is not None)
         for size in sizes:
             _prepare(databases, size)
             count = runs if size <= MAX_COPIED else 1
             measured: list[Run] = []
             for number in range(count):
-                click.echo(f"{report.named(size)}, run {number + 1} of {count}")
+                level = f", verify {plan.verify}" if plan.verify else ""
+                click.echo(f"{report.named(size)}{level}, run {number + 1} of {count}")
                 measured.append(_one(databases, size, _for_run(plan, last=number == count - 1), folder))
             click.echo(report.sizes_in_words(measured[-1]))
-            results.append(Result(side.name, size, made.mean_bytes, tuple(measured)))
+            results.append(Result(side.name, size, made.mean_bytes, tuple(measured), plan.verify))
     return results
 
 
@@ -146,8 +171,9 @@ def _compare(
     """A B A B ...; a side whose turn it is not sits idle beside."""
     plan = replace(plan, again=False, live_seconds=0.0)
     with ExitStack() as stack:
-        servers = [stack.enter_context(Server(side, folder / letter)) for side, letter in ((ours, "a"), (other, "b"))]
-        pair = [Databases(server, made) for server in servers]
+        named = ((ours, f"a-{plan.verify}"), (other, f"b-{plan.verify}"))
+        servers = [stack.enter_context(Server(side, folder / name)) for side, name in named]
+        pair = [Databases(server, made, keys=True) for server in servers]
         for size in sizes:
             results: list[list[Run]] = [[], []]
             count = runs if size <= MAX_COPIED else 1

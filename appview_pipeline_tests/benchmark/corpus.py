@@ -85,7 +85,7 @@ def _sources() -> str:
 
 def _past(world: World) -> dict[str, Any]:
     """What a database that was there before the first frame knows of the world: the accounts, where their repositories
-    stand, and the posts that the frames refer to."""
+    stand, their keys, and the posts that the frames refer to."""
     seen: set[str] = set()
     posts = []
     for post in [*world.popular.members, *world.recent.members]:
@@ -103,4 +103,5 @@ def _past(world: World) -> dict[str, Any]:
         )
         for author in world.authors
     ]
-    return {"seed": world.seed, "start": START, "accounts": accounts, "posts": posts}
+    keys = [f"did:key:{author.account.public_key}" for author in world.authors]
+    return {"seed": world.seed, "start": START, "accounts": accounts, "keys": keys, "posts": posts}

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 
 from appview_pipeline_tests.benchmark.corpus import Corpus
+from appview_pipeline_tests.benchmark.keys import insert_identities
 from appview_pipeline_tests.benchmark.prefill import flush, prefill
 from appview_pipeline_tests.benchmark.sides import Server
 
@@ -34,11 +35,12 @@ def query(libpq: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]
 
 
 class Databases:
-    """The databases of one server."""
+    """The databases of one server. With `keys` the empty one knows the accounts' identities, too; prefilled ones do."""
 
-    def __init__(self, server: Server, corpus: Corpus) -> None:
+    def __init__(self, server: Server, corpus: Corpus, *, keys: bool = False) -> None:
         self.server = server
         self.corpus = corpus
+        self.keys = keys
         self._prepared: set[str] = set()
         self._runs = 0
 
@@ -54,6 +56,10 @@ class Databases:
                 check=True, stdout=subprocess.DEVNULL,
             )  # fmt: skip
             prefill(self.server.libpq(name), self.corpus, records)
+            if records == 0 and self.keys:
+                insert_identities(self.server.libpq(name), self.corpus)
+                query(self.server.libpq(name), "VACUUM ANALYZE pipeline.identity")
+                flush(self.server.libpq(name))
             self._prepared.add(name)
         return name
 

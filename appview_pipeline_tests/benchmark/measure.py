@@ -31,7 +31,7 @@ class Plan:
     `rerun`: everything is compared and repaired meanwhile, beginning before the live part.
 
     `batch_events` as APPVIEW_BATCH_EVENTS, None for the default. Several `consumers` have a shard each. `statements`:
-    PostgreSQL's time is reported by statement.
+    PostgreSQL's time is reported by statement. `verify` as APPVIEW_VERIFY.
     """
 
     frames: int
@@ -43,6 +43,7 @@ class Plan:
     statements: bool = False
     warm_up: int = 0
     rerun: bool = False
+    verify: str | None = None
 
     @property
     def live_frames(self) -> int:
@@ -55,6 +56,8 @@ class Plan:
     def variables(self) -> list[dict[str, str]]:
         """The settings of each consumer."""
         size = {"APPVIEW_BATCH_EVENTS": str(self.batch_events)} if self.batch_events else {}
+        if self.verify:
+            size["APPVIEW_VERIFY"] = self.verify
         if self.consumers == 1:
             return [size]
         return [{**size, "APPVIEW_SHARD": f"{number}/{self.consumers}"} for number in range(self.consumers)]

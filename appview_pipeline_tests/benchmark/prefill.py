@@ -14,6 +14,7 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline_tests.benchmark.corpus import Corpus
+from appview_pipeline_tests.benchmark.keys import insert_identities
 
 # A larger chunk goes through an index with a longer sorted run, a smaller one takes less memory.
 CHUNKS = 20
@@ -71,6 +72,7 @@ def prefill(libpq: str, corpus: Corpus, records: int) -> None:
             with closing(psycopg2.connect(libpq)) as connection:
                 for name in ("counters", "clean"):
                     _run(connection, sections[name], parameters)
+            insert_identities(libpq, corpus)
             # Before autovacuum is on again: there is nothing left for it to do.
             _vacuum(libpq)
     flush(libpq)

@@ -1,8 +1,7 @@
 """The simulated relay as a process of its own, so that what it costs is not taken for the consumer's.
 
 `python -m appview_pipeline_tests.benchmark.relay FRAMES PAST SKIP COUNT alone|directory` reads the frames into memory
-and answers
-commands, JSON lines on stdin and stdout: nothing is there for a client until it is published.
+and answers commands, JSON lines on stdin and stdout: nothing is there for a client until it is published.
 """
 
 from __future__ import annotations

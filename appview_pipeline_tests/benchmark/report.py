@@ -30,6 +30,7 @@ class Result:
     before: int
     frame_bytes: float
     runs: tuple[Run, ...]
+    verify: str | None = None
 
     def median(self, of: Callable[[Run], float]) -> float:
         return statistics.median(of(run) for run in self.runs)
@@ -124,7 +125,7 @@ def line(result: Result, remark: str) -> str:
         f"{live[-1].arrival_to_readable.p99:,.0f}, {live[-1].client_cores:.2f} + {live[-1].postgres_cores:.2f}"
         if live
         else "",
-        remark.replace("|", "/"),
+        ", ".join(part for part in (remark.replace("|", "/"), f"verify {result.verify}" * bool(result.verify)) if part),
     )
     return "| " + " | ".join(cells) + " |"
 
