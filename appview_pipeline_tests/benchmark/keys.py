@@ -1,4 +1,4 @@
-"""The identities of the corpus' accounts, as resolution would have left them: with them every signature can be checked."""
+"""The identities of the corpus' accounts, as resolution would have left them: every signature can be checked."""
 
 from __future__ import annotations
 
