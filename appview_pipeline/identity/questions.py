@@ -17,13 +17,15 @@ from appview_pipeline.settings import Settings
 @contextmanager
 def questions(settings: Settings) -> Iterator[tuple[Questions, Client]]:
     """The questions, all asked over one client, which comes with them."""
-    resolver = Resolver(settings)
     with Client(settings) as client:
-        yield (
-            Questions(
-                resolve=lambda did, is_repeated: resolve_did(client, settings, did, is_repeated=is_repeated),
-                check=lambda did, handle: check_handle(client, resolver, did, handle),
-                status=lambda did, pds, state: ask_status(client, pds, did, state=state),
-            ),
-            client,
-        )
+        yield questions_over(client, settings), client
+
+
+def questions_over(client: Client, settings: Settings) -> Questions:
+    """The questions, all asked over `client`."""
+    resolver = Resolver(settings)
+    return Questions(
+        resolve=lambda did, is_repeated: resolve_did(client, settings, did, is_repeated=is_repeated),
+        check=lambda did, handle: check_handle(client, resolver, did, handle),
+        status=lambda did, pds, state: ask_status(client, pds, did, state=state),
+    )

@@ -22,16 +22,29 @@ class Budget:
     """`seconds` is for everything; `connect_seconds` for a connection, TLS included; `read_seconds` for the server's
     silence. `host` is for sentences. `wants_connection`: the connections of the pool are not to be used;
     `has_connected`: none of them was.
+
+    `min_rate`: bytes a second that the server has to send on average, once it had `rate_seconds` for it.
     """
 
-    def __init__(self, seconds: float, connect_seconds: float, read_seconds: float) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        connect_seconds: float,
+        read_seconds: float,
+        *,
+        min_rate: float = 0.0,
+        rate_seconds: float = 0.0,
+    ) -> None:
         self.host = ""
         self.seconds = seconds
         self.connect_seconds = connect_seconds
         self.read_seconds = read_seconds
+        self.min_rate = min_rate
+        self.rate_seconds = rate_seconds
         self.began = time.monotonic()
         self.deadline = self.began + seconds
         self.connect_deadline = 0.0
+        self.sent = self.began
         self.received = 0
         self.max_received = 0
         self.what: Part = "a header"
@@ -41,6 +54,7 @@ class Budget:
     def begin(self, host: str) -> None:
         """A request to `host` begins; a redirect is one more, within the same time."""
         self.host = host
+        self.sent = time.monotonic()
         self.received = 0
         self.has_connected = False
         self.wants_connection = False
@@ -83,12 +97,21 @@ class Budget:
         if count == 0 and self.what == "a header":
             when = "before the end of its answer" if self.received else "without an answer"
             raise FetchError("connection", f"{self.host} closed the connection {when}", host=self.host)
+        if self.min_rate and count:
+            seconds = time.monotonic() - self.sent
+            if seconds > self.rate_seconds and self.received < self.min_rate * seconds:
+                raise self.too_slow(self.received / seconds)
         if self.received > self.max_received:
             raise FetchError("too big", f"{self.host} sends more than is allowed for {self.what}", host=self.host)
 
     def out_of_time(self) -> FetchError:
         """The error of a request that took too long."""
         reason = f"{self.host} did not answer completely within {self.seconds:g} s"
+        return FetchError("timeout", reason, host=self.host)
+
+    def too_slow(self, rate: float) -> FetchError:
+        """The error of a server that sends less than it has to."""
+        reason = f"{self.host} sends {rate:,.0f} bytes a second; a download has to bring {self.min_rate:,.0f}"
         return FetchError("timeout", reason, host=self.host)
 
     def not_connected(self) -> FetchError:

@@ -49,22 +49,29 @@ class Upstream:
 
 @dataclass
 class Server:
-    """The state of one server, for `Upstreams`. `queue`: those that wait for a place, in order."""
+    """The state of one server, for `Upstreams`.
+
+    `downloads`: how many of the requests `in_flight` are downloads. `queue`, `download_queue`: those that wait for a
+    place, in order; downloads apart, since what they wait for is rarer.
+    """
 
     name: str
     is_trusted: bool
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     parking: Parking = field(default_factory=Parking)
     in_flight: int = 0
+    downloads: int = 0
     queue: deque[threading.Condition] = field(default_factory=deque)
+    download_queue: deque[threading.Condition] = field(default_factory=deque)
 
     def wake_next(self) -> None:
-        """The first of the queue looks whether there is a place, or whether the server is not asked any more.
+        """The first of each queue looks whether there is a place, or whether the server is not asked any more.
 
         Either way it leaves the queue, and wakes the next.
         """
-        if self.queue:
-            self.queue[0].notify()
+        for queue in (self.queue, self.download_queue):
+            if queue:
+                queue[0].notify()
 
 
 class Turn:
@@ -73,15 +80,33 @@ class Turn:
     """
 
     def __init__(
-        self, upstreams: Upstreams, server: Server, adapter: Adapter, *, is_probe: bool, is_repeated: bool
+        self,
+        upstreams: Upstreams,
+        server: Server,
+        adapter: Adapter,
+        *,
+        is_probe: bool,
+        is_repeated: bool,
+        is_download: bool,
     ) -> None:
         self.adapter = adapter
         self._upstreams = upstreams
         self._server = server
         self._is_probe = is_probe
+        self._was_probe = False
         self._is_repeated = is_repeated
+        self._is_download = is_download
         self._began = upstreams.clock()
         self._is_settled = False
+
+    def begins(self, headers: Mapping[str, str]) -> None:
+        """The server begins an answer that may go on for minutes: nobody waits until then for the result of a probe."""
+        with self._upstreams.lock:
+            server = self._server
+            if self._is_probe:
+                server.breaker.undecided(is_probe=True)
+                self._is_probe, self._was_probe = False, True
+            server.parking.answered(self._upstreams.clock(), headers, server.in_flight - 1)
 
     def answered(self, headers: Mapping[str, str]) -> None:
         """The server answered, whatever it said."""
@@ -109,7 +134,8 @@ class Turn:
                 return
             breaker = self._server.breaker
             opened = breaker.opened
-            breaker.failed(self._upstreams.clock(), reason, began=self._began, is_probe=self._is_probe)
+            is_probe = self._is_probe or (self._was_probe and breaker.answered_at < self._began)
+            breaker.failed(self._upstreams.clock(), reason, began=self._began, is_probe=is_probe)
             if breaker.opened > opened:
                 level = logging.WARNING if self._server.is_trusted else logging.INFO
                 log.log(level, "%s is not asked for a while: it failed %d times.", self._server.name, breaker.failures)
@@ -119,6 +145,7 @@ class Turn:
         if not self._is_settled:
             self._server.breaker.undecided(is_probe=self._is_probe)
         self._server.in_flight -= 1
+        self._server.downloads -= self._is_download
         self.adapter.in_flight -= 1
         self._server.wake_next()
 
@@ -126,34 +153,44 @@ class Turn:
 class Upstreams:
     """All servers. Thread-safe. `clock` gives seconds that never go back; `new_adapter` makes a server's connections.
 
-    `concurrency`: limit of the requests to one server at the same time.
+    `concurrency`: limit of the requests to one server at the same time; `downloads`: of those among them that may take
+    minutes. A place is always left for the others, if there are two.
     """
 
     def __init__(
-        self, concurrency: int, new_adapter: Callable[[Target], Adapter], clock: Callable[[], float] = time.monotonic
+        self,
+        concurrency: int,
+        new_adapter: Callable[[Target], Adapter],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        downloads: int = 1,
     ) -> None:
         self.lock = threading.Lock()
         self.clock = clock
         self._concurrency = concurrency
+        self._downloads = max(1, min(downloads, concurrency - 1))
         self._new_adapter = new_adapter
         self._servers: OrderedDict[str, Server] = OrderedDict()
         # Apart for the operator's own servers, whose connections are not checked.
         self._adapters: OrderedDict[tuple[tuple[str, str, int], bool], Adapter] = OrderedDict()
 
     @contextmanager
-    def turn(self, target: Target, budget: Budget, *, is_repeated: bool = False) -> Iterator[Turn]:
+    def turn(
+        self, target: Target, budget: Budget, *, is_repeated: bool = False, is_download: bool = False
+    ) -> Iterator[Turn]:
         """Waits until the server may be asked, within the budget, and holds one of its places during the block.
 
         Raises `FetchError` (`parked`, `breaker open`, `timeout`), none of which is a failure of what is asked for.
         """
         with self.lock:
             server = self._server(target)
-            self._wait(server, budget, is_repeated=is_repeated)
+            self._wait(server, budget, is_repeated=is_repeated, is_download=is_download)
             adapter = self._adapter(target)  # before anything is counted: without root certificates it raises
             is_probe = server.breaker.let_through()
             server.in_flight += 1
+            server.downloads += is_download
             adapter.in_flight += 1
-        turn = Turn(self, server, adapter, is_probe=is_probe, is_repeated=is_repeated)
+        turn = Turn(self, server, adapter, is_probe=is_probe, is_repeated=is_repeated, is_download=is_download)
         try:
             yield turn
         finally:
@@ -184,27 +221,32 @@ class Upstreams:
             while self._adapters:
                 self._adapters.popitem()[1].close()
 
-    def _wait(self, server: Server, budget: Budget, *, is_repeated: bool) -> None:
+    def _wait(self, server: Server, budget: Budget, *, is_repeated: bool, is_download: bool) -> None:
         """Returns when the server may be asked and has a place. The lock is held, but while it waits."""
         mine: threading.Condition | None = None
+        queue = server.download_queue if is_download else server.queue
         try:
             while True:
                 self._check(server, is_repeated=is_repeated)
-                if server.in_flight < self._concurrency and (not server.queue or server.queue[0] is mine):
+                if self._has_place(server, is_download=is_download) and (not queue or queue[0] is mine):
                     return
                 if mine is None:
                     mine = threading.Condition(self.lock)
-                    server.queue.append(mine)
+                    queue.append(mine)
                 left = budget.deadline - time.monotonic()
                 if left <= 0 or not mine.wait(left):
-                    reason = (
-                        f"{server.name} has {self._concurrency} requests, and none ended within {budget.seconds:g} s"
-                    )
+                    what = f"{self._downloads} downloads" if is_download else f"{self._concurrency} requests"
+                    reason = f"{server.name} has {what}, and none ended within {budget.seconds:g} s"
                     raise FetchError("timeout", reason, host=server.name, blames_account=False)
         finally:
             if mine is not None:
-                server.queue.remove(mine)
+                queue.remove(mine)
                 server.wake_next()
+
+    def _has_place(self, server: Server, *, is_download: bool) -> bool:
+        if is_download and server.downloads >= self._downloads:
+            return False
+        return server.in_flight < self._concurrency
 
     def _check(self, server: Server, *, is_repeated: bool) -> None:
         """Raises `FetchError` for a server that is not asked now."""
@@ -227,7 +269,9 @@ class Upstreams:
         server = self._servers.get(name)
         if server is None:
             if len(self._servers) >= MAX_UPSTREAMS:
-                unused = (name for name, it in self._servers.items() if not it.in_flight and not it.queue)
+                unused = (
+                    name for name, it in self._servers.items() if not (it.in_flight or it.queue or it.download_queue)
+                )
                 self._servers.pop(next(unused, ""), None)
             server = self._servers[name] = Server(name, target.is_trusted)
         server.is_trusted = server.is_trusted or target.is_trusted

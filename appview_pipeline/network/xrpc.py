@@ -4,6 +4,7 @@ What it guarantees, whatever a server sends (docs/fetching.md has the reasons):
 
 - it connects only to checked addresses of the public network, with TLS, and to the operator's own servers;
 - a request ends within its limit of time, and its body and header have a limit of bytes;
+- a download holds one piece of its body in memory, and has to bring a minimum of bytes a second;
 - no redirect is followed unless asked for, and each is checked like a URL of its own;
 - one server has a limited number of requests at a time, gets the pauses that it asks for, and is left alone for a while
   when it keeps failing. None of that holds up requests to others.
@@ -63,6 +64,25 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True)
+class Download:
+    """A body that was streamed: how many `bytes` of it, in how many `seconds` from the question to the last byte, of
+    which `content_type`, and the `url` that sent it (after redirects)."""
+
+    bytes: int
+    seconds: float
+    content_type: str
+    url: str
+
+
+@dataclass(frozen=True)
+class _Sink:
+    """Where the body of a download goes. `begins` is called with its headers before the first piece."""
+
+    write: Callable[[bytes], object]
+    begins: Callable[[Mapping[str, str]], None]
+
+
 class Client:
     """Fetches over HTTP; one for a process, for any of its threads.
 
@@ -82,7 +102,9 @@ class Client:
         self.hosts = Hosts(settings) if hosts is None else hosts
         self._settings = settings
         self._tls = None if ca_file is None else tls_context(ca_file)
-        self._upstreams = Upstreams(settings.host_concurrency, self._new_adapter, clock)
+        self._upstreams = Upstreams(
+            settings.host_concurrency, self._new_adapter, clock, downloads=settings.host_repo_fetches
+        )
 
     def get(
         self,
@@ -106,8 +128,8 @@ class Client:
         answer, target = self._fetch(
             url,
             max_bytes=max_bytes,
+            budget=self._budget(seconds),
             redirects=redirects,
-            seconds=seconds,
             accept=accept,
             is_repeated=is_repeated,
             is_trusted=is_trusted,
@@ -132,16 +154,65 @@ class Client:
         none.
         https://atproto.com/specs/xrpc
         """
-        url = f"{service.rstrip('/')}/xrpc/{method}" + (
-            f"?{urlencode(parameters, errors='replace')}" if parameters else ""
+        answer, target = self._fetch(
+            _query_url(service, method, parameters),
+            max_bytes=max_bytes,
+            budget=self._budget(seconds),
+            accept="*/*",
+            is_trusted=is_trusted,
         )
-        answer, target = self._fetch(url, max_bytes=max_bytes, seconds=seconds, accept="*/*", is_trusted=is_trusted)
         if answer.status == 200:
             return answer.body
-        name, message = _xrpc_error(answer.body[:MAX_ERROR_BYTES])
-        said = ": ".join(part for part in (name, message) if part)
-        reason = f"{target.name} answered HTTP {answer.status}" + (f" ({said})" if said else "")
-        raise XrpcError(answer.status, name, reason, host=target.name)
+        raise _error_answer(answer, target)
+
+    def download(
+        self,
+        service: str,
+        method: str,
+        parameters: Mapping[str, str],
+        sink: Callable[[bytes], object],
+        *,
+        max_bytes: int,
+        seconds: float | None = None,
+        redirects: int = MAX_REDIRECTS,
+    ) -> Download:
+        """Streams the body of the answer to an XRPC query into `sink`, in pieces of at most 64 KiB.
+
+        `seconds`: limit of everything (default: APPVIEW_REPO_SECONDS). Once the server had APPVIEW_FETCH_SECONDS it has
+        to have sent APPVIEW_REPO_RATE bytes a second, and it may be silent for as long. Of the places at one server
+        downloads take APPVIEW_HOST_REPO_FETCHES at most. `redirects`: how many are followed; a PDS may send us to where
+        the repository is.
+
+        Raises the errors of `query`; after one of them the sink may have a part of the body. What the sink raises
+        passes.
+        """
+        settings = self._settings
+        budget = Budget(
+            settings.repo_seconds if seconds is None else seconds,
+            settings.fetch_connect_seconds,
+            max(settings.fetch_read_seconds, settings.fetch_seconds),
+            min_rate=settings.repo_rate,
+            rate_seconds=settings.fetch_seconds,
+        )
+        count = 0
+
+        def write(piece: bytes) -> None:
+            nonlocal count
+            count += len(piece)
+            sink(piece)
+
+        answer, target = self._fetch(
+            _query_url(service, method, parameters),
+            max_bytes=max_bytes,
+            budget=budget,
+            accept="*/*",
+            redirects=redirects,
+            write=write,
+        )
+        if answer.status != 200:
+            raise _error_answer(answer, target)
+        content_type = printable(answer.headers.get("Content-Type", ""))[:100]
+        return Download(count, time.monotonic() - budget.began, content_type, answer.url)
 
     def upstreams(self) -> list[Upstream]:
         """The servers asked lately, and their states: at most 4,096, the last asked first."""
@@ -167,30 +238,33 @@ class Client:
         max_idle = concurrency if target.is_trusted else min(concurrency, MAX_IDLE)
         return Adapter(new_pool(target, self.hosts, self._tls, max_idle))
 
+    def _budget(self, seconds: float | None) -> Budget:
+        settings = self._settings
+        return Budget(
+            settings.fetch_seconds if seconds is None else seconds,
+            settings.fetch_connect_seconds,
+            settings.fetch_read_seconds,
+        )
+
     def _fetch(
         self,
         url: str,
         *,
         max_bytes: int,
+        budget: Budget,
         redirects: int = 0,
-        seconds: float | None,
         accept: str,
         is_repeated: bool = False,
         is_trusted: bool = False,
+        write: Callable[[bytes], object] | None = None,
     ) -> tuple[Answer, Target]:
-        """The answer of any status, and where it is from."""
+        """The answer of any status, and where it is from. `write` gets the body of one with status 200, in pieces."""
         assert 0 <= redirects <= MAX_REDIRECTS, redirects
-        settings = self._settings
-        budget = Budget(
-            settings.fetch_seconds if seconds is None else seconds,
-            settings.fetch_connect_seconds,
-            settings.fetch_read_seconds,
-        )
         headers = {"User-Agent": USER_AGENT, "Accept": accept, "Accept-Encoding": "identity"}
         target = self.hosts.target(url, is_trusted=is_trusted)
         followed = 0
         while True:
-            answer = self._ask(target, budget, headers, max_bytes, is_repeated=is_repeated)
+            answer = self._ask(target, budget, headers, max_bytes, is_repeated=is_repeated, write=write)
             if answer.status not in _REDIRECTS:
                 return answer, target
             location = answer.headers.get("Location")
@@ -203,14 +277,23 @@ class Client:
             followed += 1
 
     def _ask(
-        self, target: Target, budget: Budget, headers: Mapping[str, str], max_bytes: int, *, is_repeated: bool
+        self,
+        target: Target,
+        budget: Budget,
+        headers: Mapping[str, str],
+        max_bytes: int,
+        *,
+        is_repeated: bool,
+        write: Callable[[bytes], object] | None,
     ) -> Answer:
         """One request, with its part in the server's state. Raises `FetchError`, also for 429 and 503."""
         began = time.monotonic()
-        with self._upstreams.turn(target, budget, is_repeated=is_repeated) as turn:
+        is_download = write is not None
+        with self._upstreams.turn(target, budget, is_repeated=is_repeated, is_download=is_download) as turn:
             waited = time.monotonic() - began
+            sink = None if write is None else _Sink(write, turn.begins)
             try:
-                answer = _exchange(turn.adapter, target, budget, headers=headers, max_bytes=max_bytes)
+                answer = _exchange(turn.adapter, target, budget, headers=headers, max_bytes=max_bytes, sink=sink)
             except FetchError as error:
                 if error.kind == "timeout" and waited > budget.seconds / 2:
                     error.blames_account = False  # the server had too little time: we waited for our turn
@@ -223,7 +306,7 @@ class Client:
             if answer.status >= 500 and answer.status != 501:  # 501 is an answer: it does not have the method
                 turn.failed(f"{target.name} answered HTTP {answer.status}")
             else:
-                turn.answered(answer.headers)
+                turn.answered({} if is_download and answer.status == 200 else answer.headers)
             return answer
 
 
@@ -236,7 +319,13 @@ def _settle(turn: Turn, error: FetchError) -> None:
 
 
 def _exchange(
-    adapter: Adapter, target: Target, budget: Budget, *, headers: Mapping[str, str], max_bytes: int
+    adapter: Adapter,
+    target: Target,
+    budget: Budget,
+    *,
+    headers: Mapping[str, str],
+    max_bytes: int,
+    sink: _Sink | None,
 ) -> Answer:
     """Sends a request and reads its answer. Raises `FetchError`.
 
@@ -246,15 +335,23 @@ def _exchange(
     budget.begin(target.name)
     with spending(budget):
         try:
-            return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes)
+            return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes, sink=sink)
         except FetchError as error:
             if budget.has_connected or budget.received or error.kind not in ("connection", "tls"):
                 raise
         budget.wants_connection = True
-        return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes)
+        return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes, sink=sink)
 
 
-def _send(adapter: Adapter, target: Target, budget: Budget, *, headers: Mapping[str, str], max_bytes: int) -> Answer:
+def _send(
+    adapter: Adapter,
+    target: Target,
+    budget: Budget,
+    *,
+    headers: Mapping[str, str],
+    max_bytes: int,
+    sink: _Sink | None,
+) -> Answer:
     budget.allow(MAX_HEADER_BYTES, "a header")
     try:
         response = adapter.send(
@@ -265,8 +362,17 @@ def _send(adapter: Adapter, target: Target, budget: Budget, *, headers: Mapping[
             if not 200 <= status < 600:
                 raise FetchError("connection", f"{target.name} answered HTTP {status}, which is none", host=target.name)
             needs_body = status not in _REDIRECTS and status not in PARKING_STATUSES
-            body = _body(response, target, budget, max_bytes) if needs_body else b""
+            if not needs_body:
+                body = b""
+            elif sink is not None and status == 200:
+                body = b""
+                sink.begins(response.headers)
+                _stream_body(response, target, budget, max_bytes, sink.write)
+            else:
+                body = _body(response, target, budget, max_bytes if sink is None else min(max_bytes, MAX_ERROR_BYTES))
             return Answer(target.url, status, response.headers, body)
+    except _SinkFailed as error:
+        raise error.error from None
     except _MALFORMED as error:
         raise _malformed(error, target) from None
 
@@ -274,18 +380,8 @@ def _send(adapter: Adapter, target: Target, budget: Budget, *, headers: Mapping[
 def _body(response: requests.Response, target: Target, budget: Budget, max_bytes: int) -> bytes:
     """The body, read in pieces. Raises `FetchError`."""
     is_error = response.status_code >= 400
-    for header, usual in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
-        encoding = response.headers.get(header, usual).strip().lower()
-        if encoding != usual:
-            if is_error:
-                return b""
-            reason = f"{target.name} sends the content encoding {printable(encoding)[:50]}, which was not asked for"
-            raise FetchError("encoding", reason, host=target.name)
-    length = response.raw.length_remaining
-    if length is not None and length > max_bytes and not is_error:
-        shown = f"{length:,}" if length < 10**15 else "far too many"
-        reason = f"{target.name} sends {shown} bytes; {max_bytes:,} are allowed"
-        raise FetchError("too big", reason, host=target.name)
+    if not _is_plain(response, target, max_bytes):
+        return b""
     # Chunks have a frame: of tiny ones it is larger than the body, and they cost more to read.
     budget.allow(max_bytes + max_bytes // 4 + MAX_HEADER_BYTES, "a body")
     pieces: list[bytes] = []
@@ -299,6 +395,58 @@ def _body(response: requests.Response, target: Target, budget: Budget, max_bytes
             raise FetchError("too big", f"{target.name} sends more than {max_bytes:,} bytes", host=target.name)
     response.raw.release_conn()  # keeps the connection, of which nothing is left to read, for later
     return b"".join(pieces)
+
+
+def _stream_body(
+    response: requests.Response,
+    target: Target,
+    budget: Budget,
+    max_bytes: int,
+    write: Callable[[bytes], object],
+) -> None:
+    """Gives the body away in pieces as it is read. Raises `FetchError`, and `_SinkFailed`."""
+    _is_plain(response, target, max_bytes)
+    header, count = budget.received, 0
+    # Frames of chunks are limited as for other bodies, but at any time: gigabytes of tiny chunks would keep a processor
+    # busy until the deadline. What the socket's buffer and the next piece need comes on top.
+    spare = MAX_HEADER_BYTES + 2 * _PIECE
+    budget.allow(spare, "a body")
+    for piece in _pieces(response):
+        count += len(piece)
+        if count > max_bytes:
+            raise FetchError("too big", f"{target.name} sends more than {max_bytes:,} bytes", host=target.name)
+        try:
+            write(piece)
+        except Exception as error:
+            raise _SinkFailed(error) from None
+        budget.max_received = header + count + count // 4 + spare
+    response.raw.release_conn()
+
+
+class _SinkFailed(Exception):
+    """What a sink raised, on its way past those who take errors for the server's."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _is_plain(response: requests.Response, target: Target, max_bytes: int) -> bool:
+    """Whether the body can be read; of a status from 400 on it need not. Raises `FetchError` otherwise."""
+    is_error = response.status_code >= 400
+    for header, usual in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+        encoding = response.headers.get(header, usual).strip().lower()
+        if encoding != usual:
+            if is_error:
+                return False
+            reason = f"{target.name} sends the content encoding {printable(encoding)[:50]}, which was not asked for"
+            raise FetchError("encoding", reason, host=target.name)
+    length = response.raw.length_remaining
+    if length is not None and length > max_bytes and not is_error:
+        shown = f"{length:,}" if length < 10**15 else "far too many"
+        reason = f"{target.name} sends {shown} bytes; {max_bytes:,} are allowed"
+        raise FetchError("too big", reason, host=target.name)
+    return True
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
@@ -321,6 +469,19 @@ def _malformed(error: Exception, target: Target) -> FetchError:
     ):
         return FetchError("connection", f"{name} closed the connection before the end of its answer", host=name)
     return FetchError("connection", f"{name} sent an answer that is not HTTP", host=name)
+
+
+def _query_url(service: str, method: str, parameters: Mapping[str, str]) -> str:
+    query = f"?{urlencode(parameters, errors='replace')}" if parameters else ""
+    return f"{service.rstrip('/')}/xrpc/{method}{query}"
+
+
+def _error_answer(answer: Answer, target: Target) -> XrpcError:
+    """The error of an XRPC method's answer that is none of success."""
+    name, message = _xrpc_error(answer.body[:MAX_ERROR_BYTES])
+    said = ": ".join(part for part in (name, message) if part)
+    reason = f"{target.name} answered HTTP {answer.status}" + (f" ({said})" if said else "")
+    return XrpcError(answer.status, name, reason, host=target.name)
 
 
 def _xrpc_error(body: bytes) -> tuple[str, str]:
