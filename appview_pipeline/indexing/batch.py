@@ -115,7 +115,11 @@ def build(
             older = unchecked.get(change.unchecked.did)
             if older is None or older.rev < change.unchecked.rev:
                 unchecked[change.unchecked.did] = change.unchecked
-        events: list[RecordWrite | RecordDelete] = [*change.writes, *change.deletes]
+        deletes = change.deletes
+        if change.export is not None:
+            # When they were deleted nobody knows, so nobody is notified of it now.
+            deletes = [gone._replace(is_quiet=True) for gone in deletes]
+        events: list[RecordWrite | RecordDelete] = [*change.writes, *deletes]
         for event in events:
             seen = newest.get(event.uri)
             if seen is None:

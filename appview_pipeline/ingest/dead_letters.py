@@ -194,6 +194,7 @@ class _LetterReader:
             indexed_at=moment,
             seq=letter.seq,
             action=letter.action or "create",
+            is_quiet=bool(letter.quiet),
         )
         kind, reason = refusal(write, collection, self._validators.get(nsid), as_sent)
         if reason is None:

@@ -147,4 +147,5 @@ def _letter(write: RecordWrite, objection: Objection) -> DeadLetter:
         cid=write.cid,
         action=write.action,
         time=write.indexed_at,
+        is_quiet=write.is_quiet,
     )

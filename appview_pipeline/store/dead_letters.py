@@ -64,6 +64,8 @@ class StoredLetter:
     action: str | None
     event_time: str | None
     byte_length: int | None
+    quiet: bool | None
+    """The record that it holds notifies nobody; None: it does."""
 
 
 class KnownRepo(NamedTuple):

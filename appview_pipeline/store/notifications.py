@@ -36,6 +36,7 @@ def write_notifications(
     cursor.execute(filled(batch.effects, "apply/muted_thread.sql")["mute"])
     if evaluated:
         cursor.execute(notification["withdraw_outdated"])
+    cursor.execute(notification["drop_quiet"])
     if excluded:
         drop_notifications(cursor)
     batch.report.add_written("notification", run_for_number(cursor, notification["insert"]))

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from psycopg2.extensions import cursor as Cursor
 
-from appview_pipeline.store.batch import BatchToApply, StoredRecord
+from appview_pipeline.store.batch import SHARED_STAGES, BatchToApply, StoredRecord
 from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.statements import count_rows, run_for_number
+
+_QUIET = SHARED_STAGES["stage_write"].index("quiet")
 
 Changes = Mapping[str, frozenset[str]]
 """What happened to stored records, other than creations, by collection: the values of `touched.change`."""
@@ -22,6 +24,9 @@ def write_records(cursor: Cursor, batch: BatchToApply) -> Changes:
     if batch.rows.get("stage_write"):
         cursor.execute(version["replaced"])
         batch.report.add_written("record", run_for_number(cursor, record["write"]))
+        # Only exports bring quiet records: the stream does not pay for them.
+        if any(row[_QUIET] is not None for row in batch.rows["stage_write"]):
+            cursor.execute(record["quiet"])
     if batch.rows.get("stage_delete"):
         cursor.execute(version["deleted"])
         cursor.execute(record["delete"])

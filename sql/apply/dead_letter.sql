@@ -33,8 +33,10 @@ WITH recent AS (
   WINDOW w AS (PARTITION BY s.kind ORDER BY s.seq, s.path ROWS UNBOUNDED PRECEDING)
 ), stored AS (
   INSERT INTO pipeline.dead_letter
-    (fingerprint, source, seq, did, path, kind, reason, bytes, byte_length, form, rev, cid, action, event_time)
-  SELECT fingerprint, source, seq, did, path, kind, reason, bytes, byte_length, form, rev, cid, action, event_time
+    (fingerprint, source, seq, did, path, kind, reason, bytes, byte_length, form, rev, cid, action, event_time,
+     quiet)
+  SELECT fingerprint, source, seq, did, path, kind, reason, bytes, byte_length, form, rev, cid, action, event_time,
+    quiet
   FROM ranked
   WHERE rank <= %(per_minute)s AND total <= %(bytes_per_day)s
   ORDER BY fingerprint

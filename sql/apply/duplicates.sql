@@ -30,16 +30,24 @@ WHERE d.uri = t.uri AND t.collection = {collection} AND t.change <> 'stale';
 -- :candidates
 -- Takes the duplicates of a removed record off the list and returns them; they are staged like newly arrived records,
 -- and compete for the freed key.
+-- - candidate: these duplicates.
+-- - stored: their records.
+-- - noted: those of them that notify nobody.
 WITH candidate AS (
   DELETE FROM bsky.duplicate_record d
   USING touched t
   WHERE d."duplicateOf" = t.uri AND t.collection = {collection} AND t.change IN ('updated', 'recreated', 'deleted')
   RETURNING d.uri
+), stored AS MATERIALIZED (
+  SELECT r.uri, r.cid, r.did, r.rev, r.json, r."indexedAt", r.quiet
+  FROM candidate
+  JOIN bsky.record r USING (uri)
+  WHERE NOT EXISTS (SELECT FROM {stage} s WHERE s.uri = r.uri)
+), noted AS (
+  INSERT INTO quiet_record (uri)
+  SELECT uri FROM stored WHERE quiet
 )
-SELECT r.uri, r.cid, r.did, r.rev, r.json, r."indexedAt"
-FROM candidate
-JOIN bsky.record r USING (uri)
-WHERE NOT EXISTS (SELECT FROM {stage} s WHERE s.uri = r.uri);
+SELECT uri, cid, did, rev, json, "indexedAt" FROM stored;
 
 -- :demote
 -- Demotes records that a staged one precedes; `remove` and `add` of the collection then exchange the two. Returns how

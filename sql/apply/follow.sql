@@ -77,7 +77,7 @@ pipeline.relationship_of(n.uri, b.body)
 
 -- :kept_record
 -- An expression for version.sql: what the notifications of a past follow are derived from.
-jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
+jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}', 'quiet', n.quiet))
 
 -- :subjects_profile_agg
 -- A query for sql/repair/post.sql: the accounts whose counters the staged records move.

@@ -25,8 +25,8 @@ WITH late AS MATERIALIZED (
   WHERE w.uri = d.uri
   RETURNING w.*
 ), remembered AS (
-  INSERT INTO stage_superseded (uri, did, collection, action, rev, cid, json, indexed_at)
-  SELECT uri, did, collection, action, rev, cid, json, indexed_at FROM overtaken
+  INSERT INTO stage_superseded (uri, did, collection, action, rev, cid, json, indexed_at, quiet)
+  SELECT uri, did, collection, action, rev, cid, json, indexed_at, quiet FROM overtaken
 )
 INSERT INTO touched (uri, collection, change, rev, at)
 SELECT uri, collection, 'stale', rev, indexed_at FROM overtaken;

@@ -47,13 +47,13 @@ WITH muter AS (
   GROUP BY e.uri
 ), liked AS (
   SELECT m.uri, m.creator, coalesce(p.root, m.uri) AS root, l.uri AS record_uri, l.cid, l.creator AS author, l.reason,
-    l.sort_at
+    l.sort_at, r.quiet
   FROM muter m
   CROSS JOIN LATERAL (
     {rows_of_post}
     OFFSET 0
   ) l
-  CROSS JOIN LATERAL (SELECT r.rev FROM bsky.record r WHERE r.uri = l.uri AND r.rev >= m.rev OFFSET 0) r
+  CROSS JOIN LATERAL (SELECT r.rev, r.quiet FROM bsky.record r WHERE r.uri = l.uri AND r.rev >= m.rev OFFSET 0) r
   LEFT JOIN LATERAL pipeline.post_as_of(m.uri, r.rev) p ON true
 ), withdrawn AS (
   DELETE FROM bsky.notification n
@@ -80,4 +80,5 @@ INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reaso
 SELECT creator, record_uri, cid, author, reason, uri, sort_at
 FROM liked l
 WHERE l.root <> l.uri
+  AND l.quiet IS NOT TRUE
   AND EXISTS (SELECT FROM bsky.thread_mute t WHERE t."rootUri" = l.uri AND t."mutedByDid" = l.creator);

@@ -1,13 +1,14 @@
 -- bsky.notification.
 --
 -- Guarantees: one row per (recipient, record, reason), however often its reason arrives. A notification is withdrawn
--- when its record is deleted, unless a duplicate is promoted (pair_notification.sql); some reasons stay. Muted threads:
--- muted_thread.sql.
+-- when its record is deleted, unless a duplicate is promoted (pair_notification.sql); some reasons stay. A quiet record
+-- (bsky.record.quiet) causes none: what is stored stays, as far as it follows from the record, and nothing is added.
+-- Muted threads: muted_thread.sql.
 --
 -- Placeholders (store/placeholders.py), filled from what collections declare of their notifications: {notified_once}
 -- are the collections whose edits don't notify again (likes, say), {notified_again} those whose edits do (posts);
--- {reasons_that_stay} are reasons of notifications that stay when their record goes, {reasons_evaluated} those of
--- posts.
+-- {reasons_that_stay} are reasons of notifications that stay when their record goes, {reasons_once} those of
+-- {notified_once}, {reasons_evaluated} those of posts.
 
 -- :keep_recipients
 -- Drops notifications of edits that do not notify again: editing a like, repost or follow updates its notification and
@@ -82,6 +83,21 @@ WHERE n.id = ANY (ARRAY(
       )
   )
 ));
+
+-- :drop_quiet
+-- Drops notifications of quiet records that are not stored. (Those of pairs with a history are dropped by
+-- pair_notification.sql. Reasons that only one state of a record causes look at that state: profile.sql,
+-- subscription.sql, verification.sql.)
+DELETE FROM new_notification w
+USING quiet_record q
+WHERE q.uri = w.record_uri
+  AND w.reason IN ({reasons_once}, {reasons_evaluated})
+  AND NOT EXISTS (SELECT FROM pair_record p WHERE p.uri = w.record_uri)
+  AND NOT EXISTS (
+    SELECT FROM bsky.notification n
+    WHERE n."recordUri" = w.record_uri AND n.did = w.did AND n.reason = w.reason
+    OFFSET 0
+  );
 
 -- :insert
 -- Writes the notifications and returns how many rows are new or changed. A stored one changes when its post was edited,

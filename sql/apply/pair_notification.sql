@@ -8,6 +8,8 @@
 -- - While the record exists, the notification is its own. Once it is deleted, the notification moves to the record that
 --   counts now, if the run has lasted since; otherwise the notification is withdrawn.
 -- - A notification that moves to another record keeps its `id` and `sortAt`.
+-- - A run that a quiet record begins notifies nobody (bsky.record.quiet). A notification that is stored already moves
+--   all the same, to a quiet record as to any other.
 --
 -- Guarantees: the notifications are a function of the events, whatever their order of arrival and the batches that they
 -- come in.
@@ -36,7 +38,8 @@ CREATE TEMPORARY TABLE wanted_notification (
   reason text NOT NULL,
   reason_subject text,
   sort_at text NOT NULL,
-  opener text NOT NULL                   -- the record that notified first
+  opener text NOT NULL,                  -- the record that notified first
+  quiet boolean                          -- true: it does not notify, but a stored notification may move here
 ) ON COMMIT DELETE ROWS;
 
 -- :find_keys
@@ -136,7 +139,7 @@ WHERE NOT EXISTS (
 -- - opening: the creations that begin a run, and when their record was deleted.
 -- - held: for each of them, the record that has its notifications now.
 WITH state AS MATERIALIZED (
-  SELECT k.kind, k.creator, k.subject, x.uri, x.rev, x.cid, x.sort_at, x.via,
+  SELECT k.kind, k.creator, k.subject, x.uri, x.rev, x.cid, x.sort_at, x.via, x.quiet,
     k.kind || ' ' || k.creator || ' ' || k.subject AS key,
     next.rev AS until, before.rev IS NULL OR before.deleted AS is_creation,
     NOT before.deleted AND before.relationship IS NOT DISTINCT FROM x.relationship AS continues
@@ -185,21 +188,21 @@ WITH state AS MATERIALIZED (
   ) d ON true
   WHERE r.begins AND r.is_creation
 ), held AS (
-  SELECT o.uri AS opener, o.rev, o.kind, o.creator, o.subject, o.via, o.sort_at,
+  SELECT o.uri AS opener, o.rev, o.kind, o.creator, o.subject, o.via, o.sort_at, o.quiet,
     CASE WHEN o.deleted_at IS NULL THEN o.uri ELSE l.uri END AS record_uri
   FROM opening o
   LEFT JOIN lasting l ON l.key = o.key AND l.since <= o.deleted_at
 )
-INSERT INTO wanted_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at, opener)
+INSERT INTO wanted_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at, opener, quiet)
 SELECT DISTINCT ON (h.record_uri, n.did, n.reason)
-  n.did, h.record_uri, r.cid, h.creator, n.reason, n.reason_subject, h.sort_at, h.opener
+  n.did, h.record_uri, r.cid, h.creator, n.reason, n.reason_subject, h.sort_at, h.opener, h.quiet
 FROM held h
 CROSS JOIN LATERAL (SELECT r.cid FROM bsky.record r WHERE r.uri = h.record_uri OFFSET 0) r
 CROSS JOIN LATERAL (
   {notified_by_state}
 ) n
 WHERE h.record_uri IN (SELECT uri FROM pair_record)
-ORDER BY h.record_uri, n.did, n.reason, h.opener = h.record_uri DESC, h.rev, h.opener COLLATE "C";
+ORDER BY h.record_uri, n.did, n.reason, h.quiet IS TRUE, h.opener = h.record_uri DESC, h.rev, h.opener COLLATE "C";
 
 -- :replace
 -- Puts these notifications in place of those that the collections' own files have collected.
@@ -224,7 +227,9 @@ WITH replaced AS (
   ON CONFLICT DO NOTHING
 )
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
-SELECT did, record_uri, record_cid, author, reason, reason_subject, sort_at FROM wanted_notification;
+SELECT did, record_uri, record_cid, author, reason, reason_subject, sort_at
+FROM wanted_notification
+WHERE quiet IS NOT TRUE;
 
 -- :move
 -- Moves stored notifications to the records that should have them, and withdraws the others.

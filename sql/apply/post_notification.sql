@@ -21,7 +21,8 @@ CREATE TEMPORARY TABLE notifying_post (
   sort_at text NOT NULL,
   is_new boolean NOT NULL,               -- staged in this batch
   is_first boolean NOT NULL,             -- the post's first state, which the batch itself supersedes
-  refused boolean NOT NULL               -- turned away by the thread gate: nobody above is notified
+  refused boolean NOT NULL,              -- turned away by the thread gate: nobody above is notified
+  quiet boolean                          -- true: this state of it notifies nobody
 ) ON COMMIT DELETE ROWS;
 
 -- The recipients of a post in its first state: subscribers among them are not notified twice.
@@ -36,41 +37,54 @@ CREATE TEMPORARY TABLE first_notified (
 -- - gone: posts that the batch deletes in between.
 -- - first: the first state of posts that the batch supersedes, after the last such deletion.
 -- - affected_again: evaluated and affected posts that are not staged.
+-- - noted: those of them that notify nobody.
 WITH gone AS MATERIALIZED (
   SELECT uri, max(rev) AS rev FROM stage_superseded WHERE action = 'delete' GROUP BY uri
 ), first AS MATERIALIZED (
-  SELECT DISTINCT ON (x.uri) x.uri, x.rev, x.cid, least(x.created_at, x.indexed_at) AS sort_at
+  SELECT DISTINCT ON (x.uri) x.uri, x.rev, x.cid, x.quiet, least(x.created_at, x.indexed_at) AS sort_at
   FROM stage_superseded x
   LEFT JOIN gone d USING (uri)
   WHERE x.collection = '{nsid.post}' AND x.action <> 'delete'
     AND (d.rev IS NULL OR d.rev <= x.rev)
     AND NOT EXISTS (SELECT FROM touched c WHERE c.uri = x.uri AND c.change = 'updated')
   ORDER BY x.uri, x.rev
+), affected_again AS MATERIALIZED (
+  SELECT p.*, r.quiet
+  FROM (
+    SELECT uri FROM evaluation WHERE live
+    UNION
+    SELECT uri FROM quote_evaluation
+    UNION
+    SELECT uri FROM affected WHERE live
+    EXCEPT
+    SELECT uri FROM stage_post
+  ) a
+  CROSS JOIN LATERAL (
+    SELECT p.uri, p.cid, p.creator, p.rev, p."replyRoot" AS root, p."replyParent" AS parent, p."sortAt" AS sort_at,
+      p."violatesThreadGate" IS TRUE AS refused
+    FROM bsky.post p
+    WHERE p.uri = a.uri
+    OFFSET 0
+  ) p
+  CROSS JOIN LATERAL (SELECT r.quiet FROM bsky.record r WHERE r.uri = a.uri OFFSET 0) r
+), noted AS (
+  INSERT INTO quiet_record (uri)
+  SELECT uri FROM affected_again WHERE quiet
 )
-INSERT INTO notifying_post (uri, cid, creator, rev, root, parent, sort_at, is_new, is_first, refused)
+INSERT INTO notifying_post (uri, cid, creator, rev, root, parent, sort_at, is_new, is_first, refused, quiet)
 SELECT p.uri, p.cid, p.creator, s.rev, p."replyRoot", p."replyParent", p."sortAt", true, false,
-  p."violatesThreadGate" IS TRUE
+  p."violatesThreadGate" IS TRUE, s.uri IN (SELECT uri FROM quiet_record)
 FROM stage_post s
 CROSS JOIN LATERAL (SELECT * FROM bsky.post p WHERE p.uri = s.uri OFFSET 0) p
 UNION ALL
 SELECT f.uri, f.cid, s.creator, f.rev, v.root, v.parent, f.sort_at, true, true,
-  EXISTS (SELECT FROM evaluation e WHERE e.uri = f.uri AND e.rev = f.rev AND e.violating)
+  EXISTS (SELECT FROM evaluation e WHERE e.uri = f.uri AND e.rev = f.rev AND e.violating), f.quiet
 FROM first f
 JOIN stage_post s USING (uri)
 CROSS JOIN LATERAL (SELECT root, parent FROM pipeline.version WHERE uri = f.uri AND rev = f.rev OFFSET 0) v
 UNION ALL
-SELECT p.uri, p.cid, p.creator, p.rev, p."replyRoot", p."replyParent", p."sortAt", false, false,
-  p."violatesThreadGate" IS TRUE
-FROM (
-  SELECT uri FROM evaluation WHERE live
-  UNION
-  SELECT uri FROM quote_evaluation
-  UNION
-  SELECT uri FROM affected WHERE live
-  EXCEPT
-  SELECT uri FROM stage_post
-) affected_again
-CROSS JOIN LATERAL (SELECT * FROM bsky.post p WHERE p.uri = affected_again.uri OFFSET 0) p;
+SELECT uri, cid, creator, rev, root, parent, sort_at, false, false, refused, quiet
+FROM affected_again;
 
 -- :notify
 -- Derives mentions, quotes and replies.

@@ -1,7 +1,8 @@
 -- app.bsky.actor.profile -> bsky.profile, notification `starterpack-joined`.
 --
 -- Guarantees: one row per account, by its record `self` (indexing/collections/profile.py), in its newest state. The
--- maker of the starter pack is notified once, when the profile first appears; the notification stays.
+-- maker of the starter pack is notified once, when the profile first appears, unless that state of it is quiet; the
+-- notification stays.
 
 -- :stage
 -- The last state of every record that the batch creates or updates.
@@ -40,19 +41,20 @@ ON CONFLICT (uri) DO NOTHING;
 INSERT INTO new_notification (did, record_uri, record_cid, author, reason, reason_subject, sort_at)
 SELECT split_part(s.pack, '/', 3), s.uri, s.cid, s.did, 'starterpack-joined', s.pack, s.indexed_at
 FROM (
-  SELECT uri, cid, did, json::jsonb #>> '{joinedViaStarterPack,uri}' AS pack, indexed_at,
+  SELECT uri, cid, did, json::jsonb #>> '{joinedViaStarterPack,uri}' AS pack, indexed_at, quiet,
     lag(action) OVER (PARTITION BY uri ORDER BY rev) AS before
   FROM (
-    SELECT w.uri, w.cid, w.did, w.action, w.json, w.rev, w.indexed_at
+    SELECT w.uri, w.cid, w.did, w.action, w.json, w.rev, w.indexed_at, w.quiet
     FROM stage_profile p
     JOIN stage_write w USING (uri)
     UNION ALL
-    SELECT uri, cid, did, action, json, rev, indexed_at
+    SELECT uri, cid, did, action, json, rev, indexed_at, quiet
     FROM stage_superseded
     WHERE collection = 'app.bsky.actor.profile' AND uri LIKE '%/self'
   ) states
 ) s
 WHERE s.pack IS NOT NULL
+  AND s.quiet IS NOT TRUE
   AND (
     s.before = 'delete'
     OR (

@@ -3,7 +3,8 @@
 -- Guarantees: for a record the newest rev wins, whatever the order of arrival and however often it arrives; a deletion
 -- is remembered as a tombstone with its rev. `touched` names every staged write and delete that was no plain creation.
 -- A record that was taken down here stays taken down: when it is updated, and when it is deleted and created again
--- (pipeline.record_takedown, which is hardly ever consulted because it is empty).
+-- (pipeline.record_takedown, which is hardly ever consulted because it is empty). A record is quiet, or not, as its
+-- newest state is: when a live commit updates a quiet record, it notifies as any update does.
 
 -- :write
 -- Stores the staged records. Returns the number of rows written, and of those the number that replaced an older state.
@@ -11,8 +12,8 @@
 -- - taken_down_again: take-downs of records that were deleted, which are in their rows again.
 -- - noted: staged writes that were no plain creation, in `touched`.
 WITH written AS (
-  INSERT INTO bsky.record AS r (uri, cid, did, json, "indexedAt", rev, "takedownRef")
-  SELECT s.uri, s.cid, s.did, s.json, s.indexed_at, s.rev,
+  INSERT INTO bsky.record AS r (uri, cid, did, json, "indexedAt", rev, quiet, "takedownRef")
+  SELECT s.uri, s.cid, s.did, s.json, s.indexed_at, s.rev, s.quiet,
     CASE
       WHEN (SELECT true FROM pipeline.record_takedown WHERE uri > '' ORDER BY uri LIMIT 1)
         THEN (SELECT t.ref FROM pipeline.record_takedown t WHERE t.uri = s.uri)
@@ -24,6 +25,7 @@ WITH written AS (
     json = excluded.json,
     "indexedAt" = excluded."indexedAt",
     rev = excluded.rev,
+    quiet = excluded.quiet,
     "appliedAt" = now()
   WHERE r.rev IS NULL OR r.rev < excluded.rev
   RETURNING r.uri, xmax <> 0 AS updated
@@ -45,6 +47,14 @@ WITH written AS (
   WHERE w.updated IS DISTINCT FROM false
 )
 SELECT count(*), count(*) FILTER (WHERE updated) FROM written;
+
+-- :quiet
+-- Notes the written records that notify nobody.
+INSERT INTO quiet_record (uri)
+SELECT s.uri
+FROM stage_write s
+JOIN bsky.record r USING (uri)
+WHERE s.quiet AND r.quiet AND r.uri = ANY (ARRAY(SELECT uri FROM stage_write WHERE quiet));
 
 -- :delete
 -- Deletes records that are older than their deletion and notes them in `touched`.

@@ -135,7 +135,7 @@ pipeline.relationship_of(n.uri, b.body)
 
 -- :kept_record
 -- An expression for version.sql: what the notifications of a past repost are derived from.
-jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}'))
+jsonb_strip_nulls(jsonb_build_object('sortAt', n.sort_at, 'via', b.body #> '{via,uri}', 'quiet', n.quiet))
 
 -- :subjects_post_agg
 -- A query for sql/repair/post.sql: the posts whose counters the staged records move.

@@ -1,9 +1,9 @@
 -- Notifications of reason `subscribed-post`: a new post notifies the accounts that subscribed to its author, as far as
 -- the author's declaration allows: followers (by default), mutuals, or none.
 --
--- Guarantees: only the first state of a post notifies subscribers, and no account that the post notifies anyway
--- (post_notification.sql). The declaration and the follows are those as of the post's rev; a follow that arrives late
--- notifies then.
+-- Guarantees: only the first state of a post notifies subscribers, unless it is quiet, and no account that the post
+-- notifies anyway (post_notification.sql). The declaration and the follows are those as of the post's rev; a follow
+-- that arrives late notifies then.
 
 -- :stage
 -- Subscribers of a post's author, and the follows that decide whether each is notified.
@@ -36,6 +36,7 @@ WITH subscribed AS MATERIALIZED (
   ) s
   WHERE CASE WHEN t.parent IS NULL THEN s.post ELSE s.reply END
     AND s.creator <> t.creator
+    AND t.quiet IS NOT TRUE
     AND CASE
       WHEN t.is_first THEN true
       WHEN t.is_new THEN

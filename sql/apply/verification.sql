@@ -1,7 +1,8 @@
 -- app.bsky.graph.verification -> bsky.verification, notifications `verified` and `unverified`.
 --
 -- Guarantees: one row per (subject, creator), see duplicates.sql. The notification `verified` stays when the
--- verification is deleted; the deletion adds `unverified`, an edit does not. Verification notifications are derived
+-- verification is deleted; the deletion adds `unverified`, an edit does not. A quiet creation does not notify, nor does
+-- a deletion that an export shows; a live deletion of a quiet record does. Verification notifications are derived
 -- from the full history in `record` and `version`: a late event adds or withdraws exactly the notifications that it
 -- changes.
 
@@ -49,7 +50,8 @@ SELECT uri FROM row;
 -- - counted: for each key the record that counts now.
 -- - state: every state, current or past, that said one of the keys: the record that counts, its duplicates, past
 --   versions.
--- - span: the same, with the rev and time of the next event of its record, and whether it was a creation.
+-- - span: the same, with the rev and time of the next event of its record, and whether it was a creation. (The time is
+--   that of a deletion that notifies.)
 -- - ranked: the same, with the rev until which the states before it, by rev and then record key, said the same.
 -- - notified: the notifications that follow, the first state of each.
 -- - withdrawn: stored notifications of these records that do not follow.
@@ -77,21 +79,22 @@ WITH key AS MATERIALIZED (
     OFFSET 0
   ) l
 ), state AS (
-  SELECT c.creator, c.subject, r.uri, coalesce(r.rev, '') AS rev, r.cid, c.sort_at
+  SELECT c.creator, c.subject, r.uri, coalesce(r.rev, '') AS rev, r.cid, c.sort_at, r.quiet
   FROM counted c
-  CROSS JOIN LATERAL (SELECT r.uri, r.rev, r.cid FROM bsky.record r WHERE r.uri = c.uri OFFSET 0) r
+  CROSS JOIN LATERAL (SELECT r.uri, r.rev, r.cid, r.quiet FROM bsky.record r WHERE r.uri = c.uri OFFSET 0) r
   UNION ALL
-  SELECT c.creator, c.subject, r.uri, coalesce(r.rev, ''), r.cid, r."indexedAt"
+  SELECT c.creator, c.subject, r.uri, coalesce(r.rev, ''), r.cid, r."indexedAt", r.quiet
   FROM counted c
   CROSS JOIN LATERAL (
-    SELECT r.uri, r.rev, r.cid, r."indexedAt"
+    SELECT r.uri, r.rev, r.cid, r."indexedAt", r.quiet
     FROM bsky.duplicate_record d
     JOIN bsky.record r USING (uri)
     WHERE d."duplicateOf" = c.uri
     OFFSET 0
   ) r
   UNION ALL
-  SELECT k.creator, k.subject, v.uri, v.rev, v.record ->> 'cid', v.record ->> 'sortAt'
+  SELECT k.creator, k.subject, v.uri, v.rev, v.record ->> 'cid', v.record ->> 'sortAt',
+    (v.record ->> 'quiet')::boolean
   FROM key k
   CROSS JOIN LATERAL (
     SELECT v.uri, v.rev, v.record
@@ -103,7 +106,7 @@ WITH key AS MATERIALIZED (
   SELECT s.*, next.rev AS until, next.at AS deleted_at, coalesce(before.deleted, true) AS is_creation
   FROM state s
   LEFT JOIN LATERAL (
-    SELECT v.rev, CASE WHEN v.deleted THEN v.record ->> 'sortAt' END AS at
+    SELECT v.rev, CASE WHEN v.deleted AND v.record ->> 'quiet' IS NULL THEN v.record ->> 'sortAt' END AS at
     FROM pipeline.version v
     WHERE v.uri = s.uri AND v.rev > s.rev
     UNION ALL
@@ -124,7 +127,7 @@ WITH key AS MATERIALIZED (
   FROM (
     SELECT uri, subject, 'verified' AS reason, cid, creator, sort_at, rev
     FROM ranked
-    WHERE is_creation AND (preceded_until IS NULL OR preceded_until <= rev)
+    WHERE is_creation AND quiet IS NOT TRUE AND (preceded_until IS NULL OR preceded_until <= rev)
     UNION ALL
     SELECT uri, subject, 'unverified', cid, creator, deleted_at, rev
     FROM ranked
@@ -147,7 +150,7 @@ FROM notified;
 
 -- :kept_record
 -- An expression for version.sql: what the notifications of a past verification are derived from.
-jsonb_build_object('cid', n.cid, 'sortAt', n.sort_at)
+jsonb_strip_nulls(jsonb_build_object('cid', n.cid, 'sortAt', n.sort_at, 'quiet', n.quiet))
 
 -- :differs
 -- Notes staged records whose row is missing or differs; a rerun repairs them.

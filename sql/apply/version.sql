@@ -21,6 +21,7 @@ CREATE TEMPORARY TABLE new_version ( -- long rows
   cid text,
   sort_at text,                          -- of a deletion: when it was
   indexed_at text,
+  quiet boolean,                         -- true: it notified nobody
   unseen boolean NOT NULL DEFAULT false  -- nobody ever saw this state
 ) ON COMMIT DELETE ROWS;
 
@@ -43,27 +44,27 @@ WITH unchained AS MATERIALIZED (
     OR s.did IN (SELECT did FROM unchained)
     OR NOT EXISTS (SELECT FROM stage_repo)
 )
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at, quiet)
 SELECT s.uri, r.rev, s.collection, r.did, false, r.json, r.cid,
   CASE s.collection
     {time_of_row}
   END,
-  r."indexedAt"
+  r."indexedAt", r.quiet
 FROM replacing s
 CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r;
 
 -- :deleted
 -- Notes states that deletions are about to remove, and the deletions themselves.
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at)
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at, quiet)
 SELECT r.uri, r.rev, s.collection, r.did, false, r.json, r.cid,
   CASE s.collection
     {time_of_row}
   END,
-  r."indexedAt"
+  r."indexedAt", r.quiet
 FROM stage_delete s
 CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r
 UNION ALL
-SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL, s.indexed_at, NULL
+SELECT s.uri, s.rev, s.collection, s.did, true, NULL, NULL, s.indexed_at, NULL, s.quiet
 FROM stage_delete s;
 
 -- :overtaken
@@ -72,8 +73,9 @@ FROM stage_delete s;
 WITH timed AS MATERIALIZED (
   {timed_stages}
 )
-INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at, unseen)
-SELECT s.uri, s.rev, s.collection, s.did, false, s.json, s.cid, least(v.created_at, s.indexed_at), s.indexed_at, true
+INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at, quiet, unseen)
+SELECT s.uri, s.rev, s.collection, s.did, false, s.json, s.cid, least(v.created_at, s.indexed_at), s.indexed_at,
+  s.quiet, true
 FROM stage_write s
 JOIN touched t USING (uri)
 LEFT JOIN timed v USING (uri)
@@ -81,7 +83,7 @@ WHERE t.change = 'stale'
   AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = s.uri AND r.rev = s.rev)
 UNION ALL
 SELECT s.uri, s.rev, s.collection, s.did, s.action = 'delete', s.json, s.cid,
-  least(coalesce(s.created_at, v.created_at), s.indexed_at), s.indexed_at, true
+  least(coalesce(s.created_at, v.created_at), s.indexed_at), s.indexed_at, s.quiet, true
 FROM stage_superseded s
 LEFT JOIN timed v ON v.uri = s.uri AND v.rev = s.rev AND s.action <> 'delete';
 

@@ -5,7 +5,7 @@
 -- :next
 -- Returns the next dead letters to retry, by id, that are not resolved: of the %(ids)s (null: all) and of the kind
 -- (null: all).
-SELECT bytes, id, source, seq, did, path, kind, reason, form, rev, cid, action, event_time, byte_length
+SELECT bytes, id, source, seq, did, path, kind, reason, form, rev, cid, action, event_time, byte_length, quiet
 FROM pipeline.dead_letter
 WHERE id > %(after)s
   AND resolved_at IS NULL

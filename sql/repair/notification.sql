@@ -4,8 +4,8 @@
 -- Guarantees: nobody is notified twice, and a notification that is right keeps its row. Notifications that depend on
 -- something no longer known stay as they are: those with a reason that stays, `subscribed-post` and `contact-match`;
 -- those that a muted thread held back (pipeline.muted_notification); those of likes, reposts and follows that were
--- edited or promoted (pipeline.kept_notification). Records whose rev is not known came from a repository export: they
--- do not notify now. Accounts that were removed are not notified.
+-- edited or promoted (pipeline.kept_notification). Quiet records, and records whose rev is not known, came from a
+-- repository's export: they do not notify now. Accounts that were removed are not notified.
 --
 -- Placeholders (store/placeholders.py): {reasons_once} and {staged_relationships_once} are of collections whose edits
 -- don't notify again, {reasons_evaluated} of posts. In `live` {table} and {stage} are the collection's table and
@@ -94,7 +94,21 @@ WHERE w.reason NOT IN ({reasons_once}, {reasons_evaluated})
     SELECT FROM pipeline.muted_notification s
     WHERE s.record_uri = w.record_uri AND s.did = w.did AND s.reason = w.reason
   )
-  OR EXISTS (SELECT FROM bsky.record r WHERE r.uri = w.record_uri AND r.rev IS NULL)
+  OR EXISTS (
+    SELECT
+    FROM bsky.record r
+    WHERE r.uri = w.record_uri
+      AND (
+        r.rev IS NULL
+        OR (
+          r.quiet
+          AND NOT EXISTS (
+            SELECT FROM bsky.notification n
+            WHERE n."recordUri" = w.record_uri AND n.did = w.did AND n.reason = w.reason
+          )
+        )
+      )
+  )
   OR EXISTS (SELECT FROM pipeline.removal m WHERE m.did = w.did)
   OR EXISTS (
     SELECT FROM bsky.notification n
