@@ -8,8 +8,8 @@
 -- - While the record exists, the notification is its own. Once it is deleted, the notification moves to the record that
 --   counts now, if the run has lasted since; otherwise the notification is withdrawn.
 -- - A notification that moves to another record keeps its `id` and `sortAt`.
--- - A run that a quiet record begins notifies nobody (bsky.record.quiet). A notification that is stored already moves
---   all the same, to a quiet record as to any other.
+-- - A run that a quiet record begins notifies nobody (bsky.record.quiet). Where a quiet record arrives late, and so
+--   takes the place of a record that has notified, the notification moves to it all the same.
 --
 -- Guarantees: the notifications are a function of the events, whatever their order of arrival and the batches that they
 -- come in.
@@ -249,7 +249,8 @@ WITH stored AS MATERIALIZED (
     SELECT FROM wanted_notification w WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason)
 ), missing AS (
   SELECT w.*,
-    row_number() OVER (PARTITION BY w.did, w.author, w.reason, w.reason_subject ORDER BY w.record_uri) AS number
+    row_number() OVER (
+      PARTITION BY w.did, w.author, w.reason, w.reason_subject ORDER BY w.quiet IS TRUE, w.record_uri) AS number
   FROM wanted_notification w
   WHERE NOT EXISTS (
       SELECT FROM stored n WHERE w.record_uri = n."recordUri" AND w.did = n.did AND w.reason = n.reason)
@@ -261,6 +262,11 @@ WITH stored AS MATERIALIZED (
   FROM superfluous s
   JOIN missing m ON m.did = s.did AND m.author = s.author AND m.reason = s.reason AND m.number = s.number
     AND m.reason_subject IS NOT DISTINCT FROM s."reasonSubject"
+    AND (
+      m.quiet IS NOT TRUE
+      OR EXISTS (
+        SELECT FROM bsky.duplicate_record d WHERE d.uri = s."recordUri" AND d."duplicateOf" = m.record_uri OFFSET 0)
+    )
   WHERE n.id = s.id
   RETURNING n.id
 )
