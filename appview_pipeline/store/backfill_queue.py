@@ -281,7 +281,8 @@ def finish(connection: Connection, fetched: Sequence[Fetched]) -> None:
 
 
 def postpone(connection: Connection, items: Sequence[Postponed]) -> None:
-    """Notes what could not be fetched, and when it may be taken again."""
+    """Notes what could not be fetched, and when it may be taken again. Accounts that are excluded by now leave the
+    queue."""
     by_did = {it.did: it for it in items}
     if not by_did:
         return
@@ -297,6 +298,7 @@ def postpone(connection: Connection, items: Sequence[Postponed]) -> None:
         counts=[it.counts for it in last],
         parked=[it.parked for it in last],
     )
+    _execute(connection, "forget_excluded", dids=list(by_did))
 
 
 def queue_unknown(connection: Connection, limit: int = 5_000) -> int:

@@ -25,7 +25,7 @@ from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.ingest.signatures import settle_signatures
 from appview_pipeline.ingest.verification import verifier_for
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import sql
+from appview_pipeline.store import backfill_queue, backfill_reports, hosts, sql
 from appview_pipeline.store.accounts import PdsStatus, save_statuses
 from appview_pipeline.store.contacts import ContactMatch, notify_contact_match
 from appview_pipeline.store.counters import TABLES
@@ -56,6 +56,7 @@ REMOVES = "it takes something away, closes, empties or marks something that is s
 EXISTING = "it changes rows that are there, to nothing that the account wrote since"
 NOBODY = "its rows name no account, or servers only"
 ASKED = "it is asked for an account by name, and queues no more than that name; what is found is not stored (save.sql)"
+QUEUED = "it queues no more than names, not of excluded accounts; one that is excluded meanwhile is not fetched"
 
 STATEMENTS: dict[str, str] = {
     "account/remove.count": REMOVES,
@@ -124,9 +125,21 @@ STATEMENTS: dict[str, str] = {
     "apply/version.keep": DROPPED,
     "apply/version.op_thread": DROPPED,
     "backfill/fetch_batch.": NOBODY,
+    "backfill/host.note": NOBODY,
     "backfill/pending.missed": EXISTING,
     "backfill/pending.postpone": EXISTING,
     "backfill/pending.take": REMOVES,
+    "backfill/queue.enqueue": QUEUED,
+    "backfill/queue.enqueue_new": QUEUED,
+    "backfill/queue.finish": EXISTING,
+    "backfill/queue.note_queued": STATE,
+    "backfill/queue.postpone": EXISTING,
+    "backfill/queue.release": EXISTING,
+    "backfill/queue.renew": EXISTING,
+    "backfill/queue.set_hosts": EXISTING,
+    "backfill/queue.take": EXISTING,
+    "backfill/queue.take_given": EXISTING,
+    "backfill/report.add": NOBODY,
     "identity/batch.": NOBODY,
     "identity/claims.release": EXISTING,
     "identity/claims.release_queues": EXISTING,
@@ -209,6 +222,8 @@ def test_a_new_statement_would_be_found(tmp_path: Path) -> None:
 MODULES = {
     "accounts": "test_hosting_statuses",
     "apply": "test_live",
+    "backfill_queue": "test_the_queue_of_repositories",
+    "backfill_reports": "test_the_queue_of_repositories",
     "bookkeeping": "test_live",
     "contacts": "test_matches_of_contacts",
     "counters": "test_reruns_and_recounts",
@@ -217,6 +232,7 @@ MODULES = {
     "evaluation": "test_live",
     "gaps": "test_live",
     "fetch_reports": "test_live",
+    "hosts": "test_the_queue_of_repositories",
     "identities": "test_resolution",
     "identity_claims": "test_resolution",
     "identity_import": "test_imports_of_a_directory",
@@ -393,6 +409,33 @@ def test_replay_of_a_range(database: Database) -> None:
     with Relay(everything(ann, stream)) as relay:
         found = replay_range(Settings(database_url=database.url, relay_url=relay.url), database, 1, stream.seq)
     assert found.events > 5 and tables_of(traces(database.url, ann.did, MARK)) == KEPT
+
+
+def test_the_queue_of_repositories(database: Database) -> None:
+    """Accounts that opted out are not queued, nor listed; one that opts out while it is queued leaves the queue."""
+    stream = Stream()
+    ann, old = Person(stream, "ann"), Person(stream, "old")
+    forbid(database, ann)
+    with database.connect("writer") as connection:
+        for did in (ann.did, old.did):
+            backfill_queue.enqueue(connection, [did], reason="requested", priority=backfill_queue.ASKED)
+            backfill_queue.enqueue_new(connection, [did], reason="discovered", priority=backfill_queue.REST)
+        backfill_queue.queue_unknown(connection)
+        backfill_queue.queue_incomplete(connection)
+        hosts.note_hosts(connection, [hosts.HostNews("https://pds.example", 1, 0, None, 0.0)])
+        backfill_reports.add_report(connection, backfill_reports.BackfillReport(None, 1.0))
+        (taken,) = backfill_queue.take_given(connection, [ann.did, old.did], 60.0)
+    assert taken.did == old.did
+    forbid(database, old)
+    with database.connect("writer") as connection:
+        # As of one that was queued by a process that looked before the account opted out.
+        with connection.cursor() as cursor:
+            values = "(did, reason) VALUES (%s, 'discovered')"
+            cursor.execute(f"INSERT INTO pipeline.backfill_queue {values}", (old.did,))
+        later = backfill_queue.Postponed(old.did, taken.enqueued_at, "excluded", 60.0, counts=False)
+        backfill_queue.postpone(connection, [later])
+    assert tables_of(traces(database.url, ann.did)) == KEPT
+    assert tables_of(traces(database.url, old.did)) == KEPT
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["frames", "records"])

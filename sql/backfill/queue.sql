@@ -208,8 +208,8 @@ FROM (
       SELECT FROM pipeline.repo r WHERE r.did = f.did AND r.sync_state IN ('desynchronized', 'resyncing') OFFSET 0
     ) AS is_finished
   FROM unnest(
-    %(dids)s, %(enqueued_at)s::timestamptz[], %(revs)s, %(records)s::bigint[], %(bytes)s::bigint[],
-    %(seconds)s::float8[]
+    %(dids)s, %(enqueued_at)s::timestamptz[], %(revs)s::text[], %(records)s::bigint[],
+    %(bytes)s::bigint[], %(seconds)s::float8[]
   ) f (did, enqueued_at, rev, records, bytes, seconds)
 ) f
 WHERE q.did = f.did AND q.did = ANY (%(dids)s);
@@ -231,6 +231,12 @@ FROM unnest(
   %(enqueued_at)s::timestamptz[]
 ) p (did, error, seconds, counts, parked, enqueued_at)
 WHERE q.did = p.did AND q.did = ANY (%(dids)s) AND q.finished_at IS NULL;
+
+-- :forget_excluded
+-- Deletes those of %(dids)s whose accounts were excluded after they were queued.
+DELETE FROM pipeline.backfill_queue q
+WHERE did = ANY (%(dids)s)
+  AND EXISTS (SELECT FROM pipeline.repo r WHERE r.did = q.did AND r.excluded OFFSET 0);
 
 -- :unknown
 -- Of the repositories that only the stream has brought, the next %(limit)s that nobody has queued; locked.
