@@ -1,4 +1,4 @@
-"""Repositories and records fetched from simulated PDSes: whom is asked, with which key, and what counts as a failure."""
+"""Repositories and records fetched from simulated PDSes: whom is asked, with which key, and what is a failure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from appview_pipeline.protocol.cbor import decode_record
 from appview_pipeline.protocol.export import Export
 from appview_pipeline.settings import load
 from appview_pipeline.store.database import Database
-from appview_pipeline_tests.simulated_network.accounts import make_key
-from appview_pipeline_tests.simulated_network.http_service import Answer
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import Author, World
 
