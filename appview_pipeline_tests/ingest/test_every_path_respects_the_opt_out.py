@@ -10,12 +10,16 @@ from __future__ import annotations
 import ast
 import json
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from appview_pipeline.backfill.fetch_live import fetch_live
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest.dead_letters import EXCLUDED, retry_dead_letters
 from appview_pipeline.ingest.live.replay_range import replay_range
@@ -24,7 +28,8 @@ from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.ingest.signatures import settle_signatures
 from appview_pipeline.ingest.verification import verifier_for
-from appview_pipeline.settings import Settings
+from appview_pipeline.protocol.peek import peek_did
+from appview_pipeline.settings import Settings, load
 from appview_pipeline.store import backfill_queue, backfill_reports, hosts, sql
 from appview_pipeline.store.accounts import PdsStatus, save_statuses
 from appview_pipeline.store.contacts import ContactMatch, notify_contact_match
@@ -33,6 +38,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.identities import Settled, claim, save, want
 from appview_pipeline.store.identity_import import ImportedDocument, import_documents
 from appview_pipeline.store.pending import missed, postpone, take_missing
+from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.checkout import CHECKOUT
@@ -42,6 +48,7 @@ from appview_pipeline_tests.support.keys import save_key
 from appview_pipeline_tests.support.records import one_of_each, strong_ref
 from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
 from appview_pipeline_tests.support.traces import Traces, tables_of, traces
+from appview_pipeline_tests.support.waiting import wait_for
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Why a statement stores nothing new of an excluded account.
@@ -231,7 +238,7 @@ MODULES = {
     "dead_letters": "test_retries_of_dead_letters",
     "evaluation": "test_live",
     "gaps": "test_live",
-    "fetch_reports": "test_live",
+    "fetch_reports": "test_records_fetched_one_by_one",
     "hosts": "test_the_queue_of_repositories",
     "identities": "test_resolution",
     "identity_claims": "test_resolution",
@@ -254,6 +261,8 @@ LOCKING = {"Writer", "apply", "build_again", "import_documents", "save", "save_s
 """What the rest of the code calls to write content."""
 
 PATHS = {
+    "backfill/fetch_live.py": "test_records_fetched_one_by_one",
+    "backfill/on_demand.py": "test_records_fetched_one_by_one",
     "ingest/dead_letters.py": "test_retries_of_dead_letters",
     "ingest/files/replay.py": "test_replay",
     "ingest/live/consumer.py": "test_live",
@@ -528,6 +537,30 @@ def test_single_records_that_are_missing(database: Database) -> None:
     ((not_before, error),) = rows(database.url, "SELECT not_before, error FROM pipeline.pending")
     assert not_before is None and error is None
     assert tables_of(news_of(before, database, ann)) <= {"pipeline.pending"}
+
+
+def test_records_fetched_one_by_one(database: Database) -> None:
+    """By the process that fetches what replies depend on: asked for before the opt-out, and after it."""
+    with SimulatedNetwork(seed=5, accounts=24) as network:
+        frames = network.advance(700)
+        known = {author.did.encode() for author in network.world.authors[::3]}
+        index(database, *(frame for frame in frames if peek_did(frame) in known))
+        missing = rows(database.url, "SELECT DISTINCT split_part(missing, '/', 3) FROM pipeline.pending")
+        others = [did for (did,) in missing if did.encode() not in known]
+        assert others and one(database.url, "SELECT pipeline.forbid_data_collection(%s)", others[0])
+        settings = replace(load(network.environment()), database_url=database.url)
+        stop = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            ends = pool.submit(fetch_live, settings, stop.is_set)
+            try:
+                open_rows = "SELECT count(*) FROM pipeline.pending WHERE not_before IS NOT NULL"
+                wait_for(lambda: one(database.url, open_rows) == 0 or ends.done(), 30)
+                wait_for(lambda: one(database.url, "SELECT count(*) FROM pipeline.fetch_batch") > 0 or ends.done(), 30)
+            finally:
+                stop.set()
+                ends.result(30)
+    stored = "SELECT count(*) FROM bsky.record WHERE did = %s"
+    assert one(database.url, stored, others[0]) == 0 and any(one(database.url, stored, did) for did in others[1:])
 
 
 def test_reruns_and_recounts(database: Database) -> None:

@@ -18,6 +18,7 @@ from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.decoding import LookUp, applied_revs_in, read_changes
 from appview_pipeline.ingest.pipeline import run_pipeline
+from appview_pipeline.ingest.verification import verifier_for
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.network.notices import Notice
 from appview_pipeline.network.subscription import Subscription, SubscriptionStatus
@@ -153,9 +154,10 @@ def replay_range(
     validators, collections = record_validators(settings.lexicon_dir), IndexedCollections(settings.extra_collections)
     writer = Writer(database, settings, f"range:{settings.relay_url}", stopped=stopped)
     numbers = SentNumbers(summary, settings.sequence_gap)
+    verifier = verifier_for(settings, database)
 
     def decode(frames: list[bytes], look_up: LookUp | None) -> Sequence[Change]:
-        return read_changes(frames, validators, collections, look_up)
+        return read_changes(frames, validators, collections, look_up, verifier)
 
     def applied(reports: list[Report]) -> None:
         summary.add(reports)
