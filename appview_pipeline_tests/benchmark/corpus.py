@@ -55,7 +55,7 @@ def corpus(frames: int, *, small: bool = False) -> Corpus:
 
     `small`: of a few accounts with empty repositories, whose frames are small and quickly made; for tests.
     """
-    folder = cache_folder() / f"frames-{frames}{'-small' * small}-{_sources()}"
+    folder = cache_folder() / f"frames-{frames}{'-small' * small}-{sources()}"
     made = Corpus(folder / "frames.bin", folder / "past.json", frames)
     if not folder.exists():
         partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
@@ -74,10 +74,10 @@ def corpus(frames: int, *, small: bool = False) -> Corpus:
     return made
 
 
-def _sources() -> str:
-    """Hash of what makes the bytes."""
+def sources(module: Path = Path(__file__)) -> str:
+    """Hash of what makes the bytes: the simulated network, and the module that uses it."""
     digest = hashlib.sha256()
-    for source in [Path(__file__), *sorted(Path(simulated_network.__file__).parent.glob("*.py"))]:
+    for source in [module, *sorted(Path(simulated_network.__file__).parent.glob("*.py"))]:
         if not source.name.startswith(("test_", "__main__")):
             digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
