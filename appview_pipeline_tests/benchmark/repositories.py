@@ -1,8 +1,8 @@
 """The repositories that a backfill is measured with, and the PDSes that serve them, as a process of its own.
 
-Exports are made once, from a fixed seed, and kept in the temp folder like the frames; serving one is a copy of bytes, so
-the PDSes cost little of what is measured. `python -m appview_pipeline_tests.benchmark.repositories FOLDER HOSTS` serves
-them until its input ends.
+Exports are made once, from a fixed seed, and kept in the temp folder like the frames. Serving one is a copy of bytes,
+so the PDSes cost little of what is measured. `python -m appview_pipeline_tests.benchmark.repositories FOLDER HOSTS`
+serves them until its input ends.
 """
 
 from __future__ import annotations

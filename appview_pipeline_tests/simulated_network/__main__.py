@@ -17,6 +17,7 @@ import click
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.faults import AccountFaults
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
+from appview_pipeline_tests.simulated_network.outages import Outages
 from appview_pipeline_tests.simulated_network.world import PASTS, World
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -53,6 +54,12 @@ def _share(name: str, what: str) -> Callable[[Command], Command]:
 @_share("huge", "gets 50 MB")
 @_share("missing", "is not known")
 @_share("limited", "gets status 429")
+@click.option("--homes", default=1, help="PDSes that the accounts are spread over.")
+@click.option("--p256-share", type=SHARE, default=0.0, help="Share of accounts that sign with P-256.")
+@click.option("--lost", type=SHARE, default=0.0, help="Share of commits that the relay loses, with their number.")
+@click.option("--unnumbered", type=SHARE, default=0.0, help="Share that it loses without using a number up.")
+@click.option("--tampered", type=SHARE, default=0.0, help="Share that it changes, so that they prove nothing.")
+@click.option("--outages", type=float, help="Mean seconds that a PDS works before it fails for some.  [default: never]")
 @click.option("--window", default=500, help="Megabytes of frames that the relay keeps for clients with a cursor.")
 @click.option(
     "--replay",
@@ -77,13 +84,19 @@ def main(
     second_pds_port: int,
     dns_port: int,
     txt_share: float,
+    homes: int,
+    p256_share: float,
+    lost: float,
+    unnumbered: float,
+    tampered: float,
+    outages: float | None,
     window: int,
     replay: Path | None,
     write: Path | None,
     frames: int,
     **faults: float,
 ) -> None:
-    """Start a simulated AT Protocol network on this machine: a relay, a PLC directory, a name server and two PDSes.
+    """Start a simulated AT Protocol network on this machine: a relay, a PLC directory, a name server and PDSes.
 
     It prints the command that lets the pipeline index it, then a line of numbers every ten seconds. Ctrl-C ends it.
     """
@@ -100,7 +113,10 @@ def main(
         rate=rate or 2_000,
         first_seq=int(begin * 1_000),
         pasts=PASTS if pasts and not replay else (),
+        homes=homes,
+        p256_share=p256_share,
     )
+    world.mishaps.lost, world.mishaps.unnumbered, world.mishaps.tampered = lost, unnumbered, tampered
     try:
         network = SimulatedNetwork(
             world,
@@ -115,7 +131,8 @@ def main(
             window_bytes=window * 1_000_000,
         )
         network.plc.faults.accounts = AccountFaults(seed=seed, **faults)
-        with network, contextlib.suppress(KeyboardInterrupt):
+        failing = Outages(network.pdses, seed=seed, calm=outages) if outages else contextlib.nullcontext()
+        with network, failing, contextlib.suppress(KeyboardInterrupt):
             _say_what_to_type(network, from_the_first_frame=replay is not None)
             _report(network)
     except OSError as error:
