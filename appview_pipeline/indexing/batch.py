@@ -23,7 +23,13 @@ from appview_pipeline.indexing.changes import (
 from appview_pipeline.indexing.collection import RecordWrite, Row, Rows
 from appview_pipeline.indexing.exclusion import content_of
 from appview_pipeline.indexing.registry import DECLARED, Declarations
-from appview_pipeline.indexing.shared_rows import ignored_rows, letter_rows, stage_records, superseded_row
+from appview_pipeline.indexing.shared_rows import (
+    export_row,
+    ignored_rows,
+    letter_rows,
+    stage_records,
+    superseded_row,
+)
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.store.batch import Report, StoredRecord
 from appview_pipeline.store.effects import Effects
@@ -46,7 +52,7 @@ class Batch:
     withheld: Set[str] = frozenset()
     """Excluded accounts whose content was taken out of the changes."""
     others: Set[str] = frozenset()
-    """Accounts that the batch has content of and no commit."""
+    """Accounts that the batch has content of and no commit or export."""
 
     @property
     def effects(self) -> Effects:
@@ -81,6 +87,14 @@ class Batch:
             self.declared.collections[collection].stage(write, rows)
         return {table: staged for table, staged in rows.items() if staged}
 
+    def restage(self, collection: str, records: Sequence[StoredRecord]) -> Rows:
+        """The same, for records that the transaction stages again as writes: `rows` has them from now on."""
+        staged = self.declared.empty_rows()
+        stage_records([_stored_write(stored, collection) for stored in records], staged, self.declared.collections)
+        for table, added in staged.items():
+            self.rows[table] = [*self.rows.get(table, ()), *added]
+        return staged
+
 
 def build(
     changes: Sequence[Change],
@@ -90,11 +104,15 @@ def build(
     dead_letter_bytes: int = 65_536,
     declared: Declarations = DECLARED,
 ) -> Batch:
-    """Builds a batch of changes, in the order in which they arrived, from `source` (a relay's URL, a file)."""
+    """Builds a batch of changes, in the order in which they arrived, from `source` (a relay's URL, a file).
+
+    Commits and exports of one repository can't be in one batch: the revs of exported records may be guessed.
+    """
     report = Report(source, shard)
     newest: dict[str, RecordWrite | RecordDelete] = {}
     superseded: list[RecordWrite | RecordDelete] = []
     chains: dict[str, Chain] = {}
+    exports: dict[str, Row] = {}
     accounts: dict[str, AccountState] = {}
     identities: dict[str, IdentityEvent] = {}
     unchecked: dict[str, UncheckedCommit] = {}
@@ -117,6 +135,7 @@ def build(
                 unchecked[change.unchecked.did] = change.unchecked
         deletes = change.deletes
         if change.export is not None:
+            exports[change.export.did] = export_row(change.export, exports.get(change.export.did))
             # When they were deleted nobody knows, so nobody is notified of it now.
             deletes = [gone._replace(is_quiet=True) for gone in deletes]
         events: list[RecordWrite | RecordDelete] = [*change.writes, *deletes]
@@ -144,16 +163,18 @@ def build(
             others |= content_of(change)
             letters.extend(change.dead_letters)
             gaps.extend(change.gaps)
+            if change.export is None:  # what an export holds and may not be indexed is not missing
+                gaps.extend(gap for gap in map(gap_of, change.dead_letters) if gap is not None)
         if change.withheld:
             withheld.update(change.withheld)
 
-    gaps.extend(gap for gap in map(gap_of, letters) if gap is not None)
     for chain in in_order(chains, changes):
         gaps.extend(chain.gaps or ())
     rows = declared.empty_rows()
     stage_records(newest.values(), rows, declared.collections)
     rows["stage_superseded"] = [superseded_row(event) for event in superseded]
     rows["stage_repo"] = [chain_row(chain) for chain in chains.values()]
+    rows["stage_export"] = list(exports.values())
     rows["stage_account"] = [
         (a.did, a.active, a.status, max(a.time, FIRST_TIME), a.seq, a.time) for a in accounts.values()
     ]
@@ -164,7 +185,8 @@ def build(
     rows["stage_unchecked"] = [(it.did, it.rev, it.seq, it.block) for it in unchecked.values()]
     for (collection, action), count in ops.items():
         report.ops.setdefault(collection, {})[action] = count
-    report.accounts = len(chains) + len(identities.keys() - chains.keys())
+    locked = chains.keys() | exports.keys()
+    report.accounts = len(chains) + len(exports) + len(identities.keys() - chains.keys())
     report.ignored = dict(Counter(collection for commit in ignored.values() for collection, _ in commit))
     report.rejected_by_kind = dict(Counter(letter.kind for letter in letters))
     return Batch(
@@ -175,13 +197,13 @@ def build(
         changes=changes,
         withheld=withheld,
         # A DID that PostgreSQL can't hold is no account's.
-        others={did for did in others if did not in chains and "\0" not in did},
+        others={did for did in others if did not in locked and "\0" not in did},
     )
 
 
 def _count_frame(change: Change, report: Report) -> None:
     """Adds a change's frame to the report."""
-    report.frames += not change.is_position
+    report.frames += not change.is_position and change.export is None
     report.bytes += change.size
     report.events += change.is_event
     report.stale += change.already_applied

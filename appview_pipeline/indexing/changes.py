@@ -107,7 +107,13 @@ class ExportState(NamedTuple):
     The writes and deletes of a change with one are what the export holds, as far as it differs from the index, or a
     part of that. `is_whole`: with the last part (`is_last`) everything up to `rev` is applied, so the repository is
     synchronized. Otherwise the parts are some records only, fetched by themselves or the newest ones, which prove
-    nothing about the rest.
+    nothing about the rest. `is_partial`: they are the newest ones, all since some day (APPVIEW_BACKFILL_DAYS), and with
+    the last part the repository is as complete as was asked for.
+
+    `asked_at` names the fetching (`store.repo_states.begin_resync` returns it). The last part is refused, and the
+    repository stays `desynchronized`, where something up to `rev` was applied since then: the comparison may not have
+    seen it. The export has to be compared again, after another `begin_resync`. None: nobody can have come between.
+    `is_fetched`: it was asked for after that moment, and not read from a file that somebody had.
     """
 
     did: str
@@ -116,6 +122,9 @@ class ExportState(NamedTuple):
     data: str
     is_last: bool
     is_whole: bool
+    is_partial: bool = False
+    asked_at: str | None = None
+    is_fetched: bool = True
 
 
 class UncheckedCommit(NamedTuple):

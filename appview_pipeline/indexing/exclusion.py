@@ -44,7 +44,8 @@ def _without(change: Change, excluded: Set[str]) -> Change:
     withheld = content_of(change) & excluded
     if not withheld:
         return change
-    is_own = repo is not None and repo.did in withheld
+    own = repo.did if repo is not None else change.export.did if change.export is not None else None
+    is_own = own in withheld
     return replace(
         change,
         writes=[write for write in change.writes if write.did not in withheld],

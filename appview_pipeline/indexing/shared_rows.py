@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import orjson
 
-from appview_pipeline.indexing.changes import DeadLetter, RecordDelete
+from appview_pipeline.indexing.changes import DeadLetter, ExportState, RecordDelete
 from appview_pipeline.indexing.collection import Collection, RecordWrite, Row, Rows
 from appview_pipeline.indexing.record_fields import created_at
 
@@ -71,6 +71,26 @@ def superseded_row(event: RecordWrite | RecordDelete) -> Row:
 def _quiet(is_quiet: bool) -> str | None:
     """A value of the columns `quiet`: text, because a batch of nothing but text is encoded fastest."""
     return "t" if is_quiet else None
+
+
+def export_row(export: ExportState, known: Row | None = None) -> Row:
+    """The row of `stage_export` of a part of an export. `known`: that of other parts of the same repository, of which
+    the newer export counts."""
+    is_end = export.is_last and (export.is_whole or export.is_partial)
+    row: Row = (
+        export.did,
+        export.rev,
+        export.commit,
+        export.data,
+        is_end,
+        export.is_whole,
+        export.asked_at,
+        export.is_fetched,
+    )
+    if known is None:
+        return row
+    # The rev orders them, and the end of an export is more than its other parts.
+    return max(known, row, key=lambda it: (str(it[1]), bool(it[4])))
 
 
 def ignored_rows(ignored: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) -> list[Row]:

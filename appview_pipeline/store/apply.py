@@ -30,8 +30,10 @@ from appview_pipeline.store.removal import REMOVAL, begin_batch, count_batch
 from appview_pipeline.store.repos import (
     advance_repos,
     close_gaps,
+    end_exports,
     lock_repos,
     note_gaps,
+    note_states,
     queue_identities,
     update_accounts,
     write_actors,
@@ -60,10 +62,12 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     queue_identities(cursor, batch, repos, accounts)
     keep_unchecked(cursor, batch)  # commits whose signatures will be checked once their accounts are resolved
     write_actors(cursor, batch, repos, accounts)
-    changes = write_records(cursor, batch)  # the newest rev of each record wins; finds what is stale
+    # The newest rev of each record wins; this finds what is stale.
+    changes = write_records(cursor, batch, overtaken=repos.overtaken)
     if removes:
         count_batch(cursor)
-    versions = keep_versions(cursor, batch, changes)  # posts are evaluated as of their own rev: past states are needed
+    # Posts are evaluated as of their own rev: past states are needed.
+    versions = keep_versions(cursor, batch, changes, overtaken=repos.overtaken)
     drop_stale(cursor, batch, changes)  # no effect sees a record that something newer has overtaken
     run_effects(cursor, batch, changes, evaluated=False)  # the tables of all collections but posts, and what follows
 
@@ -89,10 +93,13 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     if excluded:
         forget_deletes(cursor, batch)
         drop_gaps(cursor)
-    if repos.has_gaps or batch.rows.get("stage_gap"):
+    ended = end_exports(cursor, batch)
+    has_gaps = repos.has_gaps or bool(batch.rows.get("stage_gap")) or ended
+    if has_gaps:
         note_gaps(cursor)  # after the dead letters, which explain some of them
-    if repos.late:
-        close_gaps(cursor, batch)
+    closed = close_gaps(cursor, batch) if repos.late else []
+    if has_gaps or closed:
+        note_states(cursor, has_gaps=has_gaps, ended=ended, closed=closed)
     count_ignored(cursor, batch)
 
 
@@ -114,7 +121,7 @@ def apply(
     """
     started = time.monotonic()
     try:
-        with preparing_cursor(connection, batch.report.events) as cursor:
+        with preparing_cursor(connection, _size(batch)) as cursor:
             _write(cursor, batch, limits, dry_run=dry_run)
             batch.report.apply_ms = (time.monotonic() - started) * 1000
             write_report(cursor, batch.report)
@@ -168,6 +175,11 @@ def _stage(cursor: Cursor, batch: BatchToApply) -> None:
             copy_encoded(cursor, table, columns, text)
         else:
             copy_rows(cursor, table, columns, rows.get(table, ()))
+
+
+def _size(batch: BatchToApply) -> int:
+    """How much is staged, in events: an export has none, but records."""
+    return max(batch.report.events, len(batch.rows.get("stage_write", ())), len(batch.rows.get("stage_delete", ())))
 
 
 def _begin_cross_repository_work(cursor: Cursor, batch: BatchToApply) -> None:

@@ -27,6 +27,16 @@ SHARED_STAGES: dict[str, tuple[str, ...]] = {
         "seq",
         "indexed_at",
     ),
+    "stage_export": (
+        "did",
+        "rev",
+        "commit_cid",
+        "data_cid",
+        "is_end",
+        "is_whole",
+        "asked_at",
+        "is_fetched",
+    ),
     "stage_write": ("uri", "cid", "did", "collection", "action", "rev", "json", "indexed_at", "quiet"),
     "stage_delete": ("uri", "did", "collection", "rev", "seq", "indexed_at", "quiet"),
     "stage_superseded": (
@@ -180,7 +190,7 @@ class BatchToApply(Protocol):
 
     @property
     def others(self) -> Set[str]:
-        """Accounts that the batch has content of and no commit, so that their repositories are not locked."""
+        """Accounts that the batch has content of and no commit or export: their repositories need not be locked."""
         ...
 
     def content_of(self, dids: Set[str]) -> Set[str]:
@@ -193,4 +203,8 @@ class BatchToApply(Protocol):
 
     def stage_again(self, collection: str, records: Sequence[StoredRecord]) -> Mapping[str, Sequence[Sequence[Value]]]:
         """The staging rows of records that are stored already."""
+        ...
+
+    def restage(self, collection: str, records: Sequence[StoredRecord]) -> Mapping[str, Sequence[Sequence[Value]]]:
+        """The same, for records that the transaction stages again as writes: `rows` has them from now on."""
         ...

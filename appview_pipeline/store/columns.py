@@ -15,11 +15,11 @@ _COLUMN = re.compile(
     r"(?P<rest>(?: COLLATE | NOT NULL| DEFAULT | PRIMARY KEY| GENERATED | REFERENCES | UNIQUE| CHECK |,|  --|$).*)$",
     re.MULTILINE,
 )
-# Later migrations add columns, one a line too.
-_ALTERED = re.compile(r'^ALTER TABLE (\w+)\."?(\w+)"?\n((?:    ADD COLUMN .*\n?)+)', re.MULTILINE)
+# Later migrations add columns, one a line too; a long constraint may stand on lines of its own.
+_ALTERED = re.compile(r'^ALTER TABLE (\w+)\."?(\w+)"?\s((?: *ADD COLUMN .*\n(?: {8}.*\n)*)+)', re.MULTILINE)
 _ADDED = re.compile(
-    r'^    ADD COLUMN "?(?P<name>\w+)"? (?P<type>.+?)'
-    r"(?P<rest>(?: COLLATE | NOT NULL| DEFAULT | REFERENCES | CHECK |[,;]).*)$",
+    r'ADD COLUMN "?(?P<name>\w+)"? (?P<type>.+?)'
+    r"(?P<rest>(?: COLLATE | NOT NULL| DEFAULT | GENERATED | REFERENCES | CHECK |[,;]|$).*)$",
     re.MULTILINE,
 )
 _MADE_NULLABLE = re.compile(r"^ALTER TABLE (\w+\.\w+) ALTER COLUMN (\w+) DROP NOT NULL;", re.MULTILINE)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline.store.repo_states import lock_repositories, note_closed_gaps
 from appview_pipeline.store.sql import sections
 
 SWEPT_AT_ONCE = 5_000
@@ -117,10 +118,14 @@ def known_repo(connection: Connection, did: str) -> KnownRepo | None:
 def mark_resolved(connection: Connection, letter: StoredLetter) -> None:
     """Notes that a retry succeeded, and closes the gap that the letter had left."""
     statements = sections("repair/dead_letter.sql")
+    if letter.did is not None:
+        lock_repositories(connection, [letter.did])
     with connection.cursor() as cursor:
         cursor.execute(statements["resolved"], {"id": letter.id})
         if letter.did is not None:
             cursor.execute(statements["close_gap"], {"did": letter.did, "path": letter.path, "rev": letter.rev})
+            if cursor.rowcount:
+                note_closed_gaps(connection, [letter.did])
 
 
 def mark_covered(connection: Connection, letters: Sequence[int]) -> None:

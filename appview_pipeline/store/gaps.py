@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline.store.repo_states import lock_repositories, note_closed_gaps
 from appview_pipeline.store.sql import sections
 
 SWEPT_AT_ONCE = 5_000
@@ -35,6 +36,39 @@ def open_gaps_of_relay(connection: Connection, relay: str) -> list[tuple[str, St
         return [(row[0], StreamGap(*row[1:])) for row in cursor.fetchall()]
 
 
+class OpenStreamGap(NamedTuple):
+    """An open gap of a stream, with a row of its own (`id`). `after` and `until` are sequence numbers, None: unknown.
+
+    `from_time`: the time of the last event that was applied before it, None: unknown. What happened before that time is
+    applied; `until` came at `detected_at` or before.
+    """
+
+    id: int
+    kind: str
+    relay: str
+    shard: str
+    after: int | None
+    until: int | None
+    detected_at: datetime
+    from_time: datetime | None
+
+
+def open_gaps_of_streams(connection: Connection) -> list[OpenStreamGap]:
+    """The oldest open gaps of all streams: numbers that are missing (`sequence`), and cursors that were older than the
+    relay's window (`outdated_cursor`). At most `MAX_OPEN`."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("report/gaps.sql")["streams"], {"limit": MAX_OPEN})
+        return [OpenStreamGap(*row) for row in cursor.fetchall()]
+
+
+def close_gap(connection: Connection, gap: int) -> bool:
+    """Closes a gap of a stream by its id: everything that happened in it is applied, or queued to be fetched. Returns
+    whether it was open."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("sweep/gap.sql")["close_of_stream"], {"id": gap})
+        return cursor.rowcount == 1
+
+
 def sweep_gaps(connection: Connection, before: datetime) -> tuple[int, int]:
     """Closes what is proven to be complete, and deletes gaps closed before `before`, committing as it goes. Returns how
     many were closed and how many deleted."""
@@ -44,10 +78,13 @@ def sweep_gaps(connection: Connection, before: datetime) -> tuple[int, int]:
     while after is not None:
         with connection.cursor() as cursor:
             cursor.execute(statements["proven"], {"after": after, "limit": SWEPT_AT_ONCE})
-            row = cursor.fetchone()
+            ((after, proven, dids),) = cursor.fetchall()
+            if proven:
+                lock_repositories(connection, dids)
+                cursor.execute(statements["close"], {"ids": proven})
+                closed += cursor.rowcount
+                note_closed_gaps(connection, dids)
         connection.commit()
-        assert row is not None
-        after, closed = row[0], closed + row[1]
     while True:
         with connection.cursor() as cursor:
             cursor.execute(statements["closed"], {"before": before, "limit": SWEPT_AT_ONCE})

@@ -17,8 +17,11 @@ Changes = Mapping[str, frozenset[str]]
 """What happened to stored records, other than creations, by collection: the values of `touched.change`."""
 
 
-def write_records(cursor: Cursor, batch: BatchToApply) -> Changes:
-    """Applies writes and deletes to bsky.record; keeps the states that they replace for `keep_versions`."""
+def write_records(cursor: Cursor, batch: BatchToApply, *, overtaken: bool = False) -> Changes:
+    """Applies writes and deletes to bsky.record; keeps the states that they replace for `keep_versions`.
+
+    `overtaken`: an export has overtaken events of the batch, which are superseded now.
+    """
     record = sections("apply/record.sql")
     version = filled(batch.effects, "apply/version.sql")
     if batch.rows.get("stage_write"):
@@ -31,7 +34,7 @@ def write_records(cursor: Cursor, batch: BatchToApply) -> Changes:
         cursor.execute(version["deleted"])
         cursor.execute(record["delete"])
         batch.report.add_written("record", cursor.rowcount)
-    if batch.rows.get("stage_delete") or batch.rows.get("stage_superseded"):
+    if batch.rows.get("stage_delete") or batch.rows.get("stage_superseded") or overtaken:
         cursor.execute(record["tombstones"])
     cursor.execute(
         "SELECT collection, array_agg(DISTINCT change), count(*) FILTER (WHERE change = 'stale') "
@@ -44,10 +47,10 @@ def write_records(cursor: Cursor, batch: BatchToApply) -> Changes:
     return changes
 
 
-def keep_versions(cursor: Cursor, batch: BatchToApply, changes: Changes) -> bool:
+def keep_versions(cursor: Cursor, batch: BatchToApply, changes: Changes, *, overtaken: bool = False) -> bool:
     """Remembers the events that have been superseded. Returns whether posts may be evaluated by any of them."""
     version = filled(batch.effects, "apply/version.sql")
-    if batch.rows.get("stage_superseded") or any("stale" in kinds for kinds in changes.values()):
+    if batch.rows.get("stage_superseded") or overtaken or any("stale" in kinds for kinds in changes.values()):
         cursor.execute(version["overtaken"])
     if not count_rows(cursor, "new_version"):
         return False

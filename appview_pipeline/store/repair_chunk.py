@@ -248,7 +248,7 @@ class _Seen:
         self.seen = frozenset((collection,))
         self.report = batch.report
         self.texts: dict[str, bytes] = {}
-        self.stage_again = batch.stage_again
+        self.stage_again, self.restage = batch.stage_again, batch.restage
         self.links_of = batch.links_of
         self.withheld, self.others, self.content_of = batch.withheld, batch.others, batch.content_of
 

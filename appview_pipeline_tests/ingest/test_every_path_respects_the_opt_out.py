@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from appview_pipeline.backfill.fetch_live import fetch_live
+from appview_pipeline.indexing.changes import Change, ExportState
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest.dead_letters import EXCLUDED, retry_dead_letters
 from appview_pipeline.ingest.live.replay_range import replay_range
@@ -38,6 +39,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.identities import Settled, claim, save, want
 from appview_pipeline.store.identity_import import ImportedDocument, import_documents
 from appview_pipeline.store.pending import missed, postpone, take_missing
+from appview_pipeline.store.repo_states import begin_resync, fail_resync
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
@@ -88,6 +90,10 @@ STATEMENTS: dict[str, str] = {
     "apply/evaluation.evaluate_roots": DERIVED,
     "apply/evaluation.flag": DERIVED,
     "apply/evaluation.pend": DERIVED,
+    "apply/export.advance": LOOKS,
+    "apply/export.close_gaps": REMOVES,
+    "apply/export.last_seen": LOOKS,
+    "apply/export.refuse": STATE,
     "apply/gap.again": DROPPED,
     "apply/gap.note": DROPPED,
     "apply/gap_closing.close_chains": REMOVES,
@@ -121,9 +127,14 @@ STATEMENTS: dict[str, str] = {
     "apply/repo.actors": LOOKS,
     "apply/repo.advance": STATE,
     "apply/repo.last_seen": LOOKS,
+    "apply/repo.late_while_fetched": STATE,
     "apply/repo.last_seen_but_excluded": LOOKS,
     "apply/repo.make": STATE,
     "apply/repost.feed": CHECKED,
+    "apply/sync_state.closed": REMOVES,
+    "apply/sync_state.ended": STATE,
+    "apply/sync_state.incomplete": STATE,
+    "apply/sync_state.queue": LOOKS,
     "apply/subscription.find": DERIVED,
     "apply/threadgate.flag": CHECKED,
     "apply/threadgate.unflag": REMOVES,
@@ -147,6 +158,10 @@ STATEMENTS: dict[str, str] = {
     "backfill/queue.take": EXISTING,
     "backfill/queue.take_given": EXISTING,
     "backfill/report.add": NOBODY,
+    "backfill/repo_state.begin": LOOKS,
+    "backfill/repo_state.end": STATE,
+    "backfill/repo_state.fail": LOOKS,
+    "backfill/repo_state.make": STATE,
     "identity/batch.": NOBODY,
     "identity/claims.release": EXISTING,
     "identity/claims.release_queues": EXISTING,
@@ -180,10 +195,12 @@ STATEMENTS: dict[str, str] = {
     "repair/post.unflag": DERIVED,
     "schema/0018_privacy.allow_data_collection": REMOVES,
     "schema/0018_privacy.follow_exclusion": STATE,
+    "schema/0019_sync.follow_exclusion": STATE,
     "schema/0018_privacy.forbid_data_collection": STATE,
     "schema/0018_privacy.setting_changed": REMOVES,
     "signatures/check.later": EXISTING,
-    "sweep/gap.proven": REMOVES,
+    "sweep/gap.close": REMOVES,
+    "sweep/gap.close_of_stream": REMOVES,
     **{f"apply/{effect.name}.add": CHECKED for effect in EFFECTS.in_order},
 }
 
@@ -250,6 +267,7 @@ MODULES = {
     "records": "test_live",
     "removal": "test_purges",
     "repair_chunk": "test_reruns_and_recounts",
+    "repo_states": "test_exports",
     "repos": "test_live",
     "run_effects": "test_live",
     "signatures": "test_signatures_that_are_settled_later",
@@ -409,6 +427,31 @@ def test_replay(database: Database, tmp_path: Path) -> None:
     for size in (1, 100):
         replayed_frames(database, tmp_path, everything(ann, stream), batch_size=size, extra_collections=("com.*",))
     assert tables_of(traces(database.url, ann.did, MARK)) == KEPT
+
+
+def test_exports(database: Database) -> None:
+    """Also where the account opts out while its export is compared."""
+    stream = Stream()
+    ann, old = Person(stream, "ann"), Person(stream, "old")
+    forbid(database, ann)
+    index(database, old.commit(*marked(old, "was here before")))
+    with database.connect("writer") as connection:
+        assert begin_resync(connection, ann.did) is None
+        fail_resync(connection, ann.did, MARK, parked=True)
+        assert begin_resync(connection, old.did) is not None
+    forbid(database, old)
+    before = traces(database.url, old.did)
+    for person in (ann, old):
+        person.commit(post("b", MARK))
+        writes = [write for change in changes_of(person.commit(post("c", MARK))) for write in change.writes]
+        rev = person.repository.rev
+        assert rev is not None
+        state = ExportState(person.did, rev, "commit", "tree", is_last=True, is_whole=True)
+        writer_for(database).write([Change(size=0, export=state, writes=writes)], time.time())
+    with database.connect("writer") as connection:
+        assert begin_resync(connection, old.did) is None
+    assert tables_of(news_of(before, database, ann, old)) == KEPT
+    assert rows(database.url, "SELECT DISTINCT rev FROM pipeline.repo WHERE did = %s", ann.did) == [(None,)]
 
 
 def test_replay_of_a_range(database: Database) -> None:

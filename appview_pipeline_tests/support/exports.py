@@ -1,35 +1,130 @@
-"""Exports of repositories, fetched from memory."""
+"""Exports of repositories as changes, by the rules of a resync (docs/gaps.md), without its code: what a repository
+holds, compared with what is stored of it at that moment."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from appview_pipeline.backfill.fetch import FetchFailed
-from appview_pipeline.protocol.export import Export, read_export
-from appview_pipeline_tests.support.frames import Person
+from appview_pipeline.indexing.changes import Change, ExportState, RecordDelete
+from appview_pipeline.indexing.collection import RecordWrite
+from appview_pipeline.protocol.cbor import decode_record_json
+from appview_pipeline.protocol.syntax import is_tid
+from appview_pipeline.store.database import Database
+from appview_pipeline.store.repo_states import begin_resync
+from appview_pipeline_tests.support.changes import COLLECTIONS, encode
+from appview_pipeline_tests.support.commits import Commit, Op
+from appview_pipeline_tests.support.tables import rows
 
 
-def export_of(person: Person) -> Export:
-    """The export of an account's repository as it is now."""
-    return read_export(person.repository.export(), person.did, time.time_ns() // 1_000)
+class Repository(NamedTuple):
+    """A repository at a rev: its records by path, of the collections that are indexed."""
+
+    did: str
+    rev: str
+    time: str
+    records: Mapping[str, Op]
+
+    @classmethod
+    def after(cls, commits: list[Commit]) -> Repository:
+        """That of one account, after its commits."""
+        records: dict[str, Op] = {}
+        for commit in commits:
+            for op in commit.ops:
+                path = f"{op.collection}/{op.rkey}"
+                if op.action == "delete":
+                    records.pop(path, None)
+                else:
+                    records[path] = op
+        return cls(commits[-1].did, commits[-1].rev, commits[-1].time, records)
 
 
-class MemoryFetcher:
-    """Fetches repositories of accounts in memory. `taken`: exports that were taken earlier are given out first."""
+class Compared(NamedTuple):
+    """An export and what differs from it; `asked_at` names the fetching."""
 
-    def __init__(self, *people: Person) -> None:
-        self._people = {person.did: person for person in people}
-        self.taken: dict[str, bytes] = {}
-        self.fetched: list[str] = []
+    repository: Repository
+    asked_at: str
+    writes: list[RecordWrite]
+    deletes: list[RecordDelete]
 
-    def repository(self, did: str, *, newer_than: str | None = None) -> Export:
-        """The account's repository; FetchFailed for any other."""
-        self.fetched.append(did)
-        person = self._people.get(did)
-        if person is None:
-            raise FetchFailed("gone", "the PDS has no such repository", is_final=True)
-        car = self.taken.pop(did, None) or person.repository.export()
-        export = read_export(car, did, time.time_ns() // 1_000)
-        if newer_than is not None and export.rev < newer_than:
-            raise FetchFailed("older rev", f"the PDS has an older rev, {export.rev}")
-        return export
+    def changes(self, part_rows: int = 100, *, is_whole: bool = True, is_partial: bool = False) -> list[Change]:
+        """The parts, each of at most `part_rows` rows; the last one may be empty."""
+        of, parts = self.repository, []
+        rows: list[RecordWrite | RecordDelete] = [*self.writes, *(self.deletes if is_whole else ())]
+        starts = list(range(0, len(rows), part_rows)) or [0]
+        for start in starts:
+            part = rows[start : start + part_rows]
+            state = ExportState(
+                did=of.did,
+                rev=of.rev,
+                commit=f"commit-{of.rev}",
+                data=f"tree-{of.rev}",
+                is_last=start == starts[-1],
+                is_whole=is_whole,
+                is_partial=is_partial,
+                asked_at=self.asked_at,
+            )
+            change = Change(size=0, export=state)
+            for row in part:
+                if isinstance(row, RecordWrite):
+                    change.writes.append(row)
+                    change.ops.append((row.collection, row.action))
+                else:
+                    change.deletes.append(row)
+                    change.ops.append((row.collection, "delete"))
+            parts.append(change)
+        return parts
+
+
+def compared(database: Database, repository: Repository, *, quiet: bool = False) -> Compared:
+    """Begins a resync of the repository and compares it with what is stored."""
+    with database.connect("writer") as connection:
+        state = begin_resync(connection, repository.did)
+    assert state is not None and state.asked_at is not None
+    prefix = f"at://{repository.did}/"
+    stored = {
+        uri[len(prefix) :]: (cid, rev)
+        for uri, cid, rev in rows(database.url, "SELECT uri, cid, rev FROM bsky.record WHERE did = %s", repository.did)
+    }
+    gone = dict(
+        rows(database.url, "SELECT uri, rev FROM pipeline.tombstone WHERE starts_with(uri, %s) ORDER BY uri", prefix)
+    )
+    writes, deletes = [], []
+    for path, op in sorted(repository.records.items()):
+        if COLLECTIONS.get(op.collection) is None:
+            continue
+        known = stored.get(path, (None, gone.get(prefix + path)))
+        if known[0] == op.cid or (known[1] or "") > repository.rev:
+            continue
+        rev = op.rkey if known == (None, None) and is_tid(op.rkey) and op.rkey <= repository.rev else repository.rev
+        assert op.cid is not None and op.record is not None
+        record, text = decode_record_json(encode(op.record))
+        write = RecordWrite(
+            uri=prefix + path,
+            cid=op.cid,
+            did=repository.did,
+            collection=op.collection,
+            rkey=op.rkey,
+            rev=rev,
+            record=record,
+            json=text,
+            indexed_at=repository.time,
+            seq=None,
+            action="create" if known[0] is None else "update",
+            is_quiet=quiet,
+        )
+        writes.append(write)
+    for path, (_, rev) in sorted(stored.items()):
+        collection, _, _ = path.partition("/")
+        if path not in repository.records and (rev or "") <= repository.rev and COLLECTIONS.get(collection):
+            deletes.append(
+                RecordDelete(
+                    uri=prefix + path,
+                    did=repository.did,
+                    collection=collection,
+                    rev=repository.rev,
+                    indexed_at=repository.time,
+                    seq=None,
+                )
+            )
+    return Compared(repository, state.asked_at, writes, deletes)

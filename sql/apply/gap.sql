@@ -16,11 +16,12 @@ WHERE k.did = s.did AND s.kind IN ('chain', 'sync') AND s.from_text < k.rev AND 
 -- :known
 -- Drops gaps that are none: between commits known to be applied nothing is missing, and a commit that follows the
 -- newest known one leaves no gap. From the first gap of a repository on, everything up to its newest commit is
--- accounted for: what comes late in there adds no gap.
+-- accounted for: what comes late in there adds no gap. And whatever is missing up to an export, the export has it.
 DELETE FROM stage_gap s
 USING known_repo k
-WHERE k.did = s.did AND s.kind IN ('chain', 'sync') AND (
-  (s.from_text >= k.chain_from AND s.to_text <= k.rev)
+WHERE k.did = s.did AND (s.kind IN ('chain', 'sync') OR s.to_text <= k.export_rev) AND (
+  s.to_text <= k.export_rev
+  OR (s.from_text >= k.chain_from AND s.to_text <= k.rev)
   OR (
     s.to_text <= k.rev AND EXISTS (
       SELECT FROM pipeline.gap g WHERE g.kind IN ('chain', 'sync') AND g.did = s.did AND g.from_text <= s.to_text

@@ -25,7 +25,7 @@ WITH wanted AS (
     )
   UNION ALL
   SELECT did, false, NULL, false
-  FROM stage_repo s
+  FROM (SELECT did FROM stage_repo UNION ALL SELECT did FROM stage_export) s
   WHERE NOT EXISTS (SELECT FROM known_repo k WHERE k.did = s.did AND (k.rev IS NOT NULL OR k.excluded))
 )
 INSERT INTO pipeline.identity AS i (did, queue, wanted_at, asked_at, event_at, status_wanted)

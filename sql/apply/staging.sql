@@ -31,14 +31,28 @@ CREATE TEMPORARY TABLE stage_repo (
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- What was stored of those repositories before this batch.
+-- The export of a repository that parts of are in the batch; of two exports of a repository the newer one.
+CREATE TEMPORARY TABLE stage_export (
+  did text NOT NULL,
+  rev text COLLATE "C" NOT NULL,
+  commit_cid text NOT NULL,
+  data_cid text NOT NULL,
+  is_end boolean NOT NULL,               -- its last part is in the batch, and it proves something
+  is_whole boolean NOT NULL,             -- all of the repository up to rev; otherwise its newest records
+  asked_at text,                         -- the fetching that it is of (pipeline.repo.resync_at)
+  is_fetched boolean NOT NULL            -- it was asked for then, and is no file
+) ON COMMIT DELETE ROWS;
+
+-- What was stored before this batch of its repositories: those that it has commits, exports or gaps of.
 CREATE TEMPORARY TABLE known_repo (
   did text NOT NULL,
   rev text COLLATE "C",
   chain_from text COLLATE "C",
   data_cid text,
   active boolean NOT NULL,
-  excluded boolean NOT NULL              -- nothing new of the account is stored
+  excluded boolean NOT NULL,             -- nothing new of the account is stored
+  export_rev text COLLATE "C",           -- commits up to it change nothing any more
+  is_fetched boolean NOT NULL            -- its export is being fetched or compared
 ) ON COMMIT DELETE ROWS;
 
 -- The last state of every record that the batch creates or updates.
@@ -90,6 +104,16 @@ CREATE TEMPORARY TABLE touched (
   rev text COLLATE "C" NOT NULL,         -- of the event that touched it
   at text NOT NULL,
   removed boolean NOT NULL DEFAULT false -- its old row has been taken out of the collection's table
+) ON COMMIT DELETE ROWS;
+
+-- Records of which events come late that an export has overtaken, and what the export says of them (late.sql).
+CREATE TEMPORARY TABLE export_state (
+  uri text NOT NULL,
+  did text NOT NULL,
+  collection text NOT NULL,
+  rev text COLLATE "C" NOT NULL,         -- of the export
+  newest text COLLATE "C" NOT NULL,      -- rev of the newest staged event of the record
+  state text NOT NULL                    -- `same`: as the event says; `other`: another one; `gone`: there is none
 ) ON COMMIT DELETE ROWS;
 
 -- Natural keys whose record the batch removes, and the rev of the event that removes it.

@@ -27,8 +27,9 @@ CREATE TEMPORARY TABLE new_version ( -- long rows
 
 -- :replaced
 -- Notes states that writes are about to replace. An update replaces one. A creation does so where the record was
--- deleted before, in this batch or in a commit that has not come yet; it replaces none where its commit says that it
--- follows the newest one known.
+-- deleted before, in this batch or in a commit that has not come yet, and where it is of an export; it replaces none
+-- where its commit says that it follows the newest one known. A state of which late.sql finds that its rev, that of the
+-- record's key, was guessed is none.
 -- - unchained: repositories whose first commit does not follow the newest known one.
 -- - replacing: writes that may replace a state.
 WITH unchained AS MATERIALIZED (
@@ -42,6 +43,7 @@ WITH unchained AS MATERIALIZED (
   WHERE s.action = 'update'
     OR s.uri IN (SELECT uri FROM stage_superseded)
     OR s.did IN (SELECT did FROM unchained)
+    OR s.did IN (SELECT did FROM stage_export)
     OR NOT EXISTS (SELECT FROM stage_repo)
 )
 INSERT INTO new_version (uri, rev, collection, did, deleted, json, cid, sort_at, indexed_at, quiet)
@@ -51,7 +53,8 @@ SELECT s.uri, r.rev, s.collection, r.did, false, r.json, r.cid,
   END,
   r."indexedAt", r.quiet
 FROM replacing s
-CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r;
+CROSS JOIN LATERAL (SELECT * FROM bsky.record r WHERE r.uri = s.uri AND r.rev < s.rev OFFSET 0) r
+WHERE r.rev <> split_part(r.uri, '/', 5) OR s.uri NOT IN (SELECT uri FROM export_state);
 
 -- :deleted
 -- Notes states that deletions are about to remove, and the deletions themselves.

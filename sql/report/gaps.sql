@@ -19,3 +19,25 @@ FROM pipeline.gap
 WHERE relay = %(relay)s AND resolved_at IS NULL AND from_text ~ '^[0-9]{1,18}$' AND to_text ~ '^[0-9]{1,18}$'
 ORDER BY detected_at DESC
 LIMIT %(limit)s;
+
+-- :streams
+-- The oldest open gaps of all streams, at most %(limit)s: (id, kind, relay, shard, number before, number after, when it
+-- was found, time of the newest event before it; null: unknown).
+SELECT g.id, g.kind, g.relay, g.shard,
+  CASE WHEN g.from_text ~ '^[0-9]{1,18}$' THEN g.from_text::bigint END,
+  CASE WHEN g.to_text ~ '^[0-9]{1,18}$' THEN g.to_text::bigint END,
+  g.detected_at,
+  b.relay_time
+FROM pipeline.gap g
+LEFT JOIN LATERAL (
+  SELECT b.relay_time
+  FROM pipeline.batch b
+  WHERE b.source = g.relay AND b.shard IS NOT DISTINCT FROM g.shard AND b.applied_at <= g.detected_at
+    AND b.last_seq <= CASE WHEN g.from_text ~ '^[0-9]{1,18}$' THEN g.from_text::bigint END
+    AND b.relay_time IS NOT NULL
+  ORDER BY b.applied_at DESC
+  LIMIT 1
+) b ON true
+WHERE g.resolved_at IS NULL AND g.did IS NULL AND g.kind IN ('sequence', 'outdated_cursor')
+ORDER BY g.detected_at, g.id
+LIMIT %(limit)s;

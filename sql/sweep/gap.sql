@@ -1,37 +1,46 @@
 -- Closes gaps that later events prove to be filled, and deletes closed ones.
 --
--- Guarantees: only proven gaps are closed: a rev or span of revs within the chain of commits known to be applied
--- (pipeline.repo), or a record of which a newer state or its deletion is applied. Bounded, so that a backlog is swept
--- in short transactions.
+-- Guarantees: only proven gaps are closed: what an export has, a rev or span of revs within the chain of commits known
+-- to be applied (pipeline.repo), or a record of which a newer state or its deletion is applied. Bounded, so that a
+-- backlog is swept in short transactions.
 
 -- :proven
--- Looks at the next %(limit)s open gaps after the id %(after)s and closes those that are proven. Returns where to
--- continue (null: at the end), and how many were closed.
+-- Looks at the next %(limit)s open gaps after the id %(after)s. Returns where to continue (null: at the end), the
+-- proven ones, and their repositories.
 -- - page: the gaps looked at.
--- - closed: those that are proven.
+-- - proven: those that are filled: by an export, or by the commits known to be applied.
 WITH page AS MATERIALIZED (
   SELECT id, kind, did, from_text, to_text, ('at://' || did || '/' || from_text) COLLATE "default" AS uri
   FROM pipeline.gap
   WHERE id > %(after)s AND resolved_at IS NULL AND kind IN ('chain', 'sync', 'commit', 'record') AND to_text IS NOT NULL
   ORDER BY id
   LIMIT %(limit)s
-), closed AS (
-  UPDATE pipeline.gap g SET resolved_at = now()
+), proven AS MATERIALIZED (
+  SELECT p.id, p.did
   FROM page p
-  WHERE g.id = p.id AND g.resolved_at IS NULL AND CASE p.kind
+  LEFT JOIN LATERAL (
+    SELECT r.chain_from, r.rev, r.export_rev FROM pipeline.repo r WHERE r.did = p.did OFFSET 0
+  ) r ON true
+  WHERE p.to_text <= r.export_rev OR CASE p.kind
     WHEN 'record' THEN
       EXISTS (SELECT FROM bsky.record r WHERE r.uri = p.uri AND r.rev >= p.to_text)
       OR EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = p.uri AND t.rev >= p.to_text)
-    WHEN 'commit' THEN EXISTS (
-      SELECT FROM pipeline.repo r WHERE r.did = p.did AND p.to_text BETWEEN r.chain_from AND r.rev
-    )
-    ELSE EXISTS (
-      SELECT FROM pipeline.repo r WHERE r.did = p.did AND p.from_text >= r.chain_from AND p.to_text <= r.rev
-    )
+    WHEN 'commit' THEN p.to_text BETWEEN r.chain_from AND r.rev
+    ELSE p.from_text >= r.chain_from AND p.to_text <= r.rev
   END
-  RETURNING g.id
 )
-SELECT (SELECT max(id) FROM page), (SELECT count(*) FROM closed);
+SELECT
+  (SELECT max(id) FROM page),
+  ARRAY(SELECT id FROM proven ORDER BY id),
+  ARRAY(SELECT DISTINCT did FROM proven);
+
+-- :close
+-- Closes the gaps %(ids)s, whose repositories are locked.
+UPDATE pipeline.gap SET resolved_at = now() WHERE id = ANY (%(ids)s) AND resolved_at IS NULL;
+
+-- :close_of_stream
+-- Closes the gap %(id)s of a stream.
+UPDATE pipeline.gap SET resolved_at = now() WHERE id = %(id)s AND did IS NULL AND resolved_at IS NULL;
 
 -- :closed
 -- Deletes at most %(limit)s gaps that were closed before %(before)s, oldest first.
