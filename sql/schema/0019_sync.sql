@@ -37,14 +37,18 @@ COMMENT ON COLUMN pipeline.repo.resync_oldest IS
 
 CREATE FUNCTION pipeline.is_first_commit(since text, prev_data text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN since IS NULL
-    AND coalesce(prev_data, '') IN ('', 'bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm');
+BEGIN ATOMIC
+    SELECT since IS NULL
+        AND coalesce(prev_data, '') IN ('', 'bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm');
+END;
 COMMENT ON FUNCTION pipeline.is_first_commit IS
     'Whether a commit is the first of its repository: it follows none, and changes no tree or the empty one.';
 
 CREATE FUNCTION pipeline.is_did(did text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN did ~ '^did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]$' AND length(did) <= 2048;
+BEGIN ATOMIC
+    SELECT did ~ '^did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]$' AND length(did) <= 2048;
+END;
 COMMENT ON FUNCTION pipeline.is_did IS 'Whether a text has the syntax of a DID.';
 
 COMMENT ON COLUMN pipeline.backfill_queue.reason IS
