@@ -37,8 +37,12 @@ class XrpcError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to send. `filled_to`: spaces follow the body up to so many bytes, and the length is not said.
-    `byte_seconds`: a byte is sent every so many seconds. `hangs`: nothing is sent at all.
+    """An answer to send.
+
+    `filled_to`: spaces follow the body up to so many bytes, and the length is not said. `byte_seconds`: a byte is sent
+    every so many seconds. `chunk_bytes`: the body is sent in chunks of so many bytes. `announced`: the length that the
+    header says. `hangs`: nothing is sent at all. `hangs_after`, `cut_after`: so many bytes of the body are sent; then
+    nothing more, or the connection is closed.
     """
 
     body: bytes = b""
@@ -48,6 +52,15 @@ class Answer:
     filled_to: int | None = None
     byte_seconds: float = 0.0
     hangs: bool = False
+    hangs_after: int | None = None
+    cut_after: int | None = None
+    chunk_bytes: int | None = None
+    announced: int | None = None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether it is sent in chunks, in a task of its own."""
+        return self.filled_to is not None or self.chunk_bytes is not None or bool(self.byte_seconds)
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:
@@ -332,7 +345,7 @@ class _Connection(asyncio.Protocol):
             await asyncio.sleep(self.service.faults.delay)
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(None, self.service.made, *request)
-        if answer.filled_to is not None or answer.byte_seconds:
+        if answer.is_streamed:
             await self._stream(answer)
         else:
             self._answer(answer, keep)
@@ -341,7 +354,7 @@ class _Connection(asyncio.Protocol):
         if answer.hangs:
             self.hangs = True
             self.service.hanging += 1
-        elif answer.filled_to is not None or answer.byte_seconds:
+        elif answer.is_streamed:
             self._begin(self._stream(answer))
         else:
             self._send(answer, keep)
@@ -356,9 +369,14 @@ class _Connection(asyncio.Protocol):
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def _send(self, answer: Answer, keep: bool) -> None:
-        more = [f"Content-Length: {len(answer.body)}"] + ([] if keep else ["Connection: close"])
-        self.transport.write(self._head(answer, *more) + answer.body)
-        if not keep:
+        length = len(answer.body) if answer.announced is None else answer.announced
+        more = [f"Content-Length: {length}"] + ([] if keep else ["Connection: close"])
+        end = answer.hangs_after if answer.cut_after is None else answer.cut_after
+        self.transport.write(self._head(answer, *more) + answer.body[:end])
+        if answer.hangs_after is not None:
+            self.hangs = True
+            self.service.hanging += 1
+        elif not keep or answer.cut_after is not None:
             self.transport.close()
 
     async def _stream(self, answer: Answer) -> None:
@@ -368,6 +386,13 @@ class _Connection(asyncio.Protocol):
             for byte in answer.body:
                 await asyncio.sleep(answer.byte_seconds)
                 self.transport.write(b"1\r\n%c\r\n" % byte)
+        elif answer.chunk_bytes is not None:
+            size = answer.chunk_bytes
+            for at in range(0, len(answer.body), size * 1_000):  # a thousand chunks in one write
+                await self.writable.wait()
+                pieces = (answer.body[start : start + size] for start in range(at, at + size * 1_000, size))
+                self.transport.write(b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece))
+                await asyncio.sleep(0)
         else:
             left = answer.filled_to or 0
             piece = answer.body

@@ -23,7 +23,7 @@ from appview_pipeline.protocol.mst_node import height_of
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline_tests.simulated_network.accounts import make_key, sign
 from appview_pipeline_tests.simulated_network.directory import CAR
-from appview_pipeline_tests.simulated_network.http_service import Answer
+from appview_pipeline_tests.simulated_network.http_service import Answer, json_answer
 from appview_pipeline_tests.simulated_network.repository import Repository, encode_commit
 
 Block = tuple[bytes, bytes]
@@ -496,6 +496,76 @@ EXPORTS: tuple[HostileExport, ...] = (
     HostileExport("one large record two thousand times", _tree(_same_large_record), "export: limit", is_large=True),
 )
 """Exports by name; names are unique."""
+
+
+@dataclass(frozen=True)
+class HostileAnswer:
+    """What a PDS answers instead of an export, made of the good export. `blames_account`, `is_final`: as in
+    `FetchFailed`. Those that take time end by the limits of `answer_limits`."""
+
+    name: str
+    make: Callable[[bytes], Answer]
+    kind: str
+    says: str = ""
+    blames_account: bool = True
+    is_final: bool = False
+
+
+answer_limits: dict[str, float | int] = {
+    "fetch_seconds": 1.0,
+    "fetch_connect_seconds": 0.5,
+    "fetch_read_seconds": 0.5,
+    "repo_seconds": 5.0,
+    "repo_rate": 10_000,
+    "repo_bytes": 4_000_000,
+    "host_concurrency": 4,
+    "host_repo_fetches": 2,
+}
+"""Settings with which every answer ends within some 2 seconds."""
+
+
+def _error(status: int, name: str) -> Callable[[bytes], Answer]:
+    return lambda _: json_answer({"error": name, "message": "simulated"}, status)
+
+
+def _redirect(location: str | None) -> Callable[[bytes], Answer]:
+    return lambda _: Answer(status=302, headers={} if location is None else {"Location": location})
+
+
+def _page(status: int = 200) -> Callable[[bytes], Answer]:
+    return lambda _: Answer(b"<!DOCTYPE html><html><body>It works</body></html>", "text/html", status)
+
+
+ANSWERS: tuple[HostileAnswer, ...] = (
+    HostileAnswer("hangs", lambda car: Answer(hangs=True), "timeout", "sent nothing"),
+    HostileAnswer("hangs in the middle", lambda car: Answer(car, CAR, hangs_after=len(car) // 2), "timeout", "nothing"),
+    HostileAnswer("a byte now and then", lambda car: Answer(car, CAR, byte_seconds=0.02), "timeout", "bytes a second"),
+    HostileAnswer("closes in the middle", lambda car: Answer(car, CAR, cut_after=len(car) // 2), "connection"),
+    HostileAnswer("a million tiny chunks", lambda car: Answer(car[:40] * 25_000, CAR, chunk_bytes=1), "too big"),
+    HostileAnswer("no end", lambda car: Answer(car, CAR, filled_to=10**12), "too big", "more than"),
+    HostileAnswer("an announced terabyte", lambda car: Answer(car, CAR, announced=10**12), "too big", "allowed"),
+    HostileAnswer("gzip", lambda car: Answer(car, CAR, headers={"Content-Encoding": "gzip"}), "encoding"),
+    HostileAnswer("a web page", _page(), "export: car", "text/html"),
+    HostileAnswer("JSON", lambda car: json_answer({"did": "did:plc:x"}), "export: car", "application/json"),
+    HostileAnswer("status 204", lambda car: Answer(status=204), "status", "204"),
+    HostileAnswer("a redirect to itself", _redirect(""), "redirect", "more than 3 times"),
+    HostileAnswer("a redirect to nowhere", _redirect(None), "redirect", "nowhere"),
+    HostileAnswer("a redirect to another scheme", _redirect("gopher://127.0.0.1/"), "url"),
+    HostileAnswer("a web page that says 404", _page(404), "status", "404"),
+    HostileAnswer("status 500", _error(500, "InternalServerError"), "status", "InternalServerError"),
+    HostileAnswer(
+        "429 for an hour",
+        lambda car: Answer(status=429, headers={"Retry-After": "3600"}),
+        "parked",
+        blames_account=False,
+    ),
+    HostileAnswer("status 503", lambda car: Answer(status=503), "parked", blames_account=False),
+    *(
+        HostileAnswer(name, _error(400, name), "gone", name, is_final=True)
+        for name in ("RepoNotFound", "RepoDeactivated", "RepoTakendown", "RepoSuspended")
+    ),
+)
+"""Answers by name; names are unique. One of them that is not `is_final` may be another the next time."""
 
 
 def hostile_export(name: str) -> HostileExport:

@@ -12,8 +12,8 @@ def did_key(key: Key) -> str:
     return f"did:key:{multikey(key)}"
 
 
-def save_key(database: Database, did: str, key: Key | None) -> None:
-    """What a resolution of an account does that finds this key (None: the document has none)."""
+def save_key(database: Database, did: str, key: Key | None, pds: str | None = None) -> None:
+    """What a resolution of an account does that finds this key and this PDS (None: the document has none)."""
     with database.connect("writer") as connection:
         want(connection, [did])
         found = claim(connection, [did], 60.0)
@@ -24,6 +24,7 @@ def save_key(database: Database, did: str, key: Key | None) -> None:
                 state="found",
                 source="plc",
                 next_check_seconds=3_600.0,
+                pds=pds,
                 signing_key=None if key is None else did_key(key),
             )
             for it in found
