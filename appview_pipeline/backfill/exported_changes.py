@@ -177,12 +177,14 @@ def changes_of_export(
     *,
     part_rows: int,
     days: int = -1,
+    asked_at: str | None = None,
+    is_fetched: bool = True,
 ) -> Iterator[list[Change]]:
     """Yields the parts of what has to be written for the index to hold what the export holds, each of at most
     `part_rows` records; the last one, which may be empty, says so (`ExportState.is_last`).
 
-    `days`: with 0 or more, only records of the last so many days are written, and nothing is deleted. `counts` grows
-    while it is iterated. Raises `InvalidExport` where the export is invalid further on: what was yielded before is
+    `days`: with 0 or more, only records of the last so many days are written, and nothing is deleted. `asked_at`,
+    `is_fetched`: as in `ExportState`. `counts` grows while it is iterated. Raises `InvalidExport` where the export is invalid further on: what was yielded before is
     proved all the same. Where only blocks of records are missing or damaged, it raises after all else was yielded.
     """
     records = reader.of(export.did, export.rev)
@@ -194,6 +196,9 @@ def changes_of_export(
         data=to_text(export.data),
         is_last=False,
         is_whole=days < 0,
+        is_partial=days >= 0,
+        asked_at=asked_at,
+        is_fetched=is_fetched,
     )
     parts = _Parts(state, part_rows)
     damaged: list[tuple[str, InvalidExport]] = []

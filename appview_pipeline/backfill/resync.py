@@ -45,11 +45,24 @@ class Outcome:
     seconds: float
 
 
-def prepare(database: Database, settings: Settings, export: ExportedRepository, *, days: int = -1) -> Prepared:
+def prepare(
+    database: Database,
+    settings: Settings,
+    export: ExportedRepository,
+    *,
+    days: int = -1,
+    asked_at: str | None = None,
+    is_fetched: bool = True,
+) -> Prepared:
     """Compares an export with the index, while the `parts` of the result are iterated.
 
     The export's signature is the caller's to check, before. `days`: with 0 or more only records of the last so many
-    days are taken, and nothing is deleted. Iterating raises `InvalidExport`.
+    days are taken, and nothing is deleted. `asked_at`: what `begin_resync` returned before; `is_fetched`: False for an
+    export that was not asked for since then, but read from a file. Iterating raises `InvalidExport`.
+
+    Where commits up to the export's rev are applied between `begin_resync` and the last part, the comparison may not
+    have seen them: the repository stays `desynchronized`, and the same export is to be compared again, after another
+    `begin_resync`.
     """
     counts = Counts()
     parts = changes_of_export(
@@ -59,6 +72,8 @@ def prepare(database: Database, settings: Settings, export: ExportedRepository, 
         counts,
         part_rows=settings.backfill_rows,
         days=days,
+        asked_at=asked_at,
+        is_fetched=is_fetched,
     )
     return Prepared(export.did, export.rev, parts, counts, export.size)
 
