@@ -22,6 +22,7 @@ from appview_pipeline.protocol.cid import is_dag_cbor, to_text
 from appview_pipeline.protocol.frames import Commit, Sync
 from appview_pipeline.protocol.mst_node import InvalidTree, root_cid
 from appview_pipeline.protocol.mst_proof import TreeOp, invert
+from appview_pipeline.protocol.mst_undo import undo
 from appview_pipeline.protocol.syntax import is_did, is_record_key, is_tid, tid_from_micros
 
 MAX_BLOCKS = 2_000_000
@@ -88,11 +89,12 @@ class RecordOp:
 @dataclass(slots=True)
 class CommitContent:
     """A commit that passed the structure checks. `data` is the CID of its tree's root; `block` the signed commit
-    object, `sig` the signature in it."""
+    object, `sig` the signature in it; `blocks` are those that the event brought."""
 
     data: bytes
     block: bytes
     sig: bytes
+    blocks: Blocks
     ops: list[RecordOp]
 
 
@@ -130,11 +132,11 @@ def read_commit(event: Commit, now_micros: int, wanted: Container[str]) -> Commi
         raise InvalidCommit("commit-car", "the CAR's root is not the commit")
     block, data, sig = _signed_commit(blocks, event.commit, event.repo, event.rev)
     if len(operations) == 1:
-        return CommitContent(data, block, sig, [_operation(operations[0], blocks, wanted)])
+        return CommitContent(data, block, sig, blocks, [_operation(operations[0], blocks, wanted)])
     ops = [_operation(operation, blocks, wanted) for operation in operations]
     if len({op.path for op in ops}) < len(ops):
         ops = _in_turn(ops)
-    return CommitContent(data, block, sig, ops)
+    return CommitContent(data, block, sig, blocks, ops)
 
 
 def _in_turn(ops: list[RecordOp]) -> list[RecordOp]:
@@ -176,14 +178,18 @@ def _latest_rev(moment: int) -> str:
 def prove(event: Commit, content: CommitContent) -> bool:
     """Proves the operations of a commit against its tree: with all of them undone, the tree must be `prevData` again.
 
-    Several operations on one path are undone as one. About 150 us for one operation. False where the event has no
-    `prevData` to compare with (commits from before Sync 1.1). Raises InvalidCommit (kind `commit-proof`): something was
-    left out of `ops`, made up or altered.
+    Several operations on one path are undone as one. A single operation, as nine of ten commits have it, takes about
+    60 us, each further one about 80. False where the event has no `prevData` to compare with (commits from before Sync
+    1.1). Raises InvalidCommit (kind `commit-proof`): something was left out of `ops`, made up or altered.
     """
     if event.prev_data is None:
         return False
+    load = content.blocks.get
     try:
-        before = invert(content.data, _one_each(map(_tree_op, event.ops)), Blocks(event.blocks).get)
+        ops = [_tree_op(operation) for operation in event.ops]
+        if len(ops) == 1 and undo(content.data, *ops[0], load) == event.prev_data:
+            return True
+        before = invert(content.data, _one_each(ops), load)
     except InvalidTree as error:
         raise InvalidCommit("commit-proof", f"the operations can't be undone: {error}") from None
     if root_cid(before) != event.prev_data:

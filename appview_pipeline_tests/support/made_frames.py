@@ -8,7 +8,10 @@ from typing import Any
 from libipld import encode_dag_cbor
 
 from appview_pipeline.protocol import car, cid, mst, mst_node, signing
+from appview_pipeline.protocol.commit import read_commit
 from appview_pipeline.protocol.frames import Commit, decode_frame
+from appview_pipeline.protocol.mst_node import Load
+from appview_pipeline.protocol.mst_proof import TreeOp
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
 
 CORPUS_TIME = 1_783_175_888_000_000
@@ -74,3 +77,10 @@ def corpus_frames(conformance: Path) -> list[bytes]:
 def corpus_commits(conformance: Path) -> list[Commit]:
     events = map(decode_frame, corpus_frames(conformance))
     return [event for event in events if isinstance(event, Commit)]
+
+
+def single_operation(event: Commit) -> tuple[bytes, TreeOp, Load]:
+    """The tree of a commit, its only operation, and its blocks."""
+    (op,) = event.ops
+    content = read_commit(event, 2 * CORPUS_TIME, ())
+    return content.data, TreeOp(op["path"], op.get("cid"), op.get("prev")), content.blocks.get
