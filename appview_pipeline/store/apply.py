@@ -24,6 +24,7 @@ from appview_pipeline.store.effects import Effects
 from appview_pipeline.store.evaluation import evaluate_posts, lock_cross_repository
 from appview_pipeline.store.exclusion import check_excluded, drop_gaps, forget_deletes
 from appview_pipeline.store.notifications import write_notifications
+from appview_pipeline.store.pending import note_missing
 from appview_pipeline.store.prepared import preparing_cursor
 from appview_pipeline.store.records import keep_versions, write_records
 from appview_pipeline.store.removal import REMOVAL, begin_batch, count_batch
@@ -69,6 +70,7 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     # Posts are evaluated as of their own rev: past states are needed.
     versions = keep_versions(cursor, batch, changes, overtaken=repos.overtaken)
     drop_stale(cursor, batch, changes)  # no effect sees a record that something newer has overtaken
+    note_missing(cursor, batch)  # what staged records show and nobody has brought yet
     run_effects(cursor, batch, changes, evaluated=False)  # the tables of all collections but posts, and what follows
 
     # From here to the commit the batch holds a global advisory lock, because these steps read or write rows that other

@@ -109,6 +109,11 @@ class Effect:
     one with the lock, would wait for each other. `decides_on_posts`: posts are
     evaluated by its records. `counters`: tables of counters that its rows move. `account_rows`: None where the table
     has no index by account.
+
+    `misses`: what its records show of others and is fetched where it is not indexed, as kinds of `pipeline.pending`
+    (docs/on-demand.md). The SQL file has the query `misses` for it: (uri, kind, missing) of staged records. `beside`:
+    the name of the collection whose records its own belong to, under the same record key (gates and their posts); they
+    are fetched together.
     """
 
     nsid: str = field(kw_only=False)
@@ -124,6 +129,8 @@ class Effect:
     history: History = History()
     notifies: Notifies | None = None
     counters: tuple[str, ...] = ()
+    misses: tuple[str, ...] = ()
+    beside: str | None = None
     account_rows: AccountRows | None = AccountRows()
 
     def derives(self, table: str) -> bool:
@@ -170,6 +177,8 @@ class Effects:
         )
         self.deciding_stages = tuple(effect.stages[0].table for effect in self.in_order if effect.decides_on_posts)
         """Staging tables of the collections that posts are evaluated by."""
+        self.missing_stages = tuple(stage.table for effect in self.in_order if effect.misses for stage in effect.stages)
+        """Staging tables of the collections whose records show others."""
 
     def derive(self, tables: Collection[str]) -> tuple[str, ...]:
         """The collections from whose records the rows of tables follow, in lock order."""

@@ -6,6 +6,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline.store.batch import BatchToApply
 from appview_pipeline.store.effects import Effects
+from appview_pipeline.store.pending import fetch_parents
 from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.statements import count_rows, run
@@ -41,6 +42,7 @@ def evaluate_posts(cursor: Cursor, batch: BatchToApply, *, versions: bool) -> bo
     if count_rows(cursor, "evaluation"):
         evaluate_replies(cursor, batch.effects)
         run(cursor, evaluation, "flag", "pend")
+        fetch_parents(cursor, batch)
     if versions or rows.get("stage_post_record") or rows.get("stage_postgate"):
         cursor.execute(filled(batch.effects, "apply/quote_evaluation.sql")["evaluate"])
     run(cursor, filled(batch.effects, "apply/post_notification.sql"), "collect", "notify")

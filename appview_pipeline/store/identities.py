@@ -241,6 +241,7 @@ def save(connection: Connection, settled: Sequence[Settled], *, usable_seconds: 
     _execute(connection, "save", "release")
     _execute(connection, "save", "lose", recheck=recheck)
     _execute(connection, "save", "actors")
+    _execute(connection, "save", "profiles")
     _execute(connection, "save", "identities")
 
 

@@ -13,8 +13,11 @@ from datetime import datetime
 from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline import backoff
+from appview_pipeline.store.batch import BatchToApply
+from appview_pipeline.store.placeholders import filled
 from appview_pipeline.store.sql import sections
 
 ON_DEMAND = "records"
@@ -56,6 +59,18 @@ class PendingState:
     oldest_seconds: float | None
     given_up: int
     by_kind: dict[str, int]
+
+
+def note_missing(cursor: Cursor, batch: BatchToApply) -> None:
+    """A step of a batch: adds what its records show of others and is not indexed."""
+    if any(batch.rows.get(table) for table in batch.effects.missing_stages):
+        cursor.execute(filled(batch.effects, "apply/pending.sql")["note"])
+
+
+def fetch_parents(cursor: Cursor, batch: BatchToApply) -> None:
+    """A step of a batch after its replies were evaluated: where they were fetched one by one, so are their parents."""
+    if batch.report.source == ON_DEMAND:
+        cursor.execute(filled(batch.effects, "apply/evaluation.sql")["fetch_parents"])
 
 
 def take_missing(connection: Connection, limit: int, claim_seconds: float) -> list[Missing]:

@@ -6,6 +6,8 @@ The placeholders that any file of `sql/` may have:
 |---|---|
 | `{nsid.NAME}` | the NSID of the collection of this name (of its module), without quotes |
 | `{decides_on_posts}` | the collections that posts are evaluated by: a list for IN, as all that follow |
+| `{collections}` | the collections with tables |
+| `{misses}` | records that staged ones show: (uri, kind, missing), `Effect.misses` |
 | `{timed}` | the collections of whose past states the time is kept |
 | `{notified_once}` | the collections whose edits don't notify again |
 | `{notified_again}` | those whose edits do |
@@ -113,6 +115,7 @@ def _placeholders(effects: Effects) -> Mapping[str, str]:
     texts["{staged_relationships_once}"] = _union("staged_relationship", once)
     texts["{staged_relationships_of_gates}"] = _union("staged_relationship", gates)
     texts["{notified_by_state}"] = _union("notified_by_state", once)
+    texts["{misses}"] = _union("misses", (effect for effect in declared if effect.misses))
     texts["{rows_of_post}"] = _union("rows_of_post", (effect for effect, it in notifying if it.of_posts))
     for table in COUNTERS:
         counting = [effect for effect in declared if table in effect.counters]
@@ -127,4 +130,5 @@ def _placeholders(effects: Effects) -> Mapping[str, str]:
             branches += [f"WHEN '{effect.nsid}' THEN b.body" for effect in declared if effect.history.body]
         texts[f"{{kept_{column}}}"] = "\n    ".join(branches)
     # Last: the texts above may name collections, too.
+    texts["{collections}"] = quoted_list(effect.nsid for effect in effects.in_order)
     return {**texts, **{f"{{nsid.{effect.name}}}": effect.nsid for effect in declared if effect.name}}

@@ -55,6 +55,10 @@ def test_a_collection_with_tables_is_in_every_place(nsid: str) -> None:
     if collection.notifies is not None and collection.notifies.once:
         wanted |= {"notify", "notified_by_state", "staged_relationship", "kept_relationship", "kept_record"}
         wanted |= {"rows_of_post"} if collection.notifies.of_posts else set()
+    if collection.misses:
+        wanted.add("misses")
+        kinds = set(re.findall("'(root|quote|embed|subject|list)'", has["misses"]))
+        assert kinds == set(collection.misses), f"{file}: `misses` has other kinds than the module declares"
     assert not wanted - has.keys(), f"{file} lacks {sorted(wanted - has.keys())}, which the module declares"
     assert f"bsky.{collection.table}" in tables(), f"no migration makes bsky.{collection.table}, the table of {nsid}"
     assert nsid in LOCK_ORDER, f"LOCK_ORDER in store/effects.py lacks {nsid}: the order in which effects take locks"
@@ -91,7 +95,7 @@ def test_the_order_and_the_declarations_name_the_same_collections() -> None:
 def test_no_placeholder_is_left() -> None:
     """A placeholder that nothing fills would be an error of PostgreSQL's, and only when its statement runs."""
     own = re.compile(
-        r"\{(?:nsid\.\w+|kept_\w+|timed\w*|time_of_row|decides_\w+|notified_\w+|reasons_\w+|staged_\w+|subjects_\w+)\}"
+        r"\{(?:nsid\.\w+|collections|misses|kept_\w+|timed\w*|time_of_row|decides_\w+|notified_\w+|reasons_\w+|staged_\w+|subjects_\w+)\}"
     )
     for file in [*(CHECKOUT / "sql" / "apply").glob("*.sql"), *(CHECKOUT / "sql" / "repair").glob("*.sql")]:
         for name, text in filled(EFFECTS, f"{file.parent.name}/{file.name}").items():

@@ -317,20 +317,48 @@ FROM evaluation
 WHERE live AND violating IS DISTINCT FROM (is_new OR was_violating IS TRUE);
 
 -- :pend
--- Keeps replies in pipeline.pending whose parent is missing: it can be fetched, and until it arrives the evaluation is
--- not final. Removes those whose parent has arrived.
--- - missed: replies whose parent was never seen.
-WITH missed AS (
-  INSERT INTO pipeline.pending (uri, kind, missing)
-  SELECT e.uri, 'reply', e.parent
+-- Keeps replies in pipeline.pending whose parent is missing: until it arrives the evaluation is not final. Removes
+-- those whose parent has arrived. The parent is fetched (pending.sql says which records are); where it is not, the row
+-- expires at once.
+-- - missed: replies whose parent was never seen, in order within each account.
+-- - account: the accounts that wrote them, and how many more records each may have fetched.
+-- - wanted: the same replies, and whether the parent is fetched.
+-- - added: their rows.
+WITH missed AS MATERIALIZED (
+  SELECT e.uri, e.creator, e.parent, row_number() OVER (PARTITION BY e.creator ORDER BY e.uri) AS number
   FROM evaluation e
   WHERE e.live AND e.parent_rev IS NULL
     AND (SELECT true FROM bsky.record r WHERE r.uri = e.parent) IS NULL
     AND (SELECT true FROM pipeline.version v WHERE v.uri = e.parent LIMIT 1) IS NULL
-  ORDER BY e.uri
+), account AS MATERIALIZED (
+  SELECT creator, pipeline.fetches_left(creator) AS fetches_left FROM (SELECT DISTINCT creator FROM missed) m
+), wanted AS MATERIALIZED (
+  SELECT m.uri, m.parent,
+    CASE
+      WHEN m.number > a.fetches_left OR m.uri IN (SELECT uri FROM quiet_record) THEN false
+      ELSE split_part(m.parent, '/', 4) IN ({collections}) AND pipeline.is_fetchable(m.parent)
+    END AS is_fetched
+  FROM missed m
+  JOIN account a USING (creator)
+), added AS (
+  INSERT INTO pipeline.pending (uri, kind, missing, not_before, expires_at)
+  SELECT uri, 'reply', parent, CASE WHEN is_fetched THEN now() END,
+    CASE WHEN is_fetched THEN now() + interval '24 hours' ELSE now() END
+  FROM wanted
+  ORDER BY uri
   ON CONFLICT DO NOTHING
 )
 DELETE FROM pipeline.pending d
 USING evaluation e
 WHERE d.uri = e.uri AND d.uri = ANY (ARRAY(SELECT uri FROM evaluation)) AND d.kind = 'reply'
   AND (NOT e.live OR e.parent_rev IS NOT NULL OR d.missing <> e.parent);
+
+-- :fetch_parents
+-- Runs for records that were fetched one by one, and are quiet: the parents of replies among them are fetched in turn,
+-- up to the root of the thread. Without those, the reply that began this could not be evaluated.
+UPDATE pipeline.pending d SET not_before = now(), expires_at = now() + interval '24 hours'
+FROM evaluation e
+WHERE d.uri = e.uri AND d.uri = ANY (ARRAY(SELECT uri FROM quiet_record)) AND d.kind = 'reply' AND d.missing = e.parent
+  AND d.not_before IS NULL AND d.error IS NULL
+  AND pipeline.fetches_left(e.creator) > 0
+  AND split_part(e.parent, '/', 4) IN ({collections}) AND pipeline.is_fetchable(e.parent);

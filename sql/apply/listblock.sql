@@ -33,6 +33,12 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
+-- :misses
+-- A query for pending.sql: the lists that are blocked.
+SELECT uri, 'list' AS kind, subject_uri AS missing
+FROM stage_listblock
+WHERE split_part(subject_uri, '/', 4) = '{nsid.list}'
+
 -- :differs
 -- Notes staged records whose row is missing or differs; a rerun repairs them.
 INSERT INTO differing (uri, table_name)

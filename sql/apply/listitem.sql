@@ -35,6 +35,12 @@ WITH row AS (
 INSERT INTO added (uri)
 SELECT uri FROM row;
 
+-- :misses
+-- A query for pending.sql: the lists of staged items.
+SELECT uri, 'list' AS kind, list_uri AS missing
+FROM stage_listitem
+WHERE split_part(list_uri, '/', 4) = '{nsid.list}'
+
 -- :staged_relationship
 -- A query for affected.sql: what the staged records state, as `kept_relationship` keeps it for past ones.
 SELECT uri, rev, creator, list_uri || ' ' || subject_did AS relationship FROM stage_listitem

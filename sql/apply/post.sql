@@ -254,6 +254,17 @@ CASE WHEN NOT n.deleted THEN
   jsonb_path_query_array(b.body, '$.facets[*].features[*] ? (@."$type" == "app.bsky.richtext.facet#mention").did')
 END
 
+-- :misses
+-- A query for pending.sql: the roots of staged replies, and what staged posts embed. (A root that is the parent is
+-- pending as such: `pend` in evaluation.sql.)
+SELECT uri, 'root' AS kind, reply_root AS missing
+FROM stage_post
+WHERE reply_root <> reply_parent AND split_part(reply_root, '/', 4) = 'app.bsky.feed.post'
+UNION ALL
+SELECT post_uri, CASE WHEN is_quote THEN 'quote' ELSE 'embed' END, embed_uri
+FROM stage_post_record
+WHERE split_part(embed_uri, '/', 4) IN ({collections})
+
 -- :subjects_post_agg
 -- A query for sql/repair/post.sql: the posts whose counters the staged records move, and the posts themselves.
 SELECT uri FROM stage_post

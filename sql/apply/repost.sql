@@ -119,6 +119,12 @@ WHERE h.kind = 'app.bsky.feed.repost'
   AND split_part(h.subject, '/', 3) <> h.creator
   AND split_part(h.via, '/', 3) <> h.creator
 
+-- :misses
+-- A query for pending.sql: the posts that staged reposts show.
+SELECT uri, 'subject' AS kind, subject AS missing
+FROM stage_repost
+WHERE split_part(subject, '/', 4) = '{nsid.post}'
+
 -- :rows_of_post
 -- A query for muted_thread.sql: the reposts of a post `m`, which notify its author.
 SELECT k.uri, k.cid, k.creator, 'repost' AS reason, k."sortAt" AS sort_at

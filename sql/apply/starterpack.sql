@@ -9,6 +9,7 @@ CREATE TEMPORARY TABLE stage_starterpack (
   cid text NOT NULL,
   creator text NOT NULL,
   name text,
+  list text,
   created_at text NOT NULL,
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
@@ -25,6 +26,10 @@ SELECT uri, cid, creator, name, created_at, indexed_at
 FROM stage_starterpack
 ORDER BY uri
 ON CONFLICT (uri) DO NOTHING;
+
+-- :misses
+-- A query for pending.sql: the lists of staged packs.
+SELECT uri, 'list' AS kind, list AS missing FROM stage_starterpack WHERE split_part(list, '/', 4) = '{nsid.list}'
 
 -- :differs
 -- Notes staged records whose row is missing or differs; a rerun repairs them.

@@ -10,6 +10,7 @@ CREATE TEMPORARY TABLE stage_threadgate (
   cid text NOT NULL,
   creator text NOT NULL,
   post_uri text NOT NULL,
+  lists jsonb,                           -- array of the lists that its rules name
   created_at text NOT NULL,
   indexed_at text NOT NULL
 ) ON COMMIT DELETE ROWS;
@@ -54,6 +55,13 @@ FROM (
 WHERE p.uri = gone.post_uri
   AND p."hasThreadGate" IS DISTINCT FROM false
   AND NOT EXISTS (SELECT FROM bsky.thread_gate g WHERE g."postUri" = gone.post_uri);
+
+-- :misses
+-- A query for pending.sql: the lists that rules of staged gates name.
+SELECT s.uri, 'list' AS kind, l.uri AS missing
+FROM stage_threadgate s
+CROSS JOIN LATERAL jsonb_array_elements_text(s.lists) l (uri)
+WHERE split_part(l.uri, '/', 4) = '{nsid.list}'
 
 -- :differs
 -- Notes staged records whose row is missing or differs; a rerun repairs them.

@@ -187,6 +187,27 @@ WHERE CASE WHEN is_indexed THEN (handle, at) IS DISTINCT FROM (old_handle, old_a
 ORDER BY did
 ON CONFLICT (did) DO UPDATE SET handle = excluded.handle, "indexedAt" = excluded."indexedAt";
 
+-- :profiles
+-- Asks for the profiles of accounts that are met for the first time: they may be older than the index. Where everything
+-- of the account is indexed, there is none.
+-- - met: these accounts, and the URI of the profile.
+WITH met AS MATERIALIZED (
+  SELECT s.did, pipeline.profile_of(s.did) AS profile
+  FROM settled s
+  CROSS JOIN LATERAL (SELECT i.queue, i.resolved_at FROM pipeline.identity i WHERE i.did = s.did OFFSET 0) i
+  WHERE s.state = 'found' AND s.pds IS NOT NULL AND (i.queue = 'new' OR i.resolved_at IS NULL)
+)
+INSERT INTO pipeline.pending (uri, kind, missing)
+SELECT profile, 'profile', profile
+FROM met m
+WHERE (SELECT true FROM bsky.record r WHERE r.uri = m.profile) IS NULL
+  AND NOT EXISTS (
+    SELECT FROM pipeline.repo r WHERE r.did = m.did AND (r.sync_state = 'synchronized' OR NOT r.active)
+  )
+  AND pipeline.is_fetchable(profile)
+ORDER BY profile
+ON CONFLICT DO NOTHING;
+
 -- :identities
 -- Stores the outcomes. Accounts that nobody has asked for again leave their queue, or wait until their PDS is asked for
 -- their hosting status again.

@@ -55,12 +55,13 @@ END;
 COMMENT ON FUNCTION pipeline.states_of_pair IS
     'States, past and current, of likes, reposts or follows of a subject by an account.';
 
--- What is missing: when it is fetched next, and why the last attempt failed. Only rows that are still fetched are in
--- the first index. The second one is for sweeping, and the rows of replies are never swept.
+-- What is missing: when it is fetched next, and why the last attempt failed. The indexes find what is fetched next, what
+-- an account has had fetched of late, and what is swept (the rows of replies are not).
 ALTER TABLE pipeline.pending
     ADD COLUMN not_before timestamptz DEFAULT now(),
     ADD COLUMN error text;
 DROP INDEX pipeline.pending_expires_at_idx;
+CREATE INDEX pending_account_idx ON pipeline.pending (split_part(uri, '/', 3), expires_at);
 CREATE INDEX pending_not_before_idx ON pipeline.pending (not_before) WHERE not_before IS NOT NULL;
 CREATE INDEX pending_expires_at_idx ON pipeline.pending (expires_at) WHERE kind <> 'reply';
 COMMENT ON TABLE pipeline.pending IS
@@ -85,9 +86,9 @@ BEGIN ATOMIC
     FROM (
         SELECT
         FROM pipeline.pending p
-        WHERE p.uri >= 'at://' || of_did || '/' AND p.uri < 'at://' || of_did || '0' AND p.expires_at > now()
+        WHERE split_part(p.uri, '/', 3) = of_did AND p.expires_at > now()
         LIMIT 100
-    ) open;
+    ) fetched;
 END;
 COMMENT ON FUNCTION pipeline.fetches_left IS
     'How many more records may be fetched because of what the account wrote: its rows of the last 24 hours count.';

@@ -30,4 +30,5 @@ COLLECTION = Collection(
     stages=(STAGE,),
     stage=stage,
     natural_key=NaturalKey(("creator", "subjectUri"), ("creator", "subject_uri")),
+    misses=("list",),
 )

@@ -42,4 +42,5 @@ COLLECTION = Collection(
     natural_key=NaturalKey(("listUri", "subjectDid"), ("list_uri", "subject_did")),
     decides_on_posts=True,
     history=History(columns=("relationship",)),
+    misses=("list",),
 )

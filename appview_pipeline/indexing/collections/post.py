@@ -179,4 +179,5 @@ COLLECTION = Collection(
     history=History(columns=("root", "parent", "mentions")),
     notifies=Notifies(("reply", "mention", "quote")),
     counters=("post_agg", "profile_agg"),
+    misses=("root", "quote", "embed"),
 )

@@ -49,4 +49,5 @@ COLLECTION = Collection(
     history=History("sortAt", columns=("relationship", "record")),
     notifies=Notifies(("repost", "repost-via-repost"), once=True, of_posts=True),
     counters=("post_agg",),
+    misses=("subject",),
 )

@@ -6,7 +6,7 @@ from appview_pipeline.indexing.collection import Collection, RecordWrite, Rows
 from appview_pipeline.indexing.record_fields import created_at, without_did
 from appview_pipeline.store.effects import Stage
 
-STAGE = Stage("stage_starterpack", ("uri", "cid", "creator", "name", "created_at", "indexed_at"))
+STAGE = Stage("stage_starterpack", ("uri", "cid", "creator", "name", "list", "created_at", "indexed_at"))
 
 
 def check(write: RecordWrite) -> str | None:
@@ -17,7 +17,15 @@ def check(write: RecordWrite) -> str | None:
 
 def stage(write: RecordWrite, rows: Rows) -> None:
     rows["stage_starterpack"].append(
-        (write.uri, write.cid, write.did, write.record["name"], created_at(write.record), write.indexed_at)
+        (
+            write.uri,
+            write.cid,
+            write.did,
+            write.record["name"],
+            write.record["list"],
+            created_at(write.record),
+            write.indexed_at,
+        )
     )
 
 
@@ -28,4 +36,5 @@ COLLECTION = Collection(
     stages=(STAGE,),
     stage=stage,
     check=check,
+    misses=("list",),
 )
