@@ -163,6 +163,9 @@ def database_away() -> Backoff:
     return Backoff(first=0.1, longest=10.0, jitter=0.5)
 
 
+EXPORT_COMPARISONS = 3
+"""How often one export is compared with the index while the stream brings what is older than the export; then it is
+fetched again, later."""
 AUDIT_STREAM = Poll(every=0.5, longest=10.0)
 """An audit waits so long for the stream to bring what an export has already."""
 

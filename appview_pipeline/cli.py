@@ -204,6 +204,116 @@ def dead_letters(kind: str | None, limit: int, as_json: bool) -> None:
         click.echo(f"Open: {counts or 'none'}.")
 
 
+@cli.command()
+@click.argument("accounts", nargs=-1, metavar="[DID|HANDLE]...")
+@click.option("--car", type=click.Path(path_type=Path), help="Read the repository from this CAR file, not the network.")
+@click.option("--did", help="With --car: the account that it is the repository of.")
+@click.option("--key", metavar="did:key:...", help="With --car: check the signature with this key.")
+@click.option("--all", "everything", is_flag=True, help="All repositories of the network, as far as hosts list them.")
+@click.option(
+    "--days", type=click.IntRange(0, 36_500), help="Only records of the last so many days; nothing is deleted."
+)
+def backfill(
+    accounts: tuple[str, ...],
+    car: Path | None,
+    did: str | None,
+    key: str | None,
+    everything: bool,
+    days: int | None,
+) -> None:
+    """Fetch repositories, prove them, and write what the index lacks or has differently.
+
+    Interrupted at any moment, it goes on where it was when it is run again. The last line of the output is a JSON
+    summary. Exit code 1: some repositories could not be fetched, or are still not complete.
+    """
+    chosen = [bool(accounts), car is not None, everything]
+    if sum(chosen) != 1 or (did is not None or key is not None) != (car is not None):
+        raise click.UsageError("Give accounts, or --car FILE --did DID, or --all.")
+    if car is not None and did is None:
+        raise click.UsageError("--car needs --did: the account that the file is the repository of.")
+    settings = _begin("backfill")
+    if car is not None:
+        assert did is not None
+        _backfill_from_file(settings, car, did, key, -1 if days is None else days)
+
+
+def _backfill_from_file(settings: Settings, car: Path, did: str, key: str | None, days: int) -> None:
+    from appview_pipeline.backfill.car_file import backfill_from_file
+    from appview_pipeline.backfill.compare import Counts
+    from appview_pipeline.ingest.interpreter import favour_throughput
+    from appview_pipeline.store.database import open_database
+
+    favour_throughput()
+    database = open_database(settings)
+    try:
+        with tqdm(unit="records", desc=car.name, file=sys.stderr) as bar, logging_redirect_tqdm():
+
+            def show(counts: Counts) -> None:
+                bar.update(counts.records - bar.n)
+
+            found = backfill_from_file(settings, database, car, did, key=key, days=days, progress=show)
+    finally:
+        database.close()
+    _json_line(found.as_json())
+    if not found.is_complete:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("accounts", nargs=-1, metavar="[DID|HANDLE]...")
+@click.option("--sample", type=click.IntRange(1, 1_000_000), help="So many random repositories that are synchronized.")
+@click.option("--deep", is_flag=True, help="Also compare the rows that are derived from the records with them.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a repository instead of a table.")
+def audit(accounts: tuple[str, ...], sample: int | None, deep: bool, as_json: bool) -> None:
+    """Prove that the index is what the network says: fetch repositories and compare them record by record.
+
+    Changes nothing. The last line of the output is a JSON summary. Exit code 1: index and network differ. Exit code 3:
+    they don't, but some repositories could not be fetched or proved.
+    """
+    from appview_pipeline.backfill.audit import AuditSummary, lines
+    from appview_pipeline.backfill.audit import audit as run
+    from appview_pipeline.backfill.fetch import Fetcher
+    from appview_pipeline.identity.show import dids_of
+    from appview_pipeline.network.xrpc import Client
+    from appview_pipeline.store.database import open_database
+    from appview_pipeline.store.repo_sample import sample_repositories
+
+    if bool(accounts) == (sample is not None):
+        raise click.UsageError("Give accounts, or --sample.")
+    settings = _begin("audit")
+    database = open_database(settings)
+    try:
+        if sample is None:
+            dids = dids_of(database, settings, accounts)
+        else:
+            with database.connect("reader") as connection:
+                dids = sample_repositories(connection, sample)
+        with (
+            Client(settings) as client,
+            tqdm(total=len(dids), unit="repo", desc="audit", file=sys.stderr) as bar,
+            logging_redirect_tqdm(),
+        ):
+
+            def show(so_far: AuditSummary) -> None:
+                bar.n = so_far.repositories + len(so_far.failed)
+                bar.set_postfix_str(f"{so_far.records:,} records, {so_far.differences:,} differences")
+
+            fetcher = Fetcher(settings, database, client)
+            summary = run(settings, database, fetcher, dids, deep=deep, progress=show)
+    finally:
+        database.close()
+    if as_json:
+        for found in summary.audited:
+            _json_line(found.as_json())
+    else:
+        click.echo("\n".join(lines(summary)))
+    _json_line(summary.as_json())
+    if summary.differences:
+        sys.exit(1)
+    if summary.failed:
+        sys.exit(3)
+
+
 @cli.group()
 def identity() -> None:
     """DIDs, their documents, and handles."""

@@ -7,7 +7,7 @@ one node of the export's tree for each of its levels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from appview_pipeline.indexing.registry import IndexedCollections
@@ -52,6 +52,15 @@ class Counts:
     refused: int = 0
     ignored: int = 0
     old: int = 0
+
+    def after(self, earlier: Counts) -> Counts:
+        """The counts of both, where this comparison is of the same export as an earlier one."""
+        return replace(
+            self,
+            creates=self.creates + earlier.creates,
+            updates=self.updates + earlier.updates,
+            deletes=self.deletes + earlier.deletes,
+        )
 
 
 class Difference(NamedTuple):

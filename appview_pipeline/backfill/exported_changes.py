@@ -184,8 +184,10 @@ def changes_of_export(
     `part_rows` records; the last one, which may be empty, says so (`ExportState.is_last`).
 
     `days`: with 0 or more, only records of the last so many days are written, and nothing is deleted. `asked_at`,
-    `is_fetched`: as in `ExportState`. `counts` grows while it is iterated. Raises `InvalidExport` where the export is invalid further on: what was yielded before is
-    proved all the same. Where only blocks of records are missing or damaged, it raises after all else was yielded.
+    `is_fetched`: as of `ExportState`. `counts` grows while it is iterated.
+
+    Raises `InvalidExport` where the export is invalid further on: what was yielded before is proved all the same. Where
+    only blocks of records are missing or damaged, it raises after all else was yielded.
     """
     records = reader.of(export.did, export.rev)
     oldest = None if days < 0 else reader.now_micros - days * DAY_MICROS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
@@ -197,6 +198,17 @@ def find_account(connection: Connection, name: str) -> str | None:
         claiming = ", ".join(it.did for it in found)
         raise OperatorError(f"{name} is verified for no account, and several claim it ({claiming}): give a DID.")
     return None
+
+
+def dids_of(database: Database, settings: Settings, names: Iterable[str]) -> list[str]:
+    """The DIDs that `names`, DIDs or handles, stand for, each once; handles that no stored document names are resolved
+    now. Raises `OperatorError`."""
+    found = []
+    for name in names:
+        with database.connect("reader") as connection:
+            did = find_account(connection, name)
+        found.append(did if did is not None else refresh_account(database, settings, name)[0])
+    return list(dict.fromkeys(found))
 
 
 def show_account(database: Database, settings: Settings, name: str) -> ShownIdentity:

@@ -107,6 +107,25 @@ def rerun_collections(
     return summary
 
 
+def wrongly_derived(database: Database, listed: Listed) -> list[str]:
+    """Those of these records (DIDs by URI) whose derived rows are not what they should be. Repairs nothing.
+
+    What others write at the same time may hide which ones; then it looks again, and in the end says all of them.
+    """
+
+    def stage(records: Sequence[StoredRecord]) -> BatchToApply:
+        return build_again(records)[0]
+
+    with database.connect("maintenance") as connection:
+        prepare_repair(connection, EFFECTS)
+        wrong = listed
+        for _ in range(MAX_LOOKS):
+            wrong = retry_while_busy(connection, partial(look_at, connection, wrong, stage)).wrong
+            if not wrong:
+                break
+    return sorted(wrong)
+
+
 def _compare_and_repair(
     connection: Connection, listed: Listed, stage: Callable[..., BatchToApply], pace: Pace
 ) -> Repairs:

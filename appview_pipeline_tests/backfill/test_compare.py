@@ -18,7 +18,9 @@ POST, FOREIGN = "app.bsky.feed.post", "com.example.note"
 E = rev(100)
 
 
-def differences(exported: list[tuple[str, bytes]], indexed: list[IndexedState]) -> tuple[list[object], Counts]:
+def differences(
+    exported: list[tuple[str, bytes]], indexed: list[IndexedState]
+) -> tuple[list[tuple[str, bytes | None, IndexedState | None]], Counts]:
     counts = Counts()
     found = list(compare(exported, indexed, E, IndexedCollections(), counts))
     return [(it.path.rpartition("/")[2], it.cid, it.known) for it in found], counts

@@ -19,7 +19,11 @@ from typing import Any
 
 import pytest
 
+from appview_pipeline.backfill.car_file import backfill_from_file
+from appview_pipeline.backfill.fetch import FetchFailed
 from appview_pipeline.backfill.fetch_live import fetch_live
+from appview_pipeline.backfill.resync import resync
+from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change, ExportState
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest.dead_letters import EXCLUDED, retry_dead_letters
@@ -29,6 +33,7 @@ from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.ingest.signatures import settle_signatures
 from appview_pipeline.ingest.verification import verifier_for
+from appview_pipeline.protocol.export import Export
 from appview_pipeline.protocol.peek import peek_did
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store import backfill_queue, backfill_reports, hosts, sql
@@ -47,6 +52,7 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.consumers import Start, cursor, until
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update, without_block
 from appview_pipeline_tests.support.keys import save_key
+from appview_pipeline_tests.support.memory_fetcher import MemoryFetcher
 from appview_pipeline_tests.support.records import one_of_each, strong_ref
 from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
 from appview_pipeline_tests.support.traces import Traces, tables_of, traces
@@ -282,8 +288,10 @@ LOCKING = {"Writer", "apply", "build_again", "import_documents", "save", "save_s
 """What the rest of the code calls to write content."""
 
 PATHS = {
+    "backfill/car_file.py": "test_repositories_that_are_fetched_or_read_from_a_file",
     "backfill/fetch_live.py": "test_records_fetched_one_by_one",
     "backfill/on_demand.py": "test_records_fetched_one_by_one",
+    "backfill/resync.py": "test_repositories_that_are_fetched_or_read_from_a_file",
     "ingest/dead_letters.py": "test_retries_of_dead_letters",
     "ingest/files/replay.py": "test_replay",
     "ingest/live/consumer.py": "test_live",
@@ -455,6 +463,39 @@ def test_exports(database: Database) -> None:
         assert begin_resync(connection, old.did) is None
     assert tables_of(news_of(before, database, ann, old)) == KEPT
     assert rows(database.url, "SELECT DISTINCT rev FROM pipeline.repo WHERE did = %s", ann.did) == [(None,)]
+
+
+def test_repositories_that_are_fetched_or_read_from_a_file(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the account opts out while its repository is fetched."""
+    stream = Stream()
+    ann, old = Person(stream, "ann"), Person(stream, "old")
+    settings = Settings(database_url=database.url)
+    everything(ann, stream)
+    everything(old, stream)
+    index(database, old.commit(post("known", "was here before")))
+    forbid(database, ann)
+    before = traces(database.url, old.did)
+    fetcher = MemoryFetcher(ann, old)
+
+    def fetch(did: str, *, newer_than: str | None = None) -> Export:
+        forbid(database, old)
+        return MemoryFetcher(ann, old).repository(did)
+
+    with pytest.raises(FetchFailed, match=EXCLUDED):
+        resync(settings, database, fetcher, writer_for(database), ann.did)
+    with monkeypatch.context() as patched:
+        patched.setattr(fetcher, "repository", fetch)
+        assert resync(settings, database, fetcher, writer_for(database), old.did).counts.creates > 10
+    for person in (ann, old):
+        file = tmp_path / "it.car"
+        file.write_bytes(person.repository.export())
+        with pytest.raises(OperatorError, match=EXCLUDED):
+            backfill_from_file(settings, database, file, person.did)
+    assert traces(database.url, MARK) == {}
+    # The row of the identity that was queued when the account was indexed: it is not any more.
+    assert tables_of(news_of(before, database, ann, old)) == {*KEPT, "pipeline.identity"}
 
 
 def test_replay_of_a_range(database: Database) -> None:
