@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from appview_pipeline.indexing.batch import build
-from appview_pipeline.indexing.changes import Change, DeadLetter
+from appview_pipeline.indexing.changes import Change, DeadLetter, RecordDelete
 from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.indexing.exclusion import content_of
 from appview_pipeline.ingest.transactions import TookTooLong, Transactions, reason_of
@@ -104,9 +105,34 @@ class Trial:
         return None
 
 
+def halves(changes: Sequence[Change]) -> tuple[Sequence[Change], Sequence[Change]] | None:
+    """`changes` in two parts; None where they are one that can't be divided. A single part of an export is divided
+    itself: at the end its last record and what it proves are apart, so that giving the record up keeps the proof."""
+    if len(changes) > 1:
+        half = len(changes) // 2
+        return changes[:half], changes[half:]
+    (change,) = changes
+    rows: list[RecordWrite | RecordDelete] = [*change.writes, *change.deletes]
+    if change.export is None or len(rows) < (1 if change.export.is_last else 2):
+        return None
+    half = max(1, len(rows) // 2)
+    first = _part(change, rows[:half], is_last=False)
+    second = _part(change, rows[half:], is_last=change.export.is_last)
+    # What is not in the rows goes with the second part.
+    second = replace(second, dead_letters=change.dead_letters, gaps=change.gaps, size=change.size, ops=change.ops)
+    return [replace(first, dead_letters=[], gaps=[], size=0, ops=[])], [second]
+
+
+def _part(change: Change, rows: Sequence[RecordWrite | RecordDelete], *, is_last: bool) -> Change:
+    assert change.export is not None
+    writes = [row for row in rows if isinstance(row, RecordWrite)]
+    deletes = [row for row in rows if isinstance(row, RecordDelete)]
+    return replace(change, export=change.export._replace(is_last=is_last), writes=writes, deletes=deletes)
+
+
 def given_up(change: Change, objection: Objection) -> Change:
     """A dead letter in place of a whole change."""
-    repo = change.repo
+    repo = change.repo or change.export
     letter = DeadLetter(
         kind=objection.kind,
         reason=objection.reason,
@@ -116,18 +142,20 @@ def given_up(change: Change, objection: Objection) -> Change:
         bytes=repr(change).encode(),
         form="other",
         rev=repo.rev if repo else None,
-        since=repo.since if repo else None,
+        since=change.repo.since if change.repo else None,
     )
     return Change(size=change.size, seq=change.seq, time=change.time, is_event=change.is_event, dead_letters=[letter])
 
 
 def named(change: Change) -> str:
     """What a person can find a change by."""
-    return change.repo.did if change.repo is not None else f"event {change.seq}"
+    state = change.repo or change.export
+    return state.did if state is not None else f"event {change.seq}"
 
 
 def _alone(change: Change, write: RecordWrite) -> Change:
-    return replace(change, writes=[write], deletes=[], repo=None)
+    export = None if change.export is None else change.export._replace(is_last=False)
+    return replace(change, writes=[write], deletes=[], repo=None, export=export)
 
 
 def _without(change: Change, kept: list[RecordWrite], letters: list[DeadLetter]) -> Change:

@@ -9,7 +9,8 @@ into dead letters. So a cancelled batch is handled by its cause:
   the statement is over, so that the two are not confused.
 - It was at work until its time was over (`Cancelled`, `APPVIEW_STATEMENT_TIMEOUT`). After two of these it is halved;
   each part gets half of the time, at least a tenth, and one try. This usually helps: the cost of what makes a batch
-  slow grows faster than its size.
+  slow grows faster than its size. A part of an export is halved as well, down to single records, for it may have
+  thousands; its end stays the last.
 - A single change gets all of the time. When that is not enough either, and PostgreSQL answers quickly otherwise
   (`Trial.answers_quickly`), the records in it that take too long become dead letters of kind `time-out`, which can be
   retried, and the stream goes on. While PostgreSQL is slow at everything nothing is given up.
@@ -32,7 +33,7 @@ from appview_pipeline import backoff
 from appview_pipeline.indexing.batch import Batch, build
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.exclusion import withhold
-from appview_pipeline.ingest.offenders import SMALLEST_SHARE, Objection, Trial, given_up, named
+from appview_pipeline.ingest.offenders import SMALLEST_SHARE, Objection, Trial, given_up, halves, named
 from appview_pipeline.ingest.restore import MISSING_BLOCK, restore
 from appview_pipeline.ingest.transactions import AtWork, TookTooLong, Transactions, reason_of
 from appview_pipeline.settings import Settings
@@ -63,7 +64,7 @@ class _Timing:
     decode_ms: float
 
     def of_part(self, part: Sequence[Change], changes: Sequence[Change]) -> _Timing:
-        return _Timing(self.received_at, self.decode_ms * len(part) / len(changes))
+        return _Timing(self.received_at, self.decode_ms * min(1.0, len(part) / len(changes)))
 
 
 class Writer:
@@ -111,7 +112,8 @@ class Writer:
     ) -> list[Report]:
         """Writes `changes` and commits them, in one transaction where PostgreSQL takes them all.
 
-        `received_at`: UNIX time. `built`: what `build` made of them.
+        `received_at`: UNIX time. `built`: what `build` made of them. Commits and exports of the same repository are
+        written one after the other.
 
         Waits and tries again as long as the database is away or busy, until asked to stop (`Stopped`). A change that
         PostgreSQL refuses, or that takes longer than it may, is found by halving and becomes a dead letter. Raises
@@ -121,8 +123,11 @@ class Writer:
             # Not before now: the batch before this one, which may bring the record, is written.
             known = restore(self._database, changes)
             changes, built = known, built if known is changes else None
+        timing = _Timing(received_at, decode_ms)
         try:
-            return self._write(changes, _Timing(received_at, decode_ms), built)
+            if len(parts := _without_both(changes)) == 1:
+                return self._write(changes, timing, built)
+            return [report for part in parts for report in self._write(part, timing.of_part(part, changes))]
         finally:
             self._transactions.at_work = None
 
@@ -141,18 +146,17 @@ class Writer:
         try:
             return [self._write_once(changes, timing, built, share=share, max_cancelled=max_cancelled)]
         except RefusedData as refusal:
-            if len(changes) == 1:
+            if (parts := halves(changes)) is None:
                 return [self._write_without_refused(changes[0], refusal, timing)]
-            log.warning("PostgreSQL refuses a row among %s changes; looking for it", f"{len(changes):,}")
+            log.warning("PostgreSQL refuses a row among %s; looking for it", _counted(changes))
         except TookTooLong as error:
-            if len(changes) == 1:
+            if (parts := halves(changes)) is None:
                 return [self._write_without_slow(changes[0], error, timing)]
-            log.warning("%s changes take too long together (%s); halving them", f"{len(changes):,}", error)
+            log.warning("%s take too long together (%s); halving them", _counted(changes), error)
             share, max_cancelled = max(share / 2, SMALLEST_SHARE), 1
-        half = len(changes) // 2
         reports = []
-        for part in (changes[:half], changes[half:]):
-            own_share = share if len(part) > 1 else 1.0
+        for part in parts:
+            own_share = 1.0 if halves(part) is None else share
             reports += self._write(part, timing.of_part(part, changes), share=own_share, max_cancelled=max_cancelled)
         return reports
 
@@ -261,3 +265,25 @@ def reached(changes: Sequence[Change], seq: int | None) -> int:
         if change.seq is not None and change.seq > reached and not change.is_doubtful:
             reached = change.seq
     return reached
+
+
+def _without_both(changes: Sequence[Change]) -> list[Sequence[Change]]:
+    """`changes`, divided where a repository has an export in one and a commit in another."""
+    exported = {change.export.did for change in changes if change.export is not None}
+    if not exported or all(change.repo is None for change in changes):
+        return [changes]
+    parts: list[Sequence[Change]] = []
+    start, kinds = 0, dict[str, bool]()
+    for number, change in enumerate(changes):
+        state = change.repo or change.export
+        if state is not None and kinds.setdefault(state.did, change.repo is None) != (change.repo is None):
+            parts.append(changes[start:number])
+            start, kinds = number, {state.did: change.repo is None}
+    return [*parts, changes[start:]]
+
+
+def _counted(changes: Sequence[Change]) -> str:
+    """How much it is, for people."""
+    if len(changes) > 1:
+        return f"{len(changes):,} changes"
+    return f"{len(changes[0].writes) + len(changes[0].deletes):,} records"
