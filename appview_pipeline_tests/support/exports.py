@@ -6,24 +6,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import orjson
+
 from appview_pipeline.indexing.changes import Change, ExportState, RecordDelete
 from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.protocol.cbor import decode_record_json
-from appview_pipeline.protocol.syntax import is_tid
+from appview_pipeline.protocol.cid import to_text
+from appview_pipeline.protocol.syntax import is_tid, tid_to_micros
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.repo_states import begin_resync
+from appview_pipeline_tests.simulated_network.content import iso
 from appview_pipeline_tests.support.changes import COLLECTIONS, encode
 from appview_pipeline_tests.support.commits import Commit, Op
+from appview_pipeline_tests.support.frames import Person
 from appview_pipeline_tests.support.tables import rows
 
 
 class Repository(NamedTuple):
-    """A repository at a rev: its records by path, of the collections that are indexed."""
+    """A repository at a rev: its records by path, its commit and its tree."""
 
     did: str
     rev: str
     time: str
     records: Mapping[str, Op]
+    commit: str
+    data: str
 
     @classmethod
     def after(cls, commits: list[Commit]) -> Repository:
@@ -36,7 +43,22 @@ class Repository(NamedTuple):
                     records.pop(path, None)
                 else:
                     records[path] = op
-        return cls(commits[-1].did, commits[-1].rev, commits[-1].time, records)
+        last = commits[-1]
+        return cls(last.did, last.rev, last.time, records, f"commit-{last.rev}", f"tree-{last.rev}")
+
+    @classmethod
+    def of(cls, person: Person) -> Repository:
+        """An account's, as it is now."""
+        repository, records = person.repository, dict[str, Op]()
+        for path in repository.paths():
+            found = repository.get(path)
+            assert found is not None
+            collection, rkey = path.split("/")
+            _, text = decode_record_json(found[1])
+            records[path] = Op("create", collection, rkey, to_text(found[0]), orjson.loads(text))
+        assert repository.rev is not None
+        commit, data = to_text(repository.commit_cid), to_text(repository.tree.cid)
+        return cls(person.did, repository.rev, iso(tid_to_micros(repository.rev)), records, commit, data)
 
 
 class Compared(NamedTuple):
@@ -47,7 +69,9 @@ class Compared(NamedTuple):
     writes: list[RecordWrite]
     deletes: list[RecordDelete]
 
-    def changes(self, part_rows: int = 100, *, is_whole: bool = True, is_partial: bool = False) -> list[Change]:
+    def changes(
+        self, part_rows: int = 100, *, is_whole: bool = True, is_partial: bool = False, is_fetched: bool = True
+    ) -> list[Change]:
         """The parts, each of at most `part_rows` rows; the last one may be empty."""
         of, parts = self.repository, []
         rows: list[RecordWrite | RecordDelete] = [*self.writes, *(self.deletes if is_whole else ())]
@@ -57,12 +81,13 @@ class Compared(NamedTuple):
             state = ExportState(
                 did=of.did,
                 rev=of.rev,
-                commit=f"commit-{of.rev}",
-                data=f"tree-{of.rev}",
+                commit=of.commit,
+                data=of.data,
                 is_last=start == starts[-1],
                 is_whole=is_whole,
                 is_partial=is_partial,
                 asked_at=self.asked_at,
+                is_fetched=is_fetched,
             )
             change = Change(size=0, export=state)
             for row in part:
