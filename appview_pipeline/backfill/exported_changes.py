@@ -130,6 +130,7 @@ class RecordReader:
 
     def letter(self, path: str, cid: str, block: bytes, refused: Refused, known: IndexedState | None) -> DeadLetter:
         """The dead letter of a record that may not be indexed."""
+        rkey = path.partition("/")[2]
         return DeadLetter(
             kind=refused.kind,
             reason=refused.reason,
@@ -138,10 +139,11 @@ class RecordReader:
             path=path,
             bytes=block,
             form="block",
-            rev=self._rev_of(path.partition("/")[2], known),
+            rev=self._rev_of(rkey, known),
             cid=cid,
             action="create" if known is None or known.cid is None else "update",
             time=self._rev_time,
+            is_quiet=self._reader.is_quiet(tid_to_micros(rkey) if is_tid(rkey) else self._rev_micros),
         )
 
     def own_micros(self, rkey: str, record: Record) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cbor import InvalidRecord, decode_as_sent
 from appview_pipeline.protocol.record_json import record_from_json
 from appview_pipeline.settings import Settings
+from appview_pipeline.store.backfill_queue import ASKED, enqueue
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.dead_letters import (
     KnownRepo,
@@ -32,6 +34,8 @@ from appview_pipeline.store.dead_letters import (
 )
 from appview_pipeline.store.exclusion import excluded_of
 
+log = logging.getLogger(__name__)
+
 LETTERS_AT_ONCE = 200
 """Letters read from the database at a time."""
 MAX_EXAMPLES = 20
@@ -40,6 +44,11 @@ EXCLUDED = "nothing of its account may be stored: it forbids the collection of i
 
 class NotRetriable(Exception):
     """A letter that can't be tried again; the message says why."""
+
+
+class ToBeFetched(Exception):
+    """A record that may be indexed today, of a repository of which an export was applied since. The record may have
+    been changed or deleted before that, so only another export can say whether it is still there."""
 
 
 @dataclass
@@ -75,7 +84,8 @@ def retry_dead_letters(
 
     Whole frames go through decoding and verification, single records through validation. What passes is written as if
     it came late, which changes nothing that is newer. A letter that succeeds is marked resolved, one that fails gets
-    its new reason.
+    its new reason. A single record that an export of its repository has overtaken is not written: its repository is
+    fetched again.
     """
     reader = _LetterReader(settings, database)
     summary = RetrySummary()
@@ -110,7 +120,15 @@ def _retry(settings: Settings, database: Database, letter: StoredLetter, reader:
 
     Raises `NotRetriable`.
     """
-    change = reader.change_of(letter)
+    try:
+        change = reader.change_of(letter)
+    except ToBeFetched:
+        assert letter.did is not None
+        with database.connect("writer") as connection:
+            if enqueue(connection, [letter.did], reason="requested", priority=ASKED):
+                log.info("%s is fetched again, for a record that may be indexed now", letter.did)
+            mark_resolved(connection, letter)
+        return None
     assert letter.content is not None
     own = _as_dead_letter(letter, letter.content, letter.kind, letter.reason)
     with database.connect("reader") as connection:
@@ -147,7 +165,7 @@ class _LetterReader:
         self._verifier = verifier_for(settings, database)
 
     def change_of(self, letter: StoredLetter) -> Change:
-        """What the letter's bytes amount to today. Raises `NotRetriable`."""
+        """What the letter's bytes amount to today. Raises `NotRetriable` and `ToBeFetched`."""
         if letter.content is None or letter.byte_length is None:
             raise NotRetriable("none of its bytes were kept")
         if len(letter.content) < letter.byte_length:
@@ -197,6 +215,8 @@ class _LetterReader:
             is_quiet=bool(letter.quiet),
         )
         kind, reason = refusal(write, collection, self._validators.get(nsid), as_sent)
+        if reason is None and repo.export_rev is not None and rev <= repo.export_rev:
+            raise ToBeFetched
         if reason is None:
             change.writes.append(write)
             change.ops.append((nsid, write.action))

@@ -70,11 +70,13 @@ class StoredLetter:
 
 
 class KnownRepo(NamedTuple):
-    """The newest state of a repository that is applied."""
+    """The newest state of a repository that is applied. `export_rev`: rev of its newest export that was applied whole;
+    None: none was."""
 
     rev: str
     commit: str
     data: str
+    export_rev: str | None
 
 
 def list_letters(

@@ -14,9 +14,11 @@ from appview_pipeline.backfill.exported_changes import changes_of_export
 from appview_pipeline.backfill.fetch import FetchedRecord, FetchFailed
 from appview_pipeline.backfill.resync import Outcome, needed_rev, record_change, resync
 from appview_pipeline.indexing.changes import Change
+from appview_pipeline.ingest.dead_letters import retry_dead_letters
 from appview_pipeline.ingest.opting_out import switch_collection
 from appview_pipeline.protocol.cid import cid_for_cbor
 from appview_pipeline.settings import Settings
+from appview_pipeline.store.backfill_queue import ASKED
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.repo_states import RepoState, read_repos
 from appview_pipeline_tests.support.batches import index, writer_for
@@ -268,6 +270,22 @@ def test_records_that_may_not_be_indexed_are_dead_letters_once_and_no_gaps(index
         assert (outcome.state, outcome.counts.refused) == ("synchronized", 1)
     assert rows(it.database.url, "SELECT kind, path FROM pipeline.dead_letter") == [("lexicon", f"{POST}/a")]
     assert one(it.database.url, "SELECT count(*) FROM pipeline.gap") == 0
+
+
+def test_a_dead_letter_of_an_export_is_not_written_by_a_retry_but_fetched_again(index_of: Index) -> None:
+    """The record may have been deleted since; the export that would say so was applied."""
+    it = index_of
+    it.ann.commit(create(f"{POST}/a", {"text": 1}), create(f"{POST}/b", {"text": 1}))
+    it.resync()
+    settings = Settings(database_url=it.database.url)
+    assert retry_dead_letters(settings, it.database).failed == {"lexicon": 2}
+    assert rows(it.database.url, "SELECT did FROM pipeline.backfill_queue WHERE finished_at IS NULL") == []
+
+    rows(it.database.url, "UPDATE pipeline.dead_letter SET bytes = %s, byte_length = %s", block_of(), len(block_of()))
+    retried = retry_dead_letters(settings, it.database)
+    assert (retried.resolved, retried.failed) == (2, {})
+    assert it.posts == {}
+    assert rows(it.database.url, "SELECT did, priority FROM pipeline.backfill_queue") == [(it.ann.did, ASKED)]
 
 
 def test_what_is_needed_of_an_export() -> None:

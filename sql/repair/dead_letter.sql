@@ -15,8 +15,8 @@ ORDER BY id
 LIMIT %(limit)s;
 
 -- :repo
--- Returns what is known of a repository's newest commit.
-SELECT rev, commit_cid, data_cid
+-- Returns what is known of a repository's newest commit, and the rev of the newest export that was applied whole.
+SELECT rev, commit_cid, data_cid, export_rev
 FROM pipeline.repo
 WHERE did = %(did)s AND rev IS NOT NULL AND commit_cid IS NOT NULL AND data_cid IS NOT NULL;
 
