@@ -305,3 +305,7 @@ FETCH_QUIET_SECONDS = 60.0
 
 SIGNATURE_CHECK_SECONDS = (5.0, 3_600.0)
 """A commit whose account's key is not known is looked at again after as long as it has waited, within these bounds."""
+SURVEY_RECHECK_SECONDS = 5.0
+"""How long a survey waits for the stream to bring what the relay lists, before it takes it for missing."""
+SURVEY_LAG_SECONDS = 120.0
+"""A stream that is further behind is left to catch up before its gaps are surveyed."""

@@ -19,10 +19,14 @@ from typing import Any
 
 import pytest
 
+from appview_pipeline import backoff
 from appview_pipeline.backfill.car_file import backfill_from_file
 from appview_pipeline.backfill.fetch import FetchFailed
 from appview_pipeline.backfill.fetch_live import fetch_live
+from appview_pipeline.backfill.listing import list_network
 from appview_pipeline.backfill.resync import resync
+from appview_pipeline.backfill.survey import close_stream_gaps
+from appview_pipeline.backfill.worker import work
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change, ExportState
 from appview_pipeline.indexing.registry import EFFECTS
@@ -47,6 +51,7 @@ from appview_pipeline.store.pending import missed, postpone, take_missing
 from appview_pipeline.store.repo_states import begin_resync, fail_resync
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.relay import Relay
+from appview_pipeline_tests.simulated_network.world import World
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.consumers import Start, cursor, until
@@ -152,6 +157,14 @@ STATEMENTS: dict[str, str] = {
     "apply/version.op_thread": DROPPED,
     "backfill/fetch_batch.": NOBODY,
     "backfill/host.note": NOBODY,
+    "backfill/listing.add_hosts": NOBODY,
+    "backfill/listing.begin": NOBODY,
+    "backfill/listing.fail": NOBODY,
+    "backfill/listing.fail_host": NOBODY,
+    "backfill/listing.move": NOBODY,
+    "backfill/listing.move_host": NOBODY,
+    "backfill/listing.release_hosts": NOBODY,
+    "backfill/listing.take_hosts": NOBODY,
     "backfill/pending.missed": EXISTING,
     "backfill/pending.postpone": EXISTING,
     "backfill/pending.take": REMOVES,
@@ -270,6 +283,7 @@ MODULES = {
     "identity_claims": "test_resolution",
     "identity_import": "test_imports_of_a_directory",
     "identity_reports": "test_resolution",
+    "listing": "test_the_network_listed_fetched_and_surveyed",
     "notifications": "test_live",
     "pending": "test_single_records_that_are_missing",
     "placeholders": "test_live",
@@ -292,6 +306,9 @@ PATHS = {
     "backfill/fetch_live.py": "test_records_fetched_one_by_one",
     "backfill/on_demand.py": "test_records_fetched_one_by_one",
     "backfill/resync.py": "test_repositories_that_are_fetched_or_read_from_a_file",
+    "backfill/survey.py": "test_the_network_listed_fetched_and_surveyed",
+    "backfill/worker.py": "test_the_network_listed_fetched_and_surveyed",
+    "backfill/writing.py": "test_the_network_listed_fetched_and_surveyed",
     "ingest/dead_letters.py": "test_retries_of_dead_letters",
     "ingest/files/replay.py": "test_replay",
     "ingest/live/consumer.py": "test_live",
@@ -532,6 +549,34 @@ def test_the_queue_of_repositories(database: Database) -> None:
         backfill_queue.postpone(connection, [later])
     assert tables_of(traces(database.url, ann.did)) == KEPT
     assert tables_of(traces(database.url, old.did)) == KEPT
+
+
+def test_the_network_listed_fetched_and_surveyed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One account opted out before, another one while it is queued."""
+    monkeypatch.setattr(backoff, "SURVEY_RECHECK_SECONDS", 0.0)
+    world = World(3, 12, start=time.time() - 60, pasts=())
+    with SimulatedNetwork(world) as network:
+        network.advance(60)
+        settings = replace(load(network.environment()), database_url=database.url, backfill_days=-1)
+        ann, old = world.authors[0].did, world.authors[1].did
+        assert one(database.url, "SELECT pipeline.forbid_data_collection(%s)", ann)
+        assert list_network(settings, database).queued == 11
+        assert one(database.url, "SELECT pipeline.forbid_data_collection(%s)", old)
+        before = traces(database.url, ann, old)
+        assert work(settings, database).repositories == 10
+        rows(
+            database.url,
+            "INSERT INTO pipeline.gap (kind, relay, shard, from_text, to_text)"
+            " VALUES ('sequence', %s, '0/1', '1', '9')",
+            network.relay_url,
+        )
+        network.advance(60)
+        assert close_stream_gaps(settings, database).missing > 0
+    # What others wrote about them is theirs.
+    stored = tables_of(traces(database.url, ann, old) - before)
+    own = {"actor", "actor_sync", "profile"}
+    assert not stored & ({f"bsky.{name}" for name in own} | {"pipeline.backfill_queue", "pipeline.gap"})
+    assert one(database.url, "SELECT count(*) FROM bsky.record WHERE did IN (%s, %s)", ann, old) == 0
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["frames", "records"])

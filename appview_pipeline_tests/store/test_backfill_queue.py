@@ -195,11 +195,8 @@ def test_what_is_not_complete_and_not_queued_is_found(database: Database) -> Non
 
 def test_processes_that_take_side_by_side_take_each_once(database: Database) -> None:
     dids = [f"did:plc:x{number}" for number in range(400)]
-    for some in (dids[:200], dids[200:]):
-        on(
-            database,
-            lambda c, some=some: queue.enqueue(c, some, reason="chain", priority=2, hosts=dict.fromkeys(some, ONE)),
-        )  # type: ignore[misc]
+    known = dict.fromkeys(dids, ONE)
+    on(database, lambda c: queue.enqueue(c, dids, reason="chain", priority=2, hosts=known))
 
     def work(_: int) -> list[str]:
         mine = []
