@@ -22,7 +22,7 @@ from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
 from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_as_sent
 from appview_pipeline.protocol.cid import to_text
-from appview_pipeline.protocol.export import InvalidExport
+from appview_pipeline.protocol.export import InvalidExport, Kind
 from appview_pipeline.protocol.syntax import (
     EPOCH,
     datetime_to_micros,
@@ -205,7 +205,8 @@ def changes_of_export(
         is_fetched=is_fetched,
     )
     parts = _Parts(state, part_rows)
-    damaged: list[tuple[str, InvalidExport]] = []
+    first_damage: tuple[str, Kind, str] | None = None
+    damaged = 0  # counted, not collected: of a CAR that is cut short it is most records
     for difference in compare(export.records(), indexed, export.rev, reader.collections, counts):
         path, collection, cid, known = difference
         if cid is None:
@@ -222,7 +223,8 @@ def changes_of_export(
             except InvalidExport as error:
                 if error.kind not in ("missing", "hash"):
                     raise
-                damaged.append((path, error))
+                damaged += 1
+                first_damage = first_damage or (path, error.kind, error.reason)
                 continue
             write = records.write(path, collection, to_text(cid), block, known)
             if isinstance(write, Refused):
@@ -238,12 +240,12 @@ def changes_of_export(
                 parts.write(write, len(block))
         if parts.is_full:
             yield parts.take()
-    if damaged:
+    if first_damage is not None:
         if not parts.is_empty:
             yield parts.take()
-        path, first = damaged[0]
-        more = f" and of {len(damaged) - 1:,} more records" if len(damaged) > 1 else ""
-        raise InvalidExport(first.kind, f"the record at {path}{more}: {first.reason}")
+        path, kind, reason = first_damage
+        more = f" and of {damaged - 1:,} more records" if damaged > 1 else ""
+        raise InvalidExport(kind, f"the record at {path}{more}: {reason}")
     yield parts.take(is_last=True)
 
 

@@ -12,8 +12,6 @@ from typing import IO
 from appview_pipeline.protocol.export import Buffer, Export, read_export
 from appview_pipeline.settings import Settings
 
-_PIECE = 1 << 20
-
 
 class Spool:
     """Takes bytes with `write`, then gives them all as one buffer.
@@ -84,19 +82,3 @@ def new_spool(settings: Settings) -> Spool:
     because the system's folder may be in memory too."""
     folder = settings.state_dir
     return Spool(settings.repo_memory_bytes, folder if folder is not None and folder.is_dir() else None)
-
-
-def read_export_file(settings: Settings, path: Path, did: str) -> Export:
-    """The export of a repository in a file: no network is needed, and the signature is not checked.
-
-    Raises InvalidExport, and OSError.
-    """
-    spool = new_spool(settings)
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                spool.write(piece)
-    except BaseException:
-        spool.close()
-        raise
-    return spool.export(did)
