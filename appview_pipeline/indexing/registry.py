@@ -42,15 +42,6 @@ EFFECTS = DECLARED.effects
 MAX_EXTRA = 10_000
 
 
-def records_beside(uri: str) -> tuple[str, ...]:
-    """The records that belong to a record and are fetched with it: to a post its thread gate and its post gate."""
-    _, _, did, nsid, rkey = uri.split("/")
-    owner = COLLECTIONS.get(nsid)
-    if owner is None:
-        return ()
-    return tuple(f"at://{did}/{it.nsid}/{rkey}" for it in COLLECTIONS.values() if it.beside == owner.name)
-
-
 class IndexedCollections:
     """The collections that records are kept of: those of the index, and any that matches one of `patterns`.
 

@@ -111,9 +111,7 @@ class Effect:
     has no index by account.
 
     `misses`: what its records show of others and is fetched where it is not indexed, as kinds of `pipeline.pending`
-    (docs/on-demand.md). The SQL file has the query `misses` for it: (uri, kind, missing) of staged records. `beside`:
-    the name of the collection whose records its own belong to, under the same record key (gates and their posts); they
-    are fetched together.
+    (docs/on-demand.md). The SQL file has the query `misses` for it: (uri, kind, missing) of staged records.
     """
 
     nsid: str = field(kw_only=False)
@@ -130,7 +128,6 @@ class Effect:
     notifies: Notifies | None = None
     counters: tuple[str, ...] = ()
     misses: tuple[str, ...] = ()
-    beside: str | None = None
     account_rows: AccountRows | None = AccountRows()
 
     def derives(self, table: str) -> bool:

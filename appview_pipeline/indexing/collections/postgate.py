@@ -30,6 +30,5 @@ COLLECTION = Collection(
     always=(Step("unflag"),),
     decides_on_posts=True,
     history=History(body=True),
-    beside="post",
     account_rows=None,
 )

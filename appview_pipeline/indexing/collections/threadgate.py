@@ -49,6 +49,5 @@ COLLECTION = Collection(
     decides_on_posts=True,
     history=History(body=True),
     misses=("list",),
-    beside="post",
     account_rows=None,
 )
