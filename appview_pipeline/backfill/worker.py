@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -294,15 +295,40 @@ class Worker:
         now = time.monotonic()
         if now < self._look_at or not self._has_room or len(self._unsaved) > 5 * SAVED_AT_ONCE:
             return
-        taken = self._with_database(self._take_given if self.dids is not None else self._take_some)
-        if taken is None:
-            return
+        if self.dids is not None:
+            taken = self._with_database(self._take_given) or []
+            self._add(taken)
+        else:
+            taken = self._take_from_scopes()
+        if not taken and self._after == UNKNOWN_HOST:
+            self._look_at = max(self._look_at, now + backoff.STOP_POLL_SECONDS)
+
+    def _add(self, taken: Sequence[Queued]) -> None:
         for it in taken:
             self._tried.add(it.did)
             self._jobs[it.did] = _Job(it)
         self._lanes.add(taken)
-        if not taken and self._look_at <= now:
-            self._look_at = now + (0.0 if self._dry_scopes == 0 else backoff.STOP_POLL_SECONDS)
+
+    def _take_from_scopes(self) -> list[Queued]:
+        """Takes from one scope after the other, until enough wait here or all scopes were looked through."""
+        taken: list[Queued] = []
+        for _ in self.scopes:
+            found = self._with_database(self._take_of_scope)
+            if found is None:
+                break
+            self._add(found)
+            taken += found
+            if found:
+                self._dry_scopes = 0
+            if self._after != UNKNOWN_HOST or (found and self._hosts):
+                break  # it has more
+            # What is left here is of hosts that have no room now: it must not hold up what is in other scopes.
+            self._hosts = []
+            self._dry_scopes += not found
+            self._scope = (self._scope + 1) % len(self.scopes)
+            if not self._has_room:
+                break
+        return taken
 
     def _take_given(self, connection: Connection) -> list[Queued]:
         left = [did for did in self.dids or () if did not in self._tried]
@@ -314,31 +340,24 @@ class Worker:
         self._meet(connection, {it.host for it in taken})
         return taken
 
-    def _take_some(self, connection: Connection) -> list[Queued]:
-        """Takes of the hosts that are known to have something; looks for more hosts where these have too little."""
+    def _take_of_scope(self, connection: Connection) -> list[Queued]:
+        """Takes of the hosts that are known to have something, and of the next ones that are found."""
         scope = self.scopes[self._scope]
         taken: list[Queued] = []
-        # Those whose host is not known have no host to be found by.
-        room = {UNKNOWN_HOST: self._lanes.room(UNKNOWN_HOST)} | {it: self._lanes.room(it) for it in self._hosts}
-        counts = {host: count for host, count in room.items() if count}
-        if counts:
-            taken = queue.take(connection, scope, counts, backoff.BACKFILL_CLAIM_SECONDS)
-            found: dict[str, int] = {}
-            for it in taken:
-                found[it.host] = found.get(it.host, 0) + 1
-            # A host that gave less than was asked for has no more.
-            self._hosts = [it for it in self._hosts if found.get(it, 0) >= counts.get(it, 0)]
-        if len(taken) < self._lanes.fetches:
+        if not self._hosts or self._after != UNKNOWN_HOST:
             more, after = queue.hosts_with_work(connection, scope, self._after)
             more = [host for host in more if host not in self._hosts]
             self._meet(connection, {host for host in more if not self._lanes.knows(host)})
             self._hosts += more
             self._after = after or UNKNOWN_HOST
-            if after is None and not more and not taken and not self._hosts:
-                self._dry_scopes += 1
-                self._scope = (self._scope + 1) % len(self.scopes)
-            elif taken or more:
-                self._dry_scopes = 0
+        # Those whose host is not known have no host to be found by.
+        room = {UNKNOWN_HOST: self._lanes.room(UNKNOWN_HOST)} | {it: self._lanes.room(it) for it in self._hosts}
+        counts = {host: count for host, count in room.items() if count}
+        if counts:
+            taken = queue.take(connection, scope, counts, backoff.BACKFILL_CLAIM_SECONDS)
+            found = Counter(it.host for it in taken)
+            # A host that gave less than was asked for has no more.
+            self._hosts = [it for it in self._hosts if found[it] >= counts.get(it, 0)]
         return taken
 
     def _meet(self, connection: Connection, hosts: Collection[str]) -> None:
@@ -537,8 +556,7 @@ class Worker:
         if moved:
             self._look_at = 0.0
             self._tried.difference_update(moved)
-        if moved or fetched:
-            self._dry_scopes = 0
+        self._dry_scopes = 0
         return True
 
     def _compares_again(self, job: _Job, state: RepoState | None) -> bool:
