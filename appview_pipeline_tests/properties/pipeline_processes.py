@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections import Counter
 from random import Random
 from types import TracebackType
@@ -79,16 +78,6 @@ class Processes:
     def resume(self, kind: str) -> None:
         self._paused.discard(kind)
         self.keep_running()
-
-    def stop(self) -> None:
-        """Ends them all in good order."""
-        self._paused |= set(KINDS)
-        for process in self._running.values():
-            process.give_back()
-        deadline = time.monotonic() + 30
-        for kind, process in list(self._running.items()):
-            process.code(max(1.0, deadline - time.monotonic()))
-            self._take_down(kind)
 
     def _take_down(self, kind: str) -> None:
         process = self._running.pop(kind)

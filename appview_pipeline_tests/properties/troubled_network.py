@@ -35,21 +35,26 @@ class Troubles:
 
 @dataclass
 class TroubledNetwork:
-    """A network of `accounts` at `hosts` PDSes. `happened` counts what was done to accounts."""
+    """A network of `accounts` at `hosts` PDSes. `happened` counts what was done to accounts.
+
+    Its time is ours, a week ago until `a_week_passes` where `has_week`.
+    """
 
     accounts: int
     seed: int
     hosts: int = 5
     troubles: Troubles = field(default_factory=Troubles)
+    has_week: bool = True
     happened: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._rng = Random(f"troubled network {self.seed}")
-        # A week and some hours ago: the outage brings it to the present, in which nobody's rev lies in the future.
+        self._behind = WEEK if self.has_week else 0
         self.world = World(
             self.seed,
             self.accounts,
-            start=time.time() - WEEK - 7_200,
+            start=time.time() - self._behind - 60,
+            rate=2_000,  # slower than our time, so that `_follow` keeps the two together
             pasts=PASTS,
             homes=self.hosts,
             p256_share=0.1,
@@ -72,10 +77,14 @@ class TroubledNetwork:
 
     def advance(self, frames: int, progress: float) -> None:
         """The next frames, and what was planned until `progress` (0 to 1)."""
+        self._follow()
         self.network.advance(frames)
         while self._planned and self._planned[0][0] <= progress:
             _, kind, did = self._planned.pop(0)
             self._happen(kind, did)
+
+    def _follow(self) -> None:
+        self.world.follow(int((time.time() - self._behind) * 1_000_000))
 
     def _happen(self, kind: str, did: str) -> None:
         account = self.world.by_did[did].account
@@ -93,8 +102,10 @@ class TroubledNetwork:
 
     def a_week_passes(self, frames: int) -> None:
         """So many frames that no client of the relay is sent: its window has moved on when somebody comes again."""
-        self.world.follow(self.world.clock.micros + WEEK * 1_000_000)
-        self.network.advance(frames)
+        self.network.advance(frames // 2)
+        self._behind = 0
+        self._follow()
+        self.network.advance(frames - frames // 2)
         newest = self.network.relay.window.newest_seq
         self.network.relay.forget_before(newest - frames // 10)
 
@@ -103,6 +114,7 @@ class TroubledNetwork:
         tampered with commit once more, which is what shows it. Then nothing changes. The newest sequence number."""
         self.outages.stop()
         self.world.mishaps.stop()
+        self._follow()
         while self._planned:
             self.advance(0, 1.0)
         for author in [*self.world.authors]:
@@ -118,6 +130,11 @@ class TroubledNetwork:
     def living(self) -> list[Author]:
         """The accounts that are not deleted."""
         return [author for author in self.world.authors if author.account.status != "deleted"]
+
+    @property
+    def deleted(self) -> list[Author]:
+        """The accounts that are."""
+        return [author for author in self.world.authors if author.account.status == "deleted"]
 
     def report(self) -> str:
         """What went wrong, in words."""
