@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -235,6 +238,65 @@ def backfill(
     if car is not None:
         assert did is not None
         _backfill_from_file(settings, car, did, key, -1 if days is None else days)
+    else:
+        _backfill_from_network(settings, accounts, days)
+
+
+def _backfill_from_network(settings: Settings, accounts: tuple[str, ...], days: int | None) -> None:
+    """The repositories of `accounts`; without any, those of the whole network."""
+    from appview_pipeline.backfill.by_hand import backfill_accounts, backfill_network
+    from appview_pipeline.backfill.progress import WorkSummary
+    from appview_pipeline.identity.show import dids_of
+    from appview_pipeline.ingest.interpreter import favour_throughput
+    from appview_pipeline.store.database import open_database
+
+    favour_throughput()
+    database = open_database(settings)
+    try:
+        dids = dids_of(database, settings, accounts)
+        with (
+            _interruptible() as stopped,
+            tqdm(total=len(dids) or None, unit="repo", desc="backfill", file=sys.stderr) as bar,
+            logging_redirect_tqdm(),
+        ):
+
+            def show(so_far: WorkSummary) -> None:
+                bar.total = len(dids) or so_far.repositories + so_far.left
+                bar.n = so_far.repositories + (so_far.failed if dids else 0)
+                bar.set_postfix_str(
+                    f"{so_far.records:,} records, {so_far.record_rate:,.0f}/s, {so_far.bytes / 1e6:,.0f} MB, "
+                    f"{so_far.failed:,} failures"
+                )
+
+            if dids:
+                summary = backfill_accounts(settings, database, dids, days=days, progress=show, stopped=stopped)
+            else:
+                summary = backfill_network(settings, database, days=days, progress=show, stopped=stopped)
+            is_interrupted = stopped()
+    finally:
+        database.close()
+    _json_line(summary.as_json())
+    if is_interrupted:
+        sys.exit(130)
+    if summary.work.failed or summary.incomplete:
+        sys.exit(1)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Whether an interrupt (Ctrl-C) has come: the first one asks for an end, another one ends at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _backfill_from_file(settings: Settings, car: Path, did: str, key: str | None, days: int) -> None:
