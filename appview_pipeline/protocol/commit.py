@@ -20,7 +20,7 @@ from appview_pipeline.protocol.car import Blocks, InvalidCar
 from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_as_sent, decode_envelope
 from appview_pipeline.protocol.cid import is_dag_cbor, to_text
 from appview_pipeline.protocol.frames import Commit, Sync
-from appview_pipeline.protocol.mst_node import InvalidTree, root_cid
+from appview_pipeline.protocol.mst_node import EMPTY, InvalidTree, root_cid
 from appview_pipeline.protocol.mst_proof import TreeOp, invert
 from appview_pipeline.protocol.mst_undo import undo
 from appview_pipeline.protocol.syntax import is_did, is_record_key, is_tid, tid_from_micros
@@ -179,21 +179,26 @@ def prove(event: Commit, content: CommitContent) -> bool:
     """Proves the operations of a commit against its tree: with all of them undone, the tree must be `prevData` again.
 
     Several operations on one path are undone as one. A single operation, as nine of ten commits have it, takes about
-    60 us, each further one about 80. False where the event has no `prevData` to compare with (commits from before Sync
-    1.1). Raises InvalidCommit (kind `commit-proof`): something was left out of `ops`, made up or altered.
+    60 us, each further one about 80. A first commit (without `since`) that has no `prevData` must begin with the empty
+    tree. False where another commit has none (from before Sync 1.1): there is nothing to compare with. Raises
+    InvalidCommit (kind `commit-proof`): something was left out of `ops`, made up or altered.
     """
-    if event.prev_data is None:
-        return False
+    expected = event.prev_data
+    if expected is None:
+        if event.since is not None:
+            return False
+        expected = EMPTY.cid
     load = content.blocks.get
     try:
         ops = [_tree_op(operation) for operation in event.ops]
-        if len(ops) == 1 and undo(content.data, *ops[0], load) == event.prev_data:
+        if len(ops) == 1 and undo(content.data, *ops[0], load) == expected:
             return True
         before = invert(content.data, _one_each(ops), load)
     except InvalidTree as error:
         raise InvalidCommit("commit-proof", f"the operations can't be undone: {error}") from None
-    if root_cid(before) != event.prev_data:
-        raise InvalidCommit("commit-proof", "with the operations undone, the tree is not prevData")
+    if root_cid(before) != expected:
+        named = "prevData" if event.prev_data is not None else "empty, though the commit is the first"
+        raise InvalidCommit("commit-proof", f"with the operations undone, the tree is not {named}")
     return True
 
 
