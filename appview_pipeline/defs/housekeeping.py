@@ -20,6 +20,7 @@ from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.dead_letters import sweep_dead_letters, sweep_gaps
 from appview_pipeline.store import reports
 from appview_pipeline.store.identity_reports import sweep_reports
+from appview_pipeline.store.pending import sweep_pending
 
 JOB = "housekeeping"
 # Deleted in one transaction: SQLite has one writer at a time, and the sensor must get its turn.
@@ -116,6 +117,12 @@ class BatchRetention(dg.Config):
     days: float = Field(7.0, gt=0, description="Days of rows in pipeline.batch and pipeline.identity_batch.")
 
 
+class MissingRetention(dg.Config):
+    """How long to keep rows of missing records that are not fetched any more."""
+
+    days: float = Field(3.0, ge=0, description="Days after the day in which they are fetched.")
+
+
 def _days_ago(days: float) -> datetime:
     return datetime.now(timezone.utc) - timedelta(days=days)
 
@@ -141,9 +148,22 @@ def sweep_batches(context: dg.OpExecutionContext, config: BatchRetention, index:
     context.add_output_metadata({"rows": swept, "rows of resolution": resolution})
 
 
+@dg.op(
+    description="Deletes rows of pipeline.pending that are not fetched any more, but for those of replies: these wait for "
+    "their parent."
+)
+def sweep_missing(context: dg.OpExecutionContext, config: MissingRetention, index: IndexDatabase) -> None:
+    """Sweeps what was missing and is not fetched any more."""
+    with index.open().connect("maintenance") as connection:
+        swept = sweep_pending(connection, _days_ago(config.days))
+    context.log.info(f"Deleted {swept:,} rows of pipeline.pending")
+    context.add_output_metadata({"rows": swept})
+
+
 @dg.job(
     name=JOB,
-    description="Keeps histories bounded: Dagster's asset events, our rows of micro-batches, dead letters, gaps.",
+    description="Keeps histories bounded: Dagster's asset events, our rows of micro-batches, dead letters, gaps, "
+    "missing records.",
     tags={"dagster/max_runtime": "1800"},
 )
 def housekeeping() -> None:
@@ -152,6 +172,7 @@ def housekeeping() -> None:
     sweep_batches()
     sweep_dead_letters()
     sweep_gaps()
+    sweep_missing()
 
 
 housekeeping_schedule = dg.ScheduleDefinition(

@@ -21,6 +21,7 @@ from appview_pipeline.store.pending import (
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.batches import changes_of, feed, index, writer_for
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post
+from appview_pipeline_tests.support.keys import save_key
 from appview_pipeline_tests.support.records import strong_ref
 from appview_pipeline_tests.support.tables import one, rows
 
@@ -210,6 +211,47 @@ def test_a_thread_is_fetched_up_to_its_root(database: Database, people: tuple[Pe
     change.writes = [it._replace(is_quiet=True) for it in change.writes]
     writer_for(database, source=ON_DEMAND).write([change], 0.0)
     assert [it.uri for it in take(database)] == [bob.uri(f"{POST}/above")]
+
+
+PDS = "https://pds.test"
+
+
+def test_the_profile_of_an_account_that_is_met(database: Database, people: tuple[Person, Person]) -> None:
+    """Resolution asks for it: by then the PDS is known. It may be older than the index."""
+    ann, bob = people
+    ann.commit(create("app.bsky.actor.profile/self", {"displayName": "Ann"}))
+    index(
+        database, ann.commit(post("a", "x")), bob.commit(create("app.bsky.actor.profile/self", {"displayName": "Bob"}))
+    )
+    assert pending(database) == set(), "the stream does not pay for it"
+    for person in people:
+        save_key(database, person.did, None, PDS)
+    assert rows(database.url, "SELECT uri, kind, missing FROM pipeline.pending") == [
+        (ann.uri("app.bsky.actor.profile/self"), "profile", ann.uri("app.bsky.actor.profile/self"))
+    ]
+    assert [it.uri for it in take(database)] == [ann.uri("app.bsky.actor.profile/self")]
+    rows(database.url, "DELETE FROM pipeline.pending")
+    save_key(database, ann.did, None, PDS)
+    assert pending(database) == set(), "a refresh does not ask again"
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "UPDATE pipeline.repo SET sync_state = 'synchronized'",
+        "UPDATE pipeline.repo SET active = false, status = 'takendown'",
+        "INSERT INTO pipeline.tombstone (uri, rev, collection) "
+        "SELECT pipeline.profile_of(did), 'zz', 'app.bsky.actor.profile' FROM pipeline.repo",
+    ],
+    ids=["all is here", "not active", "deleted"],
+)
+def test_there_is_no_profile_to_fetch(database: Database, people: tuple[Person, Person], why: str) -> None:
+    ann, _ = people
+    ann.commit(post("before", "x"))
+    index(database, ann.commit(post("a", "x")))
+    rows(database.url, why)
+    save_key(database, ann.did, None, PDS)
+    assert pending(database) == set()
 
 
 # ---- how much of it
