@@ -96,7 +96,7 @@ def backfill_network(
         total = _sum(total, done)
         if stopped() or is_listed:
             break
-        listing.join(backoff.IDLE_POLL_SECONDS)
+        listing.wait_for_more()
     listing.join()
     listing.check()
     return BackfillSummary(total, listing=listing.summary)
@@ -115,16 +115,28 @@ class _Listing(threading.Thread):
         self._database = database
         self._stopped = stopped
         self._failure: BaseException | None = None
+        self._queued = self._worked_off = 0
         self.summary: ListingSummary | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self.summary = list_network(self._settings, self._database, stopped=self._stopped)
+            self.summary = list_network(
+                self._settings, self._database, progress=self._note_queued, stopped=self._stopped
+            )
         except LockTaken as taken:
             log.info("The hosts are not listed here: %s", taken)
         except BaseException as error:  # for `check`, on the thread that can do something about it
             self._failure = error
+
+    def _note_queued(self, so_far: ListingSummary) -> None:
+        self._queued = so_far.queued
+
+    def wait_for_more(self) -> None:
+        """Waits until it has queued more than when this was called last, or has ended."""
+        while self.is_alive() and self._queued == self._worked_off and not self._stopped():
+            self.join(backoff.IDLE_POLL_SECONDS)
+        self._worked_off = self._queued
 
     def check(self) -> None:
         """Raises what ended it, if anything did."""
