@@ -16,7 +16,7 @@ from appview_pipeline.protocol.syntax import is_tid, tid_to_micros
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.repo_states import begin_resync
 from appview_pipeline_tests.simulated_network.content import iso
-from appview_pipeline_tests.support.changes import COLLECTIONS, encode
+from appview_pipeline_tests.support.changes import COLLECTIONS, encode, validators
 from appview_pipeline_tests.support.commits import Commit, Op
 from appview_pipeline_tests.support.frames import Person
 from appview_pipeline_tests.support.tables import rows
@@ -138,7 +138,10 @@ def compared(database: Database, repository: Repository, *, quiet: bool = False)
             action="create" if known[0] is None else "update",
             is_quiet=quiet,
         )
-        writes.append(write)
+        validate, collection = validators().get(op.collection), COLLECTIONS.get(op.collection)
+        assert collection is not None
+        if (validate is None or validate(record) is None) and collection.check(write) is None:
+            writes.append(write)
     for path, (_, rev) in sorted(stored.items()):
         collection, _, _ = path.partition("/")
         if path not in repository.records and (rev or "") <= repository.rev and COLLECTIONS.get(collection):
