@@ -149,7 +149,7 @@ def sweep_batches(context: dg.OpExecutionContext, config: BatchRetention, index:
 
 
 @dg.op(
-    description="Deletes rows of pipeline.pending that are not fetched any more; those of replies wait for their parent."
+    description="Deletes rows of pipeline.pending that are not fetched any more; those of replies wait for the parent."
 )
 def sweep_missing(context: dg.OpExecutionContext, config: MissingRetention, index: IndexDatabase) -> None:
     """Sweeps what was missing and is not fetched any more."""
