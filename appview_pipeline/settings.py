@@ -325,7 +325,11 @@ class Settings:
         shown_default="`0`",
     )
     backfill_cron: str = _setting(
-        "APPVIEW_BACKFILL_CRON", "When the job `backfill` begins (cron).", str, "*/30 * * * *"
+        "APPVIEW_BACKFILL_CRON",
+        "When a backfill begins (cron): the network is listed, then the job `backfill` runs for each partition that "
+        "has something to be fetched.",
+        str,
+        "*/30 * * * *",
     )
     backfill_rows: int = _setting(
         "APPVIEW_BACKFILL_ROWS",
@@ -335,7 +339,7 @@ class Settings:
     )
     repo_fetches: int = _setting(
         "APPVIEW_REPO_FETCHES BACKFILL_MAX_CONCURRENT",
-        "Limit of the repositories that one process fetches at the same time.",
+        "Limit of the repositories that one process fetches, or fetches missing records of, at the same time.",
         _whole_number(1, 1_000),
         16,
     )
@@ -472,9 +476,9 @@ class Settings:
     )
     lease_seconds: float = _setting(
         "APPVIEW_LEASE_SECONDS",
-        "Seconds that the consumer and the identity process go on without a tick that renews their lease: more than a "
-        "busy machine pauses between two ticks. Switching off, reloading and the death of Dagster's processes end them "
-        "within 10 s all the same.",
+        "Seconds that the leased processes (consumer, identity process, fetch process) go on without a tick that "
+        "renews their lease: more than a busy machine pauses between two ticks. Switching off, reloading and the death "
+        "of Dagster's processes end them within 10 s all the same.",
         _seconds(1, 3_600),
         90.0,
     )

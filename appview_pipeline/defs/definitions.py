@@ -5,6 +5,8 @@ from __future__ import annotations
 import dagster as dg
 
 from appview_pipeline.defs import counters, database, dead_letters, housekeeping, privacy, removal
+from appview_pipeline.defs.backfill import definitions as backfill
+from appview_pipeline.defs.fetching import definitions as fetching
 from appview_pipeline.defs.firehose import definitions as firehose
 from appview_pipeline.defs.firehose.sensor import shard_of_location
 from appview_pipeline.defs.identity import definitions as identity
@@ -17,6 +19,8 @@ defs = (
         firehose.defs,
         tables.defs,
         identity.defs,
+        backfill.defs,
+        fetching.defs,
         counters.defs,
         dead_letters.defs,
         privacy.defs,

@@ -18,13 +18,18 @@ from sqlalchemy import Connection, and_, delete, func, select
 
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.dead_letters import sweep_dead_letters, sweep_gaps
-from appview_pipeline.store import reports
+from appview_pipeline.store import backfill_reports, reports
+from appview_pipeline.store.fetch_reports import sweep_fetch_reports
 from appview_pipeline.store.identity_reports import sweep_reports
 from appview_pipeline.store.pending import sweep_pending
 
 JOB = "housekeeping"
+FREQUENT_JOBS = ("close_gaps",)
+"""Jobs that run every few minutes, all day: their runs are kept as long as the sensors' reports."""
 # Deleted in one transaction: SQLite has one writer at a time, and the sensor must get its turn.
 AT_ONCE = 2_000
+RUNS_AT_ONCE = 1_000
+"""Runs of a job that are deleted at once: a job that runs each minute has 360 in the six hours between."""
 
 
 def _delete_old_events(connection: Connection, before: datetime) -> int:
@@ -89,15 +94,15 @@ def prune_events(instance: dg.DagsterInstance, before: datetime) -> int:
             return deleted
 
 
-def prune_runs(instance: dg.DagsterInstance, before: datetime) -> int:
-    """Deletes finished housekeeping runs from before that time. Returns how many."""
+def prune_runs(instance: dg.DagsterInstance, before: datetime, job: str = JOB) -> int:
+    """Deletes finished runs of a job from before that time, at most `RUNS_AT_ONCE`. Returns how many."""
     old = instance.get_run_records(
         dg.RunsFilter(
-            job_name=JOB,
+            job_name=job,
             statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED],
             created_before=before,
         ),
-        limit=500,
+        limit=RUNS_AT_ONCE,
     )
     for record in old:
         instance.delete_run(record.dagster_run.run_id)
@@ -107,14 +112,18 @@ def prune_runs(instance: dg.DagsterInstance, before: datetime) -> int:
 class HistoryRetention(dg.Config):
     """How long to keep Dagster's history."""
 
-    event_days: float = Field(3.0, gt=0, description="Days of asset events without a run (the sensor's reports).")
+    event_days: float = Field(
+        3.0, gt=0, description="Days of asset events without a run (the sensors' reports), and of runs of close_gaps."
+    )
     run_days: float = Field(14.0, gt=0, description="Days of finished housekeeping runs.")
 
 
 class BatchRetention(dg.Config):
     """How long to keep the rows of micro-batches."""
 
-    days: float = Field(7.0, gt=0, description="Days of rows in pipeline.batch and pipeline.identity_batch.")
+    days: float = Field(
+        7.0, gt=0, description="Days of rows in pipeline.batch, identity_batch, fetch_batch and backfill_batch."
+    )
 
 
 class MissingRetention(dg.Config):
@@ -134,18 +143,25 @@ def prune_history(context: dg.OpExecutionContext, config: HistoryRetention) -> N
     """Prunes Dagster's event log."""
     events = prune_events(context.instance, _days_ago(config.event_days))
     runs = prune_runs(context.instance, _days_ago(config.run_days))
+    runs += sum(prune_runs(context.instance, _days_ago(config.event_days), job) for job in FREQUENT_JOBS)
     context.log.info(f"Deleted {events:,} asset events and {runs:,} runs")
     context.add_output_metadata({"events": events, "runs": runs})
 
 
-@dg.op(description="Deletes old rows of pipeline.batch, pipeline.identity_batch and pipeline.upstream.")
+@dg.op(description="Deletes old rows of what processes report, and of missing records that are no longer fetched.")
 def sweep_batches(context: dg.OpExecutionContext, config: BatchRetention, index: IndexDatabase) -> None:
-    """Sweeps what the two leased processes report."""
+    """Sweeps what the leased processes and the backfill report."""
+    before = _days_ago(config.days)
     with index.open().connect("maintenance") as connection:
-        swept = reports.sweep_batches(connection, _days_ago(config.days))
-        resolution = sweep_reports(connection, _days_ago(config.days))
-    context.log.info(f"Deleted {swept:,} rows of pipeline.batch, {resolution:,} reports of resolution")
-    context.add_output_metadata({"rows": swept, "rows of resolution": resolution})
+        swept = {
+            "rows": reports.sweep_batches(connection, before),
+            "rows of resolution": sweep_reports(connection, before),
+            "rows of fetching": sweep_fetch_reports(connection, before),
+            "rows of backfills": backfill_reports.sweep_reports(connection, before),
+            "missing records": sweep_pending(connection, _days_ago(0)),
+        }
+    context.log.info("Deleted: " + ", ".join(f"{name} {count:,}" for name, count in swept.items()))
+    context.add_output_metadata(swept)
 
 
 @dg.op(

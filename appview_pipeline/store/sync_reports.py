@@ -38,22 +38,6 @@ class OpenGaps:
     oldest_workable_seconds: float | None = None
 
 
-@dataclass(frozen=True)
-class WorkDone:
-    """What all processes that fetch repositories did: rows of `pipeline.backfill_batch` up to `last_id`, together."""
-
-    last_id: int
-    repositories: int
-    records: int
-    created: int
-    updated: int
-    deleted: int
-    refused: int
-    bytes: int
-    failed: int
-    seconds: float
-
-
 def _rows(connection: Connection, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(sections("report/sync.sql")[name], parameters)
@@ -78,9 +62,9 @@ def has_stream_gaps(connection: Connection) -> bool:
     return bool(_rows(connection, "stream_gaps")[0][0])
 
 
-def work_done(connection: Connection, after: int | None) -> WorkDone:
-    """What was done after the row of `pipeline.backfill_batch` with that id; None: nothing, which is where to begin."""
-    return WorkDone(*_rows(connection, "work", after=after)[0])
+def newest_work(connection: Connection) -> int:
+    """The id of the newest row of `pipeline.backfill_batch`, 0 for none."""
+    return int(_rows(connection, "newest_work")[0][0])
 
 
 def buckets_with_work(connection: Connection, priority: int) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from appview_pipeline.defs.backfill.partitions import BUCKETS
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.tables.groups import GROUPS
 from appview_pipeline.defs.tables.partitions import HOURS
@@ -25,6 +26,8 @@ def test_lineage_runs_from_the_firehose_to_everything() -> None:
     }
     assert parents["firehose"] == set()
     assert parents["record"] == parents["actors"] == {"firehose"}
+    assert parents["network_listing"] == set() and parents["fetched_records"] == {"firehose"}
+    assert parents["repositories"] == {"network_listing", "firehose"}
     for group in ("posts", "likes", "reposts", "follows", "blocks", "profiles", "lists", "feed_generators"):
         assert "record" in parents[group]
     for group in ("starter_packs", "labelers", "gates", "verifications"):
@@ -41,7 +44,10 @@ def test_every_asset_says_what_it_is_and_can_be_run() -> None:
         node = graph.get(key)
         assert node.is_executable, key
         assert node.description and node.group_name and node.owners and node.kinds, key
-        if key.to_user_string() not in ("firehose", "dead_letters"):
+        name = key.to_user_string()
+        if name == "repositories":
+            assert node.partitions_def == BUCKETS
+        elif name not in ("firehose", "dead_letters", "network_listing", "fetched_records"):
             assert node.partitions_def == HOURS
             assert node.metadata["dagster/column_schema"].columns
 
@@ -69,7 +75,7 @@ def test_dg_lists_and_checks_the_definitions() -> None:
 
     listed = json.loads(dg_says("list", "defs", "--json"))
     assert {"firehose", "record", "likes"} <= {asset["asset_key"] for asset in listed["assets"]}
-    assert {sensor["name"] for sensor in listed["sensors"]} >= {"firehose_sensor", "identity_sensor"}
+    assert {sensor["name"] for sensor in listed["sensors"]} >= {"firehose_sensor", "identity_sensor", "fetch_sensor"}
     assert "All definitions loaded successfully" in dg_says("check", "defs")
 
 

@@ -32,7 +32,9 @@ LEFT_OUT = {
     "bsky.record": {"appliedAt"},
     "bsky.notification": {"id"},
     "bsky.op_thread_reply": {"deletedAt"},
-    "pipeline.repo": {"updated_at"},
+    "pipeline.repo": {"updated_at", "sync_at", "resync_at"},
+    "pipeline.unchecked_commit": {"since", "check_at"},
+    "pipeline.backfill_queue": {"enqueued_at", "not_before", "finished_at"},
     "pipeline.identity": {
         "wanted_at",
         "asked_at",

@@ -50,17 +50,9 @@ FROM gap;
 -- Whether a gap of a stream is open.
 SELECT EXISTS (SELECT FROM pipeline.gap WHERE resolved_at IS NULL AND did IS NULL);
 
--- :work
--- What the processes that fetch repositories have done after the row %(after)s (null: nothing, which is where to
--- begin), together: its last row, repositories, records, records created, updated, deleted and refused, bytes, failed
--- attempts; and from the first to the last moment in seconds.
-SELECT coalesce(max(id), %(after)s, (SELECT max(id) FROM pipeline.backfill_batch), 0),
-  coalesce(sum(repositories), 0)::bigint, coalesce(sum(records), 0)::bigint, coalesce(sum(created), 0)::bigint,
-  coalesce(sum(updated), 0)::bigint, coalesce(sum(deleted), 0)::bigint, coalesce(sum(refused), 0)::bigint,
-  coalesce(sum(bytes), 0)::bigint, coalesce(sum(failed), 0)::bigint,
-  coalesce(extract(epoch FROM max(ended_at) - min(ended_at - seconds * interval '1 second')), 0)::float8
-FROM pipeline.backfill_batch
-WHERE id > coalesce(%(after)s, (SELECT max(id) FROM pipeline.backfill_batch), 0);
+-- :newest_work
+-- The newest row of what the processes that fetch repositories have done; 0 for none.
+SELECT coalesce(max(id), 0) FROM pipeline.backfill_batch;
 
 -- :buckets
 -- The buckets of which something of a priority of at least %(priority)s may be taken now.

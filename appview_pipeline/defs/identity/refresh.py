@@ -5,12 +5,12 @@
 import time
 
 import dagster as dg
-from dagster._utils.schedules import is_valid_cron_schedule
 from pydantic import Field
 
 from appview_pipeline import backoff, settings
 from appview_pipeline.defs.database import IndexDatabase, database
 from appview_pipeline.defs.runs import is_under_way
+from appview_pipeline.defs.schedules import cron_trouble, known_settings, usable_cron
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.errors import DatabaseError
@@ -18,6 +18,7 @@ from appview_pipeline.store.identity_reports import MAX_COUNTED, refresh_due
 from appview_pipeline.store.session_lock import LockLost, LockTaken
 
 JOB = "refresh_dids"
+VARIABLE = "APPVIEW_REFRESH_CRON"
 PROGRESS_SECONDS = 10.0
 
 
@@ -82,40 +83,20 @@ def refresh_dids() -> None:
     refresh_identities()
 
 
-def _settings() -> Settings:
-    """The settings; the defaults where one can't be read, which the ticks of the sensors say."""
-    try:
-        return settings.load()
-    except OperatorError:
-        return Settings()
-
-
-def cron_trouble(text: str) -> str | None:
-    """What is wrong with a cron expression, and what to do; None: nothing."""
-    if is_valid_cron_schedule(text):
-        return None
-    wanted = "must be a cron expression (minute, hour, day, month, weekday)"
-    return f"APPVIEW_REFRESH_CRON={text!r} {wanted}: correct it or unset it."
-
-
-def _cron() -> str:
-    wanted = _settings().refresh_cron
-    # One that is wrong must not keep Dagster from loading everything else; each evaluation says so.
-    return Settings.refresh_cron if cron_trouble(wanted) else wanted
-
-
 @dg.schedule(
     name="refresh_dids_schedule",
     job=refresh_dids,
-    cron_schedule=_cron(),
-    default_status=dg.DefaultScheduleStatus.RUNNING if _settings().refresh_dids else dg.DefaultScheduleStatus.STOPPED,
+    cron_schedule=usable_cron(VARIABLE, known_settings().refresh_cron, Settings.refresh_cron),
+    default_status=dg.DefaultScheduleStatus.RUNNING
+    if known_settings().refresh_dids
+    else dg.DefaultScheduleStatus.STOPPED,
     description="Begins a refresh when accounts are due and none is under way.",
 )
 def refresh_dids_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """A run, or why there is none."""
     try:
         chosen = settings.load()
-        if trouble := cron_trouble(chosen.refresh_cron):
+        if trouble := cron_trouble(VARIABLE, chosen.refresh_cron):
             return dg.SkipReason(trouble)
         if not chosen.refresh_dids:
             return dg.SkipReason("APPVIEW_REFRESH_DIDS is off.")

@@ -13,7 +13,8 @@ import pytest
 
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.identity import refresh as job_module
-from appview_pipeline.defs.identity.refresh import cron_trouble, refresh_dids_schedule
+from appview_pipeline.defs.identity.refresh import refresh_dids_schedule
+from appview_pipeline.defs.schedules import cron_trouble
 from appview_pipeline.identity import refresh as refresh_module
 from appview_pipeline.identity.refresh import LOCK, RefreshSummary, refresh
 from appview_pipeline.network.xrpc import Client
@@ -169,5 +170,5 @@ def test_the_schedule_goes_by_the_settings() -> None:
 
 
 def test_a_cron_expression_is_checked() -> None:
-    assert cron_trouble("*/20 * * * *") is None and cron_trouble("0 3 * * 1-5") is None
-    assert "APPVIEW_REFRESH_CRON='1 2 3'" in str(cron_trouble("1 2 3"))
+    assert cron_trouble("X", "*/20 * * * *") is None and cron_trouble("X", "0 3 * * 1-5") is None
+    assert "APPVIEW_REFRESH_CRON='1 2 3'" in str(cron_trouble("APPVIEW_REFRESH_CRON", "1 2 3"))
