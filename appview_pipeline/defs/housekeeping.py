@@ -148,7 +148,7 @@ def prune_history(context: dg.OpExecutionContext, config: HistoryRetention) -> N
     context.add_output_metadata({"events": events, "runs": runs})
 
 
-@dg.op(description="Deletes old rows of what processes report, and of missing records that are no longer fetched.")
+@dg.op(description="Deletes old rows of what the leased processes and the backfill report.")
 def sweep_batches(context: dg.OpExecutionContext, config: BatchRetention, index: IndexDatabase) -> None:
     """Sweeps what the leased processes and the backfill report."""
     before = _days_ago(config.days)
@@ -158,7 +158,6 @@ def sweep_batches(context: dg.OpExecutionContext, config: BatchRetention, index:
             "rows of resolution": sweep_reports(connection, before),
             "rows of fetching": sweep_fetch_reports(connection, before),
             "rows of backfills": backfill_reports.sweep_reports(connection, before),
-            "missing records": sweep_pending(connection, _days_ago(0)),
         }
     context.log.info("Deleted: " + ", ".join(f"{name} {count:,}" for name, count in swept.items()))
     context.add_output_metadata(swept)
