@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -50,6 +50,9 @@ SMALL_COMPARED = 2
 """Smaller exports that are compared at a time."""
 MEMORY_EXPORTS = 4
 """Exports of `APPVIEW_REPO_MEMORY_BYTES` that all fetches together may hold in memory."""
+MAX_DOWNLOADED = 16
+"""Exports that are downloaded and not written yet, as a multiple of those that may be fetched at once; of no more than
+`MEMORY_EXPORTS` times `APPVIEW_REPO_MEMORY_BYTES` together, or one."""
 SAVED_AT_ONCE = 200
 """Outcomes that one transaction notes."""
 
@@ -139,9 +142,17 @@ def work(
         # Of all fetches together so much may be in memory; what is larger goes to a file.
         share = settings.repo_memory_bytes * MEMORY_EXPORTS // max(MEMORY_EXPORTS, settings.repo_fetches)
         fetcher = Fetcher(replace(settings, repo_memory_bytes=share), database, client)
+        # The loop and the writer have a connection each, beside the pool that the others share: the one would wait for
+        # those, and the other would plan its statements anew on each connection that it gets.
+        single = replace(settings, db_pool_size=1)
+        loop_database, writer_database = (
+            stack.enter_context(closing(Database(database.url, single))) for _ in range(2)
+        )
         worker = Worker(
             settings=settings,
             database=database,
+            loop_database=loop_database,
+            writer_database=writer_database,
             fetcher=fetcher,
             scopes=_scopes(settings, bucket, urgent=urgent, days=days),
             bucket=bucket,
@@ -164,10 +175,15 @@ def _scopes(settings: Settings, bucket: int | None, *, urgent: bool, days: int |
 
 @dataclass
 class Worker:
-    """The loop. `fetcher` fetches on any thread; the rest is as for `work`."""
+    """The loop. `fetcher` fetches on any thread; `loop_database` and `writer_database` are for one thread each.
+
+    The rest is as for `work`.
+    """
 
     settings: Settings
     database: Database
+    loop_database: Database
+    writer_database: Database
     fetcher: Fetcher
     scopes: list[Scope]
     bucket: int | None
@@ -186,7 +202,8 @@ class Worker:
         self._tasks: SimpleQueue[Queued] = SimpleQueue()
         self._small: SimpleQueue[_Downloaded | None] = SimpleQueue()
         self._large: SimpleQueue[_Downloaded | None] = SimpleQueue()
-        self._downloaded: set[str] = set()
+        self._downloaded: dict[str, int] = {}
+        self._downloaded_bytes = 0
         self._threads = 0
         self._is_ending = threading.Event()
         self._unsaved: list[_Moved | _Failed | _Written] = []
@@ -209,7 +226,7 @@ class Worker:
         """See `work`."""
         began = self._reported_at = time.monotonic()
         shown_at = 0.0
-        writer = Writer(self.database, self.settings, SOURCE, stopped=self._is_ending.is_set)
+        writer = Writer(self.writer_database, self.settings, SOURCE, stopped=self._is_ending.is_set)
         self._begin()
         self._writing = WritingThread(
             writer, self.settings.backfill_rows, lambda did: self._messages.put(_Written(did))
@@ -239,7 +256,7 @@ class Worker:
         return self.summary
 
     def _begin(self) -> None:
-        with self.database.connect("writer") as connection:
+        with self.loop_database.connect("writer") as connection:
             host_store.forget_hosts(connection)
             if self.dids is not None:
                 queue.enqueue(connection, self.dids, reason="requested", priority=queue.ASKED)
@@ -263,8 +280,11 @@ class Worker:
         self._writing.check()
         self._collect(self._patience())
         self._renew()
+        # What nothing follows need not wait for others.
+        self._writing.hurries = self._lanes.running == 0 and self._lanes.ready == 0
         if self._unsaved and (
             len(self._unsaved) >= SAVED_AT_ONCE
+            or len(self._unsaved) >= len(self._jobs)
             or time.monotonic() - self._unsaved_since >= backoff.RESOLUTION_SAVE_SECONDS
         ):
             self._save()
@@ -282,7 +302,13 @@ class Worker:
 
     @property
     def _has_room(self) -> bool:
-        return self._lanes.ready < self._lanes.fetches and len(self._downloaded) < self._lanes.fetches
+        return self._lanes.ready < self._lanes.fetches and self._may_fetch
+
+    @property
+    def _may_fetch(self) -> bool:
+        """Whether what is downloaded, and not written yet, leaves memory for more."""
+        most = self.settings.repo_memory_bytes * MEMORY_EXPORTS
+        return len(self._downloaded) < MAX_DOWNLOADED * self._lanes.fetches and self._downloaded_bytes < most
 
     def _is_done(self) -> bool:
         """Nothing is at hand, and the last look through all scopes found nothing."""
@@ -365,7 +391,7 @@ class Worker:
             self._lanes.meet(host_store.read_hosts(connection, hosts).values())
 
     def _hand_out(self) -> None:
-        while len(self._downloaded) < self._lanes.fetches and (it := self._lanes.start()) is not None:
+        while self._may_fetch and (it := self._lanes.start()) is not None:
             self._tasks.put(it)
             if self._threads < self._lanes.running:
                 self._threads += 1
@@ -458,7 +484,8 @@ class Worker:
             self._unresolved = 0
             self._lanes.end(queued.did)
             self._lanes.delivered(queued.host)
-            self._downloaded.add(queued.did)
+            self._downloaded[queued.did] = message.export.size
+            self._downloaded_bytes += message.export.size
             self._jobs[queued.did].export = message.export
             self._jobs[queued.did].state = message.state
             self._begin_comparison(message)
@@ -551,7 +578,7 @@ class Worker:
         for it in fetched:
             self._count_written(self._jobs[it.did])
         for did in [*(it.did for it in fetched), *failed, *moved]:
-            self._downloaded.discard(did)
+            self._downloaded_bytes -= self._downloaded.pop(did, 0)
             self._jobs.pop(did).close()
         if moved:
             self._look_at = 0.0
@@ -656,7 +683,7 @@ class Worker:
         if time.monotonic() < self._database_due:
             return None
         try:
-            with self.database.connect("writer") as connection:
+            with self.loop_database.connect("writer") as connection:
                 found = action(connection)
         except (Transient, OperatorError) as error:
             wait = self._away.next()

@@ -57,6 +57,8 @@ class WritingThread:
         self._is_ending = False
         self._is_abandoned = False
         self._is_writing = False
+        self.hurries = False
+        """Nothing more is fetched now: what was brought need not wait for others."""
         self.failure: BaseException | None = None
         self.reports: deque[Report] = deque(maxlen=10_000)
         self.seconds = 0.0
@@ -132,9 +134,9 @@ class WritingThread:
                 if self._parts:
                     left = self._since + backoff.BACKFILL_FILL_SECONDS - time.monotonic()
                     is_full = self._waiting_rows >= self._rows or len(self._parts) >= MAX_REPOSITORIES
-                    if is_full or left <= 0 or self._is_ending:
+                    if is_full or left <= 0 or self._is_ending or self.hurries:
                         break
-                    self._condition.wait(left)
+                    self._condition.wait(min(left, backoff.POLL_SECONDS))
                 else:
                     self._condition.wait(backoff.STOP_POLL_SECONDS)
             some: list[Part] = []
