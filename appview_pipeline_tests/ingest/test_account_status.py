@@ -299,3 +299,22 @@ def test_what_an_inactive_account_writes_is_there_when_it_returns(scene: Scene, 
     scene.account(True, time=iso(START + 2 * 3_600_000_000))
     assert scene.seen() is None
     assert one(scene.database.url, 'SELECT "postsCount" FROM bsky.profile_agg') == 2
+
+
+def test_an_account_that_is_active_again_is_fetched_at_once(replay: Replay) -> None:
+    """Its PDS did not give its repository out, and fetching was given up for a day; nobody had said that it was away."""
+    stream = Stream()
+    ann, ben = Person(stream, "ann"), Person(stream, "ben")
+    database = replay(ann.commit(post("a", "x")), ben.commit(post("b", "x")))
+    with database.connect("writer") as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO pipeline.backfill_queue (did, reason, not_before, attempts, parked_at) "
+            "SELECT did, 'discovered', now() + interval '1 day', 1, now() FROM unnest(%s) AS did",
+            ([ann.did, ben.did],),
+        )
+    waiting = "SELECT did FROM pipeline.backfill_queue WHERE not_before > now() AND parked_at IS NOT NULL ORDER BY did"
+    replay(stream.frame("#account", {"did": ann.did, "active": False, "status": "suspended", "time": LATER}))
+    assert len(rows(database.url, waiting)) == 2
+    much_later = iso(START + 7_200_000_000)
+    replay(stream.frame("#account", {"did": ann.did, "active": True, "time": much_later}))
+    assert rows(database.url, waiting) == [(ben.did,)]

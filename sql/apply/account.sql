@@ -14,9 +14,11 @@ SELECT FROM pipeline.repo WHERE did = ANY (ARRAY(SELECT did FROM stage_account))
 
 -- :apply
 -- Stores the newest status of each account, as sent, and has it confirmed. An account that is active again is not
--- removed any more, and is fetched again (pipeline.follow_exclusion).
+-- removed any more, and is fetched again (pipeline.follow_exclusion). A repository whose fetching was given up, perhaps
+-- because its account was away, is fetched now.
 -- - newest: the accounts whose event was the newest, and what their PDS said before it.
 -- - returned: removals that are taken back.
+-- - unparked: repositories to be fetched now.
 WITH newest AS (
   INSERT INTO pipeline.repo AS r (did, active, status, account_at, account_seq, status_doubtful)
   SELECT did, active, status, at, seq, pipeline.doubts_status(did, active, status, at, NULL, NULL, NULL)
@@ -37,6 +39,11 @@ WITH newest AS (
   DELETE FROM pipeline.removal m
   USING newest n
   WHERE n.active AND m.did = n.did AND m.did = ANY (ARRAY(SELECT did FROM newest WHERE active)) AND m.reason = 'deleted'
+), unparked AS (
+  UPDATE pipeline.backfill_queue q SET not_before = now(), parked_at = NULL, attempts = 0
+  FROM newest n
+  WHERE n.active AND q.did = n.did AND q.did = ANY (ARRAY(SELECT did FROM newest WHERE active))
+    AND q.parked_at IS NOT NULL AND q.finished_at IS NULL
 )
 INSERT INTO stage_identity (did, status_wanted)
 SELECT did, true
