@@ -8,6 +8,8 @@ from typing import Any
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store import database_url, migrate
+from appview_pipeline.store.backfill_queue import QueueState
+from appview_pipeline.store.backfill_queue import queue_state as fetch_queue_state
 from appview_pipeline.store.identities import MAX_COUNTED, QueueLength, queue_state
 from appview_pipeline.store.sql import sections
 
@@ -39,6 +41,9 @@ class PipelineStatus:
 
     By kind: `dead_letters` not resolved, `dead_letter_bytes_today` (UTC) of the `dead_letter_day_bytes` allowed, and
     `dead_letters_left_out`, which were only counted in the last 24 hours. `incomplete_repositories` have open gaps.
+    `oldest_gap_seconds`: for how long the oldest open gap of each kind has been open. `repository_states`: repositories
+    by `sync_state`; those that are not complete are counted up to `MAX_COUNTED`, the others are shares of the estimated
+    number, as PostgreSQL last sampled them. `queue`: the repositories that wait to be fetched.
     `opted_out`: accounts that forbid the collection of their data. `identities`: accounts that wait to be resolved, by
     queue, each counted up to `identities.MAX_COUNTED`.
     """
@@ -52,9 +57,12 @@ class PipelineStatus:
     dead_letter_bytes_today: dict[str, int]
     dead_letters_left_out: dict[str, int]
     gaps: dict[str, int]
+    oldest_gap_seconds: dict[str, float]
     incomplete_repositories: int
     pending: int
     repositories: int
+    repository_states: dict[str, int]
+    queue: QueueState
     opted_out: int
     identities: dict[str, QueueLength]
     ignored_collections: dict[str, int]
@@ -62,7 +70,9 @@ class PipelineStatus:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
-        return asdict(self)
+        found = asdict(self)
+        found["queue"]["waiting"] = {str(priority): count for priority, count in self.queue.waiting.items()}
+        return found
 
     def lines(self) -> list[str]:
         """All of it, for people."""
@@ -83,7 +93,9 @@ class PipelineStatus:
                 f"({stream.events_per_second:,.1f}/s), {stream.rejected_last_hour:,} rejected, "
                 f"{stream.skipped_last_hour:,} numbers skipped, {stream.doubtful_last_hour:,} doubtful"
             )
-        lines.append(f"Repositories  {self.repositories:,}")
+        states = {name: count for name, count in self.repository_states.items() if count}
+        lines.append(f"Repositories  {self.repositories:,}{f' ({_counts(states)})' if states else ''}")
+        lines.append(f"To be fetched {_fetches(self.queue)}")
         lines.append(f"Opted out     {self.opted_out:,}")
         lines.append(f"Identities    {_queues(self.identities)}")
         lines.append(f"Dead letters  {_counts(self.dead_letters)}")
@@ -96,7 +108,9 @@ class PipelineStatus:
                 f"only counted in 24 h: {_counts(self.dead_letters_left_out)}"
             )
         of = f" (of {self.incomplete_repositories:,} repositories)" if self.incomplete_repositories else ""
-        lines.append(f"Gaps          {_counts(self.gaps)}{of}")
+        oldest = max(self.oldest_gap_seconds.values(), default=None)
+        age = "" if oldest is None else f"; the oldest is open for {_duration(oldest)}"
+        lines.append(f"Gaps          {_counts(self.gaps)}{of}{age}")
         lines.append(f"Pending       {self.pending:,}")
         lines.append(f"Not indexed   {_counts(self.ignored_collections)}")
         lines.append(f"Rows (about)  {_counts(self.rows)}")
@@ -105,6 +119,28 @@ class PipelineStatus:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _duration(seconds: float) -> str:
+    """A time for people, of which seconds matter only when there are few."""
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
+
+
+def _fetches(queue: QueueState) -> str:
+    """The repositories that wait to be fetched, by why."""
+    names = {3: "asked for", 2: "incomplete", 1: "new", 0: "the rest"}
+    waiting = {names.get(priority, str(priority)): count for priority, count in sorted(queue.waiting.items())[::-1]}
+    parts = [_counts({name: count for name, count in waiting.items() if count})]
+    if queue.oldest_seconds is not None:
+        parts.append(f"the first since {_duration(queue.oldest_seconds)}")
+    if queue.fetching:
+        parts.append(f"{queue.fetching:,} being fetched")
+    if queue.parked:
+        parts.append(f"{queue.parked:,} given up for now")
+    return "; ".join(parts)
 
 
 def _queues(queues: dict[str, QueueLength]) -> str:
@@ -124,10 +160,14 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
 
     def rows(name: str) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
-            cursor.execute(statements[name])
+            cursor.execute(statements[name], {"limit": MAX_COUNTED} if "%(limit)s" in statements[name] else None)
             return cursor.fetchall()
 
     (size, pending, repositories, opted_out) = rows("totals")[0]
+    gaps = rows("gaps")
+    # Complete and unknown repositories are too many to be counted.
+    repository_states = {state: round(share * repositories) for state, share in rows("common_states")}
+    repository_states |= dict(rows("incomplete_states"))
     of_day = rows("dead_letters_of_day")
     return PipelineStatus(
         database=database_url.describe(url),
@@ -138,10 +178,13 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
         dead_letter_day_bytes=dead_letter_day_bytes,
         dead_letter_bytes_today={kind: size for kind, size, _ in of_day if size},
         dead_letters_left_out={kind: count for kind, _, count in of_day if count},
-        gaps=dict(rows("gaps")),
+        gaps={kind: count for kind, count, _ in gaps},
+        oldest_gap_seconds={kind: seconds for kind, _, seconds in gaps},
         incomplete_repositories=rows("incomplete")[0][0],
         pending=pending,
         repositories=repositories,
+        repository_states=repository_states,
+        queue=fetch_queue_state(connection),
         opted_out=opted_out,
         identities=queue_state(connection).queues,
         ignored_collections=dict(rows("ignored")),

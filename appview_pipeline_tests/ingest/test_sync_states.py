@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime, timedelta, timezone
 
+import orjson
 import pytest
 
 from appview_pipeline.indexing.changes import Change, Gap
@@ -14,6 +15,7 @@ from appview_pipeline.store.batch import Report
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.gaps import close_gap, open_gaps_of_streams, sweep_gaps
 from appview_pipeline.store.repo_states import RepoState, begin_resync, fail_resync, read_repos
+from appview_pipeline.store.status import read_status
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.exports import Compared, Repository, compared
 from appview_pipeline_tests.support.frames import Person, Stream, altered, delete, post, rev, update
@@ -383,3 +385,20 @@ def test_updates_and_deletions_of_an_export(database: Database, ann: Person) -> 
     assert rows(database.url, "SELECT text FROM bsky.post ORDER BY uri") == [("edited",), ("c",), ("d",)]
     assert rows(database.url, "SELECT rev FROM bsky.record ORDER BY uri") == [(rev(3),), (rev(1),), (rev(4),)]
     assert one(database.url, 'SELECT "postsCount" FROM bsky.profile_agg') == 3
+
+
+def test_the_status_shows_what_is_not_complete(database: Database, ann: Person) -> None:
+    index(
+        database, ann.commit(post("a", "a")), *(Person(Stream(), f"person {n}").commit(post("a", "a")) for n in "abc")
+    )
+    ann.commit(post("b", "b"))
+    index(database, ann.commit(post("c", "c")))
+    rows(database.url, "ANALYZE pipeline.repo")
+    rows(database.url, "UPDATE pipeline.gap SET detected_at = now() - interval '3 hours'")
+    with database.connect("reader") as connection:
+        status = read_status(connection, database.url)
+    assert status.repository_states["desynchronized"] == 1 and status.queue.waiting == {2: 1}
+    lines = "\n".join(status.lines())
+    assert "desynchronized 1" in lines and "To be fetched incomplete 1" in lines
+    assert "Gaps          chain 1 (of 1 repositories); the oldest is open for 3 h" in lines
+    assert orjson.dumps(status.as_json())

@@ -55,12 +55,33 @@ GROUP BY kind
 ORDER BY kind;
 
 -- :gaps
--- Open gaps by kind.
-SELECT kind, count(*)
+-- Open gaps by kind, and for how many seconds the oldest of each has been open.
+SELECT kind, count(*), extract(epoch FROM now() - min(detected_at))::float8
 FROM pipeline.gap
 WHERE resolved_at IS NULL
 GROUP BY kind
 ORDER BY kind;
+
+-- :incomplete_states
+-- Repositories that are not complete, by state, counted up to %(limit)s.
+SELECT sync_state, count(*)
+FROM (
+  SELECT sync_state
+  FROM pipeline.repo
+  WHERE sync_state IN ('desynchronized', 'resyncing', 'error')
+  LIMIT %(limit)s
+) counted
+GROUP BY sync_state
+ORDER BY sync_state;
+
+-- :common_states
+-- The share of all repositories that are in each of the other states, as PostgreSQL last sampled it (ANALYZE).
+SELECT v.state, v.share
+FROM pg_stats s
+CROSS JOIN LATERAL unnest(s.most_common_vals::text::text[], s.most_common_freqs) v (state, share)
+WHERE s.schemaname = 'pipeline' AND s.tablename = 'repo' AND s.attname = 'sync_state'
+  AND v.state IN ('unknown', 'synchronized')
+ORDER BY v.state DESC;
 
 -- :incomplete
 -- How many repositories have an open gap.
