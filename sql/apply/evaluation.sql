@@ -331,15 +331,17 @@ WITH missed AS MATERIALIZED (
     AND (SELECT true FROM bsky.record r WHERE r.uri = e.parent) IS NULL
     AND (SELECT true FROM pipeline.version v WHERE v.uri = e.parent LIMIT 1) IS NULL
 ), account AS MATERIALIZED (
-  SELECT creator, pipeline.fetches_left(creator) AS fetches_left FROM (SELECT DISTINCT creator FROM missed) m
+  SELECT m.creator, l.number AS fetches_left
+  FROM (SELECT DISTINCT creator FROM missed) m
+  CROSS JOIN LATERAL pipeline.fetches_left(m.creator) l
 ), wanted AS MATERIALIZED (
-  SELECT m.uri, m.parent,
-    CASE
-      WHEN m.number > a.fetches_left OR m.uri IN (SELECT uri FROM quiet_record) THEN false
-      ELSE split_part(m.parent, '/', 4) IN ({collections}) AND pipeline.is_fetchable(m.parent)
-    END AS is_fetched
+  SELECT m.uri, m.parent, f.uri IS NOT NULL AS is_fetched
   FROM missed m
   JOIN account a USING (creator)
+  LEFT JOIN LATERAL pipeline.fetchable(m.parent) f
+    ON m.number <= a.fetches_left
+    AND split_part(m.parent, '/', 4) IN ({collections})
+    AND m.uri NOT IN (SELECT uri FROM quiet_record)
 ), added AS (
   INSERT INTO pipeline.pending (uri, kind, missing, not_before, expires_at)
   SELECT uri, 'reply', parent, CASE WHEN is_fetched THEN now() END,
@@ -358,7 +360,9 @@ WHERE d.uri = e.uri AND d.uri = ANY (ARRAY(SELECT uri FROM evaluation)) AND d.ki
 -- up to the root of the thread. Without those, the reply that began this could not be evaluated.
 UPDATE pipeline.pending d SET not_before = now(), expires_at = now() + interval '24 hours'
 FROM evaluation e
+CROSS JOIN LATERAL pipeline.fetches_left(e.creator) l
+CROSS JOIN LATERAL pipeline.fetchable(e.parent) f
 WHERE d.uri = e.uri AND d.uri = ANY (ARRAY(SELECT uri FROM quiet_record)) AND d.kind = 'reply' AND d.missing = e.parent
   AND d.not_before IS NULL AND d.error IS NULL
-  AND pipeline.fetches_left(e.creator) > 0
-  AND split_part(e.parent, '/', 4) IN ({collections}) AND pipeline.is_fetchable(e.parent);
+  AND l.number > 0
+  AND split_part(e.parent, '/', 4) IN ({collections});

@@ -21,12 +21,14 @@ WITH named (uri, kind, missing) AS (
   WHERE (SELECT true FROM bsky.record r WHERE r.uri = n.missing) IS NULL
     AND n.uri NOT IN (SELECT uri FROM quiet_record)
 ), account AS MATERIALIZED (
-  SELECT did, pipeline.fetches_left(did) AS fetches_left FROM (SELECT DISTINCT did FROM absent) a
+  SELECT a.did, l.number AS fetches_left
+  FROM (SELECT DISTINCT did FROM absent) a
+  CROSS JOIN LATERAL pipeline.fetches_left(a.did) l
 )
 INSERT INTO pipeline.pending (uri, kind, missing)
 SELECT a.uri, a.kind, a.missing
 FROM absent a
-JOIN account o USING (did)
-WHERE a.number <= o.fetches_left AND pipeline.is_fetchable(a.missing)
+JOIN account o ON o.did = a.did AND a.number <= o.fetches_left
+CROSS JOIN LATERAL pipeline.fetchable(a.missing) f
 ORDER BY a.uri, a.kind, a.missing
 ON CONFLICT DO NOTHING;

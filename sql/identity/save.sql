@@ -200,11 +200,11 @@ WITH met AS MATERIALIZED (
 INSERT INTO pipeline.pending (uri, kind, missing)
 SELECT profile, 'profile', profile
 FROM met m
+CROSS JOIN LATERAL pipeline.fetchable(m.profile) f
 WHERE (SELECT true FROM bsky.record r WHERE r.uri = m.profile) IS NULL
   AND NOT EXISTS (
     SELECT FROM pipeline.repo r WHERE r.did = m.did AND (r.sync_state = 'synchronized' OR NOT r.active)
   )
-  AND pipeline.is_fetchable(profile)
 ORDER BY profile
 ON CONFLICT DO NOTHING;
 

@@ -78,8 +78,9 @@ COMMENT ON COLUMN pipeline.pending.not_before IS
     'When it is fetched next; in the future while somebody fetches it; null: it is not fetched (any more).';
 COMMENT ON COLUMN pipeline.pending.error IS 'Why the last attempt to fetch it failed, in words; null: none has.';
 
+-- Both functions return rows, so that they become a part of the statement that calls them, and cost no call.
 CREATE FUNCTION pipeline.fetches_left(of_did text)
-RETURNS bigint
+RETURNS TABLE (number bigint)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT 100 - count(*)
@@ -93,24 +94,26 @@ END;
 COMMENT ON FUNCTION pipeline.fetches_left IS
     'How many more records may be fetched because of what the account wrote: its rows of the last 24 hours count.';
 
-CREATE FUNCTION pipeline.is_fetchable(of_uri text)
-RETURNS boolean
+CREATE FUNCTION pipeline.fetchable(of_uri text)
+RETURNS TABLE (uri text)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT length(of_uri) <= 700
+    SELECT of_uri
+    WHERE length(of_uri) <= 700
         AND of_uri ~ '^at://did:(plc:[a-z2-7]{24}|web:[a-zA-Z0-9.%-]+)/[a-zA-Z0-9.-]+/[a-zA-Z0-9._:~-]+$'
-        AND NOT EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = of_uri)
-        AND NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = split_part(of_uri, '/', 3) AND r.excluded)
+        AND NOT EXISTS (SELECT FROM pipeline.tombstone t WHERE t.uri = of_uri OFFSET 0)
+        AND NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = split_part(of_uri, '/', 3) AND r.excluded OFFSET 0)
         -- Whoever asked before found out that it can't be had.
         AND NOT EXISTS (
             SELECT
             FROM pipeline.pending p
             WHERE p.missing = of_uri AND p.not_before IS NULL AND p.error IS NOT NULL AND p.expires_at > now()
+            OFFSET 0
         );
 END;
-COMMENT ON FUNCTION pipeline.is_fetchable IS
-    'Whether a missing record may be fetched: its URI names a DID, a collection and a record key; it was not deleted; its '
-    'account is not excluded; and nobody has tried in vain of late.';
+COMMENT ON FUNCTION pipeline.fetchable IS
+    'The URI of a missing record, no row if it is not to be fetched: it has to name a DID, a collection and a record key; '
+    'it must not have been deleted, nor its account be excluded; and nobody has tried in vain of late.';
 
 CREATE FUNCTION pipeline.profile_of(of_did text)
 RETURNS text
