@@ -8,7 +8,7 @@ from typing import Any
 import libipld
 from coincurve import PrivateKey
 
-from appview_pipeline.protocol import cid
+from appview_pipeline.protocol import cid, mst, mst_node, mst_proof
 from appview_pipeline.protocol.car import read_car, write_car
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline_tests.simulated_network.accounts import sign
@@ -72,32 +72,45 @@ class Person:
         return self.stream.frame("#sync", self.repository.sync_event())
 
     def commit_blocks(self, *operations: tuple[str, str, bytes | None]) -> bytes:
-        """A commit of (action, path, bytes of the record); nothing is checked, and the tree does not change."""
+        """A commit of (action, path, bytes of the record, whatever they are), proven and signed like any other.
+
+        Where the actions do not fit what is in the repository, the commit proves nothing.
+        """
         now = rev(self.stream.moment + 1)
-        blocks: dict[bytes, bytes] = {}
-        ops = []
+        repository = self.repository
+        since, prev_data = repository.rev, None if repository.rev is None else repository.tree.cid
+        tree: mst_node.Tree = repository.tree
+        records: dict[bytes, bytes] = {}
+        ops: list[dict[str, Any]] = []
         for action, path, block in operations:
-            of_block = None if block is None else cid.cid_for_cbor(block)
-            if of_block is not None and block is not None:
-                blocks[of_block] = block
-            ops.append({"action": action, "path": path, "cid": of_block})
-        data = self.repository.tree.cid
-        signed = encode_commit(self.did, now, data, sign(self.key, encode_commit(self.did, now, data, None)))
+            made: bytes | None = None
+            if block is None:
+                tree, prev = mst.remove(tree, path)
+            else:
+                made = cid.cid_for_cbor(block)
+                records[made] = block
+                tree, prev = mst.put(tree, path, made)
+            ops.append({"action": action, "path": path, "cid": made} | ({} if prev is None else {"prev": prev}))
+        assert isinstance(tree, mst_node.Node)
+        repository.tree, repository.rev = tree, now
+        changed = mst.new_blocks(tree)
+        proof = mst_proof.covering_proof(tree, [path for _, path, _ in operations])
+        unsigned = encode_commit(self.did, now, tree.cid, None)
+        signed = encode_commit(self.did, now, tree.cid, sign(repository.key, unsigned))
         commit = cid.cid_for_cbor(signed)
-        body = {
+        blocks = {tree.cid: tree.block} | changed | records | {commit: signed} | proof
+        body: dict[str, Any] = {
             "repo": self.did,
             "rev": now,
-            "since": self.repository.rev,
+            "since": since,
             "commit": commit,
-            "prevData": data,
             "ops": ops,
             "blobs": [],
-            "blocks": write_car(commit, {commit: signed, **blocks}),
+            "blocks": write_car(commit, blocks),
             "rebase": False,
             "tooBig": False,
         }
-        self.repository.rev = now
-        return self.stream.frame("#commit", body)
+        return self.stream.frame("#commit", body if prev_data is None else {**body, "prevData": prev_data})
 
 
 def create(path: str, record: dict[str, Any]) -> Write:
