@@ -173,10 +173,12 @@ def test_commits_after_the_export_stay(index_of: Index) -> None:
 @pytest.mark.parametrize(
     "moment", ["before the comparison", "while it is compared", "between parts", "before the last"]
 )
+@pytest.mark.parametrize("is_known", [True, False])
 def test_nothing_that_the_stream_brings_meanwhile_is_lost(
-    index_of: Index, moment: str, monkeypatch: pytest.MonkeyPatch
+    index_of: Index, moment: str, is_known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lagging stream: commits older than the export and newer ones arrive in the middle of a resync."""
+    """A lagging stream: a commit that is older than the export arrives in the middle of a resync, and others after it.
+    `is_known`: the stream has brought the repository from its first commit on."""
     it = index_of
     when = {"createdAt": WHEN}
     first = it.ann.commit(*[post(f"k{number:02}", "1") for number in range(10)])
@@ -186,7 +188,8 @@ def test_nothing_that_the_stream_brings_meanwhile_is_lost(
     )
     it.fetcher.taken[it.ann.did] = it.ann.repository.export()
     fourth = it.ann.commit(delete(f"{POST}/k05"), update(f"{POST}/k06", {"text": "4", **when}), post("k30", "1"))
-    index(it.database, first)
+    if is_known:
+        index(it.database, first)
 
     arrived: list[bool] = []
 
