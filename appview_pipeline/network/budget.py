@@ -23,7 +23,8 @@ class Budget:
     silence. `host` is for sentences. `wants_connection`: the connections of the pool are not to be used;
     `has_connected`: none of them was.
 
-    `min_rate`: bytes a second that the server has to send on average, once it had `rate_seconds` for it.
+    `min_rate`: bytes a second that the server has to send on average, once it had `rate_seconds` for it; they are
+    counted anew from where `begin_rate` is called.
     """
 
     def __init__(
@@ -44,7 +45,8 @@ class Budget:
         self.began = time.monotonic()
         self.deadline = self.began + seconds
         self.connect_deadline = 0.0
-        self.sent = self.began
+        self._rate_since = self.began
+        self._rate_received = 0
         self.received = 0
         self.max_received = 0
         self.what: Part = "a header"
@@ -54,10 +56,15 @@ class Budget:
     def begin(self, host: str) -> None:
         """A request to `host` begins; a redirect is one more, within the same time."""
         self.host = host
-        self.sent = time.monotonic()
         self.received = 0
+        self.begin_rate()
         self.has_connected = False
         self.wants_connection = False
+
+    def begin_rate(self) -> None:
+        """From here on the server has its time to reach the minimum rate. It may need some for its first byte."""
+        self._rate_since = time.monotonic()
+        self._rate_received = self.received
 
     def begin_connection(self) -> None:
         """A connection is about to be made."""
@@ -98,9 +105,9 @@ class Budget:
             when = "before the end of its answer" if self.received else "without an answer"
             raise FetchError("connection", f"{self.host} closed the connection {when}", host=self.host)
         if self.min_rate and count:
-            seconds = time.monotonic() - self.sent
-            if seconds > self.rate_seconds and self.received < self.min_rate * seconds:
-                raise self.too_slow(self.received / seconds)
+            seconds, received = time.monotonic() - self._rate_since, self.received - self._rate_received
+            if seconds > self.rate_seconds and received < self.min_rate * seconds:
+                raise self.too_slow(received / seconds)
         if self.received > self.max_received:
             raise FetchError("too big", f"{self.host} sends more than is allowed for {self.what}", host=self.host)
 

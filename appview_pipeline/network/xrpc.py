@@ -178,10 +178,10 @@ class Client:
     ) -> Download:
         """Streams the body of the answer to an XRPC query into `sink`, in pieces of at most 64 KiB.
 
-        `seconds`: limit of everything (default: APPVIEW_REPO_SECONDS). Once the server had APPVIEW_FETCH_SECONDS it has
-        to have sent APPVIEW_REPO_RATE bytes a second, and it may be silent for as long. Of the places at one server
-        downloads take APPVIEW_HOST_REPO_FETCHES at most. `redirects`: how many are followed; a PDS may send us to where
-        the repository is.
+        `seconds`: limit of everything (default: APPVIEW_REPO_SECONDS). The server has APPVIEW_FETCH_SECONDS for the
+        header, and is never silent for longer; when the body has gone on for that long it has to have brought
+        APPVIEW_REPO_RATE bytes a second. Of the places at one server downloads take APPVIEW_HOST_REPO_FETCHES at most.
+        `redirects`: how many are followed; a PDS may send us to where the repository is.
 
         Raises the errors of `query`; after one of them the sink may have a part of the body. What the sink raises
         passes.
@@ -407,6 +407,7 @@ def _stream_body(
     """Gives the body away in pieces as it is read. Raises `FetchError`, and `_SinkFailed`."""
     _is_plain(response, target, max_bytes)
     header, count = budget.received, 0
+    budget.begin_rate()
     # Frames of chunks are limited as for other bodies, but at any time: gigabytes of tiny chunks would keep a processor
     # busy until the deadline. What the socket's buffer and the next piece need comes on top.
     spare = MAX_HEADER_BYTES + 2 * _PIECE

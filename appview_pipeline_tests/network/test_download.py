@@ -158,6 +158,34 @@ def test_a_slow_start_and_a_pause_are_allowed(server: HttpServer) -> None:
         assert asking.download(server.url, METHOD, {}, nothing, max_bytes=200_000).bytes == 200_000
 
 
+def test_the_rate_counts_from_the_header(server: HttpServer) -> None:
+    """What the header took is not the body's to make up for."""
+
+    def answer(request: Request) -> None:
+        time.sleep(0.4)
+        request.connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 15000\r\n\r\n")
+        for _ in range(5):
+            time.sleep(0.15)
+            request.connection.sendall(b"x" * 3_000)
+
+    server.answer = answer
+    with client(fetch_read_seconds=0.2, fetch_seconds=0.5, repo_rate=10_000) as asking:
+        assert asking.download(server.url, METHOD, {}, nothing, max_bytes=200_000).bytes == 15_000
+
+
+def test_a_header_that_drips(server: HttpServer) -> None:
+    def answer(request: Request) -> None:
+        for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx":
+            request.connection.sendall(bytes((byte,)))
+            time.sleep(0.1)
+
+    server.answer = answer
+    began = time.monotonic()
+    with client(fetch_read_seconds=0.2, fetch_seconds=0.5) as asking:
+        assert fails(asking, server).kind == "timeout"
+    assert time.monotonic() - began < 2
+
+
 def test_all_of_it_has_a_limit_of_time(server: HttpServer) -> None:
     def answer(request: Request) -> None:
         request.connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
