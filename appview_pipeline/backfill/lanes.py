@@ -26,6 +26,9 @@ OPERATOR_HOSTS = 4
 """Fetches of one operator's hosts, as a multiple of one host's."""
 READY = 4
 """Repositories of a host that wait in memory, as a multiple of those that may be fetched at once."""
+MAX_READY = 16
+"""Repositories that wait in memory, as a multiple of all fetches. Those of hosts that have not delivered are half of
+these at most, so they leave room for others."""
 HOST_FAILURES = 3
 """Failures in a row, of different accounts, after which a host is parked."""
 MAX_HOSTS = 4_096
@@ -75,6 +78,17 @@ class Lanes:
         self._unproven = 0
         self._running: dict[str, tuple[str, bool]] = {}
         self.ready = 0
+        self._unproven_ready = 0
+
+    @property
+    def may_start(self) -> int:
+        """How many of those that wait here could be fetched now, if there were no limit of all fetches."""
+        now = self._clock()
+        return sum(
+            min(len(lane.ready), self._limit(host, lane) - lane.running)
+            for host, lane in self._lanes.items()
+            if lane.ready and self._may_start(host, lane, now)
+        )
 
     @property
     def running(self) -> int:
@@ -97,23 +111,20 @@ class Lanes:
 
     def room(self, host: str) -> int:
         """How many more repositories of the host may be taken: some of them wait in memory."""
-        lane = self._lanes.get(host)
-        if lane is None:
-            return min(READY, self._room_in_memory)
+        lane = self._lanes.get(host) or _Lane()
         if lane.parked_until > self._clock():
             return 0
-        limit = self._limit(host, lane)
-        return max(0, min(limit * (1 + READY) - lane.running - len(lane.ready), self._room_in_memory))
-
-    @property
-    def _room_in_memory(self) -> int:
-        return max(0, self.fetches * (1 + READY) - self.ready - self.running)
+        most = self.fetches * MAX_READY
+        in_memory = most - self.ready if lane.is_proven else min(most - self.ready, most // 2 - self._unproven_ready)
+        return max(0, min(self._limit(host, lane) * (1 + READY) - lane.running - len(lane.ready), in_memory))
 
     def add(self, taken: Iterable[Queued]) -> None:
         """Repositories that were taken wait for their turn."""
         for it in taken:
-            self._lane(it.host).ready.append(it)
+            lane = self._lane(it.host)
+            lane.ready.append(it)
             self.ready += 1
+            self._unproven_ready += not lane.is_proven
 
     def start(self) -> Queued | None:
         """The next repository to be fetched; None where none may be now."""
@@ -131,6 +142,7 @@ class Lanes:
         self._lanes.move_to_end(host)
         it = lane.ready.popleft()
         self.ready -= 1
+        self._unproven_ready -= not lane.is_proven
         lane.running += 1
         self._operators[operator_of(host)] += 1
         self._unproven += not lane.is_proven
@@ -162,7 +174,8 @@ class Lanes:
     def delivered(self, host: str) -> None:
         """The host delivered a repository."""
         lane = self._lane(host)
-        lane.is_proven, lane.failures, lane.reason = True, 0, None
+        self._prove(lane, True)
+        lane.failures, lane.reason = 0, None
         lane.fetched += 1
         lane.has_news = True
 
@@ -176,7 +189,7 @@ class Lanes:
         """The host did not answer, or wants to be left alone for a time (`retry_after`). Where it is parked now, what
         waited for it here is returned."""
         lane = self._lane(host)
-        lane.is_proven = False
+        self._prove(lane, False)
         lane.failures += 1
         lane.reason = reason
         lane.has_news = True
@@ -190,7 +203,13 @@ class Lanes:
         waiting = list(lane.ready)
         lane.ready.clear()
         self.ready -= len(waiting)
+        self._unproven_ready -= len(waiting)
         return waiting
+
+    def _prove(self, lane: _Lane, is_proven: bool) -> None:
+        if lane.is_proven != is_proven:
+            lane.is_proven = is_proven
+            self._unproven_ready += -len(lane.ready) if is_proven else len(lane.ready)
 
     def news(self, *, only_parked: bool = False) -> list[HostNews]:
         """What was seen of hosts since the last call; `only_parked`: only of those that were parked since."""
@@ -208,7 +227,7 @@ class Lanes:
         waiting = [it for lane in self._lanes.values() for it in lane.ready]
         for lane in self._lanes.values():
             lane.ready.clear()
-        self.ready = 0
+        self.ready = self._unproven_ready = 0
         return waiting
 
     @property

@@ -302,7 +302,7 @@ class Worker:
 
     @property
     def _has_room(self) -> bool:
-        return self._lanes.ready < self._lanes.fetches and self._may_fetch
+        return self._may_fetch and self._lanes.may_start < self._lanes.fetches
 
     @property
     def _may_fetch(self) -> bool:

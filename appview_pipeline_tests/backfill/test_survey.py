@@ -36,7 +36,7 @@ def know(database: Database, settings: Settings, frames: list[bytes]) -> None:
     index(database, *frames)
     rows(
         database.url,
-        "UPDATE pipeline.batch SET source = %s, last_seq = 1, applied_at = now() - interval '10 min'",
+        "UPDATE pipeline.batch SET source = %s, last_seq = 1, applied_at = now() - interval '1 h'",
         settings.relay_url,
     )
 
@@ -167,6 +167,7 @@ def test_a_gap_that_is_found_during_a_survey_needs_another(
 
 def test_only_repositories_of_the_shards_that_have_a_gap(database: Database, behind: Behind) -> None:
     _, settings, changed = behind()
+    rows(database.url, "UPDATE pipeline.batch SET shard = '1/2'")
     note_gap(database, settings, shard="1/2")
     close_stream_gaps(settings, database)
     assert missing(database) == {did for did in changed if number_of(did.encode()) % 2 == 1}
@@ -197,11 +198,7 @@ def test_what_the_stream_brings_meanwhile_is_not_missing(
 def test_a_stream_that_catches_up_goes_first(database: Database, behind: Behind) -> None:
     _, settings, _ = behind()
     note_gap(database, settings)
-    rows(
-        database.url,
-        "UPDATE pipeline.batch SET source = %s, relay_time = now() - interval '1 h'",
-        settings.relay_url,
-    )
+    rows(database.url, "UPDATE pipeline.batch SET applied_at = now(), relay_time = now() - interval '1 h'")
     found = close_stream_gaps(settings, database)
     assert found.closed == 0 and "once it has caught up" in found.ended
     assert open_gaps(database) == 1

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from appview_pipeline import backoff
 from appview_pipeline.backfill.listing import list_network
+from appview_pipeline.backfill.progress import WorkSummary
 from appview_pipeline.backfill.worker import work
+from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.protocol import cid
 from appview_pipeline.settings import Settings, load
+from appview_pipeline.store import backfill_queue as queue
+from appview_pipeline.store.backfill_reports import reports_since
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import World
+from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.tables import one, rows
+
+COLLECTIONS = IndexedCollections(())
 
 
 def settings_for(network: SimulatedNetwork, database: Database, **others: Any) -> Settings:
     return replace(load(network.environment()), database_url=database.url, backfill_days=-1, **others)
 
 
-def differences(database: Database, world: World, *, active: bool = True) -> set[str]:
+def differences(database: Database, world: World) -> set[str]:
     """Paths of records of active accounts that the index has not as the network has them, or has and it has not."""
     there = {
         (f"at://{it.did}/{path}", cid.to_text(found[0]))
         for it in world.authors
         if it.account.active
         for path in it.repository.paths()
-        if path.startswith("app.bsky.") and (found := it.repository.get(path)) is not None
+        if COLLECTIONS.get(path.partition("/")[0]) is not None and (found := it.repository.get(path)) is not None
     }
     here = {(uri, found) for uri, found in rows(database.url, "SELECT uri, cid FROM bsky.record")}
     refused = {uri for (uri,) in rows(database.url, "SELECT 'at://' || did || '/' || path FROM pipeline.dead_letter")}
@@ -48,3 +59,174 @@ def test_an_empty_index_is_filled_from_the_network(database: Database) -> None:
         assert found.records == found.created > 300
         again = work(settings, database)
         assert again.repositories == 0
+
+
+@pytest.fixture
+def network() -> Iterator[SimulatedNetwork]:
+    """60 accounts at four hosts, with a few records each."""
+    world = World(13, 60, start=time.time() - 60, pasts=(), homes=4)
+    with SimulatedNetwork(world) as network:
+        network.advance(300)
+        yield network
+
+
+def enqueue(
+    database: Database, network: SimulatedNetwork, priority: int = queue.REST, *, home: int | None = None
+) -> list[str]:
+    """Queues all accounts that are active, or those of one host."""
+    found = [it for it in network.world.authors if it.account.active and home in (None, it.account.home)]
+    hosts = {it.did: network.world.pds_urls[it.account.home] for it in found}
+    with database.connect("writer") as connection:
+        queue.enqueue(connection, list(hosts), reason="requested", priority=priority, hosts=hosts)
+    return list(hosts)
+
+
+def unfinished(database: Database) -> dict[str, str | None]:
+    return dict(rows(database.url, "SELECT did, error FROM pipeline.backfill_queue WHERE finished_at IS NULL"))
+
+
+def test_hosts_that_fail_hold_up_no_other(database: Database, network: SimulatedNetwork) -> None:
+    """One hangs, one asks to be left alone, one sends a byte a second; the fourth one's are all there long before."""
+    everybody, good = enqueue(database, network), enqueue(database, network, home=3)
+    hang, limited, drip, _ = network.pdses
+    hang.faults.everybody, limited.faults.everybody, drip.faults.everybody = "hang", "limited", "drip"
+    limited.faults.retry_after = 600
+    settings = settings_for(network, database, fetch_seconds=3.0, repo_fetches=8)
+    done: list[float] = []
+
+    def progress(so_far: WorkSummary) -> None:
+        if so_far.repositories == len(good) and not done:
+            done.append(so_far.seconds)
+
+    found = work(settings, database, progress=progress, max_seconds=10)
+    assert found.repositories == len(good) and done[0] < 8, found
+    left = unfinished(database)
+    assert len(left) == len(everybody) - len(good)
+    reasons = {str(error) for error in left.values() if error}
+    assert any("429" in reason for reason in reasons) and any(
+        "within" in reason or "bytes" in reason for reason in reasons
+    )
+    parked = dict(rows(database.url, "SELECT host, reason FROM pipeline.pds_host WHERE parked_until > now()"))
+    assert network.pdses[1].url in parked and network.pdses[3].url not in parked
+    assert limited.faults.by_kind["limited"] < 5, "it is left alone"
+    for pds in network.pdses:
+        pds.let_go()
+
+
+def test_a_repository_that_fails_again_and_again_is_given_up_for_now(
+    database: Database, network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "repository", lambda attempts: 0.0)
+    monkeypatch.setattr(backoff, "BACKFILL_TRIES", 3)
+    dids = enqueue(database, network, queue.DESYNCHRONIZED, home=2)
+    bad = dids[0]
+    network.pdses[2].faults.named[bad] = "garbage"
+    found = work(settings_for(network, database), database, urgent=True)
+    assert found.repositories == len(dids) - 1 and found.failed == 3 and found.parked == 1
+    assert set(unfinished(database)) == {bad}
+    ((state, reason),) = rows(database.url, "SELECT sync_state, sync_reason FROM pipeline.repo WHERE did = %s", bad)
+    assert state == "error" and "not valid" in reason
+    assert one(
+        database.url, "SELECT not_before > now() + interval '20 h' FROM pipeline.backfill_queue WHERE did = %s", bad
+    )
+    # A person may ask for it at once.
+    network.pdses[2].faults.named.clear()
+    assert work(settings_for(network, database), database, dids=[bad]).repositories == 1
+    assert one(database.url, "SELECT sync_state FROM pipeline.repo WHERE did = %s", bad) == "synchronized"
+
+
+def test_an_account_that_is_gone_is_asked_for_seldom(database: Database, network: SimulatedNetwork) -> None:
+    did = enqueue(database, network, home=0)[0]
+    network.happen(network.world.deactivate, did)
+    found = work(settings_for(network, database), database, dids=[did])
+    assert found.parked == 1 and found.failures == {"gone": 1} and "deactivated" in found.reasons[did]
+    assert work(settings_for(network, database), database).failures.get("gone") is None
+
+
+def test_an_account_that_has_moved_is_fetched_from_its_new_host(database: Database, network: SimulatedNetwork) -> None:
+    """Lists are not trusted: the DID document says where it is."""
+    with database.connect("writer") as connection:
+        dids = [it.did for it in network.world.authors if it.account.active][:10]
+        hosts = dict.fromkeys(dids[:5], "https://elsewhere.example")
+        queue.enqueue(connection, dids, reason="requested", priority=queue.ASKED, hosts=hosts)
+    found = work(settings_for(network, database), database, urgent=True)
+    assert found.repositories == 10 and found.failed == 0
+    known = dict(rows(database.url, "SELECT did, host FROM pipeline.backfill_queue"))
+    assert known == {it.did: network.world.pds_urls[it.account.home] for it in network.world.authors if it.did in dids}
+
+
+def test_only_what_is_urgent_unless_a_backfill_is_wanted(database: Database, network: SimulatedNetwork) -> None:
+    urgent = enqueue(database, network, queue.DESYNCHRONIZED, home=1)
+    enqueue(database, network)
+    settings = replace(settings_for(network, database), backfill_days=0)
+    assert work(settings, database).repositories == len(urgent)
+    bucket = one(database.url, "SELECT min(bucket) FROM pipeline.backfill_queue WHERE finished_at IS NULL")
+    assert work(settings, database, bucket=bucket).repositories == 0
+    assert work(replace(settings, backfill_days=-1), database, bucket=bucket).repositories > 0
+    buckets = rows(
+        database.url,
+        "SELECT DISTINCT bucket FROM pipeline.backfill_queue WHERE finished_at IS NOT NULL AND priority = 0",
+    )
+    assert buckets == [(bucket,)]
+
+
+def test_the_newest_days_only(database: Database, network: SimulatedNetwork) -> None:
+    dids = enqueue(database, network)
+    rows(database.url, "UPDATE pipeline.backfill_queue SET priority = 0")
+    found = work(replace(settings_for(network, database), backfill_days=1), database)
+    assert found.repositories == len(dids) and unfinished(database) == {}
+    partial = one(database.url, "SELECT count(*) FROM pipeline.repo WHERE is_partial AND export_rev IS NULL")
+    assert partial == len(dids)
+
+
+def test_what_the_stream_brings_meanwhile_is_kept(database: Database, network: SimulatedNetwork) -> None:
+    """Live commits arrive while repositories are fetched: at the end everything is there, and nobody waits."""
+    enqueue(database, network)
+    frames = network.advance(200)
+    sent: list[int] = []
+
+    def progress(so_far: WorkSummary) -> None:
+        if len(sent) < 10:
+            start = len(sent) * 20
+            sent.append(start)
+            index(database, *frames[start : start + 20])
+
+    settings = settings_for(network, database)
+    work(settings, database, progress=progress)
+    index(database, *frames[len(sent) * 20 :])
+    while work(settings, database).repositories:
+        pass
+    assert unfinished(database) == {} and differences(database, network.world) == set()
+    states = dict(rows(database.url, "SELECT sync_state, count(*) FROM pipeline.repo WHERE active GROUP BY 1"))
+    assert states.keys() <= {"synchronized", "unknown"}
+
+
+def test_it_ends_when_its_time_is_over_and_gives_back_what_it_had_taken(
+    database: Database, network: SimulatedNetwork
+) -> None:
+    enqueue(database, network)
+    for pds in network.pdses:
+        pds.faults.delay = 0.3
+    found = work(settings_for(network, database, repo_fetches=2), database, max_seconds=1.5)
+    assert found.ended == "its 2 s were over" and 0 < found.repositories < 40 and found.seconds < 10
+    assert one(database.url, "SELECT count(*) FROM pipeline.backfill_queue WHERE claimed_until IS NOT NULL") == 0
+    calls = iter(range(100))
+    found = work(settings_for(network, database), database, stopped=lambda: next(calls, 100) > 5)
+    assert found.ended == "it was asked to end"
+    for pds in network.pdses:
+        pds.faults.delay = 0.0
+    assert work(settings_for(network, database), database).left == 0
+    assert differences(database, network.world) == set()
+
+
+def test_what_was_done_is_reported(
+    database: Database, network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "BACKFILL_REPORT_SECONDS", 0.2)
+    enqueue(database, network)
+    found = work(settings_for(network, database), database)
+    with database.connect("reader") as connection:
+        totals = reports_since(connection, 0)
+    assert (totals.repositories, totals.records, totals.created) == (found.repositories, found.records, found.created)
+    assert totals.bytes == found.bytes and totals.rows >= 1 and totals.failures == {}
+    assert one(database.url, "SELECT sum(fetched) FROM pipeline.pds_host") == found.repositories
