@@ -24,10 +24,9 @@ from appview_pipeline_tests.benchmark.corpus import Corpus, corpus
 from appview_pipeline_tests.benchmark.databases import Databases, query, wal_position
 from appview_pipeline_tests.benchmark.measure import Percentiles, Plan, catch_up, start_consumers, wait_for_seq
 from appview_pipeline_tests.benchmark.relay import RelayProcess
-from appview_pipeline_tests.benchmark.repositories import PdsProcess, Repositories, repositories
+from appview_pipeline_tests.benchmark.repositories import PARTITIONS, PdsProcess, Repositories, repositories
 from appview_pipeline_tests.benchmark.sides import Server
 
-BUCKETS = 64
 PATIENCE = 900.0
 LIVE_GOAL_MS = 2_000.0
 _WORK = """
@@ -152,7 +151,7 @@ def start_workers(stack: ExitStack, server: Server, database: str, count: int, f
     """`count` processes that share the partitions."""
     return [
         stack.enter_context(
-            Worker(server, database, range(number, BUCKETS, count), folder / f"worker-{database}-{number}.log")
+            Worker(server, database, range(number, PARTITIONS, count), folder / f"worker-{database}-{number}.log")
         )
         for number in range(count)
     ]
@@ -295,12 +294,13 @@ def _counts(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]
 
 @click.command(context_settings={"show_default": True})
 @click.option("--repositories", "count", default=1_000, help="Repositories; about 350 records each.")
-@click.option("--partitions", "workers", default="1,4", callback=_counts, help="Processes that share the partitions.")
+@click.option("--partitions", "workers", default="1,4", callback=_counts, help="Processes that share four partitions.")
 @click.option("--runs", default=1, help="Runs of each.")
 @click.option("--hosts", default=8, help="PDSes.")
 @click.option("--rate", default=500.0, help="Frames a second of the live stream beside a backfill.")
 @click.option("--live-seconds", default=30.0, help="Its length; 0: none.")
 @click.option("--warm-up", default=10_000, help="Frames that it has caught up with before.")
+@click.option("--small", is_flag=True, hidden=True)  # for tests: small frames, made in no time
 def main(
     count: int,
     workers: tuple[int, ...],
@@ -309,10 +309,11 @@ def main(
     rate: float,
     live_seconds: float,
     warm_up: int,
+    small: bool,
 ) -> None:
     """How fast repositories are fetched and applied (docs/benchmarks.md)."""
     made = repositories(count)
-    frames = corpus(warm_up + int(rate * live_seconds)) if live_seconds else None
+    frames = corpus(warm_up + int(rate * live_seconds), small=small) if live_seconds else None
     click.echo(f"{made.count:,} repositories, {made.records:,} records, {made.bytes / 1e6:,.0f} MB, {hosts} hosts")
     digests: dict[int, dict[str, str]] = {}
     with (

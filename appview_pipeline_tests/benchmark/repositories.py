@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from appview_pipeline_tests.benchmark import processes
+from appview_pipeline_tests.benchmark.buckets import bucket_of
 from appview_pipeline_tests.benchmark.corpus import START, cache_folder, sources
 from appview_pipeline_tests.simulated_network.directory import CAR
 from appview_pipeline_tests.simulated_network.http_service import Answer, HttpService, Parameters, XrpcError
@@ -31,6 +32,9 @@ SEED = 11
 PASTS = (*[(30, 6.0)] * 8, *[(120, 5.0)] * 6, *[(500, 6.0)] * 4, *[(2_000, 3.0)] * 2, (8_000, 1.2))
 """Records of the histories that the repositories begin with, and their shares: about 350 records in the mean, as in
 the network. Repositories with the same history hold the same records."""
+
+PARTITIONS = 4
+"""The first so many of the queue's 64 partitions have all the repositories."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,13 @@ def repositories(count: int) -> Repositories:
 
 
 def _make(folder: Path, count: int) -> None:
-    world = World(SEED, count, start=START, pasts=PASTS)
-    index = []
+    # Of 64 partitions a few are used, so that each is of a size for which its beginning and end do not count.
+    world = World(SEED, count * 64 // PARTITIONS * 11 // 10 + 500, start=START, pasts=PASTS)
+    index: list[dict[str, Any]] = []
     with (folder / "exports.bin").open("wb") as out:
         for author in world.authors:
+            if bucket_of(author.did) >= PARTITIONS or len(index) == count:
+                continue
             export = author.repository.export()
             index.append(
                 {

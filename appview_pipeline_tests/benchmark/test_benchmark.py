@@ -14,15 +14,18 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from appview_pipeline.store.database import Database
 from appview_pipeline.store.database_url import libpq_url
 from appview_pipeline.store.reports import aggregate_drift
 from appview_pipeline_tests.benchmark import report
+from appview_pipeline_tests.benchmark.buckets import bucket_of
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.databases import TableSize
 from appview_pipeline_tests.benchmark.measure import Live, Percentiles, Run
 from appview_pipeline_tests.benchmark.prefill import prefill
 from appview_pipeline_tests.benchmark.report import COLUMNS, Result
 from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.tables import rows
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads CPU and memory from /proc")
 
@@ -94,6 +97,34 @@ def test_two_revisions_alternate() -> None:
     sides = re.findall(r"empty, ([0-9a-f]+)\+?, run (\d) of 2", ran.stdout)
     assert [number for _, number in sides] == ["1", "1", "2", "2"]
     assert re.search(rf"CPU ms a commit +{NUMBER} +{NUMBER} +{NUMBER}\n", ran.stdout), ran.stdout
+
+
+def test_the_partition_of_an_account_is_that_of_the_queue(database: Database) -> None:
+    dids = ["did:web:example.com", *(f"did:plc:{'a' * length}" for length in range(30))]
+    found = rows(
+        database.url, "SELECT hashtext(did) & 63 FROM unnest(%s) WITH ORDINALITY AS d (did, n) ORDER BY n", dids
+    )
+    assert [bucket_of(did) for did in dids] == [bucket for (bucket,) in found]
+
+
+@pytest.mark.slow  # about 25 s
+def test_a_tiny_backfill_gives_every_figure() -> None:
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "appview_pipeline_tests.benchmark.backfill", "--repositories", "60", "--small"),
+            *("--hosts", "2", "--rate", "100", "--live-seconds", "3", "--warm-up", "300"),
+        ],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    for pattern in (
+        rf"60 repositories, {NUMBER} records, {NUMBER} MB, 2 hosts",
+        rf"1 process: {NUMBER} records/s, {NUMBER} repositories/s, .* peak {NUMBER} MB; WAL {NUMBER} bytes a record",
+        rf"4 processes: {NUMBER} records/s",
+        r"the tables are the same, whatever the number of processes",
+        rf"live beside it: {NUMBER} events, {NUMBER}% readable within 2 s",
+    ):
+        assert re.search(pattern, ran.stdout), (pattern, ran.stdout)
 
 
 def test_what_is_missing_is_said_in_one_sentence(tmp_path: Path) -> None:
