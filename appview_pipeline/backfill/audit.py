@@ -42,11 +42,12 @@ class Example(NamedTuple):
 class RepositoryAudit:
     """What comparing a repository with the index came to.
 
-    `rev`: of the export; `index_rev`: the newest rev that is applied. `records`: those of the export of collections
-    that are indexed; `same` of them are indexed as they are. `missing`: in the export and not in the index; `extra`:
-    the other way round; `differing`: in both, and not the same. `refused` may not be indexed, and are not. `newer`: the
-    index has a later rev of them than the export. `ignored`: of collections that are not indexed. `underived`: indexed
-    records whose rows in other tables are not what they should be (only a deep audit looks).
+    `rev`: of the export; `index_rev`: the newest rev that is applied; `state`: of the repository, with "partial" where
+    only its newest records were fetched. `records`: those of the export of collections that are indexed; `same` of them
+    are indexed as they are. `missing`: in the export and not in the index; `extra`: the other way round; `differing`:
+    in both, and not the same. `refused` may not be indexed, and are not. `newer`: the index has a later rev of them
+    than the export. `ignored`: of collections that are not indexed. `underived`: indexed records whose rows in other
+    tables are not what they should be (only a deep audit looks).
     """
 
     did: str
@@ -197,7 +198,7 @@ def compare_with_index(settings: Settings, database: Database, export: ExportedR
         repo = read_repos(connection, [export.did]).get(export.did)
     found = RepositoryAudit(export.did, export.rev)
     if repo is not None:
-        found.index_rev, found.state = repo.rev, repo.sync_state
+        found.index_rev, found.state = repo.rev, repo.sync_state + (", partial" if repo.is_partial else "")
     for path, cid, known in merged(export.records(), indexed_states(database, export.did, with_json=True)):
         collection = path.partition("/")[0]
         if reader.collections.get(collection) is None:

@@ -14,7 +14,8 @@ _BASE32 = "234567abcdefghijklmnopqrstuvwxyz"
 
 
 def sample_repositories(connection: Connection, wanted: int) -> list[str]:
-    """Up to `wanted` random repositories that are `synchronized` and of active accounts, in random order.
+    """Up to `wanted` random repositories that are `synchronized`, not partial, and of active accounts, in random
+    order.
 
     Of many, those that follow random DIDs of the PLC directory, which are hashes: hardly any DID of another method is
     among them.

@@ -157,6 +157,13 @@ def test_a_repository_that_is_not_indexed_lacks_everything(database: Database, s
     assert (found.missing, found.audited[0].state, found.audited[0].index_rev) == (1, "unknown", None)
 
 
+def test_of_a_partial_repository_it_says_so(audited: Audited) -> None:
+    audited.spoil("UPDATE pipeline.repo SET is_partial = true")
+    assert {it.state for it in audited.audit().audited} == {"synchronized, partial"}
+    with audited.database.connect("reader") as connection:
+        assert repo_sample.sample_repositories(connection, 10) == []
+
+
 def test_when_it_is_stopped_no_further_repository_is_begun(audited: Audited) -> None:
     assert audited.audit(stopped=lambda: True).repositories == 0
     assert audited.fetcher.fetched == []

@@ -10,7 +10,7 @@ SELECT count(*) FROM (SELECT FROM pipeline.repo LIMIT %(limit)s) counted;
 -- %(wanted)s random repositories that should be complete, of all. For few repositories.
 SELECT did
 FROM pipeline.repo
-WHERE sync_state = 'synchronized' AND active AND NOT excluded
+WHERE sync_state = 'synchronized' AND NOT is_partial AND active AND NOT excluded
 ORDER BY random()
 LIMIT %(wanted)s;
 
@@ -21,7 +21,7 @@ FROM unnest(%(points)s) p (point)
 CROSS JOIN LATERAL (
   SELECT c.did
   FROM (
-    SELECT r.did, r.sync_state = 'synchronized' AND r.active AND NOT r.excluded AS is_wanted
+    SELECT r.did, r.sync_state = 'synchronized' AND NOT r.is_partial AND r.active AND NOT r.excluded AS is_wanted
     FROM pipeline.repo r
     WHERE r.did >= p.point
     ORDER BY r.did
