@@ -134,12 +134,15 @@ def pending_state(connection: Connection) -> PendingState:
 def sweep_pending(connection: Connection, before: datetime) -> int:
     """Deletes the rows that expired before `before` and that no evaluation waits for, committing as it goes. Returns
     how many."""
+    statement = sections("sweep/pending.sql")[""]
+    place = {"uri": "", "kind": "", "missing": ""}
     deleted = 0
     while True:
         with connection.cursor() as cursor:
-            cursor.execute(sections("sweep/pending.sql")[""], {"before": before, "limit": SWEPT_AT_ONCE})
-            swept = cursor.rowcount
+            cursor.execute(statement, {**place, "before": before, "limit": SWEPT_AT_ONCE})
+            row = cursor.fetchone()
         connection.commit()
-        deleted += swept
-        if swept < SWEPT_AT_ONCE:
+        if row is None:
             return deleted
+        place = dict(zip(place, row[:3], strict=True))
+        deleted += row[3]

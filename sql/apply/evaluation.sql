@@ -321,8 +321,8 @@ WHERE live AND violating IS DISTINCT FROM (is_new OR was_violating IS TRUE);
 -- those whose parent has arrived. The parent is fetched (pending.sql says which records are); where it is not, the row
 -- expires at once.
 -- - missed: replies whose parent was never seen, in order within each account.
--- - account: the accounts that wrote them, and how many more records each may have fetched.
--- - wanted: the same replies, and whether the parent is fetched.
+-- - allowed: the same, with the number of records that their account may still have fetched (as in pending.sql).
+-- - wanted: the same, and whether the parent is fetched.
 -- - added: their rows.
 WITH missed AS MATERIALIZED (
   SELECT e.uri, e.creator, e.parent, row_number() OVER (PARTITION BY e.creator ORDER BY e.uri) AS number
@@ -330,16 +330,15 @@ WITH missed AS MATERIALIZED (
   WHERE e.live AND e.parent_rev IS NULL
     AND (SELECT true FROM bsky.record r WHERE r.uri = e.parent) IS NULL
     AND (SELECT true FROM pipeline.version v WHERE v.uri = e.parent LIMIT 1) IS NULL
-), account AS MATERIALIZED (
-  SELECT m.creator, l.number AS fetches_left
-  FROM (SELECT DISTINCT creator FROM missed) m
-  CROSS JOIN LATERAL pipeline.fetches_left(m.creator) l
+), allowed AS MATERIALIZED (
+  SELECT m.uri, m.parent, m.number, min(l.number) OVER (PARTITION BY m.creator) AS fetches_left
+  FROM missed m
+  CROSS JOIN LATERAL pipeline.fetches_left(CASE WHEN m.number = 1 THEN m.creator END) l
 ), wanted AS MATERIALIZED (
   SELECT m.uri, m.parent, f.uri IS NOT NULL AS is_fetched
-  FROM missed m
-  JOIN account a USING (creator)
+  FROM allowed m
   LEFT JOIN LATERAL pipeline.fetchable(m.parent) f
-    ON m.number <= a.fetches_left
+    ON m.number <= m.fetches_left
     AND split_part(m.parent, '/', 4) IN ({collections})
     AND m.uri NOT IN (SELECT uri FROM quiet_record)
 ), added AS (

@@ -11,7 +11,8 @@
 -- Adds the rows.
 -- - named: the records that staged ones show.
 -- - absent: those that are not indexed, in order within each account.
--- - account: the accounts that show them, and how many more each may have fetched.
+-- - allowed: the same, with the number of records that their account may still have fetched; it is looked up once an
+--   account, for the first.
 WITH named (uri, kind, missing) AS (
   {misses}
 ), absent AS MATERIALIZED (
@@ -20,15 +21,14 @@ WITH named (uri, kind, missing) AS (
   FROM named n
   WHERE (SELECT true FROM bsky.record r WHERE r.uri = n.missing) IS NULL
     AND n.uri NOT IN (SELECT uri FROM quiet_record)
-), account AS MATERIALIZED (
-  SELECT a.did, l.number AS fetches_left
-  FROM (SELECT DISTINCT did FROM absent) a
-  CROSS JOIN LATERAL pipeline.fetches_left(a.did) l
+), allowed AS MATERIALIZED (
+  SELECT a.uri, a.kind, a.missing, a.number, min(l.number) OVER (PARTITION BY a.did) AS fetches_left
+  FROM absent a
+  CROSS JOIN LATERAL pipeline.fetches_left(CASE WHEN a.number = 1 THEN a.did END) l
 )
 INSERT INTO pipeline.pending (uri, kind, missing)
 SELECT a.uri, a.kind, a.missing
-FROM absent a
-JOIN account o ON o.did = a.did AND a.number <= o.fetches_left
+FROM (SELECT * FROM allowed WHERE number <= fetches_left) a
 CROSS JOIN LATERAL pipeline.fetchable(a.missing) f
 ORDER BY a.uri, a.kind, a.missing
 ON CONFLICT DO NOTHING;
