@@ -7,6 +7,7 @@ from pydantic import Field
 
 from appview_pipeline import settings
 from appview_pipeline.defs.backfill.partitions import BUCKETS, bucket_of
+from appview_pipeline.defs.backfill.pool import POOL
 from appview_pipeline.defs.backfill.words import ProgressLines, in_words, metadata_of
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.in_sync import IN_SYNC
@@ -14,9 +15,6 @@ from appview_pipeline.errors import OperatorError
 
 REPOSITORIES = dg.AssetKey("repositories")
 JOB = "backfill"
-POOL = "backfill"
-"""The pool of runs that fetch partitions: how many at once is set in dagster.yaml, or in the UI under Deployment,
-Concurrency."""
 
 
 class WorkConfig(dg.Config):

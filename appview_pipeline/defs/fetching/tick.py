@@ -15,6 +15,7 @@ import dagster as dg
 
 from appview_pipeline.backfill.fetch_process import fetch_process
 from appview_pipeline.defs.backfill.checks import gaps_result
+from appview_pipeline.defs.backfill.pool import know_pool
 from appview_pipeline.defs.check_events import evaluation
 from appview_pipeline.defs.database import database
 from appview_pipeline.defs.fetching import checks
@@ -66,6 +67,7 @@ class Tick(LeasedTick[State]):
         # Less than our own is the cursor of a tick that was not saved.
         state.report = max(state.report, parse(context.cursor))
         self.reported: FetchReport | None = None
+        know_pool(context.instance)
 
     def started_line(self) -> str:
         """The process's start."""

@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 
 from appview_pipeline.backfill.fetch_process import fetch_process
+from appview_pipeline.defs.backfill.pool import POOL, know_pool
 from appview_pipeline.defs.fetching import sensor as sensor_module
 from appview_pipeline.defs.fetching import tick as tick_module
 from appview_pipeline.defs.fetching.asset import fetched_records
@@ -104,6 +105,7 @@ def test_what_was_fetched_is_reported_once_with_numbers_that_plot(ticks: Ticks) 
         ("app.bsky.feed.post", 90),
         ("app.bsky.graph.list", 10),
     ]
+    assert instance.event_log_storage.get_pool_limits() == [], "without a default there is no limit"
     result, instance = ticks(result.cursor)
     assert len(reported(instance, "fetched_records")) == 1 and parse(result.cursor) == 2
     assert sensor_module._state.process.starts == 1, "one process through all ticks"
@@ -169,6 +171,19 @@ def test_switching_the_sensor_off_ends_the_process(ticks: Ticks) -> None:
     switch_off(instance, "fetch_sensor")
     result, _ = ticks(tick_id="2")
     assert "switched off" in str(result.skip_reason) and sensor_module._state.process.pid is None
+
+
+def test_the_pool_of_backfills_has_its_limit_before_the_first_run() -> None:
+    with dg.instance_for_test(
+        overrides={"concurrency": {"pools": {"granularity": "run", "default_limit": 2}}}
+    ) as instance:
+        for _ in range(2):
+            know_pool(instance)
+        (pool,) = instance.event_log_storage.get_pool_limits()
+        assert (pool.name, pool.limit) == (POOL, 2)
+        instance.event_log_storage.set_concurrency_slots(POOL, 5)
+        know_pool(instance)
+        assert [it.limit for it in instance.event_log_storage.get_pool_limits()] == [5], "what a person has set stays"
 
 
 def test_the_asset_and_its_checks_can_be_run_by_hand(index: None, database_url: str) -> None:
