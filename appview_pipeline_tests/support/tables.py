@@ -32,9 +32,9 @@ LEFT_OUT = {
     "bsky.record": {"appliedAt"},
     "bsky.notification": {"id"},
     "bsky.op_thread_reply": {"deletedAt"},
-    "pipeline.repo": {"updated_at", "sync_at", "resync_at"},
+    "pipeline.repo": {"updated_at", "sync_at", "sync_reason", "resync_at", "resync_oldest"},
     "pipeline.unchecked_commit": {"since", "check_at"},
-    "pipeline.backfill_queue": {"enqueued_at", "not_before", "finished_at"},
+    "pipeline.backfill_queue": {"enqueued_at", "not_before", "finished_at", "reason"},
     "pipeline.identity": {
         "wanted_at",
         "asked_at",
@@ -64,6 +64,7 @@ NOT_DUMPED = {
 _ONLY = {
     "tombstone": "WHERE NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = tombstone.uri AND r.rev > tombstone.rev)",
     "gap": "WHERE resolved_at IS NULL",
+    "backfill_queue": "WHERE finished_at IS NULL",
     # The other kinds are only fetched: whether their rows are still there depends on when somebody looked.
     "pending": "WHERE kind = 'reply'",
 }

@@ -261,7 +261,8 @@ SELECT EXISTS (SELECT FROM pipeline.removal WHERE did = %(did)s AND finished_at 
 -- - gone: the same, where not.
 WITH forgotten AS (
   UPDATE pipeline.repo SET
-    rev = NULL, chain_from = NULL, commit_cid = NULL, data_cid = NULL, seq = NULL, updated_at = now()
+    rev = NULL, chain_from = NULL, chain_since = NULL, commit_cid = NULL, data_cid = NULL, seq = NULL,
+    has_start = false, is_partial = false, export_rev = NULL, resync_at = NULL, resync_oldest = NULL, updated_at = now()
   WHERE did = %(did)s
 ), identity AS (
   DELETE FROM pipeline.identity WHERE did = %(did)s
