@@ -3,6 +3,8 @@ tables that cost little when they are emptied."""
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from appview_pipeline.indexing.registry import EFFECTS
@@ -12,12 +14,14 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.database_url import libpq_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.placeholders import filled
+from appview_pipeline.store.repo_states import begin_resync
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.prefill import prefill
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
-from appview_pipeline_tests.support.batches import index
+from appview_pipeline_tests.support.batches import index, writer_for
 from appview_pipeline_tests.support.explain import ExplainingCursor
-from appview_pipeline_tests.support.frames import Person, Stream, delete, did_of, post
+from appview_pipeline_tests.support.exports import Repository, compared
+from appview_pipeline_tests.support.frames import Person, Stream, create, delete, did_of, post, update
 from appview_pipeline_tests.support.tables import fresh_database, one, rows
 
 
@@ -95,6 +99,51 @@ def test_no_statement_reads_a_whole_table(
     # Where no account is excluded or inactive, nothing is run because of them.
     not_needed = {"excluded.forget", "excluded.gaps", "excluded.notifications", "account.contradicted"}
     assert not ExplainingCursor.names & {*not_needed, "repo.last_seen_but_excluded"}
+
+
+@pytest.mark.parametrize("records", [0, 4_000])
+def test_nor_do_those_about_exports_gaps_and_what_is_late(
+    server: EmbeddedPostgres, template_database: str, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    frames = list(read_corpus(corpus(400, small=True).path))
+    monkeypatch.setattr(ExplainingCursor, "found", set())
+    monkeypatch.setattr(ExplainingCursor, "names", set())
+    with fresh_database(server, template_database) as database:
+        if records:
+            prefill(libpq_url(database.url), corpus(400, small=True), records)
+        stream = Stream()
+        ann, bob, cid = (Person(stream, name) for name in ("ann", "bob", "cid"))
+        late = [ann.commit(post("a", "x")), ann.commit(post("b", "x")), ann.commit(delete("app.bsky.feed.post/a"))]
+        profile = "app.bsky.actor.profile/self"
+        edited = [ann.commit(create(profile, {"displayName": "0"}))]
+        edited += [ann.commit(update(profile, {"displayName": name})) for name in "12"]
+        lost = [bob.commit(post(key, "x")) for key in "abc"]
+        index(database, *frames, lost[0], edited[0])
+        monkeypatch.setattr(
+            apply_module,
+            "preparing_cursor",
+            lambda connection, events: connection.cursor(cursor_factory=ExplainingCursor),
+        )
+        writer = writer_for(database)
+        writer.write(compared(database, Repository.of(ann)).changes(1), time.time())
+        index(database, *late, edited[1], lost[2], cid.commit(post("a", "x"), tooBig=True))
+        index(database, lost[1])
+        with database.connect("writer") as connection:
+            assert begin_resync(connection, ann.did) is not None
+        index(database, *late, *edited)
+        writer.write(compared(database, Repository.of(bob)).changes(), time.time())
+    nearly_empty = ("muted_notification", "thread_mute")
+    assert {it for it in ExplainingCursor.found if it[1] not in nearly_empty} == set()
+    wanted = {
+        "late.find_exported",
+        "late.gone",
+        "late.set_aside",
+        "repo.late_while_fetched",
+        "gap_closing.close_chains",
+    }
+    wanted |= {f"export.{name}" for name in ("refuse", "advance", "last_seen", "close_gaps", "missing")}
+    wanted |= {f"sync_state.{name}" for name in ("incomplete", "queue", "ended", "closed")}
+    assert wanted <= ExplainingCursor.names
 
 
 @pytest.mark.parametrize("records", [0, 4_000])

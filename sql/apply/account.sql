@@ -43,7 +43,7 @@ WITH newest AS (
   UPDATE pipeline.backfill_queue q SET not_before = now(), parked_at = NULL, attempts = 0
   FROM newest n
   WHERE n.active AND q.did = n.did AND q.did = ANY (ARRAY(SELECT did FROM newest WHERE active))
-    AND q.parked_at IS NOT NULL AND q.finished_at IS NULL
+    AND (q.parked_at IS NOT NULL AND q.finished_at IS NULL) IS TRUE  -- by its key, and not by all that are parked
 )
 INSERT INTO stage_identity (did, status_wanted)
 SELECT did, true

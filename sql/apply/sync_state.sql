@@ -3,7 +3,8 @@
 -- Guarantees: a repository is `synchronized` only while it has a start (pipeline.repo.has_start) and no open gap, and
 -- it stops being so in the transaction that finds a gap. What is missing is queued in the same transaction, unless the
 -- account is excluded or not active. (sql/backfill/queue.sql finds those again that are active once more.) What waits
--- already keeps its time. docs/gaps.md has all cases.
+-- already keeps its time. docs/gaps.md has all cases. (`IS TRUE`: rows of the queue are found by their key, and not by
+-- an index of all that waits.)
 
 -- :incomplete
 -- Runs where gaps were staged. Notes that repositories with open gaps are not complete. What is missing without a rev
@@ -112,7 +113,7 @@ WITH found AS MATERIALIZED (
 ), waiting AS MATERIALIZED (
   SELECT q.did
   FROM pipeline.backfill_queue q
-  WHERE q.did = ANY (ARRAY(SELECT did FROM found WHERE is_complete)) AND q.finished_at IS NULL
+  WHERE q.did = ANY (ARRAY(SELECT did FROM found WHERE is_complete)) AND (q.finished_at IS NULL) IS TRUE
   ORDER BY q.did
   FOR UPDATE
 )
@@ -147,7 +148,7 @@ WITH found AS MATERIALIZED (
 ), waiting AS MATERIALIZED (
   SELECT q.did
   FROM pipeline.backfill_queue q
-  WHERE q.did = ANY (ARRAY(SELECT did FROM found)) AND q.finished_at IS NULL AND q.priority = 2
+  WHERE q.did = ANY (ARRAY(SELECT did FROM found)) AND (q.finished_at IS NULL AND q.priority = 2) IS TRUE
   ORDER BY q.did
   FOR UPDATE
 )
