@@ -351,6 +351,7 @@ def audit(accounts: tuple[str, ...], sample: int | None, deep: bool, as_json: bo
             with database.connect("reader") as connection:
                 dids = sample_repositories(connection, sample)
         with (
+            _interruptible() as stopped,
             Client(settings) as client,
             tqdm(total=len(dids), unit="repo", desc="audit", file=sys.stderr) as bar,
             logging_redirect_tqdm(),
@@ -361,7 +362,8 @@ def audit(accounts: tuple[str, ...], sample: int | None, deep: bool, as_json: bo
                 bar.set_postfix_str(f"{so_far.records:,} records, {so_far.differences:,} differences")
 
             fetcher = Fetcher(settings, database, client)
-            summary = run(settings, database, fetcher, dids, deep=deep, progress=show)
+            summary = run(settings, database, fetcher, dids, deep=deep, progress=show, stopped=stopped)
+            is_interrupted = stopped()
     finally:
         database.close()
     if as_json:
@@ -370,6 +372,8 @@ def audit(accounts: tuple[str, ...], sample: int | None, deep: bool, as_json: bo
     else:
         click.echo("\n".join(lines(summary)))
     _json_line(summary.as_json())
+    if is_interrupted:
+        sys.exit(130)
     if summary.differences:
         sys.exit(1)
     if summary.failed:

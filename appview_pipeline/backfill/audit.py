@@ -26,6 +26,8 @@ from appview_pipeline.store.repo_states import read_repos
 
 COUNTS = ("records", "missing", "extra", "differing", "refused", "newer", "ignored", "underived")
 """What is counted of each repository, and summed up."""
+MAX_FETCHES = 8
+"""Repositories that are audited at a time: each may hold `APPVIEW_REPO_MEMORY_BYTES`."""
 MAX_EXAMPLES = 20
 """Examples kept for a repository, and for a whole audit."""
 
@@ -144,18 +146,19 @@ def audit(
 ) -> AuditSummary:
     """Fetches the repositories `dids`, proves them and compares each with the index. Writes nothing.
 
-    `deep`: compares the rows that are derived from the records as well. `APPVIEW_REPO_FETCHES` at a time; `progress` is
-    called after each, in the caller's thread. When `stopped` says so, no further one is begun. What can't be fetched or
+    `deep`: compares the rows that are derived from the records as well. Up to 8 at a time; `progress` is called after
+    each, in the caller's thread. When `stopped` says so, no further one is begun. What can't be fetched or
     proved is in `failed`, with the reason.
     """
     summary = AuditSummary()
     started = time.monotonic()
     waiting = iter(dict.fromkeys(dids))
     running: dict[Future[RepositoryAudit], str] = {}
-    with ThreadPoolExecutor(settings.repo_fetches, thread_name_prefix="audit") as pool:
+    at_once = min(settings.repo_fetches, MAX_FETCHES)
+    with ThreadPoolExecutor(at_once, thread_name_prefix="audit") as pool:
         while True:
             if not stopped():
-                for did in islice(waiting, settings.repo_fetches - len(running)):
+                for did in islice(waiting, at_once - len(running)):
                     running[pool.submit(audit_repository, settings, database, fetcher, did, deep=deep)] = did
             if not running:
                 break

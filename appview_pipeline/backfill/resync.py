@@ -21,6 +21,7 @@ from appview_pipeline.ingest.dead_letters import EXCLUDED
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.protocol.export import Export, InvalidExport
+from appview_pipeline.protocol.syntax import is_readable_did
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.indexed_records import indexed_state, indexed_states
@@ -63,6 +64,8 @@ class Repositories(Protocol):
 
 
 Progress = Callable[[Counts], object]
+
+UNREADABLE = "its DID can't be part of an AT URI: readers of the database would fail at its records"
 
 
 def prepare(
@@ -182,6 +185,8 @@ def needed_rev(state: RepoState) -> str | None:
 
 def begin(database: Database, did: str) -> RepoState:
     """Notes that a repository is being fetched. Raises `FetchFailed` where nothing of it may be stored."""
+    if not is_readable_did(did):
+        raise FetchFailed("did", UNREADABLE, is_final=True)
     with database.connect("writer") as connection:
         state = begin_resync(connection, did)
     if state is None:
@@ -197,13 +202,15 @@ def fail(database: Database, did: str, reason: str) -> None:
 
 def record_change(database: Database, settings: Settings, fetched: FetchedRecord) -> Change | None:
     """The change of a single record that its repository proves; None where the index has it, or something newer, where
-    there is no such record, and where its collection is not indexed.
+    there is no such record, and where its collection is not indexed or readers can't show its account.
 
     A record that may not be indexed is a dead letter in the change.
     """
     collection = fetched.path.partition("/")[0]
     reader = ExportReader(settings, time.time_ns() // 1_000)
     if fetched.cid is None or fetched.block is None or reader.collections.get(collection) is None:
+        return None
+    if not is_readable_did(fetched.did):
         return None
     with database.connect("reader") as connection:
         known = indexed_state(connection, fetched.did, fetched.path)

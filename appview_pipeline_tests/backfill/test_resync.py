@@ -24,7 +24,7 @@ from appview_pipeline.store.repo_states import RepoState, read_repos
 from appview_pipeline_tests.support.batches import index, writer_for
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post, rev, update
 from appview_pipeline_tests.support.memory_fetcher import MemoryFetcher
-from appview_pipeline_tests.support.records import block_of, like, one_of_each
+from appview_pipeline_tests.support.records import UNREADABLE_DIDS, block_of, like, one_of_each
 from appview_pipeline_tests.support.tables import Dump, differences, dump, one, rows
 
 POST = "app.bsky.feed.post"
@@ -263,6 +263,18 @@ def test_nothing_is_fetched_of_an_account_that_is_excluded(index_of: Index) -> N
         it.resync()
     assert (failed.value.kind, failed.value.is_final) == ("excluded", True)
     assert it.fetcher.fetched == []
+
+
+@pytest.mark.parametrize("did", UNREADABLE_DIDS)
+def test_nothing_is_fetched_of_an_account_that_readers_can_not_show(index_of: Index, did: str) -> None:
+    it = index_of
+    settings = Settings(database_url=it.database.url)
+    with pytest.raises(FetchFailed) as failed:
+        resync(settings, it.database, it.fetcher, writer_for(it.database), did)
+    assert (failed.value.kind, failed.value.is_final, it.fetcher.fetched) == ("did", True, [])
+    record = replace(fetched(it.ann, f"{POST}/a", block_of(), rev(1)), did=did)
+    assert record_change(it.database, settings, record) is None
+    assert one(it.database.url, "SELECT count(*) FROM pipeline.repo") == 0
 
 
 def test_records_that_may_not_be_indexed_are_dead_letters_once_and_no_gaps(index_of: Index) -> None:
