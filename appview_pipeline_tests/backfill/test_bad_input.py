@@ -13,9 +13,17 @@ from appview_pipeline.backfill.worker import work
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.backfill_queue import DESYNCHRONIZED, enqueue
 from appview_pipeline.store.database import Database
+from appview_pipeline_tests.simulated_network.http_service import Answer
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import Author, World
-from appview_pipeline_tests.support.hostile_exports import ANSWERS, EXPORTS, HostileAnswer, HostileExport, answer_limits
+from appview_pipeline_tests.support.hostile_exports import (
+    ANSWERS,
+    EXPORTS,
+    HostileAnswer,
+    HostileExport,
+    answer_limits,
+    with_big_record,
+)
 from appview_pipeline_tests.support.tables import rows
 
 SMALL = [it for it in EXPORTS if not it.is_large]
@@ -51,7 +59,7 @@ def network() -> Iterator[SimulatedNetwork]:
     with SimulatedNetwork(world) as made:
         for author in world.authors:
             move(made, author, 0)
-            made.happen(world.write, author.did, 8)
+            made.happen(world.write, author.did, 5)
         yield made
 
 
@@ -92,3 +100,21 @@ def test_all_of_it_at_once(network: SimulatedNetwork, database: Database) -> Non
         state, error = found[did]
         assert state in ("desynchronized", "error"), (it.name, state)
         assert error and it.says in error, (it.name, error)
+
+
+def test_a_record_of_64_megabytes_is_a_dead_letter(database: Database) -> None:
+    """The rest of the repository is indexed, and complete."""
+    world = World(5, 1, start=time.time() - 60, pasts=())
+    with SimulatedNetwork(world) as network:
+        (author,) = world.authors
+        network.happen(world.write, author.did, 8)
+        car, path = with_big_record(author.repository)
+        network.pds.answers[author.did] = Answer(car)
+        with database.connect("writer") as connection:
+            enqueue(connection, [author.did], reason="requested", priority=DESYNCHRONIZED)
+        settings = replace(settings_for(network, database), repo_bytes=100_000_000, repo_memory_bytes=1_000_000)
+        work(settings, database, urgent=True, max_seconds=60)
+    assert outcomes(database) == {author.did: ("synchronized", None)}
+    (letter,) = rows(database.url, "SELECT path, reason, length(bytes) FROM pipeline.dead_letter")
+    assert letter[0] == path and "the limit is 1,000,000" in letter[1] and letter[2] < 1_100_000
+    assert rows(database.url, "SELECT count(*) FROM bsky.record") == [(8,)]

@@ -403,12 +403,11 @@ def _without(which: str) -> Callable[[Repository], bytes]:
     return export
 
 
-def _cut(share: float) -> Callable[[Repository], bytes]:
-    def export(repository: Repository) -> bytes:
-        car = repository.export()
-        return car[: int(len(car) * share)]
-
-    return export
+def _cut_in_a_section(repository: Repository) -> bytes:
+    """The first half of the export, and the beginning of the section after it."""
+    car = repository.export()
+    pairs = list(iter_blocks(car))
+    return car[: len(write_car(repository.commit_cid, pairs[: len(pairs) // 2])) + 10]
 
 
 def cut_between_sections(repository: Repository) -> bytes:
@@ -438,7 +437,7 @@ EXPORTS: tuple[HostileExport, ...] = (
         "several roots", lambda it: header(it.commit_cid, it.tree.cid) + section(it.head), "export: car", "2 roots"
     ),
     HostileExport("a header of 2 GB", lambda it: varint(2_000_000_000) + b"\xa2\x65roots", "export: car"),
-    HostileExport("cut in the middle", _cut(0.5), "export: car", "cut short"),
+    HostileExport("cut in the middle", _cut_in_a_section, "export: car", "cut short"),
     HostileExport("cut in the header", lambda it: _good(it)[:20], "export: car"),
     HostileExport("the last byte is missing", lambda it: _good(it)[:-1], "export: car", "cut short"),
     HostileExport("bytes after the end", lambda it: _good(it) + b"\x05abc", "export: car"),
