@@ -47,8 +47,8 @@ sys.stdin.read()
 DIGEST = """
     SELECT c.oid::regclass::text, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'bsky' AND c.relkind = 'r' ORDER BY 1"""
-LEFT_OUT = ("id", "appliedAt", "deletedAt")
-"""Columns that say when or in which order something was written."""
+LEFT_OUT = {"actor": ["indexedAt"], "op_thread_reply": ["deletedAt"]}
+"""Columns that say when something was written, by table; and of all tables `id` and `appliedAt`."""
 
 
 class Worker:
@@ -213,7 +213,7 @@ def digest(libpq: str) -> dict[str, str]:
             "coalesce(sum(hashtextextended((to_jsonb(t) - %s::text[])::text, 0)), 0)::text "
             f"FROM {table} t"
         )
-        found[str(name)] = str(query(libpq, statement, list(LEFT_OUT))[0][0])
+        found[str(name)] = str(query(libpq, statement, ["id", "appliedAt", *LEFT_OUT.get(str(name), [])])[0][0])
     return found
 
 
