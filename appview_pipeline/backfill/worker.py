@@ -24,6 +24,7 @@ from appview_pipeline import backoff
 from appview_pipeline.backfill.compare import Counts
 from appview_pipeline.backfill.fetch import Fetcher, FetchFailed, export_failed
 from appview_pipeline.backfill.lanes import Lanes
+from appview_pipeline.backfill.listing import queue_incomplete
 from appview_pipeline.backfill.progress import MAX_REASONS, Progress, WorkSummary
 from appview_pipeline.backfill.resync import Prepared, begin, compare_again, needed_rev, prepare
 from appview_pipeline.backfill.writing import Abandoned, Part, WritingThread
@@ -256,6 +257,8 @@ class Worker:
         return self.summary
 
     def _begin(self) -> None:
+        if any(scope.is_urgent for scope in self.scopes) and self.dids is None:
+            queue_incomplete(self.loop_database, stopped=self.stopped)
         with self.loop_database.connect("writer") as connection:
             host_store.forget_hosts(connection)
             if self.dids is not None:
