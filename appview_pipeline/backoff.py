@@ -147,6 +147,9 @@ RESOLUTION_QUIET_SECONDS = 60.0
 RESOLUTION_CLAIM_SECONDS = 300.0
 """How long an account that is being resolved belongs to the process that took it: longer than all its requests take,
 one after the other. A process that ends gives its accounts back at once; one that is killed, after this time."""
+RESOLUTION_ANEW_SECONDS = 600.0
+"""An account is resolved anew when its PDS does not give out what it should, and then not again for so long: many
+records of one account may be asked for that has been deactivated."""
 RESOLUTION_END_SECONDS = 1.5
 """What a process that should end waits for requests that are under way."""
 RESOLUTION_TURNED_AWAY = 100

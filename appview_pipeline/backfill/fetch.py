@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from appview_pipeline.backfill.spool import new_spool
+from appview_pipeline.backoff import RESOLUTION_ANEW_SECONDS
 from appview_pipeline.identity.attempt import attempt
 from appview_pipeline.identity.cache import EXCLUDED, IdentityCache, KnownIdentity
 from appview_pipeline.identity.questions import questions_over
@@ -22,6 +25,8 @@ GET_REPO = "com.atproto.sync.getRepo"
 GET_RECORD = "com.atproto.sync.getRecord"
 MAX_PROOF = 5_000_000
 """Bytes of a proof of one record: the record, and the nodes above it."""
+MAX_ANEW = 100_000
+"""Accounts of which is remembered when they were resolved anew."""
 
 
 class FetchFailed(Exception):
@@ -89,6 +94,8 @@ class Fetcher:
         self._settings = settings
         self._client = client
         asked = questions_over(client, settings)
+        self._lock = threading.Lock()
+        self._anew: OrderedDict[str, float] = OrderedDict()  # when accounts were resolved anew, the oldest first
         self._identities = IdentityCache(database, settings, lambda wanted: attempt(wanted, asked))
 
     def host_of(self, did: str) -> str:
@@ -122,14 +129,31 @@ class Fetcher:
             first = error
         fresh = identity
         if not _is_since(fresh, began):
+            if self._was_anew(did):
+                raise first
             fresh = self._identities.get(did, force=True)
         if not _is_since(fresh, began):
+            with self._lock:
+                self._anew.pop(did, None)  # nobody answered: the next failure asks again
             reason = f"{first.reason}; whether it has moved or has a new key could not be found out: {fresh.reason}"
             raise FetchFailed("identity", reason, blames_account=False, host=first.host)
         has_moved = fresh.pds != identity.pds
         if not has_moved and (first.kind != "signature" or fresh.signing_key == identity.signing_key):
             raise first
         return ask(fresh)
+
+    def _was_anew(self, did: str) -> bool:
+        """Whether the account was resolved anew not long ago; otherwise it is now."""
+        with self._lock:
+            now = time.monotonic()
+            while self._anew and next(iter(self._anew.values())) < now - RESOLUTION_ANEW_SECONDS:
+                self._anew.popitem(last=False)
+            if did in self._anew:
+                return True
+            self._anew[did] = now
+            if len(self._anew) > MAX_ANEW:
+                self._anew.popitem(last=False)
+            return False
 
     # --- repositories ------------------------------------------------------------------------------------------------
 

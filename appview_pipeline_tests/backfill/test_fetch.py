@@ -193,7 +193,9 @@ def test_a_new_key_is_looked_for_before_a_signature_counts(network: SimulatedNet
     assert network.plc.asked == asked + 1
 
 
-def test_a_bad_signature_counts_after_one_fresh_resolution(network: SimulatedNetwork, fetcher: MadeFetcher) -> None:
+def test_a_bad_signature_counts_after_one_fresh_resolution(
+    network: SimulatedNetwork, fetcher: MadeFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     author = network.world.authors[0]
     asking = fetcher()
     asking.repository(author.did).close()
@@ -207,8 +209,13 @@ def test_a_bad_signature_counts_after_one_fresh_resolution(network: SimulatedNet
         1,
         1,
     )  # with the same key there is no second download
-    with fails("signature"):
-        asking.record(author.did, POST, first_post(author))
+    for _ in range(3):  # and that resolution is for all failures of the next ten minutes
+        with fails("signature"):
+            asking.record(author.did, POST, first_post(author))
+    assert network.plc.asked == asked + 1
+    monkeypatch.setattr("appview_pipeline.backfill.fetch.RESOLUTION_ANEW_SECONDS", 0.0)
+    author.account.key = author.repository.key
+    assert asking.record(author.did, POST, first_post(author)).cid is not None
 
 
 def test_what_can_not_be_checked_anew_does_not_count(network: SimulatedNetwork, fetcher: MadeFetcher) -> None:
@@ -221,6 +228,9 @@ def test_what_can_not_be_checked_anew_does_not_count(network: SimulatedNetwork, 
         asking.repository(author.did)
     assert not found[0].is_final and not found[0].blames_account
     assert "RepoDeactivated" in found[0].reason and "could not be found out" in found[0].reason
+    network.plc.faults.statuses.clear()
+    with fails("gone"):
+        asking.repository(author.did)
 
 
 def test_an_account_that_is_resolved_for_the_first_time_is_not_resolved_twice(
