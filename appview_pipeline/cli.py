@@ -214,7 +214,7 @@ def dead_letters(kind: str | None, limit: int, as_json: bool) -> None:
 @click.option("--key", metavar="did:key:...", help="With --car: check the signature with this key.")
 @click.option("--all", "everything", is_flag=True, help="All repositories of the network, as far as hosts list them.")
 @click.option(
-    "--days", type=click.IntRange(0, 36_500), help="Only records of the last so many days; nothing is deleted."
+    "--days", type=click.IntRange(1, 36_500), help="Only records of the last so many days; nothing is deleted."
 )
 def backfill(
     accounts: tuple[str, ...],

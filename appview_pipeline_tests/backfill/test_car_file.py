@@ -153,7 +153,7 @@ def test_of_the_last_days(database: Database, command: Command, ann: Person, fil
         ("--did", "did:plc:x"),
         ("--car", "x.car", "--did", "did:plc:x", "--all"),
         ("did:plc:x", "--key", "did:key:x"),
-        ("--all", "--days", "-2"),
+        ("--all", "--days", "0"),
     ],
 )
 def test_what_does_not_fit_together_is_said(command: Command, arguments: tuple[str, ...]) -> None:
