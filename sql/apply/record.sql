@@ -49,12 +49,11 @@ WITH written AS (
 SELECT count(*), count(*) FILTER (WHERE updated) FROM written;
 
 -- :quiet
--- Notes the written records that notify nobody.
+-- Notes the written records that notify nobody. Stale ones are not written: what is stored says whether they do.
 INSERT INTO quiet_record (uri)
-SELECT s.uri
-FROM stage_write s
-JOIN bsky.record r USING (uri)
-WHERE s.quiet AND r.quiet AND r.uri = ANY (ARRAY(SELECT uri FROM stage_write WHERE quiet));
+SELECT uri
+FROM stage_write
+WHERE quiet AND uri NOT IN (SELECT uri FROM touched WHERE change = 'stale');
 
 -- :delete
 -- Deletes records that are older than their deletion and notes them in `touched`.
