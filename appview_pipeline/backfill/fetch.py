@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from appview_pipeline.backfill.spool import new_spool
-from appview_pipeline.backoff import RESOLUTION_ANEW_SECONDS
+from appview_pipeline.backoff import RESOLUTION_ANEW_SECONDS, RESOLUTION_CLAIM_SECONDS
 from appview_pipeline.identity.attempt import attempt
 from appview_pipeline.identity.cache import EXCLUDED, IdentityCache, KnownIdentity
 from appview_pipeline.identity.questions import questions_over
@@ -95,7 +95,8 @@ class Fetcher:
         self._client = client
         asked = questions_over(client, settings)
         self._lock = threading.Lock()
-        self._anew: OrderedDict[str, float] = OrderedDict()  # when accounts were resolved anew, the oldest first
+        # When accounts were resolved anew, the oldest first, and whether that is done.
+        self._anew: OrderedDict[str, tuple[float, threading.Event]] = OrderedDict()
         self._identities = IdentityCache(database, settings, lambda wanted: attempt(wanted, asked))
 
     def host_of(self, did: str) -> str:
@@ -127,33 +128,43 @@ class Fetcher:
             if error.kind not in _MAY_HAVE_MOVED:
                 raise
             first = error
-        fresh = identity
-        if not _is_since(fresh, began):
-            if self._was_anew(did):
-                raise first
-            fresh = self._identities.get(did, force=True)
-        if not _is_since(fresh, began):
-            with self._lock:
-                self._anew.pop(did, None)  # nobody answered: the next failure asks again
-            reason = f"{first.reason}; whether it has moved or has a new key could not be found out: {fresh.reason}"
-            raise FetchFailed("identity", reason, blames_account=False, host=first.host)
+        fresh = identity if _is_since(identity, began) else self._resolved_anew(did, first)
         has_moved = fresh.pds != identity.pds
         if not has_moved and (first.kind != "signature" or fresh.signing_key == identity.signing_key):
             raise first
         return ask(fresh)
 
-    def _was_anew(self, did: str) -> bool:
-        """Whether the account was resolved anew not long ago; otherwise it is now."""
+    def _resolved_anew(self, did: str, why: FetchFailed) -> KnownIdentity:
+        """The account's identity as of now, or as of a fresh resolution not long ago, which another thread may be at.
+
+        Raises `FetchFailed` where nobody answers.
+        """
         with self._lock:
             now = time.monotonic()
-            while self._anew and next(iter(self._anew.values())) < now - RESOLUTION_ANEW_SECONDS:
+            while self._anew and next(iter(self._anew.values()))[0] < now - RESOLUTION_ANEW_SECONDS:
                 self._anew.popitem(last=False)
-            if did in self._anew:
-                return True
-            self._anew[did] = now
-            if len(self._anew) > MAX_ANEW:
-                self._anew.popitem(last=False)
-            return False
+            _, done = self._anew.get(did, (now, None))
+            if done is None:
+                mine = threading.Event()
+                self._anew[did] = now, mine
+                if len(self._anew) > MAX_ANEW:
+                    self._anew.popitem(last=False)
+        if done is not None:
+            done.wait(RESOLUTION_CLAIM_SECONDS)
+            return self._identities.get(did)
+        began, is_anew = time.time(), False
+        try:
+            fresh = self._identities.get(did, force=True)
+            is_anew = _is_since(fresh, began)
+        finally:
+            if not is_anew:  # nobody answered: the next failure asks again
+                with self._lock:
+                    self._anew.pop(did, None)
+            mine.set()
+        if not is_anew:
+            reason = f"{why.reason}; whether it has moved or has a new key could not be found out: {fresh.reason}"
+            raise FetchFailed("identity", reason, blames_account=False, host=why.host)
+        return fresh
 
     # --- repositories ------------------------------------------------------------------------------------------------
 

@@ -170,6 +170,19 @@ def test_a_record_of_an_account_that_has_moved(network: SimulatedNetwork, fetche
     assert asking.record(author.did, POST, first_post(author)).cid is not None
 
 
+def test_many_records_of_an_account_that_has_moved(network: SimulatedNetwork, fetcher: MadeFetcher) -> None:
+    """Whichever thread resolves it anew: all of them find the new PDS."""
+    author = network.world.authors[0]
+    asking = fetcher()
+    asking.host_of(author.did)
+    network.happen(network.world.migrate, author.did)
+    asked = network.plc.asked
+    network.plc.faults.delay = 0.3
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: asking.record(author.did, POST, first_post(author)).cid, range(6)))
+    assert None not in found and network.plc.asked == asked + 1
+
+
 def test_an_old_pds_that_still_has_the_repository(network: SimulatedNetwork, fetcher: MadeFetcher) -> None:
     """It gives out an older rev than we have: that counts after a fresh resolution only, too."""
     author = network.world.authors[0]
