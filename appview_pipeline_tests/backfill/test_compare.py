@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from typing import Any
 
 from appview_pipeline.backfill.compare import Counts, compare, merged
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.protocol.cid import cid_for_cbor, to_text
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.indexed_records import IndexedState, indexed_state, indexed_states
+from appview_pipeline.store.sql import sections
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, rev
 from appview_pipeline_tests.support.tables import rows
@@ -103,3 +106,34 @@ def test_what_is_indexed_is_read_in_the_order_of_paths_in_pages_of_any_size(data
     with database.connect("reader") as connection:
         assert [indexed_state(connection, ann.did, it.path) for it in whole] == whole
         assert indexed_state(connection, ann.did, f"{POST}/k") is None
+
+
+def test_a_page_costs_the_same_however_large_the_repository_is(database: Database) -> None:
+    """It is read through the primary keys, no further than its end: a repository of n pages takes n, and not n * n."""
+    rows(
+        database.url,
+        'INSERT INTO bsky.record (uri, cid, did, json, "indexedAt") '
+        "SELECT 'at://did:plc:a/x/' || n, 'c', 'd', '{}', 'x' FROM generate_series(1, 20000) n",
+    )
+    rows(
+        database.url,
+        "INSERT INTO pipeline.tombstone (uri, rev, collection) "
+        "SELECT 'at://did:plc:a/y/' || n, 'a', 'x' FROM generate_series(1, 20000) n",
+    )
+    rows(database.url, "ANALYZE bsky.record, pipeline.tombstone")
+    page = {"first": "at://did:plc:a/", "end": "at://did:plc:a0", "limit": 100}
+    for name in ("states", "states_with_json"):
+        with database.connect("reader") as connection, connection.cursor() as cursor:
+            cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + sections("backfill/compare.sql")[name], page)
+            ((plan,),) = cursor.fetchall()
+        scans = list(scans_of(plan[0]["Plan"]))
+        assert {scan["Index Name"] for scan in scans} == {"record_pkey", "tombstone_pkey"}
+        assert all(scan["Actual Rows"] <= 100 for scan in scans)
+
+
+def scans_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The parts of a plan that read a table."""
+    if "Relation Name" in plan:
+        yield plan
+    for part in plan.get("Plans", ()):
+        yield from scans_of(part)
