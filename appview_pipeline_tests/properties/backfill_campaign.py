@@ -42,7 +42,9 @@ OPEN = {
     "repositories not met": "SELECT cardinality(%(living)s::text[]) - count(*) FROM pipeline.repo "
     "WHERE did = ANY(%(living)s)",
     "gaps": "SELECT count(*) FROM pipeline.gap WHERE resolved_at IS NULL",
-    "queued": "SELECT count(*) FROM pipeline.backfill_queue WHERE finished_at IS NULL",
+    # An account that was deleted before it was met stays parked: it is looked up once in a while.
+    "queued": "SELECT count(*) FROM pipeline.backfill_queue WHERE finished_at IS NULL "
+    "AND NOT (parked_at IS NOT NULL AND did = ANY(%(deleted)s))",
     "unchecked commits": "SELECT count(*) FROM pipeline.unchecked_commit",
     "removals": "SELECT count(*) FROM pipeline.repo WHERE did = ANY(%(deleted)s) "
     "AND EXISTS (SELECT FROM bsky.record r WHERE r.did = repo.did)",
