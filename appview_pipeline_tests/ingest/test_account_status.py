@@ -302,7 +302,7 @@ def test_what_an_inactive_account_writes_is_there_when_it_returns(scene: Scene, 
 
 
 def test_an_account_that_is_active_again_is_fetched_at_once(replay: Replay) -> None:
-    """Its PDS did not give its repository out, and fetching was given up for a day; nobody had said that it was away."""
+    """Its PDS did not give its repository out, and fetching it was given up for a day; nobody said that it was away."""
     stream = Stream()
     ann, ben = Person(stream, "ann"), Person(stream, "ben")
     database = replay(ann.commit(post("a", "x")), ben.commit(post("b", "x")))
