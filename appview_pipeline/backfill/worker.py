@@ -363,8 +363,11 @@ class Worker:
         left = [did for did in self.dids or () if did not in self._tried]
         taken = queue.take_given(connection, left[: self._lanes.fetches], backoff.BACKFILL_CLAIM_SECONDS)
         if not taken:
-            # What is not to be taken: of accounts that are excluded, or another process has it.
-            self._tried.update(left[: self._lanes.fetches])
+            # What another process has, or had when it was killed, is waited for: it gives it back, or finishes it. The
+            # rest is not to be taken: of accounts that are excluded, say.
+            elsewhere = {it.did for it in queue.waiting(connection, left) if it.is_taken and it.did not in self._jobs}
+            self._tried.update(did for did in left if did not in elsewhere)
+            left = list(elsewhere)
         self._dry_scopes = 0 if len(left) > len(taken) else len(self.scopes)
         self._meet(connection, {it.host for it in taken})
         return taken
@@ -391,7 +394,9 @@ class Worker:
 
     def _meet(self, connection: Connection, hosts: Collection[str]) -> None:
         if hosts:
-            self._lanes.meet(host_store.read_hosts(connection, hosts).values())
+            known = host_store.read_hosts(connection, hosts).values()
+            # Somebody waits for what was asked for by name: its host is asked once, parked or not.
+            self._lanes.meet(known if self.dids is None else [replace(it, parked_seconds=0.0) for it in known])
 
     def _hand_out(self) -> None:
         while self._may_fetch and (it := self._lanes.start()) is not None:
@@ -536,6 +541,10 @@ class Worker:
         host = queued.host
         if error.kind in HOST_KINDS:
             waiting = self._lanes.failed(host, error.reason, error.retry_after)
+            if self.dids is not None:
+                for it in waiting:
+                    self._messages.put(_Failed(it, error, in_fetch=False))
+                waiting = []
             for it in waiting:
                 self._jobs.pop(it.did, None)
             if waiting:

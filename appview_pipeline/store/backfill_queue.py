@@ -124,11 +124,12 @@ class Parked:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A repository that is not finished. `error`: the last failure, or None."""
+    """A repository that is not finished. `error`: the last failure, or None. `is_taken`: a process has it now."""
 
     did: str
     error: str | None
     is_parked: bool
+    is_taken: bool
 
 
 @cache

@@ -19,6 +19,7 @@ from appview_pipeline.settings import Settings, load
 from appview_pipeline.store import backfill_queue as queue
 from appview_pipeline.store.backfill_reports import reports_since
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.hosts import HostNews, note_hosts
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import World
 from appview_pipeline_tests.support.batches import index
@@ -255,3 +256,26 @@ def test_an_account_that_is_active_again_is_fetched(database: Database, network:
     rows(database.url, "INSERT INTO pipeline.repo (did, sync_state) VALUES (%s, 'desynchronized')", did)
     assert work(settings_for(network, database), database, urgent=True).repositories == 1
     assert one(database.url, "SELECT sync_state FROM pipeline.repo WHERE did = %s", did) == "synchronized"
+
+
+def test_what_is_asked_for_by_name_does_not_wait_for_a_parked_host(
+    database: Database, network: SimulatedNetwork
+) -> None:
+    """It is tried once, and whoever asked for it hears why it failed."""
+    dids = enqueue(database, network, home=1)
+    with database.connect("writer") as connection:
+        note_hosts(connection, [HostNews(network.pdses[1].url, 0, 3, "it hangs", 3_600.0)])
+    assert work(settings_for(network, database), database).repositories == 0
+    assert work(settings_for(network, database), database, dids=dids[:2]).repositories == 2
+    network.pdses[1].faults.everybody, network.pdses[1].faults.retry_after = "limited", 600
+    found = work(settings_for(network, database), database, dids=dids[2:6])
+    assert found.repositories == 0 and found.reasons.keys() == set(dids[2:6])
+    assert {"429" in reason or "left alone" in reason for reason in found.reasons.values()} == {True}
+
+
+def test_what_a_killed_process_had_taken_is_waited_for(database: Database, network: SimulatedNetwork) -> None:
+    did = enqueue(database, network)[0]
+    with database.connect("writer") as connection:
+        assert queue.take_given(connection, [did], 2.0)
+    found = work(settings_for(network, database), database, dids=[did])
+    assert found.repositories == 1 and found.seconds > 1

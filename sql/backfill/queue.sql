@@ -156,8 +156,9 @@ WHERE q.did = ANY (ARRAY(SELECT did FROM due))
 RETURNING q.did, q.host, q.priority, q.reason, q.attempts, q.enqueued_at;
 
 -- :waiting
--- Those of the repositories %(dids)s that are not finished: DID, error (null: none), and whether each is parked.
-SELECT did, error, parked_at IS NOT NULL
+-- Those of the repositories %(dids)s that are not finished: DID, error (null: none), whether each is parked, and
+-- whether a process has taken it.
+SELECT did, error, parked_at IS NOT NULL, coalesce(claimed_until > now(), false)
 FROM pipeline.backfill_queue
 WHERE did = ANY (%(dids)s) AND finished_at IS NULL;
 
