@@ -126,7 +126,7 @@ def test_nor_do_those_about_exports_gaps_and_what_is_late(
         )
         writer = writer_for(database)
         writer.write(compared(database, Repository.of(ann)).changes(1), time.time())
-        index(database, *late, edited[1], lost[2], cid.commit(post("a", "x"), tooBig=True))
+        index(database, late[0], edited[1], lost[2], cid.commit(post("a", "x"), tooBig=True))
         index(database, lost[1])
         with database.connect("writer") as connection:
             assert begin_resync(connection, ann.did) is not None
