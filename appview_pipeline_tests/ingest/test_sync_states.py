@@ -18,7 +18,8 @@ from appview_pipeline.store.repo_states import RepoState, begin_resync, fail_res
 from appview_pipeline.store.status import read_status
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.exports import Compared, Repository, compared
-from appview_pipeline_tests.support.frames import Person, Stream, altered, delete, post, rev, update
+from appview_pipeline_tests.support.frames import WHEN, Person, Stream, altered, delete, post, rev, update
+from appview_pipeline_tests.support.refusing_table import refuse
 from appview_pipeline_tests.support.tables import one, record_keys, rows
 
 
@@ -402,3 +403,50 @@ def test_the_status_shows_what_is_not_complete(database: Database, ann: Person) 
     assert "desynchronized 1" in lines and "To be fetched incomplete 1" in lines
     assert "Gaps          chain 1 (of 1 repositories); the oldest is open for 3 h" in lines
     assert orjson.dumps(status.as_json())
+
+
+def test_a_part_that_postgresql_refuses_is_halved_and_its_end_still_comes(database: Database, ann: Person) -> None:
+    ann.commit(*(post(f"a{number}", "fine" if number != 13 else "bad") for number in range(40)))
+    refuse(database, "NEW.text = 'bad'")
+    (whole,) = compared(database, Repository.of(ann)).changes()
+    write(database, whole)
+    assert rows(database.url, "SELECT kind, path FROM pipeline.dead_letter") == [("postgres", "app.bsky.feed.post/a13")]
+    assert one(database.url, "SELECT count(*) FROM bsky.post") == 39
+    assert state(database, ann) == "synchronized" and open_gaps(database, ann) == [] and queue(database, ann) is None
+    ends = rows(database.url, "SELECT sum((ops #>> '{app.bsky.feed.post,create}')::int) FROM pipeline.batch")
+    assert ends == [(40,)], "each record counts once"
+
+
+def test_commits_and_exports_of_a_repository_may_be_given_together(database: Database, ann: Person) -> None:
+    first = changes_of(ann.commit(post("a", "a")))
+    export = compared(database, Repository.of(ann)).changes()
+    reports = write(database, *first, *export, *changes_of(ann.commit(post("b", "b"))))
+    assert len(reports) == 3 and record_keys(database) == {"a", "b"}
+
+
+def test_a_late_edit_that_an_export_has_overtaken(database: Database, ann: Person) -> None:
+    """The export's guessed rev of the record is older than the edit; its state is not."""
+    path = f"app.bsky.feed.post/{rev(0)}"
+    frames = [
+        ann.commit(post(rev(0), "first")),
+        *(ann.commit(update(path, {"text": text, "createdAt": WHEN})) for text in ("second", "third")),
+    ]
+    resync(database, ann)
+    assert rows(database.url, "SELECT rev FROM bsky.record") == [(rev(0),)]
+    index(database, frames[2])
+    assert rows(database.url, "SELECT rev FROM bsky.record") == [(rev(0),)], "what it says is there"
+    index(database, frames[1])
+    assert rows(database.url, "SELECT rev, json::json ->> 'text' FROM bsky.record") == [(rev(3), "third")]
+    index(database, frames[0], ann.commit(delete(path)))
+    assert record_keys(database) == set()
+    assert [text for (text,) in rows(database.url, "SELECT rev FROM pipeline.version ORDER BY rev")] == [
+        *(rev(1), rev(2), rev(3), rev(4)),
+    ]
+
+
+def test_a_late_creation_of_what_an_export_lacks(database: Database, ann: Person) -> None:
+    frames = [ann.commit(post("a", "a")), ann.commit(delete("app.bsky.feed.post/a"), post("b", "b"))]
+    resync(database, ann)
+    index(database, frames[0])
+    assert record_keys(database) == {"b"}
+    assert rows(database.url, "SELECT rev FROM pipeline.tombstone") == [(rev(2),)], "it was deleted by then"
