@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change, IdentityEvent, UncheckedCommit
 from appview_pipeline.indexing.events import refused_event, skipped_commit
 from appview_pipeline.protocol.commit import CommitContent, InvalidCommit, SyncContent, decode_commit, prove
@@ -24,6 +25,7 @@ from appview_pipeline.protocol.signing import InvalidKey, VerifyingKey, parse_di
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.applied import AppliedRevs, applied_revs
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.signatures import signing_keys
 
 log = logging.getLogger(__name__)
@@ -219,15 +221,27 @@ def is_signed(key: VerifyingKey, block: bytes) -> bool:
 
 
 def verifier_for(settings: Settings, database: Database) -> Verifier:
-    """The verifier of a stream that goes into `database`, at the level of the settings."""
+    """The verifier of a stream that goes into `database`, at the level of the settings.
+
+    While the database is away no key is known: it is for the writer to wait, which applies nothing meanwhile. What was
+    decoded then is checked later, as with keys that are really unknown.
+    """
 
     def keys(dids: Collection[str]) -> Mapping[str, str]:
-        with database.connect("reader") as connection:
-            return signing_keys(connection, dids)
+        try:
+            with database.connect("reader") as connection:
+                return signing_keys(connection, dids)
+        except (DatabaseError, OperatorError) as error:
+            log.warning("Signing keys can't be read; the commits of this batch are checked later: %s", error)
+            return {}
 
     def applied(dids: set[str]) -> Mapping[str, AppliedRevs]:
-        with database.connect("reader") as connection:
-            return applied_revs(connection, dids)
+        try:
+            with database.connect("reader") as connection:
+                return applied_revs(connection, dids)
+        except (DatabaseError, OperatorError) as error:
+            log.warning("It can't be looked up whether refused commits are applied already: %s", error)
+            return {}
 
     return Verifier(
         settings.verify,

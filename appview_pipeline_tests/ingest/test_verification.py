@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from libipld import decode_dag_cbor, decode_dag_cbor_multi, encode_dag_cbor
 
+from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change, Gap, UncheckedCommit, gap_of
-from appview_pipeline.ingest.verification import Verifier
+from appview_pipeline.ingest.verification import Verifier, verifier_for
 from appview_pipeline.protocol import cid
 from appview_pipeline.protocol.car import read_car, write_car
+from appview_pipeline.settings import Settings
 from appview_pipeline.store.applied import AppliedRevs
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline_tests.simulated_network.accounts import Key, make_key, sign
 from appview_pipeline_tests.simulated_network.repository import encode_commit
 from appview_pipeline_tests.support.batches import changes_of
@@ -321,3 +324,25 @@ def test_a_replay_verifies(database: Database, tmp_path: Path) -> None:
     )
     replayed_frames(database, tmp_path, frames, verify="structure")
     assert len(rows(database.url, "SELECT uri FROM bsky.post")) == 3
+
+
+@pytest.mark.parametrize("error", [OperatorError("no database"), DatabaseError("gone", "SELECT")])
+def test_a_database_that_is_away_does_not_end_the_stream(
+    database: Database, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Decoding goes on, and the writer waits; what could not be checked is checked later."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    save_key(database, ann.did, ann.key)
+    verifier = verifier_for(Settings(database_url=database.url), database)
+
+    def away(role: str) -> NoReturn:
+        raise error
+
+    tampered = with_ops(ann.commit(post("a", "x"), post("b", "x")), TAMPERED["an operation left out"])
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "connect", away)
+        unchecked, refused = changes_of(ann.commit(post("c", "x")), tampered, verifier=verifier)
+    assert unchecked.unchecked is not None and letters(refused) == [("commit-proof", "frame", tampered)]
+    (checked,) = changes_of(ann.commit(post("d", "x")), verifier=verifier)
+    assert checked.unchecked is None
