@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -20,18 +22,22 @@ from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.repo_states import read_repos
+from appview_pipeline_tests.properties.arrivals import Arrival
 from appview_pipeline_tests.properties.comparison import in_order
 from appview_pipeline_tests.properties.delivery import Index, network_changes
 from appview_pipeline_tests.properties.exported_networks import (
     WITHOUT_HISTORY,
     Story,
+    TidNetwork,
     Underway,
     parts_of,
     repository_of,
     stories,
     tid_networks,
 )
-from appview_pipeline_tests.properties.networks import Network
+from appview_pipeline_tests.properties.networks import Move, Network
+from appview_pipeline_tests.properties.random_networks import KINDS
+from appview_pipeline_tests.support.commits import Commit
 from appview_pipeline_tests.support.exports import compared
 from appview_pipeline_tests.support.states import State, differences, dump
 from appview_pipeline_tests.support.tables import rows
@@ -70,14 +76,27 @@ def tell(index: Index, network: Network, story: Story) -> None:
             go_on(at)
         if some := [changes[number] for number in batch if number not in story.lost]:
             write(some)
+    fetch_all(index, network)
+
+
+def fetch_all(index: Index, network: Network) -> None:
+    """Writes what each repository holds in the end."""
+    writer = Writer(index.database, Settings(database_url=index.database.url), "test")
     for did in sorted({commit.did for commit in network.commits}):
         repository = repository_of(network, did, len(network.commits))
         assert repository is not None
-        write(compared(index.database, repository).changes(3))
+        writer.write(compared(index.database, repository).changes(3), time.time())
 
 
-def check(index: Index, network: Network, story: Story, keep: Callable[[str, dict[str, Any]], bool]) -> None:
-    tell(index, network, story)
+def check(
+    index: Index, network: Network, story: Story, keep: Callable[[str, dict[str, Any]], bool], *, told: bool = False
+) -> None:
+    """Fails where the tables are not those of the stream, or a repository is not complete. `told`: all has arrived but
+    for the last export of each repository."""
+    if told:
+        fetch_all(index, network)
+    else:
+        tell(index, network, story)
     with index.database.connect("reader") as connection:
         states = read_repos(connection, [commit.did for commit in network.commits])
     open_gaps = rows(index.database.url, "SELECT kind, did FROM pipeline.gap WHERE resolved_at IS NULL")
@@ -119,3 +138,44 @@ def test_every_table_is_that_of_the_whole_stream(index: Index, data: st.DataObje
 def test_what_is_there_now_is_that_of_the_whole_stream(index: Index, data: st.DataObject) -> None:
     network = data.draw(tid_networks())
     check(index, network, data.draw(stories(network)), lambda table, row: table in OF_NOW)
+
+
+def test_a_live_writer_and_a_fetching_one_at_once(index: Index) -> None:
+    """On the same repositories, again and again: nobody waits for ever, and nothing is lost or brought back."""
+    for seed in range(3):
+        rng = Random(seed)
+        network = example_network(rng)
+        index.clean()
+        changes = network_changes(network)
+        dids = sorted({commit.did for commit in network.commits})
+        kept = [number for number in range(len(changes)) if rng.random() > 0.2]
+        position = [0]
+        settings_of = Settings(database_url=index.database.url)
+
+        def live(kept: list[int] = kept, changes: Sequence[Any] = changes, position: list[int] = position) -> None:
+            writer = Writer(index.database, Settings(database_url=index.database.url), "live")
+            for start in range(0, len(kept), 2):
+                writer.write([changes[number] for number in kept[start : start + 2]], time.time())
+                position[0] = kept[min(start + 2, len(kept) - 1)]
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(live)
+            writer = Writer(index.database, settings_of, "backfill")
+            while not writing.done():
+                # Their hosts may be ahead of the stream, or behind it.
+                at = min(len(changes), max(1, position[0] + rng.randrange(-5, 15)))
+                repository = repository_of(network, rng.choice(dids), at)
+                if repository is not None:
+                    for part in compared(index.database, repository).changes(2):
+                        writer.write([part], time.time())
+            writing.result()
+        check(index, network, Story(Arrival(((),)), frozenset(), ()), lambda table, row: table in OF_NOW, told=True)
+
+
+def example_network(rng: Random) -> Network:
+    """A network of 60 operations."""
+    builder = TidNetwork()
+    for _ in range(60):
+        who, pick, other, twist = (rng.randrange(count) for count in (3, 32, 32, 13))
+        builder.make(Move(rng.choice(KINDS), who, pick, other, twist, joins=False))
+    return Network(tuple(Commit(did, rev, moment, tuple(ops)) for did, rev, moment, ops, _ in builder.commits))
