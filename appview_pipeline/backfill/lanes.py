@@ -74,6 +74,7 @@ class Lanes:
         self._unproven_fetches = max(1, fetches // 2)
         self._clock = clock
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
+        self._waiting: OrderedDict[str, None] = OrderedDict()  # hosts that something waits for, in turn
         self._operators: Counter[str] = Counter()
         self._unproven = 0
         self._running: dict[str, tuple[str, bool]] = {}
@@ -86,8 +87,8 @@ class Lanes:
         now = self._clock()
         return sum(
             min(len(lane.ready), self._limit(host, lane) - lane.running)
-            for host, lane in self._lanes.items()
-            if lane.ready and self._may_start(host, lane, now)
+            for host in self._waiting
+            if self._may_start(host, lane := self._lanes[host], now)
         )
 
     @property
@@ -123,6 +124,7 @@ class Lanes:
         for it in taken:
             lane = self._lane(it.host)
             lane.ready.append(it)
+            self._waiting.setdefault(it.host)
             self.ready += 1
             self._unproven_ready += not lane.is_proven
 
@@ -132,8 +134,9 @@ class Lanes:
             return None
         now = self._clock()
         best: tuple[int, str] | None = None
-        for host, lane in self._lanes.items():
-            if lane.ready and (best is None or lane.ready[0].priority > best[0]) and self._may_start(host, lane, now):
+        for host in self._waiting:
+            lane = self._lanes[host]
+            if (best is None or lane.ready[0].priority > best[0]) and self._may_start(host, lane, now):
                 best = lane.ready[0].priority, host
         if best is None:
             return None
@@ -141,6 +144,10 @@ class Lanes:
         lane = self._lanes[host]
         self._lanes.move_to_end(host)
         it = lane.ready.popleft()
+        if lane.ready:
+            self._waiting.move_to_end(host)
+        else:
+            del self._waiting[host]
         self.ready -= 1
         self._unproven_ready -= not lane.is_proven
         lane.running += 1
@@ -202,6 +209,7 @@ class Lanes:
         lane.parks = True
         waiting = list(lane.ready)
         lane.ready.clear()
+        self._waiting.pop(host, None)
         self.ready -= len(waiting)
         self._unproven_ready -= len(waiting)
         return waiting
@@ -227,13 +235,9 @@ class Lanes:
         waiting = [it for lane in self._lanes.values() for it in lane.ready]
         for lane in self._lanes.values():
             lane.ready.clear()
+        self._waiting.clear()
         self.ready = self._unproven_ready = 0
         return waiting
-
-    @property
-    def dids(self) -> list[str]:
-        """The repositories that wait here."""
-        return [it.did for lane in self._lanes.values() for it in lane.ready]
 
     def _lane(self, host: str) -> _Lane:
         lane = self._lanes.get(host)

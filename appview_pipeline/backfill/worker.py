@@ -198,7 +198,6 @@ class Worker:
         self.summary = WorkSummary()
         self._lanes = Lanes(self.settings.repo_fetches, self.settings.host_repo_fetches, time.monotonic)
         self._jobs: dict[str, _Job] = {}
-        self._jobs_lock = threading.Lock()
         self._messages: SimpleQueue[_Message] = SimpleQueue()
         self._tasks: SimpleQueue[Queued] = SimpleQueue()
         self._small: SimpleQueue[_Downloaded | None] = SimpleQueue()
