@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from appview_pipeline import backoff, settings
-from appview_pipeline.defs.backfill.repositories import REPOSITORIES
+from appview_pipeline.defs.backfill.listing import NETWORK_LISTING
 from appview_pipeline.defs.backfill.words import PROGRESS_SECONDS, reason_table
 from appview_pipeline.defs.database import IndexDatabase, database
 from appview_pipeline.defs.progress import EverySeconds
@@ -26,8 +26,9 @@ class AuditConfig(dg.Config):
     deep: bool = Field(True, description="Compare the rows that are derived from their records as well.")
 
 
+# Not on `repositories`, though it is about them: each run of a partition from its page would audit a sample.
 @dg.asset_check(
-    asset=REPOSITORIES,
+    asset=NETWORK_LISTING,
     name=CHECK,
     description=(
         "Of a random sample of the repositories that are said to be complete, fetched from their PDSes and proved, the "

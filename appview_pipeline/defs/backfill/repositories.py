@@ -78,7 +78,8 @@ def repositories(
 
 backfill = dg.define_asset_job(
     JOB,
-    selection=dg.AssetSelection.assets(repositories),
+    # Its check is evaluated each minute by the fetch sensor.
+    selection=dg.AssetSelection.assets(repositories).without_checks(),
     description=(
         "Fetches everything in the queue of a partition. Started for each partition with work after the network was "
         "listed; launch it by hand for any or all partitions."
