@@ -30,8 +30,9 @@ class ProgressLines:
 
 def in_words(done: WorkSummary) -> str:
     """One line: how much was done, how fast, and what is left."""
+    repositories = "repository" if done.repositories == 1 else "repositories"
     line = (
-        f"{done.repositories:,} repositories with {done.records:,} records ({done.bytes / 1e6:,.1f} MB) in "
+        f"{done.repositories:,} {repositories} with {done.records:,} records ({done.bytes / 1e6:,.1f} MB) in "
         f"{done.seconds:,.0f} s, {done.record_rate:,.0f} records/s; {done.created:,} records created, "
         f"{done.updated:,} updated, {done.deleted:,} deleted"
     )
