@@ -15,6 +15,7 @@ from appview_pipeline.store.batch import Report
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.gaps import close_gap, open_gaps_of_streams, sweep_gaps
 from appview_pipeline.store.repo_states import RepoState, begin_resync, fail_resync, read_repos
+from appview_pipeline.store.reports import applied_after
 from appview_pipeline.store.status import read_status
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.exports import Compared, Repository, compared
@@ -368,6 +369,14 @@ def test_an_export_counts_as_no_event_of_the_stream(database: Database, ann: Per
     assert (report.events, report.frames, report.source) == (0, 0, "backfill")
     assert report.ops == {"app.bsky.feed.post": {"create": 2}}
     assert report.written["record"] == report.written["post"] == 2 and report.written["actor"] == 1
+    index(database, ann.commit(post("c", "c")), source="wss://relay")
+    with database.connect("reader") as connection:
+        stream = applied_after(connection, 1, "wss://relay")
+        both = applied_after(connection, 0, "wss://relay")
+    assert [(it.events, it.bytes, it.apply_ms) for it in both] == [(it.events, it.bytes, it.apply_ms) for it in stream]
+    assert both[0].ops == {"app.bsky.feed.post create": 3} and both[0].written["post"] == 3, (
+        "the tables' plots have all"
+    )
 
 
 def test_exports_of_many_repositories_in_one_transaction(database: Database) -> None:

@@ -3,9 +3,10 @@
 --
 -- Guarantees: reads only. A batch is in exactly one row, and last_id of the newest row is where the next report
 -- continues. Sequence numbers, lag and last_relay_time are those of %(relay)s alone; counts include every source,
--- replayed files too. With %(shard)s ("i/n", null: all) only the batches that this shard's sensor reports: its own, and
--- for shard 0 also those of no shard of this layout. Of two concurrent writers, a batch that commits after a younger
--- one was reported is left out: only the plots miss it.
+-- replayed files too. Exports of repositories, which are no frames, count only with their operations and the rows that
+-- they wrote: what a backfill costs and refuses is reported by itself. With %(shard)s ("i/n", null: all) only the
+-- batches that this shard's sensor reports: its own, and for shard 0 also those of no shard of this layout. Of two
+-- concurrent writers, a batch that commits after a younger one was reported is left out: only the plots miss it.
 --
 -- - batch: the batches; `live`: from the relay.
 -- - op: operations by hour, collection and action.
@@ -46,6 +47,7 @@ WITH batch AS MATERIALIZED (
   FROM (
     SELECT b.hour, r.key AS name, sum(r.value::bigint) AS n
     FROM batch b, jsonb_each_text(b.rejected_by_kind) r
+    WHERE b.live OR b.frames > 0
     GROUP BY 1, 2
   ) counted
   GROUP BY hour
@@ -69,14 +71,14 @@ SELECT
   max(b.applied_at) AS last_applied_at,
   sum(b.frames)::bigint AS frames,
   sum(b.events)::bigint AS events,
-  sum(b.rejected)::bigint AS rejected,
-  sum(b.stale)::bigint AS stale,
+  coalesce(sum(b.rejected) FILTER (WHERE b.live OR b.frames > 0), 0)::bigint AS rejected,
+  coalesce(sum(b.stale) FILTER (WHERE b.live OR b.frames > 0), 0)::bigint AS stale,
   coalesce(sum(b.skipped) FILTER (WHERE b.live), 0)::bigint AS skipped,
   coalesce(sum(b.doubtful) FILTER (WHERE b.live), 0)::bigint AS doubtful,
   sum(b.withheld)::bigint AS withheld,
-  sum(b.bytes)::bigint AS bytes,
-  coalesce(sum(b.decode_ms), 0)::float8 AS decode_ms,
-  coalesce(sum(b.apply_ms), 0)::float8 AS apply_ms,
+  coalesce(sum(b.bytes) FILTER (WHERE b.live OR b.frames > 0), 0)::bigint AS bytes,
+  coalesce(sum(b.decode_ms) FILTER (WHERE b.live OR b.frames > 0), 0)::float8 AS decode_ms,
+  coalesce(sum(b.apply_ms) FILTER (WHERE b.live OR b.frames > 0), 0)::float8 AS apply_ms,
   coalesce(i.ignored, 0)::bigint AS ignored,
   coalesce(o.ops, '{}') AS ops,
   coalesce(w.written, '{}') AS written,
