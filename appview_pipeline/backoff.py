@@ -261,6 +261,9 @@ BACKFILL_HOSTS_SECONDS = 1.0
 """Between two looks for hosts that have something to be fetched, where the last found nothing new."""
 BACKFILL_FILL_SECONDS = 0.25
 """How long the records of small repositories wait for others, to be written with them."""
+BACKFILL_LOCK_SECONDS = 0.7
+"""How long a transaction of a backfill should hold locks that the live writer may wait for: transactions get as many
+records as that allows, up to `APPVIEW_BACKFILL_ROWS`."""
 BACKFILL_REPORT_SECONDS = 5.0
 """Between two reports of a process that fetches repositories."""
 BACKFILL_END_SECONDS = 20.0

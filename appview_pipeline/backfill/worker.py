@@ -462,7 +462,8 @@ class Worker:
             job.earlier = job.prepared.counts.after(job.earlier)
         job.comparisons += 1
         days = self._days_of(it.queued)
-        job.prepared = prepare(self.database, self.settings, it.export, days=days, asked_at=asked_at)
+        settings = replace(self.settings, backfill_rows=self._writing.rows)
+        job.prepared = prepare(self.database, settings, it.export, days=days, asked_at=asked_at)
         for changes in job.prepared.parts:
             is_last = any(change.export is not None and change.export.is_last for change in changes)
             self._writing.put(Part(it.queued.did, changes, is_last))

@@ -15,8 +15,9 @@ from appview_pipeline import backoff
 from appview_pipeline.errors import Stopped
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.writer import Writer
-from appview_pipeline.store.batch import Report
 
+FIRST_ROWS, SMALLEST_ROWS = 5_000, 1_000
+"""Records of the first transaction, and of any, however long it holds its locks."""
 MAX_REPOSITORIES = 1_000
 """Repositories whose parts one transaction writes."""
 
@@ -40,7 +41,8 @@ class Abandoned(Exception):
 
 
 class WritingThread:
-    """Writes parts in the order in which they were brought, as many together as `rows` allows.
+    """Writes parts in the order in which they were brought, as many together as `rows` allows, and as the live writer
+    can wait for (`backoff.BACKFILL_LOCK_SECONDS`).
 
     `written` is called on the writing thread once the last part of a repository is committed. Parts that wait hold at
     most twice as many rows as one transaction, or one part.
@@ -49,6 +51,7 @@ class WritingThread:
     def __init__(self, writer: Writer, rows: int, written: Callable[[str], object]) -> None:
         self._writer = writer
         self._rows = rows
+        self._most = min(rows, FIRST_ROWS)
         self._written = written
         self._condition = threading.Condition()
         self._parts: deque[tuple[Part, int]] = deque()
@@ -60,7 +63,6 @@ class WritingThread:
         self.hurries = False
         """Nothing more is fetched now: what was brought need not wait for others."""
         self.failure: BaseException | None = None
-        self.reports: deque[Report] = deque(maxlen=10_000)
         self.seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="backfill writer", daemon=True)
         self._thread.start()
@@ -69,7 +71,7 @@ class WritingThread:
         """Brings a part; waits while there is no room for it. Raises `Abandoned`."""
         rows = part.rows
         with self._condition:
-            while self._parts and self._waiting_rows + rows > 2 * self._rows and not self._is_abandoned:
+            while self._parts and self._waiting_rows + rows > 2 * self._most and not self._is_abandoned:
                 self._condition.wait(backoff.STOP_POLL_SECONDS)
             if self._is_abandoned or self.failure is not None:
                 raise Abandoned
@@ -78,6 +80,18 @@ class WritingThread:
             self._parts.append((part, rows))
             self._waiting_rows += rows
             self._condition.notify_all()
+
+    @property
+    def rows(self) -> int:
+        """Records that one transaction should write now."""
+        return self._most
+
+    def _took(self, count: int, locked: float) -> None:
+        """Notes how long a transaction held its locks: the next ones shrink at once, or grow slowly."""
+        if locked > backoff.BACKFILL_LOCK_SECONDS:
+            self._most = min(self._rows, max(SMALLEST_ROWS, int(count * backoff.BACKFILL_LOCK_SECONDS / locked)))
+        elif count >= 0.8 * self._most:
+            self._most = min(self._rows, int(self._most * 1.2) + 1)
 
     @property
     def is_idle(self) -> bool:
@@ -110,7 +124,8 @@ class WritingThread:
             while (some := self._next()) is not None:
                 began = time.monotonic()
                 changes = [change for part in some for change in part.changes]
-                self.reports.extend(self._writer.write(changes, time.time()))
+                reports = self._writer.write(changes, time.time())
+                self._took(sum(part.rows for part in some), max((it.locked_seconds for it in reports), default=0.0))
                 self.seconds += time.monotonic() - began
                 with self._condition:
                     self._is_writing = False
@@ -133,7 +148,7 @@ class WritingThread:
                     return None
                 if self._parts:
                     left = self._since + backoff.BACKFILL_FILL_SECONDS - time.monotonic()
-                    is_full = self._waiting_rows >= self._rows or len(self._parts) >= MAX_REPOSITORIES
+                    is_full = self._waiting_rows >= self._most or len(self._parts) >= MAX_REPOSITORIES
                     if is_full or left <= 0 or self._is_ending or self.hurries:
                         break
                     self._condition.wait(min(left, backoff.POLL_SECONDS))
@@ -143,7 +158,7 @@ class WritingThread:
             count = 0
             while self._parts and len(some) < MAX_REPOSITORIES:
                 part, rows = self._parts[0]
-                if some and count + rows > self._rows:
+                if some and count + rows > self._most:
                     break
                 some.append(part)
                 count += rows
