@@ -91,7 +91,8 @@ def take_missing(connection: Connection, limit: int, claim_seconds: float) -> li
 
 def missed(connection: Connection, failures: Sequence[Miss | tuple[str, str, float, bool]]) -> None:
     """Notes failed attempts. After the third one, or a final one, the record is not fetched any more. The rows of
-    replies stay all the same: should the parent arrive late, they are evaluated again. The caller commits."""
+    replies stay all the same: should the parent arrive late, they are evaluated again. A record that is here by now is
+    no failure, and its other rows go. The caller commits."""
     if not failures:
         return
     parameters = {

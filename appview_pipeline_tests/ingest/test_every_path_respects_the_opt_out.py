@@ -685,9 +685,9 @@ def test_records_fetched_one_by_one(database: Database) -> None:
         with ThreadPoolExecutor(1) as pool:
             ends = pool.submit(fetch_live, settings, stop.is_set)
             try:
-                open_rows = "SELECT count(*) FROM pipeline.pending WHERE not_before IS NOT NULL"
-                wait_for(lambda: one(database.url, open_rows) == 0 or ends.done(), 30)
-                wait_for(lambda: one(database.url, "SELECT count(*) FROM pipeline.fetch_batch") > 0 or ends.done(), 30)
+                due_rows = "SELECT count(*) FROM pipeline.pending WHERE not_before <= now()"
+                found = "SELECT count(*) FROM pipeline.fetch_batch WHERE found > 0"
+                wait_for(lambda: (one(database.url, found) and not one(database.url, due_rows)) or ends.done(), 60)
             finally:
                 stop.set()
                 ends.result(30)

@@ -346,6 +346,17 @@ def test_a_final_failure_ends_it_at_once(database: Database, people: tuple[Perso
     assert state(database).given_up == 1
 
 
+def test_what_has_arrived_is_no_failure(database: Database, people: tuple[Person, Person]) -> None:
+    ann, bob = people
+    uri = bob.uri(f"{POST}/a")
+    parent = bob.commit(post("a", "x"))
+    index(database, ann.commit(repost("r", uri), quote("q", uri)))
+    take(database)
+    index(database, parent)
+    miss(database, Miss(uri, "it was fetched, and is not stored", 600.0, False))
+    assert pending(database) == set()
+
+
 def test_postponing_is_no_attempt(database: Database, people: tuple[Person, Person]) -> None:
     ann, bob = people
     uri = bob.uri(f"{POST}/a")

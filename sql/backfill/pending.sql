@@ -62,28 +62,34 @@ ORDER BY min(since), missing;
 
 -- :missed
 -- Counts a failed attempt at each of %(uris)s, with its reason. A record is tried again after its number of seconds;
--- not any more if the failure is final, or after %(tries)s failures.
+-- not any more if the failure is final, or after %(tries)s failures. A record that is here by now is no failure.
 -- - failure: what failed.
--- - named: the rows that name these records.
+-- - named: the rows that name these records, and whether the record is here.
+-- - arrived: those of records that are, and that no evaluation waits for: removed.
 WITH failure AS MATERIALIZED (
   SELECT DISTINCT ON (missing) missing, error, seconds, is_final
   FROM unnest(%(uris)s::text[], %(errors)s::text[], %(seconds)s::float8[], %(finals)s::boolean[])
     f (missing, error, seconds, is_final)
 ), named AS MATERIALIZED (
-  SELECT p.uri, p.kind, p.missing, f.error, f.seconds, f.is_final
+  SELECT p.uri, p.kind, p.missing, f.error, f.seconds, f.is_final,
+    EXISTS (SELECT FROM bsky.record r WHERE r.uri = p.missing) AS is_here
   FROM failure f
   JOIN pipeline.pending p USING (missing)
   WHERE p.not_before IS NOT NULL
   FOR UPDATE OF p SKIP LOCKED
+), arrived AS (
+  DELETE FROM pipeline.pending p
+  USING named n
+  WHERE (p.uri, p.kind, p.missing) = (n.uri, n.kind, n.missing) AND n.is_here AND n.kind <> 'reply'
 )
 UPDATE pipeline.pending p SET
-  attempts = p.attempts + 1,
-  error = n.error,
+  attempts = p.attempts + CASE WHEN n.is_here THEN 0 ELSE 1 END,
+  error = CASE WHEN n.is_here THEN p.error ELSE n.error END,
   not_before = CASE
-    WHEN NOT n.is_final AND p.attempts + 1 < %(tries)s THEN now() + make_interval(secs => n.seconds)
+    WHEN NOT n.is_here AND NOT n.is_final AND p.attempts + 1 < %(tries)s THEN now() + make_interval(secs => n.seconds)
   END
 FROM named n
-WHERE (p.uri, p.kind, p.missing) = (n.uri, n.kind, n.missing);
+WHERE (p.uri, p.kind, p.missing) = (n.uri, n.kind, n.missing) AND (NOT n.is_here OR n.kind = 'reply');
 
 -- :postpone
 -- Puts %(uris)s off for %(seconds)s, without counting an attempt.
