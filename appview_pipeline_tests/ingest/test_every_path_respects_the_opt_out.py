@@ -671,8 +671,10 @@ def test_single_records_that_are_missing(database: Database) -> None:
     assert tables_of(news_of(before, database, ann)) <= {"pipeline.pending"}
 
 
-def test_records_fetched_one_by_one(database: Database) -> None:
+def test_records_fetched_one_by_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the process that fetches what replies depend on: asked for before the opt-out, and after it."""
+    monkeypatch.setattr(backoff, "MISSING_RECORDS_SECONDS", 0.1)
+    monkeypatch.setattr(backoff, "FETCH_REPORT_SECONDS", 0.1)
     with SimulatedNetwork(seed=5, accounts=24) as network:
         frames = network.advance(700)
         known = {author.did.encode() for author in network.world.authors[::3]}
