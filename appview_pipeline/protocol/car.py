@@ -101,12 +101,13 @@ class Blocks:
     header; damaged sections only show as missing blocks.
     """
 
-    __slots__ = ("_car", "_index", "roots")
+    __slots__ = ("_car", "_damage", "_index", "roots")
 
     def __init__(self, car: bytes) -> None:
         self.roots = read_header(car)[0]
         self._car = car
         self._index: Index | None = None
+        self._damage: str | None = None
 
     def get(self, cid: bytes) -> bytes | None:
         """The block of a CID; None when there is none or its bytes don't hash to the CID (`absence` says which)."""
@@ -127,9 +128,24 @@ class Blocks:
         block = car[place[0] : place[1]] if place else b""
         return block if place and sha256(block).digest() == cid[4:] else None
 
+    def get_of_many(self, cid: bytes) -> bytes | None:
+        """The same, where many blocks of a CAR that may be large are asked for: its sections are walked first."""
+        try:
+            place = self._places().get(cid)
+        except InvalidCar:
+            return self.get(cid)
+        block = self._car[place[0] : place[1]] if place else b""
+        return block if place and sha256(block).digest() == cid[4:] else self.get(cid)
+
     def _places(self) -> Index:
+        if self._damage is not None:
+            raise InvalidCar(self._damage)  # a large CAR is not walked for each of its blocks
         if self._index is None:
-            self._index = index_blocks(self._car)[1]
+            try:
+                self._index = index_blocks(self._car)[1]
+            except InvalidCar as error:
+                self._damage = str(error)
+                raise
         return self._index
 
     def absence(self, cid: bytes) -> tuple[str, bytes | None]:

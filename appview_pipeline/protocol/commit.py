@@ -20,7 +20,7 @@ from appview_pipeline.protocol.car import Blocks, InvalidCar
 from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_as_sent, decode_envelope
 from appview_pipeline.protocol.cid import is_dag_cbor, to_text
 from appview_pipeline.protocol.frames import Commit, Sync
-from appview_pipeline.protocol.mst_node import EMPTY, InvalidTree, root_cid
+from appview_pipeline.protocol.mst_node import EMPTY, InvalidTree, Load, root_cid
 from appview_pipeline.protocol.mst_proof import TreeOp, invert
 from appview_pipeline.protocol.mst_undo import undo
 from appview_pipeline.protocol.syntax import is_did, is_record_key, is_tid, tid_from_micros
@@ -37,6 +37,9 @@ MAX_URI = 2000
 """Bytes of an AT URI that we store: it is in B-tree indexes."""
 MAX_COMMIT_BLOCK = 10_000
 """Bytes of a commit object; a DID of 2,048 characters fits several times."""
+MAX_PROOF = 2 * MAX_BLOCKS
+"""Bytes of nodes that the proof of a commit may read. A node is read once, or a few times where operations have to be
+tried again; one that stands below many others, as no real tree has it, would be read, and kept, for each of them."""
 FUTURE_TOLERANCE = 300_000_000
 """Microseconds that a rev, or the time of an event or operation, may be ahead of our clock (relays allow 5 minutes): a
 rev a century ahead would block every later commit of its account."""
@@ -188,18 +191,34 @@ def prove(event: Commit, content: CommitContent) -> bool:
         if event.since is not None:
             return False
         expected = EMPTY.cid
-    load = content.blocks.get
+    blocks = content.blocks
     try:
         ops = [_tree_op(operation) for operation in event.ops]
-        if len(ops) == 1 and undo(content.data, *ops[0], load) == expected:
+        if len(ops) == 1 and undo(content.data, *ops[0], blocks.get) == expected:
             return True
-        before = invert(content.data, _one_each(ops), load)
+        before = invert(content.data, _one_each(ops), _at_most(MAX_PROOF, blocks.get_of_many))
     except InvalidTree as error:
         raise InvalidCommit("commit-proof", f"the operations can't be undone: {error}") from None
     if root_cid(before) != expected:
         named = "prevData" if event.prev_data is not None else "empty, though the commit is the first"
         raise InvalidCommit("commit-proof", f"with the operations undone, the tree is not {named}")
     return True
+
+
+def _at_most(limit: int, load: Load) -> Load:
+    """`load` for so many bytes of blocks; beyond them it raises InvalidTree."""
+    left = limit
+
+    def limited(cid: bytes) -> bytes | None:
+        nonlocal left
+        block = load(cid)
+        if block is not None:
+            left -= len(block)
+            if left < 0:
+                raise InvalidTree(f"its nodes are more than {limit:,} bytes to read")
+        return block
+
+    return limited
 
 
 def _one_each(ops: Iterable[TreeOp]) -> list[TreeOp]:

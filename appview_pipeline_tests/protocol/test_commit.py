@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from appview_pipeline_tests.properties.stories import POST
 from appview_pipeline_tests.support.made_frames import (
     CORPUS_TIME,
     DID,
+    KEY,
     RECORD,
     REV,
     commit_event,
@@ -60,6 +63,31 @@ def test_a_hidden_operation_fails_the_proof(conformance: Path) -> None:
         assert error.value.kind == "commit-proof"
         caught += 1
     assert caught == 148
+
+
+def test_a_large_node_below_many_others_is_not_read_for_each_of_them() -> None:
+    """No real tree has that: 200 operations would cost 20 s and 1 GB."""
+    value = cid.cid_for_cbor(RECORD)
+
+    def keys(height: int, prefix: str) -> Iterator[bytes]:
+        found = (f"{prefix}{number:05d}".encode() for number in count())
+        return (key for key in found if mst_node.height_of_key(key) == height)
+
+    def node(height: int, keys: list[bytes], below: bytes | None) -> mst_node.Node:
+        return mst_node.Node(height, tuple(keys), (value,) * len(keys), (below,) * (len(keys) + 1))
+
+    large = node(0, [*islice(keys(0, "a.b/"), 20_000)], None)
+    places = [*islice(keys(1, "b.b/"), 20)]
+    root = node(1, places, large.cid)
+    between = [next(keys(0, place.decode() + "-")).decode() for place in places]
+    block = signing.sign_commit(KEY, did=DID, rev=REV, data=root.cid)
+    commit = cid.cid_for_cbor(block)
+    blocks = car.write_car(commit, {commit: block, root.cid: root.block, large.cid: large.block})
+    for number, reason in (2, "the tree is not prevData"), (20, "4,000,000 bytes"):
+        ops = [{"action": "delete", "path": path, "cid": None, "prev": value} for path in between[:number]]
+        event = commit_event(make_body({}, commit=commit, blocks=blocks, ops=ops))
+        with pytest.raises(InvalidCommit, match=reason):
+            prove(event, read_commit(event, CORPUS_TIME, ()))
 
 
 def test_unwanted_collections_are_listed_and_their_blocks_not_touched(conformance: Path) -> None:
