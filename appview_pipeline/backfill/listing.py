@@ -275,6 +275,9 @@ class _Listing:
             seconds = max(seconds, error.retry_after)
         log.warning("The relay's list of %s could not be read: %s", name, error)
         with self._database.connect("writer") as connection:
+            if attempts + 1 >= backoff.LISTING_TRIES:
+                # A cursor that the relay does not take any more, perhaps.
+                store.begin_listing(connection, self._relay, name)
             store.fail_listing(connection, self._relay, name, str(error), seconds)
         self._add(failed=1)
 

@@ -333,8 +333,9 @@ class Worker:
 
     def _add(self, taken: Sequence[Queued]) -> None:
         for it in taken:
-            self._tried.add(it.did)
             self._jobs[it.did] = _Job(it)
+        if self.dids is not None:
+            self._tried.update(it.did for it in taken)
         self._lanes.add(taken)
 
     def _take_from_scopes(self) -> list[Queued]:
@@ -577,7 +578,7 @@ class Worker:
         fetched = [self._fetched(job) for did, job in written.items() if did not in again]
         if failed and not self._tell(lambda connection: self._write_failed(connection, failed)):
             return False
-        if fetched and not self._tell(lambda connection: queue.finish(connection, fetched)):
+        if fetched and not self._tell(lambda connection: self._write_fetched(connection, fetched)):
             return False
         if moved and not self._tell(lambda connection: queue.set_hosts(connection, moved)):
             return False
@@ -607,14 +608,24 @@ class Worker:
 
     def _fetched(self, job: _Job) -> Fetched:
         assert job.prepared is not None, "it was written, so it was compared"
+        attempts = job.queued.attempts + 1
+        parked = attempts >= backoff.BACKFILL_TRIES
         return Fetched(
             did=job.queued.did,
             enqueued_at=job.queued.enqueued_at,
             rev=job.prepared.rev,
             records=job.prepared.counts.records,
             bytes=job.prepared.size,
-            seconds=backoff.repository(job.queued.attempts + 1),
+            seconds=backoff.parked_repository(1, is_gone=False) if parked else backoff.repository(attempts),
+            parked=parked,
         )
+
+    def _write_fetched(self, connection: Connection, fetched: list[Fetched]) -> None:
+        parked = queue.finish(connection, fetched)
+        connection.commit()  # locks of repositories come before those of the queue
+        for did in parked:
+            fail_resync(connection, did, INCOMPLETE, parked=True)
+        self.summary.parked += len(parked)
 
     def _write_failed(self, connection: Connection, failed: dict[str, _Failed]) -> None:
         items = [_postponed(it) for _, it in sorted(failed.items())]
@@ -707,6 +718,7 @@ class Worker:
         return found
 
 
+INCOMPLETE = "its export does not have everything that is missing, however often it is fetched"
 INTERRUPTED = "interrupted"
 """Kind of a failure that is none: the process ends."""
 HOST_KINDS = frozenset(
@@ -738,7 +750,8 @@ def _unexpected(queued: Queued, error: Exception) -> FetchFailed:
     """The database is away, which says nothing of the account; or a defect of ours, which holds up this one alone."""
     if isinstance(error, OperatorError | DatabaseError):
         sentence = str(error).strip().partition("\n")[0]
-        return FetchFailed("database", sentence, blames_account=not isinstance(error, Transient), retry_after=10.0)
+        is_away = isinstance(error, OperatorError | Transient)
+        return FetchFailed("database", sentence, blames_account=not is_away, retry_after=10.0)
     log.error("Fetching %s failed in an unexpected way", queued.did, exc_info=error)
     return FetchFailed("defect", f"this program failed: {type(error).__name__}: {error}"[:500])
 

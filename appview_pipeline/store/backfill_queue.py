@@ -71,6 +71,8 @@ class Fetched:
     bytes: int | None
     seconds: float
     """Seconds until it is fetched again where that did not make it complete."""
+    parked: bool = False
+    """Where it did not, it is given up for now."""
 
 
 @dataclass(frozen=True)
@@ -261,15 +263,15 @@ def set_hosts(connection: Connection, hosts: Mapping[str, str]) -> None:
         _execute(connection, "set_hosts", dids=list(hosts), hosts=list(hosts.values()))
 
 
-def finish(connection: Connection, fetched: Sequence[Fetched]) -> None:
+def finish(connection: Connection, fetched: Sequence[Fetched]) -> list[str]:
     """Notes what was fetched and applied. A repository that was asked for again since it was taken, or that is still
-    not complete, stays in the queue."""
+    not complete, stays in the queue. Returns those that are given up for now."""
     by_did = {it.did: it for it in fetched}
     if not by_did:
-        return
+        return []
     items = list(by_did.values())
     _fetch(connection, "lock", dids=list(by_did))
-    _execute(
+    found = _fetch(
         connection,
         "finish",
         dids=[it.did for it in items],
@@ -278,7 +280,9 @@ def finish(connection: Connection, fetched: Sequence[Fetched]) -> None:
         records=[it.records for it in items],
         bytes=[it.bytes for it in items],
         seconds=[it.seconds for it in items],
+        parked=[it.parked for it in items],
     )
+    return [did for (did,) in found if did is not None]
 
 
 def postpone(connection: Connection, items: Sequence[Postponed]) -> None:

@@ -209,6 +209,16 @@ def test_a_relay_that_fails_is_tried_again_later(database: Database, serve: Call
     assert found.failed == 1 and "could not be read" in found.ended and "no object" in found.ended
     run(database, relay)
     assert relay.questions[LIST_HOSTS] == 1, "it has its pause"
+    # A cursor that it does not take any more: the list is read from its beginning.
+    rows(
+        database.url,
+        "UPDATE pipeline.relay_listing SET cursor = 'old', not_before = now(), attempts = %s",
+        backoff.LISTING_TRIES - 1,
+    )
+    assert run(database, relay).failed == 1
+    assert rows(database.url, "SELECT cursor, attempts, not_before > now() FROM pipeline.relay_listing") == [
+        (None, 1, True)
+    ]
 
 
 def test_accounts_that_the_stream_brought_are_queued_as_new(database: Database, serve: Callable[..., Lists]) -> None:

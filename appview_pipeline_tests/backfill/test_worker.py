@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -12,13 +13,16 @@ import pytest
 from appview_pipeline import backoff
 from appview_pipeline.backfill.listing import list_network
 from appview_pipeline.backfill.progress import WorkSummary
-from appview_pipeline.backfill.worker import work
+from appview_pipeline.backfill.worker import Worker, _unexpected, work
+from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.protocol import cid
+from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store import backfill_queue as queue
 from appview_pipeline.store.backfill_reports import reports_since
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import RefusedData, Transient
 from appview_pipeline.store.hosts import HostNews, note_hosts
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import World
@@ -151,6 +155,52 @@ def test_a_repository_that_fails_again_and_again_is_given_up_for_now(
     network.pdses[2].faults.named.clear()
     assert work(settings_for(network, database), database, dids=[bad]).repositories == 1
     assert one(database.url, "SELECT sync_state FROM pipeline.repo WHERE did = %s", bad) == "synchronized"
+
+
+def test_a_repository_whose_host_never_has_what_is_missing_is_given_up_for_now(
+    database: Database, network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay lists a rev that the PDS does not have, and will not."""
+    monkeypatch.setattr(backoff, "repository", lambda attempts: 0.0)
+    monkeypatch.setattr(backoff, "BACKFILL_TRIES", 3)
+    dids = enqueue(database, network, queue.DESYNCHRONIZED, home=2)
+    rows(database.url, "INSERT INTO pipeline.repo (did, sync_state) VALUES (%s, 'desynchronized')", dids[0])
+    rows(
+        database.url,
+        "INSERT INTO pipeline.gap (kind, did, to_text) VALUES ('repository', %s, %s)",
+        dids[0],
+        tid_from_micros(time.time_ns() // 1_000 + 60_000_000),
+    )
+    found = work(settings_for(network, database), database, urgent=True, max_seconds=20)
+    assert found.ended == "nothing more may be fetched now" and found.parked == 1, found
+    assert found.repositories == len(dids) - 1 + 3
+    ((state, reason),) = rows(database.url, "SELECT sync_state, sync_reason FROM pipeline.repo WHERE did = %s", dids[0])
+    assert state == "error" and "does not have everything that is missing" in reason
+    assert unfinished(database).keys() == {dids[0]}
+
+
+def test_a_database_that_is_away_is_no_failed_attempt() -> None:
+    queued = queue.Queued("did:plc:a", "", 0, "discovered", 0, datetime.now(timezone.utc))
+    for error in (OperatorError("It can't be reached."), Transient("the connection is gone")):
+        assert not _unexpected(queued, error).blames_account
+    assert _unexpected(queued, RefusedData("a row is refused")).blames_account
+
+
+def test_what_was_fetched_is_not_remembered(database: Database, network: SimulatedNetwork) -> None:
+    """The network has fifty million accounts."""
+    enqueue(database, network)
+    made: list[Worker] = []
+    prepare = Worker.__post_init__
+
+    def noted(self: Worker) -> None:
+        prepare(self)
+        made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "__post_init__", noted)
+        assert work(settings_for(network, database), database).repositories > 40
+    (worker,) = made
+    assert not (worker._tried or worker._jobs or worker._downloaded or worker._unsaved)
 
 
 def test_an_account_that_is_gone_is_asked_for_seldom(database: Database, network: SimulatedNetwork) -> None:

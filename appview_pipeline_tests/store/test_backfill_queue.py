@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -155,6 +156,8 @@ def test_one_that_is_not_complete_yet_stays_with_growing_pauses(database: Databa
     on(database, lambda c: queue.finish(c, [fetched(it)]))
     assert take(database) == []
     assert row(database, A, "finished_at, attempts, not_before > now() + interval '50 s'") == (None, 2, True)
+    assert on(database, lambda c: queue.finish(c, [replace(fetched(it), parked=True)])) == [A], "given up for now"
+    assert row(database, A, "finished_at, parked_at IS NOT NULL, left(error, 11)") == (None, True, "its export ")
 
 
 def test_hosts_are_found_without_those_that_are_parked(database: Database) -> None:
@@ -230,7 +233,8 @@ def test_statements_read_no_whole_table(database: Database) -> None:
         "release": {"dids": moved},
         "set_hosts": {"dids": moved, "hosts": [ONE]},
         "finish": {
-            "dids": moved, "enqueued_at": [now], "revs": ["3l"], "records": [1], "bytes": [1], "seconds": [1.0]
+            "dids": moved, "enqueued_at": [now], "revs": ["3l"], "records": [1], "bytes": [1], "seconds": [1.0],
+            "parked": [False]
         },
         "postpone": {
             "dids": moved, "errors": ["x"], "seconds": [1.0], "counts": [True], "parked": [True], "enqueued_at": [now]

@@ -186,7 +186,8 @@ WHERE q.did = h.did AND q.did = ANY (%(dids)s) AND q.finished_at IS NULL;
 
 -- :finish
 -- What was fetched of the repositories %(dids)s. One that was asked for again since it was taken (%(enqueued_at)s), or
--- that is still not complete, stays in the queue: it is fetched again, at once the first time.
+-- that is still not complete, stays in the queue: it is fetched again, at once the first time. %(parked)s: one that is
+-- still not complete is given up for now. Returns those that are (null: others).
 UPDATE pipeline.backfill_queue q SET
   finished_at = CASE WHEN f.is_finished THEN coalesce(q.finished_at, now()) END,
   not_before = CASE
@@ -194,26 +195,37 @@ UPDATE pipeline.backfill_queue q SET
     ELSE now() + make_interval(secs => CASE WHEN q.attempts = 0 THEN 0 ELSE f.seconds END)
   END,
   claimed_until = NULL,
-  parked_at = NULL,
+  parked_at = CASE WHEN f.is_parked THEN coalesce(q.parked_at, now()) END,
   attempts = CASE WHEN f.is_finished THEN 0 ELSE q.attempts + 1 END,
-  error = CASE WHEN NOT f.is_finished THEN 'something newer of it is missing: it is fetched again' END,
+  error = CASE
+    WHEN f.is_parked THEN 'its export does not have everything that is missing, however often it is fetched'
+    WHEN NOT f.is_finished THEN 'something newer of it is missing: it is fetched again'
+  END,
   rev = coalesce(f.rev, q.rev),
   records = coalesce(f.records, q.records),
   bytes = coalesce(f.bytes, q.bytes)
 FROM (
-  SELECT f.*, (
-      SELECT k.finished_at IS NOT NULL OR k.enqueued_at <= f.enqueued_at
-      FROM pipeline.backfill_queue k
-      WHERE k.did = f.did
-    ) AND NOT EXISTS (
-      SELECT FROM pipeline.repo r WHERE r.did = f.did AND r.sync_state IN ('desynchronized', 'resyncing') OFFSET 0
-    ) AS is_finished
+  SELECT f.*, k.is_last AND r.sync_state IS NULL AS is_finished,
+    f.parked AND r.sync_state = 'desynchronized' AS is_parked
   FROM unnest(
     %(dids)s, %(enqueued_at)s::timestamptz[], %(revs)s::text[], %(records)s::bigint[],
-    %(bytes)s::bigint[], %(seconds)s::float8[]
-  ) f (did, enqueued_at, rev, records, bytes, seconds)
+    %(bytes)s::bigint[], %(seconds)s::float8[], %(parked)s::boolean[]
+  ) f (did, enqueued_at, rev, records, bytes, seconds, parked)
+  CROSS JOIN LATERAL (
+    SELECT k.finished_at IS NOT NULL OR k.enqueued_at <= f.enqueued_at AS is_last
+    FROM pipeline.backfill_queue k
+    WHERE k.did = f.did
+    OFFSET 0
+  ) k
+  LEFT JOIN LATERAL (
+    SELECT r.sync_state
+    FROM pipeline.repo r
+    WHERE r.did = f.did AND r.sync_state IN ('desynchronized', 'resyncing')
+    OFFSET 0
+  ) r ON true
 ) f
-WHERE q.did = f.did AND q.did = ANY (%(dids)s);
+WHERE q.did = f.did AND q.did = ANY (%(dids)s)
+RETURNING CASE WHEN q.parked_at IS NOT NULL THEN q.did END;
 
 -- :postpone
 -- The repositories %(dids)s could not be fetched (%(errors)s): they may be taken again after %(seconds)s. Where
