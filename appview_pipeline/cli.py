@@ -210,11 +210,13 @@ def dead_letters(kind: str | None, limit: int, as_json: bool) -> None:
 @cli.command()
 @click.argument("accounts", nargs=-1, metavar="[DID|HANDLE]...")
 @click.option("--car", type=click.Path(path_type=Path), help="Read the repository from this CAR file, not the network.")
-@click.option("--did", help="With --car: the account that it is the repository of.")
+@click.option("--did", help="With --car: the account that it is the repository of (or its handle).")
 @click.option("--key", metavar="did:key:...", help="With --car: check the signature with this key.")
 @click.option("--all", "everything", is_flag=True, help="All repositories of the network, as far as hosts list them.")
 @click.option(
-    "--days", type=click.IntRange(1, 36_500), help="Only records of the last so many days; nothing is deleted."
+    "--days",
+    type=click.IntRange(1, 36_500),
+    help="Only records of the last so many days; nothing is deleted. Alone: of all repositories.",
 )
 def backfill(
     accounts: tuple[str, ...],
@@ -229,9 +231,10 @@ def backfill(
     Interrupted at any moment, it goes on where it was when it is run again. The last line of the output is a JSON
     summary. Exit code 1: some repositories could not be fetched, or are still not complete.
     """
-    chosen = [bool(accounts), car is not None, everything]
-    if sum(chosen) != 1 or (did is not None or key is not None) != (car is not None):
-        raise click.UsageError("Give accounts, or --car FILE --did DID, or --all.")
+    is_of_network = everything or (days is not None and not accounts and car is None)
+    is_of_file = did is not None or key is not None
+    if sum([bool(accounts), car is not None, is_of_network]) != 1 or (is_of_file and car is None):
+        raise click.UsageError("Give accounts, or --car FILE --did DID, or --all, or --days N.")
     if car is not None and did is None:
         raise click.UsageError("--car needs --did: the account that the file is the repository of.")
     settings = _begin("backfill")
@@ -302,12 +305,14 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 def _backfill_from_file(settings: Settings, car: Path, did: str, key: str | None, days: int) -> None:
     from appview_pipeline.backfill.car_file import backfill_from_file
     from appview_pipeline.backfill.compare import Counts
+    from appview_pipeline.identity.show import known_did
     from appview_pipeline.ingest.interpreter import favour_throughput
     from appview_pipeline.store.database import open_database
 
     favour_throughput()
     database = open_database(settings)
     try:
+        did = known_did(database, did)
         with tqdm(unit="records", desc=car.name, file=sys.stderr) as bar, logging_redirect_tqdm():
 
             def show(counts: Counts) -> None:
@@ -350,6 +355,8 @@ def audit(accounts: tuple[str, ...], sample: int | None, deep: bool, as_json: bo
         else:
             with database.connect("reader") as connection:
                 dids = sample_repositories(connection, sample)
+            if not dids:
+                click.echo("No repository is said to be complete yet, so there is nothing to audit.", err=True)
         with (
             _interruptible() as stopped,
             Client(settings) as client,

@@ -15,7 +15,7 @@ from appview_pipeline.identity.attempt import attempt
 from appview_pipeline.identity.documents import InvalidDocument, parse_document, read_json
 from appview_pipeline.identity.on_demand import resolve_now
 from appview_pipeline.identity.questions import questions
-from appview_pipeline.protocol.syntax import is_did, is_handle, normalize_handle, without_decoration
+from appview_pipeline.protocol.syntax import is_did, is_did_plc, is_handle, normalize_handle, without_decoration
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import identities
 from appview_pipeline.store.database import Connection, Database
@@ -186,7 +186,7 @@ def find_account(connection: Connection, name: str) -> str | None:
     """
     name = without_decoration(name)
     if name.startswith("did:"):
-        if not is_did(name):
+        if not is_did(name) or (name.startswith("did:plc:") and not is_did_plc(name)):
             raise OperatorError(f"{name[:300]!r} is not a DID: correct it.")
         return name
     if not is_handle(name):
@@ -209,6 +209,15 @@ def dids_of(database: Database, settings: Settings, names: Iterable[str]) -> lis
             did = find_account(connection, name)
         found.append(did if did is not None else refresh_account(database, settings, name)[0])
     return list(dict.fromkeys(found))
+
+
+def known_did(database: Database, name: str) -> str:
+    """The DID that `name`, a DID or a handle, stands for, without asking the network. Raises `OperatorError`."""
+    with database.connect("reader") as connection:
+        did = find_account(connection, name)
+    if did is None:
+        raise OperatorError(f"no account is known to have the handle {without_decoration(name)}: give its DID.")
+    return did
 
 
 def show_account(database: Database, settings: Settings, name: str) -> ShownIdentity:

@@ -135,7 +135,7 @@ def _fetches(queue: QueueState) -> str:
     waiting = {names.get(priority, str(priority)): count for priority, count in sorted(queue.waiting.items())[::-1]}
     parts = [_counts({name: count for name, count in waiting.items() if count})]
     if queue.oldest_seconds is not None:
-        parts.append(f"the first since {_duration(queue.oldest_seconds)}")
+        parts.append(f"the first for {_duration(queue.oldest_seconds)}")
     if queue.fetching:
         parts.append(f"{queue.fetching:,} being fetched")
     if queue.parked:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from appview_pipeline.backfill import by_hand
 from appview_pipeline.cli import cli
+from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import World
@@ -101,6 +102,25 @@ def test_the_whole_network_is_listed_and_fetched(
     assert (done["repositories"], done["failed"], done["left"]) == (len(network.world.authors), 0, 0)
     assert done["listing"]["queued"] == len(network.world.authors)
     assert synchronized(database) == {author.did for author in network.world.authors}
+
+
+def test_the_last_days_of_the_whole_network(database: Database, network: SimulatedNetwork, command: Command) -> None:
+    done = summary(command("backfill", "--days", "1"))
+    assert (done["repositories"], done["failed"], done["left"]) == (len(network.world.authors), 0, 0)
+    assert one(database.url, "SELECT bool_and(is_partial) FROM pipeline.repo") is True
+
+
+def test_a_mistyped_did_is_said_and_not_queued(database: Database, command: Command) -> None:
+    for name in ("backfill", "audit"):
+        result = command(name, "did:plc:abc")
+        assert isinstance(result.exception, OperatorError) and "is not a DID" in str(result.exception)
+    assert one(database.url, "SELECT count(*) FROM pipeline.backfill_queue") == 0
+
+
+def test_a_sample_of_nothing_is_said(command: Command) -> None:
+    result = command("audit", "--sample", 3)
+    assert summary(result)["repositories"] == 0
+    assert "nothing to audit" in result.stderr
 
 
 def test_what_ends_the_listing_ends_the_command(

@@ -107,6 +107,8 @@ def test_a_file_that_is_no_export_of_the_account_is_one_sentence(
     whole = file.read_bytes()
     file.write_bytes(whole[:-30])
     assert "cut short" in mistake(command("--car", file, "--did", ann.did))
+    assert "neither a DID nor a handle" in mistake(command("--car", file, "--did", "nonsense"))
+    assert "give its DID" in mistake(command("--car", file, "--did", "nobody.example.com"))
     file.write_bytes(b"")
     assert "is empty" in mistake(command("--car", file, "--did", ann.did))
     assert one(database.url, "SELECT count(*) FROM pipeline.repo") == 0, "nothing was begun"
@@ -154,6 +156,7 @@ def test_of_the_last_days(database: Database, command: Command, ann: Person, fil
         ("--car", "x.car", "--did", "did:plc:x", "--all"),
         ("did:plc:x", "--key", "did:key:x"),
         ("--all", "--days", "0"),
+        ("--days", "3", "--did", "did:plc:x"),
     ],
 )
 def test_what_does_not_fit_together_is_said(command: Command, arguments: tuple[str, ...]) -> None:
