@@ -266,6 +266,8 @@ BACKFILL_LOCK_SECONDS = 0.7
 records as that allows, up to `APPVIEW_BACKFILL_ROWS`."""
 BACKFILL_REPORT_SECONDS = 5.0
 """Between two reports of a process that fetches repositories."""
+BACKFILL_COUNT_SECONDS = 60.0
+"""How often such a process counts the repositories that wait: more of them come while it is at work."""
 BACKFILL_END_SECONDS = 20.0
 """What a process that fetches repositories, and should end, waits for those that it has downloaded to be written."""
 LISTING_CLAIM_SECONDS = 120.0

@@ -131,8 +131,9 @@ def work(
 
     `bucket`: only this part of the queue; otherwise all of it. `urgent`: only what was asked for or is desynchronized.
     `dids`: these repositories, which are queued as asked for; each is tried once, whatever is parked.
-    `days`: with 0 or more only records of the last so many days are taken. By default that is `APPVIEW_BACKFILL_DAYS`
-    for what is not urgent, and everything for what is; where that setting is 0, nothing else is worked off.
+    `days`: only records of the last so many days; -1: everything; 0: only what is urgent is worked off. By default
+    `APPVIEW_BACKFILL_DAYS`. What is urgent is fetched whole, for its newest days would not close its gaps; `dids` are
+    fetched as `days` says (by default whole).
 
     At its end it finishes what is at hand, and gives back what is not begun. Raises `OperatorError` where there is no
     database, and the error of a defect of ours.
@@ -167,7 +168,7 @@ def work(
 
 def _scopes(settings: Settings, bucket: int | None, *, urgent: bool, days: int | None) -> list[Scope]:
     """What is looked through, in this order."""
-    is_only_urgent = urgent or (days is None and settings.backfill_days == 0)
+    is_only_urgent = urgent or (settings.backfill_days if days is None else days) == 0
     lowest = queue.DESYNCHRONIZED if is_only_urgent else queue.REST
     if bucket is not None:
         return [Scope(bucket, lowest)]
@@ -265,7 +266,8 @@ class Worker:
         self._count_left()
 
     def _count_left(self) -> None:
-        """How many wait: looked up at the beginning and the end, and counted down in between."""
+        """How many wait: looked up at the beginning, at the end and now and then, and counted down in between."""
+        self._counted_at = time.monotonic()
 
         def count(connection: Connection) -> int:
             if self.dids is not None:
@@ -295,6 +297,8 @@ class Worker:
         self.summary.fetching = self._lanes.running
         if time.monotonic() - self._reported_at >= backoff.BACKFILL_REPORT_SECONDS:
             self._report()
+        if time.monotonic() - self._counted_at >= backoff.BACKFILL_COUNT_SECONDS:
+            self._count_left()
 
     def _patience(self) -> float:
         """Seconds until there is something to do without a message."""
@@ -470,9 +474,9 @@ class Worker:
             self._writing.put(Part(it.queued.did, changes, is_last))
 
     def _days_of(self, queued: Queued) -> int:
-        if self.days is not None:
-            return self.days
-        days = self.settings.backfill_days
+        if self.dids is not None:
+            return -1 if self.days is None else self.days
+        days = self.settings.backfill_days if self.days is None else self.days
         return days if days and queued.priority < queue.DESYNCHRONIZED else -1
 
     # ---- what came of it
@@ -521,6 +525,7 @@ class Worker:
         summary.refused += counts.refused
         summary.bytes += job.prepared.size
         summary.left = max(0, summary.left - 1)
+        summary.reasons.pop(job.queued.did, None)
 
     def _count_failed(self, message: _Failed) -> None:
         queued, error = message.queued, message.error

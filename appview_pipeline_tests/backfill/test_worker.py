@@ -247,6 +247,44 @@ def test_the_newest_days_only(database: Database, network: SimulatedNetwork) -> 
     assert partial == len(dids)
 
 
+def test_what_is_missing_is_fetched_whole_whatever_days_are_wanted(
+    database: Database, network: SimulatedNetwork
+) -> None:
+    urgent = enqueue(database, network, queue.DESYNCHRONIZED, home=1)
+    enqueue(database, network)
+    found = work(settings_for(network, database), database, days=1)
+    assert found.failed == 0 and unfinished(database) == {}
+    whole = {did for (did,) in rows(database.url, "SELECT did FROM pipeline.repo WHERE NOT is_partial")}
+    assert whole == set(urgent)
+
+
+def test_no_days_are_only_what_is_urgent(database: Database, network: SimulatedNetwork) -> None:
+    urgent = enqueue(database, network, queue.DESYNCHRONIZED, home=1)
+    enqueue(database, network)
+    assert work(settings_for(network, database), database, days=0).repositories == len(urgent)
+
+
+def test_what_comes_to_the_queue_meanwhile_is_counted(
+    database: Database, network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "BACKFILL_COUNT_SECONDS", 0.0)
+    count, counted = queue.count_waiting, list[int]()
+
+    def counting(*arguments: Any) -> int:
+        counted.append(count(*arguments))
+        return counted[-1]
+
+    monkeypatch.setattr(queue, "count_waiting", counting)
+    few = enqueue(database, network, queue.DESYNCHRONIZED, home=1)
+
+    def progress(so_far: WorkSummary) -> None:
+        if so_far.seconds < 1:
+            enqueue(database, network, queue.DESYNCHRONIZED)
+
+    work(settings_for(network, database), database, urgent=True, progress=progress)
+    assert counted[0] == len(few) < max(counted) and counted[-1] == 0
+
+
 def test_what_the_stream_brings_meanwhile_is_kept(database: Database, network: SimulatedNetwork) -> None:
     """Live commits arrive while repositories are fetched: at the end everything is there, and nobody waits."""
     enqueue(database, network)
