@@ -146,8 +146,9 @@ def test_status(database: Database, busy: Path) -> None:
         "VALUES ('wss://relay.example', 1234, 60, 2, now() - interval '5 seconds')",
     )
     rows(database.url, "INSERT INTO pipeline.gap (kind, relay) VALUES ('sequence', 'wss://relay.example')")
-    rows(database.url, "ANALYZE pipeline.repo")
     shown = run("status", DATABASE_URL=database.url)
+    states = dict(rows(database.url, "SELECT sync_state, count(*) FROM pipeline.repo GROUP BY sync_state"))
+    assert f"Repositories  {sum(states.values())} (" in shown.stdout
     assert "wss://relay.example" in shown.stdout and "1,234" in shown.stdout and "sequence 1" in shown.stdout
     status = run("status", "--json", DATABASE_URL=database.url)
     assert status.stdout.count("\n") == 1
@@ -157,6 +158,7 @@ def test_status(database: Database, busy: Path) -> None:
     assert stream["rejected_last_hour"] == 2 and 4 < stream["lag_seconds"] < 60
     assert found["schema_version"] == migrations.head()
     assert found["repositories"] == one(database.url, "SELECT count(*) FROM pipeline.repo")
+    assert found["repository_states"] == states
     assert found["gaps"] == {"sequence": 1}
     assert found["ignored_collections"]
 

@@ -12,6 +12,7 @@ from appview_pipeline.store.backfill_queue import QueueState
 from appview_pipeline.store.backfill_queue import queue_state as fetch_queue_state
 from appview_pipeline.store.identities import MAX_COUNTED, QueueLength, queue_state
 from appview_pipeline.store.sql import sections
+from appview_pipeline.store.sync_reports import SYNC_STATES, repository_states
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class PipelineStatus:
     By kind: `dead_letters` not resolved, `dead_letter_bytes_today` (UTC) of the `dead_letter_day_bytes` allowed, and
     `dead_letters_left_out`, which were only counted in the last 24 hours. `incomplete_repositories` have open gaps.
     `oldest_gap_seconds`: for how long the oldest open gap of each kind has been open. `repository_states`: repositories
-    by `sync_state`; those that are not complete are counted up to `MAX_COUNTED`, the others are shares of the estimated
-    number, as PostgreSQL last sampled them. `queue`: the repositories that wait to be fetched.
+    by `sync_state`, counted where there are few; else those that are not complete are counted up to `MAX_COUNTED`, and
+    the others are PostgreSQL's estimate. `queue`: the repositories that wait to be fetched.
     `opted_out`: accounts that forbid the collection of their data. `identities`: accounts that wait to be resolved, by
     queue, each counted up to `identities.MAX_COUNTED`.
     """
@@ -93,8 +94,8 @@ class PipelineStatus:
                 f"({stream.events_per_second:,.1f}/s), {stream.rejected_last_hour:,} rejected, "
                 f"{stream.skipped_last_hour:,} numbers skipped, {stream.doubtful_last_hour:,} doubtful"
             )
-        states = {name: count for name, count in self.repository_states.items() if count}
-        lines.append(f"Repositories  {self.repositories:,}{f' ({_counts(states)})' if states else ''}")
+        states = f" ({_counts(self.repository_states)})" if self.repository_states else ""
+        lines.append(f"Repositories  {self.repositories:,}{states}")
         lines.append(f"To be fetched {_fetches(self.queue)}")
         lines.append(f"Opted out     {self.opted_out:,}")
         lines.append(f"Identities    {_queues(self.identities)}")
@@ -165,9 +166,11 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
 
     (size, pending, repositories, opted_out) = rows("totals")[0]
     gaps = rows("gaps")
-    # Complete and unknown repositories are too many to be counted.
-    repository_states = {state: round(share * repositories) for state, share in rows("common_states")}
-    repository_states |= dict(rows("incomplete_states"))
+    states = repository_states(connection)
+    if not states.is_estimate:
+        repositories = sum(states.counts.values())
+    else:  # those that are not complete are counted all the same
+        states.counts.update(rows("incomplete_states"))
     of_day = rows("dead_letters_of_day")
     return PipelineStatus(
         database=database_url.describe(url),
@@ -183,7 +186,7 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
         incomplete_repositories=rows("incomplete")[0][0],
         pending=pending,
         repositories=repositories,
-        repository_states=repository_states,
+        repository_states={state: states.counts[state] for state in SYNC_STATES if states.counts.get(state)},
         queue=fetch_queue_state(connection),
         opted_out=opted_out,
         identities=queue_state(connection).queues,

@@ -9,6 +9,7 @@ from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
 
+SYNC_STATES = ("unknown", "synchronized", "desynchronized", "resyncing", "error")
 MAX_COUNTED = 20_000
 """Open gaps of one kind that are counted."""
 COUNTED_ROWS = 200_000

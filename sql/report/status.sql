@@ -74,15 +74,6 @@ FROM (
 GROUP BY sync_state
 ORDER BY sync_state;
 
--- :common_states
--- The share of all repositories that are in each of the other states, as PostgreSQL last sampled it (ANALYZE).
-SELECT v.state, v.share
-FROM pg_stats s
-CROSS JOIN LATERAL unnest(s.most_common_vals::text::text[], s.most_common_freqs) v (state, share)
-WHERE s.schemaname = 'pipeline' AND s.tablename = 'repo' AND s.attname = 'sync_state'
-  AND v.state IN ('unknown', 'synchronized')
-ORDER BY v.state DESC;
-
 -- :incomplete
 -- How many repositories have an open gap.
 SELECT count(DISTINCT did) FROM pipeline.gap WHERE resolved_at IS NULL AND did IS NOT NULL;

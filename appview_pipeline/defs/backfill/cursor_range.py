@@ -57,7 +57,7 @@ def replay_numbers(context: dg.OpExecutionContext, config: RangeConfig, index: I
         metadata["sent"] = f"{found.first_seq} to {found.last_seq}"
     if found.holes:
         context.log.warning(
-            f"The relay did not send {len(found.holes):,} parts of the range: what was in them is not replayed"
+            f"Parts of the range that the relay did not send: {len(found.holes):,}. What was in them is not replayed"
         )
         lines = ["| after | until |", "|---|---|", *(f"| {a} | {u} |" for a, u in found.holes[:SHOWN])]
         metadata["not_sent"] = dg.MetadataValue.md("\n".join(lines))

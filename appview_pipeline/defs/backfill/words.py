@@ -39,9 +39,9 @@ def in_words(done: WorkSummary) -> str:
     if done.failed:
         line += f"; {done.failed:,} attempts failed"
     if done.left:
-        line += f"; {done.left:,} repositories left"
+        line += f"; {done.left:,} {'repository' if done.left == 1 else 'repositories'} left"
         if (eta := done.eta_seconds) is not None:
-            line += f", for about {duration(eta)}"
+            line += f", about {duration(eta)} to go"
     return line
 
 

@@ -11,9 +11,8 @@ from appview_pipeline.defs.in_sync import in_sync_tags
 from appview_pipeline.store.backfill_queue import ASKED, DESYNCHRONIZED, NEW, REST, QueueState
 from appview_pipeline.store.backfill_reports import BackfillTotals
 from appview_pipeline.store.fetch_reports import FetchReport, outcomes_of
-from appview_pipeline.store.sync_reports import OpenGaps, RepositoryStates
+from appview_pipeline.store.sync_reports import SYNC_STATES, OpenGaps, RepositoryStates
 
-STATES = ("unknown", "synchronized", "desynchronized", "resyncing", "error")
 PRIORITIES = {ASKED: "asked_for", DESYNCHRONIZED: "desynchronized", NEW: "new_accounts", REST: "rest"}
 
 
@@ -55,7 +54,7 @@ def completeness_event(
     An observation without a partition: it materializes none of them.
     """
     metadata: dict[str, int | float | dg.MetadataValue] = {
-        f"repositories_{state}": states.counts.get(state, 0) for state in STATES
+        f"repositories_{state}": states.counts.get(state, 0) for state in SYNC_STATES
     }
     metadata |= {f"queue_{name}": queue.waiting.get(priority, 0) for priority, name in PRIORITIES.items()}
     metadata |= {
