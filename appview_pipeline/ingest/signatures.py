@@ -3,11 +3,11 @@
 The fetch process calls `settle_signatures` every few seconds. Two kinds wait:
 
 - Commits that were applied while the account's key was not known (`pipeline.unchecked_commit`). With a good signature
-  the commit, and the tree that it names, are the account's. With a bad one they become a dead letter and a gap: the
-  repository is fetched.
+  the commit, and the tree that it names, are the account's. With a bad one they become a dead letter and a gap, which
+  only an export closes that reaches the commit: the repository is fetched.
 - Dead letters of commits that did not fit the key that was known (kind `commit-signature`). Their accounts are
   resolved anew. A commit that fits the fresh key goes through the write path, which closes its gap. One that does not
-  stays a dead letter; the repository is fetched in any case.
+  stays a dead letter; the repository is fetched in any case, and whatever rev it has then closes the gap.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from appview_pipeline.protocol.signing import InvalidKey, VerifyingKey, parse_di
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.dead_letters import mark_covered, mark_failed
-from appview_pipeline.store.signatures import Unchecked, due_unchecked, finish_unchecked, unsettled_letters
+from appview_pipeline.store.signatures import (
+    Unchecked,
+    break_chains,
+    disown,
+    due_unchecked,
+    finish_unchecked,
+    unsettled_letters,
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ def _settle_commits(database: Database, writer: Writer, limit: int) -> Settled:
     if bad:
         writer.write([Change(size=0, dead_letters=[_letter_of(it)]) for it in bad], time.time())
     with database.connect("writer") as connection:
+        if bad:
+            break_chains(connection, sorted({it.did for it in bad}))
         finish_unchecked(connection, decided, [it for it in due if it not in decided])
     return Settled(checked=len(checked), good=len(checked) - len(bad), bad=len(bad))
 
@@ -104,6 +113,9 @@ def _settle_letters(settings: Settings, database: Database, limit: int) -> Settl
             mark_failed(connection, letter, SIGNATURE, f"{NOT_SIGNED}, and it has none any more")
     to_retry = [it.id for it in due if not it.is_exported and it.key is not None]
     resolved = retry_dead_letters(settings, database, ids=to_retry).resolved if to_retry else 0
+    if resolved < len(keyless) + len(to_retry):
+        with database.connect("writer") as connection:
+            disown(connection, [*keyless, *to_retry])
     return Settled(
         checked=len(keyless) + len(to_retry),
         good=resolved,

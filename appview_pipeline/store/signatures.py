@@ -13,6 +13,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline import backoff
 from appview_pipeline.store.batch import BatchToApply
+from appview_pipeline.store.repo_states import lock_repositories
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.statements import run
 
@@ -85,6 +86,24 @@ def finish_unchecked(connection: Connection, decided: Sequence[Unchecked], undec
                     "longest": backoff.SIGNATURE_CHECK_SECONDS[1],
                 },
             )
+
+
+def break_chains(connection: Connection, dids: Collection[str]) -> None:
+    """Notes that commits which were applied in these repositories are not their accounts': their chains of commits
+    prove nothing any more."""
+    lock_repositories(connection, dids)
+    with connection.cursor() as cursor:
+        cursor.execute(sections(_FILE)["break_chains"], {"dids": list(dids)})
+
+
+def disown(connection: Connection, letters: Sequence[int]) -> None:
+    """Of those of these dead letters (ids) that are decided about and still dead: notes that their commits are not
+    their accounts'. Any export that is fetched from now on closes their gaps, whatever its rev."""
+    statements = sections(_FILE)
+    with connection.cursor() as cursor:
+        cursor.execute(statements["letters_of"], {"ids": list(letters)})
+        lock_repositories(connection, [did for (did,) in cursor.fetchall()])
+        cursor.execute(statements["disown"], {"ids": list(letters)})
 
 
 def unsettled_letters(connection: Connection, limit: int) -> list[Unsettled]:

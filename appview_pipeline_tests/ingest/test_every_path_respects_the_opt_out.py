@@ -220,6 +220,8 @@ STATEMENTS: dict[str, str] = {
     "schema/0019_sync.follow_exclusion": STATE,
     "schema/0018_privacy.forbid_data_collection": STATE,
     "schema/0018_privacy.setting_changed": REMOVES,
+    "signatures/check.break_chains": STATE,
+    "signatures/check.disown": EXISTING,
     "signatures/check.later": EXISTING,
     "sweep/gap.close": REMOVES,
     "sweep/gap.close_of_stream": REMOVES,

@@ -23,9 +23,10 @@ from appview_pipeline.store import apply as apply_module
 from appview_pipeline.store.applied import applied_revs
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.gaps import sweep_gaps
-from appview_pipeline_tests.support.batches import index
+from appview_pipeline_tests.support.batches import index, writer_for
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.explain import ExplainingCursor
+from appview_pipeline_tests.support.exports import Repository, compared
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, altered, create, post, rev, without_block
 from appview_pipeline_tests.support.tables import Fresh, one, record_keys, rows
 
@@ -91,11 +92,23 @@ def test_mismatching_and_future_commits_and_syncs_too(database: Database, stream
     index(database, other, future, sync, nameless, account, b"\x00garbage")
     assert {(kind, did, until) for kind, did, _, until in open_gaps(database)} == {
         ("commit", ben.did, rev(1)),
-        ("commit", ann.did, "7zzzzzzzzzzzz"),
         ("commit", ann.did, rev(2)),
         ("commit", ann.did, None),
         ("commit", ben.did, None),
     }
+
+
+def test_a_rev_of_the_future_is_none_to_wait_for(database: Database, stream: Stream) -> None:
+    """An export of that rev will never come."""
+    ann = Person(stream, "ann")
+    first = ann.commit(post("a", "x"))
+    repository = Repository.of(ann)
+    index(database, first, altered(ann.commit(post("b", "x")), rev="7zzzzzzzzzzzz"))
+    state = "SELECT sync_state FROM pipeline.repo"
+    assert [gap[:2] for gap in open_gaps(database)] == [("commit", ann.did)]
+    assert one(database.url, state) == "desynchronized"
+    writer_for(database).write(compared(database, repository).changes(), time.time())
+    assert open_gaps(database) == [] and one(database.url, state) == "synchronized"
 
 
 def test_the_case_too_big(database: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.protocol.signing import VerifyingKey
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.gaps import sweep_gaps
 from appview_pipeline_tests.simulated_network.accounts import Key, make_key
 from appview_pipeline_tests.support.batches import changes_of, writer_for
 from appview_pipeline_tests.support.frames import Person, Stream, post
@@ -115,6 +117,11 @@ def test_an_unknown_key_that_does_not_fit(consumer: Consumer) -> None:
     assert consumer.queued() == [(ann.did, 2)]
     assert consumer.settle() == Settled(), "it is not tried again: there is nothing to try"
     assert consumer.texts() == ["fine", "forged"]
+    with consumer.database.connect("maintenance") as connection:
+        assert sweep_gaps(connection, datetime.now(timezone.utc)) == (0, 0)
+    assert consumer.state(ann) == "desynchronized", "that it was applied proves nothing"
+    consumer.take(ann.commit(post("c", "follows it")))
+    assert (forged, "desynchronized") == (consumer.open_gaps()[0][2], consumer.state(ann))
 
 
 def test_a_sync_is_checked_as_well(consumer: Consumer) -> None:
@@ -236,9 +243,31 @@ def test_a_fresh_key_that_does_not_fit_either(consumer: Consumer) -> None:
     save_key(consumer.database, ann.did, ann.key)
     assert consumer.settle() == Settled(checked=1, bad=1)
     assert consumer.letters() == [("commit-signature", "frame", False, True)]
-    assert len(consumer.open_gaps()) == 1 and consumer.queued() == [(ann.did, 2)] and consumer.texts() == []
+    assert consumer.open_gaps() == [("commit", ann.did, None)] and consumer.queued() == [(ann.did, 2)]
+    assert consumer.texts() == [] and consumer.state(ann) == "desynchronized"
     save_key(consumer.database, ann.did, ann.key)
     assert consumer.settle() == Settled(), "it was decided"
+
+
+@pytest.mark.parametrize("is_fetched", [True, False])
+def test_a_commit_that_nobody_signed_keeps_no_repository_incomplete(consumer: Consumer, is_fetched: bool) -> None:
+    """Its rev is beyond all that the account has, which may write nothing for years."""
+    stream = Stream()
+    ann = make("ann", stream)
+    save_key(consumer.database, ann.did, ann.key)
+    consumer.take(ann.commit(post("a", "hers")))
+    export = exported(ann)._replace(is_fetched=is_fetched)
+    ann.repository.key = make_key("wrong")
+    forged = ann.commit(post("b", "forged"))
+    consumer.take(forged)
+    save_key(consumer.database, ann.did, ann.key)
+    assert consumer.settle() == Settled(checked=1, bad=1)
+    consumer.writer.write([Change(size=0, export=export)], time.time())
+    assert consumer.state(ann) == ("synchronized" if is_fetched else "desynchronized")
+    assert consumer.queued() == ([] if is_fetched else [(ann.did, 2)])
+    consumer.take(forged)
+    assert consumer.state(ann) == ("synchronized" if is_fetched else "desynchronized"), "it was decided about"
+    assert consumer.texts() == ["hers"]
 
 
 def test_an_account_that_has_no_key_any_more(consumer: Consumer) -> None:
