@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from appview_pipeline.network.fetch_errors import XrpcError
@@ -51,11 +51,16 @@ class HostPage:
 
 @dataclass(frozen=True)
 class RepositoryPage:
-    """A page of repositories of active accounts: their revs by DID, each once. `entries`: as many as it had."""
+    """A page of repositories of active accounts: their revs by DID, each once. `entries`: as many as it had.
+
+    `accounts`: what the page says of accounts, also of those that are not active: whether each is, and if not, why
+    (None: it does not say why).
+    """
 
     revs: dict[str, str]
     cursor: str | None
     entries: int
+    accounts: dict[str, tuple[bool, str | None]] = field(default_factory=dict)
 
 
 def relay_origin(settings: Settings) -> str:
@@ -103,13 +108,17 @@ def repository_page(client: Client, origin: str, cursor: str | None, *, is_trust
     body = _page(client, origin, LIST_REPOS, cursor, is_trusted=is_trusted)
     entries = _entries(body, "repos")
     revs: dict[str, str] = {}
+    accounts: dict[str, tuple[bool, str | None]] = {}
     for entry in entries:
-        did, rev = entry.get("did"), entry.get("rev")
-        if entry.get("active") is False or not isinstance(did, str) or len(did) > MAX_DID or not is_did(did):
+        did, rev, active, status = (entry.get(name) for name in ("did", "rev", "active", "status"))
+        if not isinstance(did, str) or len(did) > MAX_DID or not is_did(did):
             continue
-        if isinstance(rev, str) and is_tid(rev):
+        if isinstance(active, bool):
+            is_reason = not active and isinstance(status, str) and re.fullmatch("[a-z]{1,20}", status) is not None
+            accounts[did] = active, status if is_reason else None
+        if active is not False and isinstance(rev, str) and is_tid(rev):
             revs[did] = max(rev, revs.get(did, ""))
-    return RepositoryPage(revs, _cursor(body), len(entries))
+    return RepositoryPage(revs, _cursor(body), len(entries), accounts)
 
 
 def _page(client: Client, origin: str, method: str, cursor: str | None, *, is_trusted: bool) -> Mapping[str, Any]:

@@ -8,6 +8,8 @@ A gap of a stream says that events are missing, and not whose. After it every re
   repository is desynchronized and queued.
 - Nothing was known of it. If it was written in the gap it is queued.
 
+The list says also which accounts are active: what became of an account in the gap is noted as if its event had come.
+
 A survey reads the list from its beginning, after the gap was found, so what it lists is newer than what is missing. At
 its end the gap is closed. The cursor is in the database: a survey that is interrupted is gone on with.
 """
@@ -20,23 +22,30 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from appview_pipeline import backoff
 from appview_pipeline.backfill.pages import BadPage, NoSuchMethod, RepositoryPage, relay_origin, repository_page
 from appview_pipeline.errors import Stopped
-from appview_pipeline.indexing.changes import Change, Gap
+from appview_pipeline.indexing.changes import AccountState, Change, Gap
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.network.fetch_errors import FetchError
 from appview_pipeline.network.xrpc import Client
-from appview_pipeline.protocol.syntax import tid_from_micros
+from appview_pipeline.protocol.syntax import format_milliseconds, tid_from_micros
 from appview_pipeline.settings import Settings
 from appview_pipeline.shards import Shard
 from appview_pipeline.store import listing as store
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.gaps import OpenStreamGap, close_gap, open_gaps_of_streams
 from appview_pipeline.store.session_lock import SessionLock, session_lock
-from appview_pipeline.store.survey import Behind, Listed, repositories_behind, stream_lag
+from appview_pipeline.store.survey import (
+    Behind,
+    Listed,
+    ListedAccount,
+    accounts_changed,
+    repositories_behind,
+    stream_lag,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +68,15 @@ MAX_WAITING_PAGES = 200
 @dataclass(frozen=True)
 class SurveySummary:
     """What a survey did. `gaps`: open gaps of streams when it began, of which `closed` are closed now; `compared`:
-    repositories; `missing`: those of which something is missing, which are queued; `failed`: pages that could not be
-    read. `ended`: why it ended, or "" while it goes on."""
+    repositories; `missing`: those of which something is missing, which are queued; `accounts`: those that have become
+    active or inactive unnoticed; `failed`: pages that could not be read. `ended`: why it ended, or "" while it goes
+    on."""
 
     gaps: int = 0
     closed: int = 0
     compared: int = 0
     missing: int = 0
+    accounts: int = 0
     failed: int = 0
     seconds: float = 0.0
     ended: str = ""
@@ -116,28 +127,34 @@ class _Ended(Exception):
 
 @dataclass(frozen=True)
 class _Span:
-    """The repositories that a gap concerns, and the time in which something of them may have been missed, as revs."""
+    """The repositories that a gap concerns, and the time in which something of them may have been missed, as revs.
+    `ended`: the end of that time."""
 
     shard: Shard
     since: str
     until: str
+    ended: datetime
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A page whose repositories that seem to be behind wait to be looked at again. `at`: then, by `time.monotonic`."""
+    """A page whose repositories that seem to be behind, and accounts that seem to have changed, are looked at again.
+    `asked_at`: when it was asked for; `at`: when they are looked at again, by `time.monotonic`."""
 
     page: RepositoryPage
     cursor: str | None
     why: str | None
     behind: list[Listed]
+    changed: list[ListedAccount]
+    asked_at: datetime
     at: float
 
 
 def span_of(gap: OpenStreamGap) -> _Span:
     """What a gap of a stream concerns."""
     since = (gap.from_time or gap.detected_at - UNKNOWN_BEGINNING) - SLACK
-    return _Span(Shard.parse(gap.shard), _tid(since), _tid(gap.detected_at + SLACK))
+    until = gap.detected_at + SLACK
+    return _Span(Shard.parse(gap.shard), _tid(since), _tid(until), until)
 
 
 def _tid(moment: datetime) -> str:
@@ -151,6 +168,20 @@ def listed_in(spans: Sequence[_Span], page: RepositoryPage) -> list[Listed]:
         own = [span for span in spans if span.shard.takes(did.encode())]
         if own:
             found.append(Listed(did, rev, min(span.since for span in own), max(span.until for span in own)))
+    return found
+
+
+def accounts_in(spans: Sequence[_Span], page: RepositoryPage) -> list[ListedAccount]:
+    """The accounts of a page that gaps concern, each with the end of the time in which something may have been missed.
+
+    One that is not active because its repository is behind at the relay, or because its host sends too much, is as it
+    was.
+    """
+    found = []
+    for did, (active, status) in page.accounts.items():
+        ended = [span.ended for span in spans if span.shard.takes(did.encode())]
+        if ended and status not in ("desynchronized", "throttled"):
+            found.append(ListedAccount(did, active, status, max(ended)))
     return found
 
 
@@ -266,6 +297,7 @@ class _Survey:
         while not is_over or waiting:
             self._check()
             if not is_over and len(waiting) < MAX_WAITING_PAGES:
+                asked_at = datetime.now(timezone.utc)
                 page = self._page(cursor, attempts)
                 attempts = 0
                 empty = 0 if page.entries else empty + 1
@@ -273,9 +305,10 @@ class _Survey:
                 is_over = page.cursor is None or why is not None
                 if not is_over:
                     cursor = page.cursor
-                behind = self._behind(listed_in(spans, page))
-                at = time.monotonic() + (backoff.SURVEY_RECHECK_SECONDS if behind else 0.0)
-                waiting.append(_Waiting(page, None if is_over else page.cursor, why, behind, at))
+                changed = self._changed(accounts_in(spans, page))
+                behind = self._behind(listed_in(spans, page), {it.did for it in changed})
+                at = time.monotonic() + (backoff.SURVEY_RECHECK_SECONDS if behind or changed else 0.0)
+                waiting.append(_Waiting(page, None if is_over else page.cursor, why, behind, changed, asked_at, at))
             elif waiting[0].at > time.monotonic():
                 time.sleep(min(backoff.STOP_POLL_SECONDS, waiting[0].at - time.monotonic()))
             while waiting and waiting[0].at <= time.monotonic():
@@ -301,15 +334,25 @@ class _Survey:
             self._add(failed=1)
             raise _Ended(f"the relay's list could not be read: {error}") from None
 
-    def _behind(self, listed: list[Listed]) -> list[Listed]:
+    def _behind(self, listed: list[Listed], changed: set[str]) -> list[Listed]:
+        """Those that seem to be behind; `changed`: accounts that may be only once they are active here."""
         if not listed:
             return []
         with self._database.connect("reader") as connection:
-            found = {it.did for it in repositories_behind(connection, listed)}
+            found = {it.did for it in repositories_behind(connection, listed)} | changed
         return [it for it in listed if it.did in found]
 
+    def _changed(self, listed: list[ListedAccount]) -> list[ListedAccount]:
+        if not listed:
+            return []
+        with self._database.connect("reader") as connection:
+            return accounts_changed(connection, listed)
+
     def _settle(self, it: _Waiting) -> None:
-        """Looks again at repositories that seemed to be behind, queues those that are, and moves the cursor."""
+        """Looks again at what seemed to have changed, or to be behind; notes and queues what is; moves the cursor."""
+        changed = self._changed(it.changed)
+        if changed:
+            self._writer.write([_account_change(found, it.asked_at) for found in changed], time.time())
         missing: list[Behind] = []
         if it.behind:
             with self._database.connect("reader") as connection:
@@ -327,13 +370,19 @@ class _Survey:
                 queued=len(missing),
                 error=it.why,
             )
-        self._add(compared=len(it.page.revs), missing=len(missing))
+        self._add(compared=len(it.page.revs), missing=len(missing), accounts=len(changed))
 
 
 def gap_of(found: Behind) -> Gap:
     """The gap of a repository of which something is missing."""
     known = found.known if found.known is not None and found.known < found.listed else None
     return Gap("repository", found.did, after=known, until=found.listed)
+
+
+def _account_change(found: ListedAccount, asked_at: datetime) -> Change:
+    """What an event of the account would have said. It gives way to events that are newer than the list."""
+    since = format_milliseconds(int(asked_at.timestamp() * 1_000))
+    return Change(size=0, account=AccountState(found.did, found.active, found.status, since))
 
 
 def _cut_off(cursor: str | None, before: str | None, empty: int) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 
 import psycopg2
@@ -84,7 +84,12 @@ def session_lock(
                 log.info("%s; waiting for it to end", taken[:1].upper() + taken[1:])
                 waiting = True
             time.sleep(backoff.SESSION_LOCK.every)
-        yield connection
+        try:
+            yield connection
+        finally:
+            # The end of the connection frees the lock too, but the server may notice that a moment later.
+            with suppress(psycopg2.Error), connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", (lock_key(name),))
 
 
 def refuse_standby(connection: Connection, database: Database) -> None:

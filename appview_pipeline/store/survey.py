@@ -38,6 +38,30 @@ class Listed(NamedTuple):
     until: str
 
 
+class ListedAccount(NamedTuple):
+    """An account as the relay lists it: whether it is active, and if not, why (None: unknown). `until`: later events of
+    it were not missed."""
+
+    did: str
+    active: bool
+    status: str | None
+    until: datetime
+
+
+def accounts_changed(connection: Connection, listed: Sequence[ListedAccount]) -> list[ListedAccount]:
+    """Those of the accounts of a list whose status is another one here, and of which no later event is known."""
+    with connection.cursor() as cursor:
+        values = {
+            "dids": [it.did for it in listed],
+            "active": [it.active for it in listed],
+            "statuses": [it.status for it in listed],
+            "until": [it.until for it in listed],
+        }
+        cursor.execute(sections(_FILE)["accounts"], values)
+        found = {did for (did,) in cursor.fetchall()}
+    return [it for it in listed if it.did in found]
+
+
 def repositories_behind(connection: Connection, listed: Sequence[Listed]) -> list[Behind]:
     """Those of the repositories of a list of which something is missing here."""
     with connection.cursor() as cursor:

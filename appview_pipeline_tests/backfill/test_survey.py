@@ -111,6 +111,41 @@ def test_an_account_that_was_met_after_the_gap_is_looked_at(database: Database) 
         assert {did for (did,) in incomplete} >= changed_since(world, before) & lost
 
 
+def test_what_became_of_accounts_in_a_gap_is_noted(database: Database, behind: Behind) -> None:
+    """Those that were deactivated, taken down, or active again, unless the stream has said something of them since."""
+    network, settings, changed = behind(lost=0)
+    world = network.world
+    known = {did for (did,) in rows(database.url, "SELECT did FROM pipeline.repo WHERE active")}
+    returned, away, down, late, *_ = [it.did for it in world.authors if it.did in known and it.account.active]
+    index(database, *network.happen(world.deactivate, returned))
+    network.happen(world.reactivate, returned)
+    network.happen(world.write, returned, 3)
+    network.happen(world.deactivate, away)
+    network.happen(world.deactivate, down, "takendown")
+    network.happen(world.deactivate, late)
+    note_gap(database, settings, ago="20 min")
+    # What came after the gap counts.
+    rows(database.url, "UPDATE pipeline.repo SET account_at = now() - interval '1 min' WHERE did = %s", late)
+    rows(database.url, "UPDATE pipeline.repo SET account_at = now() - interval '1 h' WHERE did = %s", returned)
+    found = close_stream_gaps(settings, database)
+    assert (found.closed, found.accounts) == (1, 3), found
+    states = rows(
+        database.url,
+        'SELECT did, r.active, r.status, a."upstreamStatus" FROM pipeline.repo r JOIN bsky.actor a USING (did)'
+        " WHERE did = ANY (%s)",
+        [returned, away, down, late],
+    )
+    assert {it[0]: it[1:] for it in states} == {
+        returned: (True, None, None),
+        away: (False, "deactivated", "deactivated"),
+        down: (False, "takendown", "takendown"),
+        late: (True, None, None),
+    }
+    assert returned in missing(database) and changed == set(), "what it wrote meanwhile is queued"
+    wanted = rows(database.url, "SELECT did FROM pipeline.identity WHERE status_wanted")
+    assert {(away,), (down,)} <= set(wanted), "their PDSes are asked"
+
+
 def test_without_a_gap_nobody_is_asked(database: Database) -> None:
     settings = Settings(database_url=database.url, relay_url="ws://127.0.0.1:1")
     assert close_stream_gaps(settings, database) == SurveySummary(ended="no gap of a stream is open")

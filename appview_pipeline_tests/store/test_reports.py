@@ -54,3 +54,18 @@ def test_sweep_keeps_what_is_young(database_url: str) -> None:
             add_batch(connection, at=now - timedelta(days=days, minutes=1))
         assert reports.sweep_batches(connection, now - timedelta(days=7)) == 3
         assert reports.sweep_batches(connection, now - timedelta(days=7)) == 0
+
+
+def test_sweep_keeps_the_newest_of_a_stream(database_url: str) -> None:
+    """It says since when events are missing, however long nothing has come."""
+    now = datetime.now(timezone.utc)
+    with connect(database_url) as connection:
+        for days in (30, 25, 20):
+            for source in (RELAY, "wss://other.example", "replay"):
+                add_batch(connection, source=source, at=now - timedelta(days=days), seq=40 - days)
+        add_batch(connection, source="wss://other.example", at=now, seq=40)
+        assert reports.sweep_batches(connection, now - timedelta(days=7)) == 7
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT source, last_seq FROM pipeline.batch ORDER BY id")
+            kept = cursor.fetchall()
+    assert kept == [(RELAY, 10), (RELAY, 20), ("wss://other.example", 40)], "and the first of all"

@@ -28,6 +28,21 @@ WHERE k.is_out IS NOT TRUE
   END
 ORDER BY l.did;
 
+-- :accounts
+-- Of the accounts %(dids)s, which the relay lists as active or not (%(active)s), and why (%(statuses)s; null: unknown):
+-- those of which something else is known here, and nothing newer than %(until)s (a time for each of them). Returns
+-- their DIDs. Of a DID that was given up the relay's word does not count.
+SELECT l.did
+FROM unnest(%(dids)s, %(active)s::boolean[], %(statuses)s::text[], %(until)s::timestamptz[])
+  l (did, active, status, until)
+CROSS JOIN LATERAL (
+  SELECT r.active, r.status, r.account_at, r.pds_status FROM pipeline.repo r WHERE r.did = l.did OFFSET 0
+) r
+WHERE (r.active <> l.active OR (NOT l.active AND l.status <> coalesce(r.status, '')))
+  AND (r.account_at IS NULL OR r.account_at < l.until)
+  AND r.pds_status IS DISTINCT FROM 'tombstoned'
+ORDER BY l.did;
+
 -- :lag
 -- The time that the newest events of %(relay)s state that are applied, and for how many seconds nothing was applied
 -- since (no row: nothing ever was).

@@ -75,6 +75,7 @@ def close_open_gaps(context: dg.OpExecutionContext, config: GapsConfig, index: I
             "gaps_of_the_stream_closed": survey.closed,
             "repositories_compared": survey.compared,
             "repositories_queued": survey.missing,
+            "accounts_changed": survey.accounts,
             **metadata_of(done),
         }
     )

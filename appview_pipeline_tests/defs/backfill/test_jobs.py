@@ -79,7 +79,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     def close_stream_gaps(settings: object, database: object, **asked: Any) -> object:
         made.append({"survey": True})
-        return SimpleNamespace(gaps=1, closed=1, compared=60, missing=2)
+        return SimpleNamespace(gaps=1, closed=1, compared=60, missing=2, accounts=1)
 
     stand_ins: dict[str, dict[str, object]] = {
         "worker": {"work": work},
