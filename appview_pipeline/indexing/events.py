@@ -34,6 +34,7 @@ from appview_pipeline.protocol.commit import (
 from appview_pipeline.protocol.event_stream import FrameError
 from appview_pipeline.protocol.frames import Account, Commit, Event, Identity, Sync, decode_frame
 from appview_pipeline.protocol.lexicon import RecordValidator
+from appview_pipeline.protocol.mst_node import EMPTY
 from appview_pipeline.protocol.syntax import format_milliseconds, is_readable_did, normalize_datetime, tid_before
 
 
@@ -161,11 +162,14 @@ def _commit(
             change.unchecked = check(event, content)
     except InvalidCommit as error:
         return refused_event(event, frame, error)
+    prev_data = event.prev_data
+    if prev_data is None and event.since is None:
+        prev_data = EMPTY.cid  # it says that it is the first: of a repository that we know, everything else is gone
     change.repo = RepoState(
         did=did,
         rev=rev,
         since=event.since,
-        prev_data=to_text(event.prev_data) if event.prev_data else None,
+        prev_data=to_text(prev_data) if prev_data else None,
         commit=to_text(event.commit),
         data=to_text(content.data),
         is_sync=False,

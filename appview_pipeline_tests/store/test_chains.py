@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from appview_pipeline_tests.support.batches import index
-from appview_pipeline_tests.support.frames import Person, Stream, did_of, post, rev
+from appview_pipeline_tests.support.frames import Person, Stream, delete, did_of, post, rev
 from appview_pipeline_tests.support.tables import Fresh, all_gaps
 
 
@@ -53,14 +53,18 @@ def gap_story(name: str) -> tuple[list[bytes], list[tuple[str, str, str]]]:
     if name == "late":
         c, d = ann.commit(post("c", "c")), ann.commit(post("d", "d"))
         return [a, b, c, d, a, c], []
+    if name == "anew":
+        # The account has begun its repository anew: nothing else is in it.
+        ann.commit(delete("app.bsky.feed.post/a"), delete("app.bsky.feed.post/b"))
+        return [a, b, ann.commit(post("c", "c"), since=None, prevData=None)], [("chain", rev(2), rev(4))]
     assert name == "legacy"
     c = ann.commit(post("c", "c"), since=None)
-    d = ann.commit(post("d", "d"), since=None, prevData=None)
+    d = ann.commit(post("d", "d"), prevData=None)
     return [a, b, c, d], []
 
 
 @pytest.mark.parametrize(
-    "name", ["chain", "lost", "lost twice", "same sync", "other tree", "reset", "reset twice", "late", "legacy"]
+    "name", ["chain", "lost", "lost twice", "same sync", "other tree", "reset", "reset twice", "late", "anew", "legacy"]
 )
 def test_a_broken_chain_is_a_gap_however_it_is_cut_into_batches(fresh: Fresh, name: str) -> None:
     frames, want = gap_story(name)
