@@ -33,6 +33,7 @@ from appview_pipeline.store.backfill_queue import DESYNCHRONIZED, enqueue
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.pending import Miss, Missing, missed, postpone, take_missing
+from appview_pipeline.store.repo_states import read_repos
 
 log = logging.getLogger("appview_pipeline.fetching")
 
@@ -207,7 +208,7 @@ class OnDemand:
                 failures.append(Miss(missing.uri, "nothing can be fetched by this name", 0.0, is_final=True))
             else:
                 by_did[wanted.did].append(wanted)
-        whole = [did for did, wanted in by_did.items() if is_fetched_whole(wanted)]
+        whole = self._incomplete([did for did, wanted in by_did.items() if is_fetched_whole(wanted)])
         for did in whole:
             failures += [
                 Miss(one.missing.uri, "its repository is fetched whole", backoff.missing_record(1), is_final=False)
@@ -221,6 +222,15 @@ class OnDemand:
         for did, found in by_did.items():
             self._ready.append(Task(did, found))
             self._known.update(one.missing.uri for one in found)
+
+    def _incomplete(self, dids: list[str]) -> list[str]:
+        """Those of these repositories that may have what is missing. Where everything is here there is none such, and
+        whoever names what does not exist can't have whole repositories fetched again and again."""
+        if not dids:
+            return []
+        with self._database.connect("reader") as connection:
+            known = read_repos(connection, dids)
+        return [did for did in dids if did not in known or not known[did].is_complete]
 
     def _hand_out(self) -> None:
         while self._ready and self._at_work < self._settings.repo_fetches:

@@ -42,6 +42,11 @@ class RepoState:
     excluded: bool
     asked_at: str | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything up to `rev` is indexed, however old."""
+        return self.sync_state == "synchronized" and not self.is_partial
+
 
 def read_repos(connection: Connection, dids: Collection[str]) -> dict[str, RepoState]:
     """The states of those of `dids` that are known."""

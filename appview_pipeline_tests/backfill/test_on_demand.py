@@ -296,6 +296,20 @@ def test_of_a_repository_of_which_much_is_missing_everything_is_fetched_at_once(
     assert one(database.url, late, f"at://{ann.did}/%") is True
 
 
+def test_a_repository_of_which_everything_is_here_is_not_fetched_whole(
+    database: Database, people: tuple[Person, ...], script: Script
+) -> None:
+    """Whoever replies to posts that never were has nobody's repository fetched for it."""
+    ann, bob, _ = people
+    index(database, ann.commit(post("a", "x")))
+    missing = [{**ref(ann, f"{POST}/a"), "uri": ann.uri(f"{POST}/never{n}")} for n in range(on_demand.RESYNC_RECORDS)]
+    index(database, bob.commit(*(post(f"b{n}", "r", **reply_to(one)) for n, one in enumerate(missing))))
+    fetching = fetching_with(database, script)
+    run(fetching, lambda: fetching.counts.absent == len(missing) and fetching.is_idle)
+    assert fetching.counts.queued_repositories == 0
+    assert rows(database.url, "SELECT did FROM pipeline.backfill_queue") == []
+
+
 def test_a_host_that_hangs_holds_up_nobody(
     database: Database, people: tuple[Person, ...], script: Script, stream: Stream
 ) -> None:
