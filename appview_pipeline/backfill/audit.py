@@ -15,6 +15,7 @@ from appview_pipeline import backoff
 from appview_pipeline.backfill.compare import ExportedRepository, merged
 from appview_pipeline.backfill.exported_changes import ExportReader, RecordReader, Refused
 from appview_pipeline.backfill.fetch import FetchFailed
+from appview_pipeline.ingest.dead_letters import EXCLUDED
 from appview_pipeline.ingest.rerun import LOOK_CHUNK, wrongly_derived
 from appview_pipeline.protocol.cbor import InvalidRecord, decode_record_json
 from appview_pipeline.protocol.cid import to_text
@@ -179,9 +180,14 @@ def audit_repository(
 ) -> RepositoryAudit:
     """Fetches a repository and compares it with the index. Raises `FetchFailed` and `InvalidExport`.
 
+    The repository of an account that is excluded is not fetched: nothing of it may be indexed, so nothing is missing.
     Where they differ and the index has not reached the rev of the export yet, it waits for the stream, for a few
     seconds, and compares again.
     """
+    with database.connect("reader") as connection:
+        repo = read_repos(connection, [did]).get(did)
+    if repo is not None and repo.excluded:
+        raise FetchFailed("excluded", EXCLUDED, is_final=True)
     with fetcher.repository(did) as export:
         found = compare_with_index(settings, database, export)
         if found.differences and (found.index_rev is None or found.index_rev < export.rev):

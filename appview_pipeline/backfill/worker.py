@@ -29,6 +29,7 @@ from appview_pipeline.backfill.progress import MAX_REASONS, Progress, WorkSummar
 from appview_pipeline.backfill.resync import Prepared, begin, compare_again, needed_rev, prepare
 from appview_pipeline.backfill.writing import Abandoned, Part, WritingThread
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.ingest.dead_letters import EXCLUDED
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.network.xrpc import Client
 from appview_pipeline.protocol.export import Export, InvalidExport
@@ -263,7 +264,15 @@ class Worker:
             host_store.forget_hosts(connection)
             if self.dids is not None:
                 queue.enqueue(connection, self.dids, reason="requested", priority=queue.ASKED)
+                self._note_not_queued(connection, self.dids)
         self._count_left()
+
+    def _note_not_queued(self, connection: Connection, dids: Collection[str]) -> None:
+        """Says why the queue does not take some of the repositories that were asked for."""
+        queued = {it.did for it in queue.waiting(connection, dids)}
+        for did, state in read_repos(connection, [did for did in dids if did not in queued]).items():
+            if (state.excluded or not state.active) and len(self.summary.reasons) < MAX_REASONS:
+                self.summary.reasons[did] = EXCLUDED if state.excluded else "its account is not active"
 
     def _count_left(self) -> None:
         """How many wait: looked up at the beginning, at the end and now and then, and counted down in between."""

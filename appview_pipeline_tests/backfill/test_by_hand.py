@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from appview_pipeline.backfill import by_hand
 from appview_pipeline.cli import cli
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.ingest.opting_out import switch_collection
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import World
@@ -115,6 +116,20 @@ def test_a_mistyped_did_is_said_and_not_queued(database: Database, command: Comm
         result = command(name, "did:plc:abc")
         assert isinstance(result.exception, OperatorError) and "is not a DID" in str(result.exception)
     assert one(database.url, "SELECT count(*) FROM pipeline.backfill_queue") == 0
+
+
+def test_an_account_that_may_not_be_indexed_is_not_fetched(
+    database: Database, network: SimulatedNetwork, command: Command
+) -> None:
+    ann, bob = (author.did for author in network.world.authors[:2])
+    summary(command("backfill", ann, bob))
+    switch_collection(database, ann, forbid=True, purge=False)
+    rows(database.url, "UPDATE pipeline.repo SET active = false, status = 'deactivated' WHERE did = %s", bob)
+    asked = [pds.asked for pds in network.pdses]
+    done = summary(command("backfill", ann, bob), 1)
+    assert "forbids" in done["incomplete"][ann] and "not active" in done["incomplete"][bob]
+    assert "forbids" in summary(command("audit", ann), 3)["failed"][ann]
+    assert asked == [pds.asked for pds in network.pdses]
 
 
 def test_a_sample_of_nothing_is_said(command: Command) -> None:
