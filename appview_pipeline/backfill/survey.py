@@ -152,7 +152,11 @@ class _Waiting:
 
 def span_of(gap: OpenStreamGap) -> _Span:
     """What a gap of a stream concerns."""
-    since = (gap.from_time or gap.detected_at - UNKNOWN_BEGINNING) - SLACK
+    began = gap.detected_at - UNKNOWN_BEGINNING
+    if gap.from_time is not None:
+        # Where it is of another stream, that may have gone on beside this one for a while.
+        began = gap.from_time if gap.after is not None else min(began, gap.from_time)
+    since = began - SLACK
     until = gap.detected_at + SLACK
     return _Span(Shard.parse(gap.shard), _tid(since), _tid(until), until)
 

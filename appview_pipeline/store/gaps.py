@@ -40,7 +40,7 @@ class OpenStreamGap(NamedTuple):
     """An open gap of a stream, with a row of its own (`id`). `after` and `until` are sequence numbers, None: unknown.
 
     `from_time`: the time of the last event that was applied before it, None: unknown. What happened before that time is
-    applied; `until` came at `detected_at` or before.
+    applied; `until` came at `detected_at` or before. Where `after` is None it is of another relay's stream.
     """
 
     id: int
@@ -59,6 +59,14 @@ def open_gaps_of_streams(connection: Connection) -> list[OpenStreamGap]:
     with connection.cursor() as cursor:
         cursor.execute(sections("report/gaps.sql")["streams"], {"limit": MAX_OPEN})
         return [OpenStreamGap(*row) for row in cursor.fetchall()]
+
+
+def was_streamed(connection: Connection, relay: str, shard: str) -> bool:
+    """Whether events of another stream were ever applied, or of this one: other shards of the relay may have
+    started a moment ago."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("report/gaps.sql")["was_streamed"], {"relay": relay, "shard": shard})
+        return cursor.fetchone() == (True,)
 
 
 def close_gap(connection: Connection, gap: int) -> bool:

@@ -11,7 +11,7 @@ WHERE id IN (
   WHERE b.applied_at < %(before)s AND b.id > (SELECT min(id) FROM pipeline.batch)
     AND (
       b.relay_time IS NULL
-      OR b.source NOT LIKE 'ws%%'
+      OR NOT starts_with(b.source, 'ws')
       OR EXISTS (
         SELECT
         FROM pipeline.batch n

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from appview_pipeline.indexing.changes import Gap
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
 from appview_pipeline.ingest.decoding import applied_revs_in
@@ -29,7 +30,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store.batch import Report
 from appview_pipeline.store.cursors import open_cursor
 from appview_pipeline.store.database import Database, open_database
-from appview_pipeline.store.gaps import open_stream_gaps
+from appview_pipeline.store.gaps import open_stream_gaps, was_streamed
 from appview_pipeline.store.stream_lock import stream_lock
 
 log = logging.getLogger("appview_pipeline.consumer")
@@ -55,6 +56,8 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
             log.info("Subscribing to %s after %s", where, "the newest event" if start is None else start)
             with database.connect("reader") as connection:
                 noted = open_stream_gaps(connection, relay, str(shard))
+                # What came between another relay's stream, or an earlier one of this relay, and this one.
+                is_late = seq is None and was_streamed(connection, relay, str(shard))
             numbers = SequenceNumbers(relay, str(shard), start, allowed=settings.sequence_gap, open_gaps=noted)
             writer = Writer(database, settings, relay, Position(relay, str(shard), seq), stopped=stopped)
             with (
@@ -74,6 +77,7 @@ def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
                     validators=validators,
                     collections=collections,
                     verifier=verifier_for(settings, database),
+                    gap=Gap("sequence", relay=relay, shard=str(shard)) if is_late else None,
                 )
                 summary = _Summary(subscription, writer)
                 run_pipeline(

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from operator import lt
 
-from appview_pipeline.indexing.changes import Change, DeadLetter
+from appview_pipeline.indexing.changes import Change, DeadLetter, Gap
 from appview_pipeline.indexing.events import position
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators
@@ -32,7 +32,8 @@ POSITION_SECONDS = 2.0
 
 class StreamDecoder:
     """Makes changes of what a subscription receives, in its order. `notices`: gives those since it was last called;
-    `verifier`: verifies commits beyond their structure (None: nothing does)."""
+    `verifier`: verifies commits beyond their structure (None: nothing does); `gap`: what is missing before the stream's
+    first event, noted with that (None: nothing is)."""
 
     def __init__(
         self,
@@ -43,8 +44,10 @@ class StreamDecoder:
         validators: Validators,
         collections: IndexedCollections,
         verifier: Verifier | None = None,
+        gap: Gap | None = None,
     ) -> None:
         self._shard = shard
+        self._gap = gap
         self._numbers = numbers
         self._notices = notices
         self._validators = validators
@@ -60,6 +63,9 @@ class StreamDecoder:
         decoded = read_changes(own, self._validators, self._collections, look_up, self._verifier)
         seen = self._numbers.see(numbers_of(frames, decoded, self._shard), time.monotonic())
         changes += self._numbers.changes_of(seen)
+        if self._gap is not None and frames:
+            changes.append(Change(size=0, is_position=True, gaps=[self._gap]))
+            self._gap = None
         changes += _placed(frames, decoded, self._shard, seen)
         if len(own) < len(frames):
             self._position = _position(frames, self._numbers.reached, seen) or self._position

@@ -13,6 +13,7 @@ import pytest
 
 from appview_pipeline.leases.leased_process import STATUS
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.gaps import open_gaps_of_streams
 from appview_pipeline.store.session_lock import lock_key
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.busy_world import busy_frames
@@ -206,6 +207,30 @@ def test_where_a_new_stream_begins(database: Database, start: Start, cursors: tu
         assert record_keys(database) == want
         assert relay.cursors == [int(given) if given else None]
         assert cursor(database, relay.url) == 3
+
+
+def test_between_the_streams_of_two_relays_is_a_gap(database: Database, start: Start) -> None:
+    """It is noted with the first event of the new one, so that no survey begins before that."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    with Relay([]) as former, Relay([]) as relay:
+        consumer = start(database.url, former.url)
+        until(lambda: former.live == 1, consumer)
+        former.publish([ann.commit(post("a", "x"))])
+        until(lambda: "a" in record_keys(database), consumer)
+        consumer.end()
+        assert one(database.url, "SELECT count(*) FROM pipeline.gap") == 0, "the first one of all begins where it does"
+        consumer = start(database.url, relay.url)
+        until(lambda: relay.live == 1, consumer)
+        assert one(database.url, "SELECT count(*) FROM pipeline.gap") == 0
+        relay.publish([ann.commit(post("b", "x"))])
+        until(lambda: "b" in record_keys(database), consumer)
+        consumer.end()
+        found = rows(database.url, "SELECT kind, relay, shard, from_text, to_text FROM pipeline.gap")
+        assert found == [("sequence", relay.url, "0/1", None, None)]
+        with database.connect("reader") as connection:
+            (gap,) = open_gaps_of_streams(connection)
+        assert gap.after is None and gap.from_time is not None, "the other stream's newest event"
 
 
 def test_what_the_relay_no_longer_has_is_a_gap(database: Database, start: Start) -> None:
