@@ -66,9 +66,6 @@ class Gap(NamedTuple):
 NOT_MISSING = frozenset(("record-invalid", "lexicon", "collection-rule", "did"))
 """Kinds of dead letters whose record we have whole and must not index: the network holds nothing else."""
 
-FUTURE = "commit-future"
-"""Kind of the dead letters of commits and #syncs whose rev lies in the future."""
-
 MAX_GAP_TEXT = 2_000
 """Bytes of DID and path together that a gap names: they are in a B-tree index."""
 
@@ -77,14 +74,11 @@ def gap_of(letter: DeadLetter) -> Gap | None:
     """Returns the gap that a dead letter leaves; None where nothing is missing, or where its repository is unknown.
 
     Of a refused commit (or another event of the repository) the gap names the rev and the one before it, of a refused
-    operation the record's path and the commit's rev. A rev of the future is none that an export could ever reach: what
-    its commit leaves has no bounds, so that any export fetched from then on closes it.
+    operation the record's path and the commit's rev.
     """
     if letter.did is None or letter.kind in NOT_MISSING:
         return None
     if letter.path is None and not letter.kind.startswith(("op-", "record-")):
-        if letter.kind == FUTURE:
-            return Gap("commit", letter.did)
         since = letter.since
         if since is not None and (letter.rev is None or since >= letter.rev):
             since = None

@@ -98,12 +98,13 @@ def test_mismatching_and_future_commits_and_syncs_too(database: Database, stream
     }
 
 
-def test_a_rev_of_the_future_is_none_to_wait_for(database: Database, stream: Stream) -> None:
+@pytest.mark.parametrize("change", [{}, {"tooBig": True}, {"time": "yesterday"}], ids=str)
+def test_a_rev_of_the_future_is_none_to_wait_for(database: Database, stream: Stream, change: dict[str, Any]) -> None:
     """An export of that rev will never come."""
     ann = Person(stream, "ann")
     first = ann.commit(post("a", "x"))
     repository = Repository.of(ann)
-    index(database, first, altered(ann.commit(post("b", "x")), rev="7zzzzzzzzzzzz"))
+    index(database, first, altered(ann.commit(post("b", "x")), rev="7zzzzzzzzzzzz", **change))
     state = "SELECT sync_state FROM pipeline.repo"
     assert [gap[:2] for gap in open_gaps(database)] == [("commit", ann.did)]
     assert one(database.url, state) == "desynchronized"
