@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from psycopg2.extensions import cursor as Cursor
 
 from appview_pipeline import backoff
-from appview_pipeline.protocol.commit import FUTURE_TOLERANCE
 from appview_pipeline.store.batch import LINK_COLUMNS, SHARED_STAGES, BatchToApply, StoredRecord
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_rows
@@ -158,8 +157,7 @@ def end_exports(cursor: Cursor, batch: BatchToApply) -> bool:
 def note_gaps(cursor: Cursor) -> None:
     """Writes down what is missing. Refused commits first: they may explain why a chain is broken."""
     gap = sections("apply/gap.sql")
-    cursor.execute(gap["unreachable"], {"seconds": FUTURE_TOLERANCE / 1e6})
-    run(cursor, gap, "begin", "known")
+    run(cursor, gap, "unreachable", "begin", "known")
     cursor.execute(gap["note"], {"chains": False})
     cursor.execute(gap["explained"])
     cursor.execute(gap["note"], {"chains": True})

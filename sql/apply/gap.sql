@@ -14,10 +14,10 @@ FROM known_repo k
 WHERE k.did = s.did AND s.kind IN ('chain', 'sync') AND s.from_text < k.rev AND k.rev < s.to_text;
 
 -- :unreachable
--- Takes the bounds of gaps away whose refused commit has a rev more than %(seconds)s seconds in the future, for whatever
--- reason it was refused: no export would ever reach that. Any that is fetched from now on closes them.
+-- Takes the bounds of gaps away whose refused commit has a rev of the future (more than 5 minutes ahead), whatever it
+-- was refused for: no export would ever reach that. Any that is fetched from now on closes them.
 UPDATE stage_gap SET from_text = NULL, to_text = NULL
-WHERE kind = 'commit' AND to_text > pipeline.tid_of(now() + make_interval(secs => %(seconds)s)) COLLATE "C";
+WHERE kind = 'commit' AND to_text > pipeline.tid_of(now() + interval '5 minutes') COLLATE "C";
 
 -- :known
 -- Drops gaps that are none: between commits known to be applied nothing is missing, and a commit that follows the
