@@ -31,8 +31,8 @@ class WorkSummary:
     left: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    """Of the repositories that failed last, by DID, why, and of those that were asked for and may not be fetched; at most
-    `MAX_REASONS`."""
+    """Of the repositories that failed last, by DID, why; and of those that were asked for and may not be fetched. At
+    most `MAX_REASONS`."""
     ended: str = ""
 
     @property

@@ -39,7 +39,7 @@ def resync_repositories(context: dg.OpExecutionContext, config: ResyncConfig, in
     context.add_output_metadata(metadata_of(done))
     if done.reasons:
         raise dg.Failure(
-            f"Could not be fetched: {listed(list(done.reasons))}. The metadata say why; what is in the queue is tried again.",
+            f"Could not be fetched: {listed(list(done.reasons))}. The metadata say why; what is queued is tried again.",
             metadata=metadata_of(done),
             allow_retries=False,
         )
