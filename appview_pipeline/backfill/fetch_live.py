@@ -141,7 +141,8 @@ class Process:
         settled = settle_signatures(self.settings, self.database, self.writer)
         self._checked += settled.checked
         self._bad += settled.bad
-        if not settled.checked:  # else there may be more
+        # While an index fills, many commits wait for keys that have not come: those whose keys have don't wait for them.
+        if not settled.has_more:
             self._signatures_due = time.monotonic() + backoff.SIGNATURES_SECONDS
 
     def _report(self) -> None:

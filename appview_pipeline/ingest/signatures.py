@@ -13,7 +13,7 @@ The fetch process calls `settle_signatures` every few seconds. Two kinds wait:
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from appview_pipeline.indexing.changes import Change, DeadLetter
 from appview_pipeline.ingest.dead_letters import retry_dead_letters
@@ -37,12 +37,14 @@ from appview_pipeline.store.signatures import (
 @dataclass(frozen=True)
 class Settled:
     """What one call decided: signatures `checked`, of which so many were `good` or `bad`; `retried`: those among the
-    good ones that were dead letters and are applied now."""
+    good ones that were dead letters and are applied now. `has_more`: as many as were allowed were looked at, so others may
+    be due."""
 
     checked: int = 0
     good: int = 0
     bad: int = 0
     retried: int = 0
+    has_more: bool = field(default=False, compare=False)
 
 
 def settle_signatures(settings: Settings, database: Database, writer: Writer, *, limit: int = 500) -> Settled:
@@ -58,6 +60,7 @@ def settle_signatures(settings: Settings, database: Database, writer: Writer, *,
         good=commits.good + letters.good,
         bad=commits.bad + letters.bad,
         retried=letters.retried,
+        has_more=commits.has_more or letters.has_more,
     )
 
 
@@ -75,7 +78,7 @@ def _settle_commits(database: Database, writer: Writer, limit: int) -> Settled:
         if bad:
             break_chains(connection, sorted({it.did for it in bad}))
         finish_unchecked(connection, decided, [it for it in due if it not in decided])
-    return Settled(checked=len(checked), good=len(checked) - len(bad), bad=len(bad))
+    return Settled(checked=len(checked), good=len(checked) - len(bad), bad=len(bad), has_more=len(due) == limit)
 
 
 def _fits(commit: Unchecked) -> bool:
@@ -121,4 +124,5 @@ def _settle_letters(settings: Settings, database: Database, limit: int) -> Settl
         good=resolved,
         bad=len(keyless) + len(to_retry) - resolved,
         retried=resolved,
+        has_more=len(due) == limit,
     )
