@@ -37,8 +37,8 @@ from appview_pipeline.store.signatures import (
 @dataclass(frozen=True)
 class Settled:
     """What one call decided: signatures `checked`, of which so many were `good` or `bad`; `retried`: those among the
-    good ones that were dead letters and are applied now. `has_more`: as many as were allowed were looked at, so others may
-    be due."""
+    good ones that were dead letters and are applied now. `has_more`: as many as were allowed were looked at: others
+    may be due."""
 
     checked: int = 0
     good: int = 0
