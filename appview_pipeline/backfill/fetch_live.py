@@ -141,7 +141,7 @@ class Process:
         settled = settle_signatures(self.settings, self.database, self.writer)
         self._checked += settled.checked
         self._bad += settled.bad
-        # While an index fills, many commits wait for keys that have not come: those whose keys have don't wait for them.
+        # While an index fills, many commits wait for keys that have not come: the others need not wait for them.
         if not settled.has_more:
             self._signatures_due = time.monotonic() + backoff.SIGNATURES_SECONDS
 
