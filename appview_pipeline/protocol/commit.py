@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,7 +21,8 @@ from appview_pipeline.protocol.car import Blocks, InvalidCar
 from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_as_sent, decode_envelope
 from appview_pipeline.protocol.cid import is_dag_cbor, to_text
 from appview_pipeline.protocol.frames import Commit, Sync
-from appview_pipeline.protocol.mst_node import EMPTY, InvalidTree, Load, root_cid
+from appview_pipeline.protocol.mst import get
+from appview_pipeline.protocol.mst_node import EMPTY, InvalidTree, Load, MissingNode, as_root, root_cid
 from appview_pipeline.protocol.mst_proof import TreeOp, invert
 from appview_pipeline.protocol.mst_undo import undo
 from appview_pipeline.protocol.syntax import is_did, is_record_key, is_tid, tid_from_micros
@@ -183,12 +185,14 @@ def prove(event: Commit, content: CommitContent) -> bool:
 
     Several operations on one path are undone as one. A single operation, as nine of ten commits have it, takes about
     60 us, each further one about 80. A first commit (without `since`) that has no `prevData` must begin with the empty
-    tree. False where another commit has none (from before Sync 1.1): there is nothing to compare with. Raises
-    InvalidCommit (kind `commit-proof`): something was left out of `ops`, made up or altered.
+    tree. False where another commit has none (from before Sync 1.1): there is nothing to compare with, and only what the
+    tree has at the paths of the operations is looked up. Raises InvalidCommit (kind `commit-proof`): something was left
+    out of `ops`, made up or altered.
     """
     expected = event.prev_data
     if expected is None:
         if event.since is not None:
+            _look_up(event, content)
             return False
         expected = EMPTY.cid
     blocks = content.blocks
@@ -203,6 +207,24 @@ def prove(event: Commit, content: CommitContent) -> bool:
         named = "prevData" if event.prev_data is not None else "empty, though the commit is the first"
         raise InvalidCommit("commit-proof", f"with the operations undone, the tree is not {named}")
     return True
+
+
+def _look_up(event: Commit, content: CommitContent) -> None:
+    """Looks up whether the tree has what the operations say, as far as the commit brings the nodes. Raises
+    InvalidCommit."""
+    load = _at_most(MAX_PROOF, content.blocks.get_of_many)
+    last = {op.path: op for op in content.ops if op.collection}
+    cids = {it.get("path"): it.get("cid") for it in event.ops if isinstance(it, dict) and type(it.get("path")) is str}
+    try:
+        root = as_root(content.data, load)
+        for path, op in last.items():
+            with suppress(MissingNode):
+                if get(root, path, load) != (None if op.action == "delete" else cids[path]):
+                    raise InvalidTree(f"the tree has another record at {path} than the operation")
+    except MissingNode:
+        return
+    except InvalidTree as error:
+        raise InvalidCommit("commit-proof", str(error)) from None
 
 
 def _at_most(limit: int, load: Load) -> Load:

@@ -143,6 +143,22 @@ def test_a_commit_without_prev_data_is_applied() -> None:
     assert [it.kind for it in change.dead_letters] == ["commit-signature"]
 
 
+@pytest.mark.parametrize("how", ["a made up record", "a deletion that is none"])
+def test_without_prev_data_the_operations_are_looked_up_in_the_tree(how: str) -> None:
+    stream = Stream()
+    ann = Person(stream, "ann")
+    ann.commit(post("a", "older"))
+    frame = altered(ann.commit(post("b", "old"), post("c", "new")), prevData=None)
+    operations = body_of(frame)["ops"]
+    if how == "a made up record":
+        operations[1]["cid"] = operations[0]["cid"]
+    else:
+        operations[1] = {"action": "delete", "path": operations[1]["path"], "cid": None}
+    (right, wrong) = changes_of(frame, altered(frame, ops=operations), verifier=Verifier("proof", KnownKeys()))
+    assert len(right.writes) == 2 and right.dead_letters == []
+    assert [it.kind for it in wrong.dead_letters] == ["commit-proof"] and wrong.writes == []
+
+
 def test_a_first_commit_begins_with_the_empty_tree() -> None:
     """It says so by having no `since`; whoever believes it holds the repository complete."""
     stream = Stream()
