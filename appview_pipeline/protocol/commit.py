@@ -185,9 +185,9 @@ def prove(event: Commit, content: CommitContent) -> bool:
 
     Several operations on one path are undone as one. A single operation, as nine of ten commits have it, takes about
     60 us, each further one about 80. A first commit (without `since`) that has no `prevData` must begin with the empty
-    tree. False where another commit has none (from before Sync 1.1): there is nothing to compare with, and only what the
-    tree has at the paths of the operations is looked up. Raises InvalidCommit (kind `commit-proof`): something was left
-    out of `ops`, made up or altered.
+    tree. False where another commit has none (from before Sync 1.1): there is nothing to compare with, only what
+    the tree has at the paths of the operations is looked up. Raises InvalidCommit (kind `commit-proof`): something was
+    left out of `ops`, made up or altered.
     """
     expected = event.prev_data
     if expected is None:
