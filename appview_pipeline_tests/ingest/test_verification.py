@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,9 +22,10 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline_tests.simulated_network.accounts import Key, make_key, sign
 from appview_pipeline_tests.simulated_network.repository import encode_commit
-from appview_pipeline_tests.support.batches import changes_of
+from appview_pipeline_tests.support.batches import changes_of, writer_for
 from appview_pipeline_tests.support.frames import Person, Stream, altered, delete, post, update
 from appview_pipeline_tests.support.keys import did_key, save_key
+from appview_pipeline_tests.support.lexicons import from_json
 from appview_pipeline_tests.support.tables import replayed_frames, rows
 
 ORDER = {
@@ -77,6 +80,42 @@ def with_ops(frame: bytes, change: Callable[[list[Any]], object]) -> bytes:
 
 def letters(change: Change) -> list[tuple[str, str, bytes]]:
     return [(it.kind, it.form, it.bytes) for it in change.dead_letters]
+
+
+# --- real commits -----------------------------------------------------------------------------------------------------
+
+RELAY_SCENARIOS = {
+    "post_lifecycle": ("unknown", []),
+    # Commits of hours apart, before Sync 1.1.
+    "post_lifecycle_legacy": ("desynchronized", ["chain"]),
+    "account_lifecycle": ("unknown", []),
+}
+
+
+@pytest.mark.parametrize("name", RELAY_SCENARIOS)
+def test_real_commits_of_relays_are_applied_and_those_of_another_key_are_not(
+    database: Database, conformance: Path, name: str
+) -> None:
+    scenario = json.loads((conformance / "relay-scenarios" / f"{name}.json").read_text())
+    (account,) = (it["identity"] for it in scenario["accounts"])
+    frames = [
+        encode_dag_cbor(frame["header"]) + encode_dag_cbor(frame["body"])
+        for frame in (from_json(message["frame"]) for message in scenario["messages"])
+    ]
+    keys = KnownKeys()
+    keys.keys = {account["did"]: f"did:key:{account['keys']['atproto']['publicKeyMultibase']}"}
+    changes = changes_of(*frames, verifier=Verifier("full", keys))
+    assert [letter for change in changes for letter in change.dead_letters] == []
+    assert all(change.unchecked is None for change in changes)
+    writer_for(database).write(changes, time.time())
+    assert rows(database.url, "SELECT sync_state FROM pipeline.repo") == [(RELAY_SCENARIOS[name][0],)]
+    assert [kind for (kind,) in rows(database.url, "SELECT DISTINCT kind FROM pipeline.gap")] == RELAY_SCENARIOS[name][
+        1
+    ]
+    keys.keys[account["did"]] = did_key(make_key("another"))
+    signed = sum(change.repo is not None for change in changes)
+    refused = changes_of(*frames, verifier=Verifier("full", keys))
+    assert [it.kind for change in refused for it in change.dead_letters] == ["commit-signature"] * signed
 
 
 # --- proofs -----------------------------------------------------------------------------------------------------------
