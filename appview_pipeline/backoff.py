@@ -257,8 +257,8 @@ def parked_pds(failures: int) -> float:
 BACKFILL_CLAIM_SECONDS = 60.0
 """How long a repository that is being fetched belongs to the process that took it, which renews that at a third of it.
 What a process that is killed had taken is free after this time."""
-BACKFILL_HOSTS_SECONDS = 1.0
-"""Between two looks for hosts that have something to be fetched, where the last found nothing new."""
+BACKFILL_URGENT_SECONDS = 1.0
+"""Between two looks for something urgent, while a process works off the rest of the queue."""
 BACKFILL_FILL_SECONDS = 0.25
 """How long the records of small repositories wait for others, to be written with them."""
 BACKFILL_LOCK_SECONDS = 0.7

@@ -110,20 +110,25 @@ class Lanes:
         """Whether the host was met."""
         return host in self._lanes
 
-    def room(self, host: str) -> int:
-        """How many more repositories of the host may be taken: some of them wait in memory."""
+    def room(self, host: str, spare: int = 0) -> int:
+        """How many more repositories of the host may be taken: some of them wait in memory. `spare`: so many beyond its
+        limits."""
         lane = self._lanes.get(host) or _Lane()
         if lane.parked_until > self._clock():
             return 0
         most = self.fetches * MAX_READY
         in_memory = most - self.ready if lane.is_proven else min(most - self.ready, most // 2 - self._unproven_ready)
-        return max(0, min(self._limit(host, lane) * (1 + READY) - lane.running - len(lane.ready), in_memory))
+        of_host = self._limit(host, lane) * (1 + READY) - lane.running - len(lane.ready)
+        return max(0, min(of_host, in_memory) + spare)
 
     def add(self, taken: Iterable[Queued]) -> None:
-        """Repositories that were taken wait for their turn."""
+        """Repositories that were taken wait for their turn, those of a host by their priority."""
         for it in taken:
             lane = self._lane(it.host)
-            lane.ready.append(it)
+            place = len(lane.ready)
+            while place and lane.ready[place - 1].priority < it.priority:
+                place -= 1
+            lane.ready.insert(place, it)
             self._waiting.setdefault(it.host)
             self.ready += 1
             self._unproven_ready += not lane.is_proven

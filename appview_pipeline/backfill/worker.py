@@ -212,7 +212,8 @@ class Worker:
         self._unsaved_since = 0.0
         self._tried: set[str] = set()
         self._scope = 0
-        self._after = UNKNOWN_HOST
+        self._after = self._urgent_after = UNKNOWN_HOST
+        self._urgent_at = 0.0
         self._hosts: list[str] = []
         self._dry_scopes = 0
         self._look_at = 0.0
@@ -354,6 +355,12 @@ class Worker:
     def _take_from_scopes(self) -> list[Queued]:
         """Takes from one scope after the other, until enough wait here or all scopes were looked through."""
         taken: list[Queued] = []
+        if URGENT in self.scopes and self.scopes[self._scope] != URGENT and time.monotonic() >= self._urgent_at:
+            self._urgent_at = time.monotonic() + backoff.BACKFILL_URGENT_SECONDS
+            taken += self._with_database(self._take_urgent) or []
+            self._add(taken)
+            if taken:
+                self._dry_scopes = 0
         for _ in self.scopes:
             found = self._with_database(self._take_of_scope)
             if found is None:
@@ -404,6 +411,15 @@ class Worker:
             # A host that gave less than was asked for has no more.
             self._hosts = [it for it in self._hosts if found[it] >= counts.get(it, 0)]
         return taken
+
+    def _take_urgent(self, connection: Connection) -> list[Queued]:
+        """Takes what has become urgent while another scope is worked off: it does not wait for the rest."""
+        hosts, after = queue.hosts_with_work(connection, URGENT, self._urgent_after)
+        self._urgent_after = after or UNKNOWN_HOST
+        self._meet(connection, {host for host in hosts if not self._lanes.knows(host)})
+        room = {host: self._lanes.room(host, spare=1) for host in [UNKNOWN_HOST, *hosts]}
+        counts = {host: count for host, count in room.items() if count}
+        return queue.take(connection, URGENT, counts, backoff.BACKFILL_CLAIM_SECONDS) if counts else []
 
     def _meet(self, connection: Connection, hosts: Collection[str]) -> None:
         if hosts:

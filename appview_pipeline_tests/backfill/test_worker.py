@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from appview_pipeline import backoff
+from appview_pipeline.backfill import lanes
 from appview_pipeline.backfill.listing import list_network
 from appview_pipeline.backfill.progress import WorkSummary
 from appview_pipeline.backfill.worker import Worker, _unexpected, work
@@ -236,6 +237,37 @@ def test_only_what_is_urgent_unless_a_backfill_is_wanted(database: Database, net
         "SELECT DISTINCT bucket FROM pipeline.backfill_queue WHERE finished_at IS NOT NULL AND priority = 0",
     )
     assert buckets == [(bucket,)]
+
+
+def test_what_becomes_urgent_does_not_wait_for_the_rest(
+    database: Database, network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that works off everything goes from bucket to bucket, and each has a million repositories."""
+    monkeypatch.setattr(backoff, "BACKFILL_URGENT_SECONDS", 0.05)
+    monkeypatch.setattr(lanes, "READY", 0)
+    monkeypatch.setattr(lanes, "MAX_READY", 1)
+    everybody = enqueue(database, network)
+    last = everybody[30]
+    rows(database.url, "ALTER TABLE pipeline.backfill_queue ALTER bucket DROP EXPRESSION, ALTER bucket SET DEFAULT 0")
+    rows(database.url, "UPDATE pipeline.backfill_queue SET bucket = (did = %s)::int", last)
+    for pds in network.pdses:
+        pds.faults.delay = 0.05
+    asked: list[str] = []
+
+    def progress(so_far: WorkSummary) -> None:
+        if so_far.repositories > 1 and not asked:
+            asked.append(last)
+            with database.connect("writer") as connection:
+                queue.enqueue(connection, asked, reason="chain", priority=queue.DESYNCHRONIZED)
+
+    assert work(settings_for(network, database, repo_fetches=2), database, progress=progress).left == 0
+    later = one(
+        database.url,
+        "SELECT count(*) FROM pipeline.backfill_queue"
+        " WHERE finished_at > (SELECT finished_at FROM pipeline.backfill_queue WHERE did = %s)",
+        last,
+    )
+    assert asked and later > len(everybody) // 10
 
 
 def test_the_newest_days_only(database: Database, network: SimulatedNetwork) -> None:
