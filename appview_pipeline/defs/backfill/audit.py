@@ -89,7 +89,7 @@ def _in_words(repositories: int, records: int, differences: int, failed: int, wa
         return "No repository is said to be complete yet, so there is nothing to audit."
     words = f"Of {records:,} records of {repositories:,} repositories, {differences:,} differ from the network."
     if differences:
-        words += " The job resync fetches those repositories again."
+        words += " To repair them, launch the job resync with their accounts."
     if failed:
         words += f" Not fetched: {failed:,}."
     return words

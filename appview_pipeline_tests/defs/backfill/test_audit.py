@@ -64,4 +64,4 @@ def test_a_sample_is_what_the_network_says(database: Database, network: Simulate
     assert [row.data["record"] for row in numbers["differences"].records if row.data["kind"] == "missing"] == [lost]
     assert [row.data["repository"] for row in numbers["failures"].records] == [did]
     said = str(found.description)
-    assert "1 differ from the network. The job resync" in said and "Not fetched: 1." in said
+    assert "1 differ from the network. To repair them, launch the job resync" in said and "Not fetched: 1." in said
