@@ -53,8 +53,9 @@ SMALL_COMPARED = 2
 MEMORY_EXPORTS = 4
 """Exports of `APPVIEW_REPO_MEMORY_BYTES` that all fetches together may hold in memory."""
 MAX_DOWNLOADED = 16
-"""Exports that are downloaded and not written yet, as a multiple of those that may be fetched at once; of no more than
-`MEMORY_EXPORTS` times `APPVIEW_REPO_MEMORY_BYTES` together, or one."""
+"""Exports that are downloaded and not written yet, as a multiple of those that may be fetched at once. Those in memory
+have no more than `MEMORY_EXPORTS` times `APPVIEW_REPO_MEMORY_BYTES` together, or are one; those in files, than
+`APPVIEW_REPO_BYTES`, or are one: so a large repository, which takes minutes to write, holds up no other."""
 SAVED_AT_ONCE = 200
 """Outcomes that one transaction notes."""
 
@@ -142,9 +143,7 @@ def work(
     with ExitStack() as stack:
         if client is None:
             client = stack.enter_context(Client(settings))
-        # Of all fetches together so much may be in memory; what is larger goes to a file.
-        share = settings.repo_memory_bytes * MEMORY_EXPORTS // max(MEMORY_EXPORTS, settings.repo_fetches)
-        fetcher = Fetcher(replace(settings, repo_memory_bytes=share), database, client)
+        fetcher = Fetcher(replace(settings, repo_memory_bytes=memory_share(settings)), database, client)
         # The loop and the writer have a connection each, beside the pool that the others share: the one would wait for
         # those, and the other would plan its statements anew on each connection that it gets.
         single = replace(settings, db_pool_size=1)
@@ -165,6 +164,12 @@ def work(
             stopped=stopped,
         )
         return worker.run(max_seconds)
+
+
+def memory_share(settings: Settings) -> int:
+    """Bytes of an export that may be in memory, so that all fetches together are within the limit; what is larger goes
+    to a file."""
+    return settings.repo_memory_bytes * MEMORY_EXPORTS // max(MEMORY_EXPORTS, settings.repo_fetches)
 
 
 def _scopes(settings: Settings, bucket: int | None, *, urgent: bool, days: int | None) -> list[Scope]:
@@ -205,7 +210,8 @@ class Worker:
         self._small: SimpleQueue[_Downloaded | None] = SimpleQueue()
         self._large: SimpleQueue[_Downloaded | None] = SimpleQueue()
         self._downloaded: dict[str, int] = {}
-        self._downloaded_bytes = 0
+        self._share = memory_share(self.settings)
+        self._memory_bytes = self._file_bytes = 0
         self._threads = 0
         self._is_ending = threading.Event()
         self._unsaved: list[_Moved | _Failed | _Written] = []
@@ -322,9 +328,24 @@ class Worker:
 
     @property
     def _may_fetch(self) -> bool:
-        """Whether what is downloaded, and not written yet, leaves memory for more."""
+        """Whether what is downloaded, and not written yet, leaves room for more."""
         most = self.settings.repo_memory_bytes * MEMORY_EXPORTS
-        return len(self._downloaded) < MAX_DOWNLOADED * self._lanes.fetches and self._downloaded_bytes < most
+        has_memory = self._memory_bytes < max(most, 1) and self._file_bytes < self.settings.repo_bytes
+        return has_memory and len(self._downloaded) < MAX_DOWNLOADED * self._lanes.fetches
+
+    def _keep(self, did: str, size: int) -> None:
+        self._downloaded[did] = size
+        self._count_bytes(size)
+
+    def _let_go(self, did: str) -> None:
+        size = self._downloaded.pop(did, 0)
+        self._count_bytes(size, -1)
+
+    def _count_bytes(self, size: int, sign: int = 1) -> None:
+        if size > self._share:
+            self._file_bytes += sign * size
+        else:
+            self._memory_bytes += sign * size
 
     def _is_done(self) -> bool:
         """Nothing is at hand, and the last look through all scopes found nothing."""
@@ -522,8 +543,7 @@ class Worker:
             self._unresolved = 0
             self._lanes.end(queued.did)
             self._lanes.delivered(queued.host)
-            self._downloaded[queued.did] = message.export.size
-            self._downloaded_bytes += message.export.size
+            self._keep(queued.did, message.export.size)
             self._jobs[queued.did].export = message.export
             self._jobs[queued.did].state = message.state
             self._begin_comparison(message)
@@ -621,7 +641,7 @@ class Worker:
         for it in fetched:
             self._count_written(self._jobs[it.did])
         for did in [*(it.did for it in fetched), *failed, *moved]:
-            self._downloaded_bytes -= self._downloaded.pop(did, 0)
+            self._let_go(did)
             self._jobs.pop(did).close()
         if moved:
             self._look_at = 0.0

@@ -27,8 +27,8 @@ from appview_pipeline_tests.support.hostile_exports import (
 from appview_pipeline_tests.support.tables import rows
 
 SMALL = [it for it in EXPORTS if not it.is_large]
-NEEDED_REV = {"an older rev"}
-"""Exports that are refused only where something newer is known; a new index takes them."""
+NEEDED_REV = "an older rev"
+"""An export that is refused only where something newer is known."""
 
 
 def settings_for(network: SimulatedNetwork, database: Database) -> Settings:
@@ -72,7 +72,13 @@ def test_all_of_it_at_once(network: SimulatedNetwork, database: Database) -> Non
     for export in SMALL:
         author = next(authors)
         network.pds.answers[author.did] = export.answer(author.repository)
-        if export.kind is None or export.name in NEEDED_REV:
+        if export.name == NEEDED_REV:
+            rows(
+                database.url,
+                "INSERT INTO pipeline.repo (did, rev, export_rev, sync_state) VALUES (%s, %s, %s, 'desynchronized')",
+                *(author.did, author.repository.rev, author.repository.rev),
+            )
+        if export.kind is None:
             good.append(author.did)
         else:
             bad[author.did] = export

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,12 +13,15 @@ import pytest
 
 from appview_pipeline import backoff
 from appview_pipeline.backfill import lanes
+from appview_pipeline.backfill import worker as worker_module
 from appview_pipeline.backfill.listing import list_network
 from appview_pipeline.backfill.progress import WorkSummary
+from appview_pipeline.backfill.resync import Prepared, prepare
 from appview_pipeline.backfill.worker import Worker, _unexpected, work
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.protocol import cid
+from appview_pipeline.protocol.export import Export
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store import backfill_queue as queue
@@ -268,6 +272,29 @@ def test_what_becomes_urgent_does_not_wait_for_the_rest(
         last,
     )
     assert asked and later > len(everybody) // 10
+
+
+def test_a_large_repository_holds_up_no_other(
+    database: Database, network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in a file while it is compared and written, which takes minutes: memory is left for others."""
+    dids = enqueue(database, network)
+    done = threading.Event()
+    in_time: list[bool] = []
+
+    def slow(database: Database, settings: Settings, export: Export, **others: Any) -> Prepared:
+        if export.did == dids[0]:
+            in_time.append(done.wait(20))
+        return prepare(database, settings, export, **others)
+
+    def progress(so_far: WorkSummary) -> None:
+        if so_far.repositories == len(dids) - 1:
+            done.set()
+
+    monkeypatch.setattr(worker_module, "prepare", slow)
+    settings = settings_for(network, database, repo_memory_bytes=100)
+    assert work(settings, database, progress=progress).repositories == len(dids)
+    assert in_time == [True]
 
 
 def test_the_newest_days_only(database: Database, network: SimulatedNetwork) -> None:
