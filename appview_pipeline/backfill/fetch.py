@@ -33,8 +33,9 @@ class FetchFailed(Exception):
     """A repository or a record that could not be had. `str()` and `reason` say why, as a part of a sentence.
 
     `kind`: a short constant to count by: a kind of `FetchError` ("timeout", "parked", ...), "gone" (the PDS has no such
-    repository, or does not give it out), "not found" (there is no such record), "excluded", "identity" (no PDS or
-    key is known), "signature", "older rev", "disk", or "export: " and a kind of `InvalidExport`.
+    repository, or does not give it out), "refused" (it answers with another error of what was asked for), "not found"
+    (there is no such record), "excluded", "identity" (no PDS or key is known), "signature", "older rev", "disk", or
+    "export: " and a kind of `InvalidExport`.
     `is_final`: trying again is useless for long: the account is gone, deactivated or taken down, or the record is not
     there. `retry_after`: seconds after which trying again makes sense, where the server said so. `blames_account`:
     False where the failure says nothing about the account (its host is parked, its breaker open, no place was free), so
@@ -77,7 +78,7 @@ class FetchedRecord:
 _GONE = frozenset({"RepoNotFound", "RepoDeactivated", "RepoTakendown", "RepoSuspended"})
 """Errors of com.atproto.sync.*: the PDS does not give the repository out. Whether the account still exists is for the
 relay's events and the PDS's getRepoStatus to say."""
-_MAY_HAVE_MOVED = frozenset({"gone", "signature", "older rev", "export: account"})
+_MAY_HAVE_MOVED = frozenset({"gone", "refused", "signature", "older rev", "export: account"})
 """What an old PDS answers after an account has moved, or with an old key: it counts after a fresh resolution only."""
 
 Answer = TypeVar("Answer")
@@ -239,8 +240,9 @@ def export_failed(error: InvalidExport, host: str | None, *, sent_as: str = "") 
 
 def _refused(error: FetchError, host: str) -> FetchFailed:
     is_gone = isinstance(error, XrpcError) and error.name in _GONE
+    is_refused = isinstance(error, XrpcError) and 400 <= error.status < 500 and error.name != ""
     return FetchFailed(
-        "gone" if is_gone else error.kind,
+        "gone" if is_gone else "refused" if is_refused else error.kind,
         error.reason,
         is_final=is_gone,
         retry_after=error.retry_after,

@@ -788,7 +788,7 @@ HOST_KINDS = frozenset(
 """Kinds of failures that say something about the host."""
 UNRESOLVED = 10
 """Accounts in a row that could not be resolved because the directory does not answer: then taking pauses."""
-ANSWER_KINDS = frozenset(("gone", "not found", "signature", "older rev", "too big"))
+ANSWER_KINDS = frozenset(("gone", "refused", "not found", "signature", "older rev", "too big"))
 """Kinds of failures of which the host has answered."""
 
 

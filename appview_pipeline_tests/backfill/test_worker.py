@@ -29,6 +29,7 @@ from appview_pipeline.store.backfill_reports import reports_since
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import RefusedData, Transient
 from appview_pipeline.store.hosts import HostNews, note_hosts
+from appview_pipeline_tests.simulated_network.http_service import Answer
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.world import World
 from appview_pipeline_tests.support.batches import index
@@ -138,6 +139,18 @@ def test_hosts_that_fail_hold_up_no_other(database: Database, network: Simulated
     assert limited.faults.by_kind["limited"] < 5, "it is left alone"
     for pds in network.pdses:
         pds.let_go()
+
+
+def test_a_host_that_refuses_some_accounts_is_well(database: Database, network: SimulatedNetwork) -> None:
+    """What it answers is about them: however many come one after the other, the others are fetched."""
+    dids = enqueue(database, network, home=1)
+    body = b'{"error": "InvalidRequest", "message": "Could not find repo"}'
+    refused = dids[: len(dids) // 2]
+    network.pdses[1].answers.update({did: Answer(body, status=400) for did in refused})
+    found = work(settings_for(network, database), database)
+    assert found.repositories == len(dids) - len(refused) and found.failures == {"refused": len(refused)}
+    assert set(unfinished(database)) == set(refused)
+    assert rows(database.url, "SELECT host FROM pipeline.pds_host WHERE parked_until > now()") == []
 
 
 def test_a_repository_that_fails_again_and_again_is_given_up_for_now(
