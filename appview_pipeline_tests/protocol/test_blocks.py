@@ -283,7 +283,9 @@ def test_bytes_as_sent_count_even_if_not_canonical() -> None:
 
 
 def json_values(links: bool) -> st.SearchStrategy[Any]:
-    leaves = st.none() | st.booleans() | st.integers(-MAX, MAX) | st.text() | st.binary(max_size=40)
+    # libipld writes byte strings that happen to be a CID as links.
+    no_links = st.binary(max_size=40).filter(lambda value: encode_dag_cbor(value)[0] >> 5 == 2)
+    leaves = st.none() | st.booleans() | st.integers(-MAX, MAX) | st.text() | no_links
     if links:
         leaves |= st.binary(min_size=32, max_size=32).map(lambda digest: cid.DAG_CBOR + digest)
     return st.recursive(

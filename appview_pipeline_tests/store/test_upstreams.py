@@ -29,8 +29,8 @@ from appview_pipeline_tests.support.tables import one, rows
 
 NOW = datetime.now(timezone.utc).timestamp()
 WELL = StoredUpstream("well.test", "closed", 0, 0, None, None, None)
-DOWN = StoredUpstream("down.test", "open", 5, 1, NOW + 60, None, "no answer within 15 s")
-PARKED = StoredUpstream("parked.test", "closed", 0, 0, None, NOW + 900, "it answered 429")
+DOWN = StoredUpstream("down.test", "open", 5, 1, NOW + 86_400, None, "no answer within 15 s")
+PARKED = StoredUpstream("parked.test", "closed", 0, 0, None, NOW + 86_400, "it answered 429")
 
 
 def test_servers_are_kept_while_they_are_left_alone_and_a_day_longer(database: Database) -> None:
