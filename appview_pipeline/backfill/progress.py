@@ -47,10 +47,12 @@ class WorkSummary:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds until nothing is left at this rate; None: nobody can say."""
-        return self.left / self.rate if self.rate > 0 else None
+        """Seconds until nothing is left at this rate; None: nobody can say, or what is left may not be fetched now."""
+        return self.left / self.rate if self.rate > 0 and self.ended != NOTHING_MORE else None
 
 
+NOTHING_MORE = "nothing more may be fetched now"
+"""Why it ended: what is left, if anything, has to wait for its host, or until it is tried again."""
 MAX_REASONS = 100
 
 Progress = Callable[[WorkSummary], object]

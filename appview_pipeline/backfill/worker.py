@@ -25,7 +25,7 @@ from appview_pipeline.backfill.compare import Counts
 from appview_pipeline.backfill.fetch import Fetcher, FetchFailed, export_failed
 from appview_pipeline.backfill.lanes import Lanes
 from appview_pipeline.backfill.listing import queue_incomplete
-from appview_pipeline.backfill.progress import MAX_REASONS, Progress, WorkSummary
+from appview_pipeline.backfill.progress import MAX_REASONS, NOTHING_MORE, Progress, WorkSummary
 from appview_pipeline.backfill.resync import Prepared, begin, compare_again, needed_rev, prepare
 from appview_pipeline.backfill.writing import Abandoned, Part, WritingThread
 from appview_pipeline.errors import OperatorError
@@ -253,7 +253,7 @@ class Worker:
                 elif max_seconds is not None and self.summary.seconds >= max_seconds:
                     self.summary.ended = f"its {max_seconds:,.0f} s were over"
                 elif self._is_done():
-                    self.summary.ended = "nothing more may be fetched now"
+                    self.summary.ended = NOTHING_MORE
                 if now - shown_at >= 1.0:
                     shown_at = now
                     self.progress(self.summary)
@@ -276,7 +276,7 @@ class Worker:
 
     def _note_not_queued(self, connection: Connection, dids: Collection[str]) -> None:
         """Says why the queue does not take some of the repositories that were asked for."""
-        queued = {it.did for it in queue.waiting(connection, dids)}
+        queued = {it.did for it in queue.waiting(connection, dids) if not it.is_parked}
         for did, state in read_repos(connection, [did for did in dids if did not in queued]).items():
             if (state.excluded or not state.active) and len(self.summary.reasons) < MAX_REASONS:
                 self.summary.reasons[did] = EXCLUDED if state.excluded else "its account is not active"

@@ -128,6 +128,9 @@ def test_an_account_that_may_not_be_indexed_is_not_fetched(
     asked = [pds.asked for pds in network.pdses]
     done = summary(command("backfill", ann, bob), 1)
     assert "forbids" in done["incomplete"][ann] and "not active" in done["incomplete"][bob]
+    rows(database.url, "UPDATE pipeline.backfill_queue SET finished_at = NULL, parked_at = now(), error = 'it is gone'")
+    rows(database.url, "UPDATE pipeline.backfill_queue SET not_before = now() + interval '1 day'")
+    assert "not active" in summary(command("backfill", bob), 1)["reasons"][bob], "it waits, parked, and stays so"
     assert "forbids" in summary(command("audit", ann), 3)["failed"][ann]
     assert asked == [pds.asked for pds in network.pdses]
 

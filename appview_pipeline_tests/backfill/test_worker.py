@@ -15,7 +15,7 @@ from appview_pipeline import backoff
 from appview_pipeline.backfill import lanes
 from appview_pipeline.backfill import worker as worker_module
 from appview_pipeline.backfill.listing import list_network
-from appview_pipeline.backfill.progress import WorkSummary
+from appview_pipeline.backfill.progress import NOTHING_MORE, WorkSummary
 from appview_pipeline.backfill.resync import Prepared, prepare
 from appview_pipeline.backfill.worker import Worker, _unexpected, work
 from appview_pipeline.errors import OperatorError
@@ -439,3 +439,9 @@ def test_what_a_killed_process_had_taken_is_waited_for(database: Database, netwo
         assert queue.take_given(connection, [did], 2.0)
     found = work(settings_for(network, database), database, dids=[did])
     assert found.repositories == 1 and found.seconds > 1
+
+
+def test_what_has_to_wait_is_left_for_nobody_knows_how_long() -> None:
+    so_far = WorkSummary(repositories=6, seconds=3.0, left=4)
+    assert so_far.eta_seconds == 2.0
+    assert replace(so_far, ended=NOTHING_MORE).eta_seconds is None
