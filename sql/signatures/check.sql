@@ -31,7 +31,9 @@ WHERE u.did = d.did AND u.rev = d.rev;
 -- :break_chains
 -- Notes of the repositories %(dids)s, locked, that their chains of commits prove nothing any more: a commit in each has
 -- turned out to be somebody else's. Otherwise its gap would be closed as one that the commits applied have filled.
-UPDATE pipeline.repo SET chain_from = NULL, chain_since = NULL WHERE did = ANY (%(dids)s) AND chain_from IS NOT NULL;
+-- Excluded accounts have no gaps.
+UPDATE pipeline.repo SET chain_from = NULL, chain_since = NULL
+WHERE did = ANY (%(dids)s) AND chain_from IS NOT NULL AND NOT excluded;
 
 -- :later
 -- Puts off those of %(dids)s, by as long as they have waited: %(shortest)s to %(longest)s seconds.
