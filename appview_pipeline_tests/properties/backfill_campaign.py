@@ -151,7 +151,7 @@ def run(database: Database, plan: Plan, say: Say) -> Rest:
             _come_to_rest(database, processes, troubled, newest, plan, say)
             seconds = time.monotonic() - rested
             say(f"killed: {dict(processes.killed)}; ended by themselves: {dict(processes.ended)}")
-        return _found(database, environment, troubled, seconds)
+        return _found(database, environment, troubled, seconds, say)
 
 
 def _kill(processes: Processes, kind: str, database: Database, plan: Plan) -> None:
@@ -232,7 +232,32 @@ def _why(url: str) -> str:
     return "\n".join(f"{what}: {rows(url, statement)}" for what, statement in found.items())
 
 
-def _found(database: Database, environment: dict[str, str], troubled: TroubledNetwork, seconds: float) -> Rest:
+STORED = (
+    "SELECT row_to_json(x)::text FROM pipeline.repo x WHERE did = %(did)s",
+    "SELECT row_to_json(x)::text FROM pipeline.backfill_queue x WHERE did = %(did)s",
+    "SELECT row_to_json(x)::text FROM pipeline.gap x WHERE did = %(did)s ORDER BY id",
+    "SELECT (to_jsonb(x) - 'bytes')::text FROM pipeline.dead_letter x WHERE did = %(did)s ORDER BY id",
+    "SELECT row_to_json(x)::text FROM pipeline.tombstone x WHERE uri = %(uri)s",
+    "SELECT row_to_json(x)::text FROM pipeline.version x WHERE uri = %(uri)s",
+    "SELECT (to_jsonb(x) - 'json')::text FROM bsky.record x WHERE uri = %(uri)s",
+    "SELECT row_to_json(x)::text FROM pipeline.pending x WHERE missing = %(uri)s",
+)
+
+
+def explain(url: str, troubled: TroubledNetwork, uri: str) -> str:
+    """What is stored of a record that differs, and what the relay still has of its repository."""
+    did = uri.split("/")[2]
+    lines = [f"----- {uri}", *troubled.history(did)]
+    for statement in STORED:
+        with connect(url) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, {"did": did, "uri": uri})
+            lines += [f"{statement.split()[3]}: {text}" for (text,) in cursor.fetchall()]
+    return "\n".join(lines)
+
+
+def _found(
+    database: Database, environment: dict[str, str], troubled: TroubledNetwork, seconds: float, say: Say
+) -> Rest:
     settings = load({**environment, "APPVIEW_DATABASE_URL": database.url})
     dids = [author.did for author in troubled.living]
     with Client(settings) as client:
@@ -244,6 +269,8 @@ def _found(database: Database, environment: dict[str, str], troubled: TroubledNe
             drift += aggregate_drift(
                 connection, check, now - timedelta(days=1), now + timedelta(days=1), 10**9
             ).differing
+    for example in list(summary.examples)[:5]:
+        say(explain(database.url, troubled, example.uri))
     deleted = [author.did for author in troubled.deleted]
     ((left,),) = rows(database.url, "SELECT count(*) FROM bsky.record WHERE did = ANY(%s)", deleted)
     gaps = Counter(dict(rows(database.url, "SELECT kind, count(*) FROM pipeline.gap GROUP BY 1")))

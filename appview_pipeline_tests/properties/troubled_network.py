@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from appview_pipeline.protocol.frames import Commit, Sync, decode_frame
 from appview_pipeline_tests.simulated_network import SimulatedNetwork, World
 from appview_pipeline_tests.simulated_network.outages import Outages
 from appview_pipeline_tests.simulated_network.world import Author
@@ -65,6 +67,7 @@ class TroubledNetwork:
         self.network = SimulatedNetwork(self.world)
         self.outages = Outages(self.network.pdses, seed=self.seed, calm=self.troubles.calm, length=self.troubles.length)
         self._planned = self._plan()
+        self._frames: list[bytes] = []
 
     def _plan(self) -> list[tuple[float, str, str]]:
         """(share of the time, what happens, DID), in the order of time."""
@@ -78,10 +81,28 @@ class TroubledNetwork:
     def advance(self, frames: int, progress: float) -> None:
         """The next frames, and what was planned until `progress` (0 to 1)."""
         self._follow()
-        self.network.advance(frames)
+        self._publish(self.network.advance, frames)
         while self._planned and self._planned[0][0] <= progress:
             _, kind, did = self._planned.pop(0)
             self._happen(kind, did)
+
+    def _publish(self, publish: Callable[..., list[bytes]], *arguments: object) -> None:
+        self._frames += publish(*arguments)
+
+    def history(self, did: str) -> list[str]:
+        """The frames of an account that were published, a line each; lost ones are not among them."""
+        lines = []
+        for event in map(decode_frame, self._frames):
+            if getattr(event, "repo", getattr(event, "did", None)) != did:
+                continue
+            said = f"{event.seq} {type(event).__name__}" if hasattr(event, "seq") else type(event).__name__
+            if isinstance(event, Commit):
+                ops = [f"{op['action']} {op['path']}" for op in event.ops if isinstance(op, dict)]
+                said += f" {event.rev} after {event.since}: {', '.join(ops)}"
+            elif isinstance(event, Sync):
+                said += f" {event.rev}"
+            lines.append(said)
+        return lines
 
     def _follow(self) -> None:
         self.world.follow(int((time.time() - self._behind) * 1_000_000))
@@ -92,20 +113,20 @@ class TroubledNetwork:
             return
         self.happened[kind] += 1
         if kind == "rewritten":
-            self.network.happen(self.world.rewrite, did)
+            self._publish(self.network.happen, self.world.rewrite, did)
         elif kind == "deleted":
-            self.network.happen(self.world.delete, did)
+            self._publish(self.network.happen, self.world.delete, did)
         elif kind == "deactivated":
-            self.network.happen(self.world.deactivate, did)
+            self._publish(self.network.happen, self.world.deactivate, did)
         else:
-            self.network.happen(self.world.migrate, did, (account.home + 1) % self.hosts)
+            self._publish(self.network.happen, self.world.migrate, did, (account.home + 1) % self.hosts)
 
     def a_week_passes(self, frames: int) -> None:
         """So many frames that no client of the relay is sent: its window has moved on when somebody comes again."""
-        self.network.advance(frames // 2)
+        self._publish(self.network.advance, frames // 2)
         self._behind = 0
         self._follow()
-        self.network.advance(frames - frames // 2)
+        self._publish(self.network.advance, frames - frames // 2)
         newest = self.network.relay.window.newest_seq
         self.network.relay.forget_before(newest - frames // 10)
 
@@ -121,9 +142,9 @@ class TroubledNetwork:
             if author.account.status == "deleted":
                 continue
             if not author.account.active:
-                self.network.happen(self.world.reactivate, author.did)
+                self._publish(self.network.happen, self.world.reactivate, author.did)
             if author.did in self.world.mishaps.dids:
-                self.network.happen(self.world.write, author.did)
+                self._publish(self.network.happen, self.world.write, author.did)
         return self.network.relay.window.newest_seq
 
     @property
