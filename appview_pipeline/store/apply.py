@@ -34,6 +34,7 @@ from appview_pipeline.store.repos import (
     end_exports,
     lock_repos,
     note_gaps,
+    note_missed,
     note_states,
     queue_identities,
     update_accounts,
@@ -60,6 +61,7 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     excluded = locked.excluded if dry_run else check_excluded(cursor, batch, locked.excluded)
     repos = advance_repos(cursor, batch, locked)
     accounts = update_accounts(cursor, batch, repos)
+    missed = note_missed(cursor, batch)
     queue_identities(cursor, batch, repos, accounts)
     keep_unchecked(cursor, batch)  # commits whose signatures will be checked once their accounts are resolved
     write_actors(cursor, batch, repos, accounts)
@@ -96,7 +98,7 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
         forget_deletes(cursor, batch)
         drop_gaps(cursor)
     ended = end_exports(cursor, batch)
-    has_gaps = repos.has_gaps or bool(batch.rows.get("stage_gap")) or ended
+    has_gaps = repos.has_gaps or missed or bool(batch.rows.get("stage_gap")) or ended
     if has_gaps:
         note_gaps(cursor)  # after the dead letters, which explain some of them
     closed = close_gaps(cursor, batch) if repos.late else []

@@ -123,6 +123,15 @@ def update_accounts(cursor: Cursor, batch: BatchToApply, repos: RepoChanges) -> 
     return contradicted > 0
 
 
+def note_missed(cursor: Cursor, batch: BatchToApply) -> bool:
+    """Stages gaps of repositories whose accounts are active, by the batch's events, and of which the stream may have
+    missed something while they were not. Returns whether there are any."""
+    if not batch.rows.get("stage_account"):
+        return False
+    cursor.execute(sections("apply/account.sql")["missed"])
+    return cursor.rowcount > 0
+
+
 def queue_identities(cursor: Cursor, batch: BatchToApply, repos: RepoChanges, accounts: bool) -> None:
     """Queues the resolution of accounts that are met for the first time, and of those whose events ask for it.
 

@@ -318,3 +318,23 @@ def test_an_account_that_is_active_again_is_fetched_at_once(replay: Replay) -> N
     much_later = iso(START + 7_200_000_000)
     replay(stream.frame("#account", {"did": ann.did, "active": True, "time": much_later}))
     assert rows(database.url, waiting) == [(ben.did,)]
+
+
+@pytest.mark.parametrize("missed", [True, False], ids=["a gap of the stream since", "no gap since"])
+def test_what_an_account_wrote_in_a_gap_before_it_went_away_is_fetched(replay: Replay, missed: bool) -> None:
+    """The list that closes the gap leaves out accounts that are not active: nothing else would show what was missed."""
+    stream = Stream()
+    ann, ben = Person(stream, "ann"), Person(stream, "ben")
+    database = replay(ann.commit(post("a", "x")), ben.commit(post("b", "x")))
+    with database.connect("writer") as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO pipeline.cursor (relay, shard, seq) VALUES ('wss://relay.test', '0/1', 9)")
+        if missed:
+            cursor.execute(
+                "INSERT INTO pipeline.gap (kind, relay, shard, from_text, to_text, resolved_at) "
+                "VALUES ('outdated_cursor', 'wss://relay.test', '0/1', '2', '8', now())"
+            )
+    returned = stream.frame("#account", {"did": ann.did, "active": True, "time": LATER})
+    replay(returned)
+    queued = rows(database.url, "SELECT did, reason, priority FROM pipeline.backfill_queue WHERE finished_at IS NULL")
+    state = one(database.url, "SELECT sync_state FROM pipeline.repo WHERE did = %s", ann.did)
+    assert (queued, state) == (([(ann.did, "repository", 2)], "desynchronized") if missed else ([], "synchronized"))

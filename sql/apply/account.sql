@@ -50,6 +50,28 @@ SELECT did, true
 FROM newest
 WHERE NOT active OR pds_status <> 'active';
 
+-- :missed
+-- Notes a gap of repositories whose accounts are active, by an event of this batch, where the stream has had a gap
+-- since their newest commit, and since it was last known whether they are complete: a relay's list, which closes gaps
+-- of streams (sql/backfill/survey.sql), may leave out accounts that are not active.
+-- - gap: when the newest gap of a stream was found.
+INSERT INTO stage_gap (kind, did)
+SELECT 'repository', r.did
+FROM (SELECT did, at FROM stage_account WHERE active) s
+CROSS JOIN LATERAL (
+  SELECT * FROM pipeline.repo r WHERE r.did = s.did OFFSET 0
+) r
+CROSS JOIN (
+  SELECT max(g.detected_at) AS detected_at
+  FROM (SELECT DISTINCT relay FROM pipeline.cursor) c
+  CROSS JOIN LATERAL (
+    SELECT g.detected_at FROM pipeline.gap g WHERE g.relay = c.relay ORDER BY g.detected_at DESC LIMIT 1
+  ) g
+) gap
+WHERE r.active AND NOT r.excluded AND r.account_at = s.at
+  AND greatest(r.rev, r.export_rev) < pipeline.tid_of(gap.detected_at)
+  AND (r.sync_at IS NULL OR r.sync_at < gap.detected_at);
+
 -- :contradicted
 -- Runs where a repository of the batch belongs to an inactive account. Finds commits that are newer than the event that
 -- made their account inactive, and than the last answer of its PDS: the account is shown until its PDS has answered.
