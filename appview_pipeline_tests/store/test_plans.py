@@ -150,7 +150,7 @@ def test_nor_do_those_about_exports_gaps_and_what_is_late(
 def test_nor_do_those_about_accounts_that_are_excluded_inactive_or_removed(
     server: EmbeddedPostgres, template_database: str, monkeypatch: pytest.MonkeyPatch, records: int
 ) -> None:
-    nearly_empty = ("muted_notification", "thread_mute")
+    nearly_empty = ("muted_notification", "thread_mute", "cursor")
     frames = list(read_corpus(corpus(400, small=True).path))
     monkeypatch.setattr(ExplainingCursor, "found", set())
     monkeypatch.setattr(ExplainingCursor, "names", set())
