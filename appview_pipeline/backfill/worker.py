@@ -367,11 +367,14 @@ class Worker:
             self._look_at = max(self._look_at, now + backoff.STOP_POLL_SECONDS)
 
     def _add(self, taken: Sequence[Queued]) -> None:
-        for it in taken:
+        # One whose last part is written is out of the queue, and may be in it again before that is noted here: it is
+        # given back when it is.
+        fresh = [it for it in taken if it.did not in self._jobs]
+        for it in fresh:
             self._jobs[it.did] = _Job(it)
         if self.dids is not None:
             self._tried.update(it.did for it in taken)
-        self._lanes.add(taken)
+        self._lanes.add(fresh)
 
     def _take_from_scopes(self) -> list[Queued]:
         """Takes from one scope after the other, until enough wait here or all scopes were looked through."""

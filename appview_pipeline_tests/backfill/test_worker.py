@@ -109,6 +109,40 @@ def enqueue(
     return list(hosts)
 
 
+ASKED_AGAIN = """
+CREATE TABLE asked_again (did text PRIMARY KEY);
+CREATE FUNCTION ask_again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO asked_again VALUES (NEW.did) ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        NEW.finished_at := NULL;
+        NEW.claimed_until := NULL;
+        NEW.enqueued_at := clock_timestamp();
+        NEW.not_before := clock_timestamp();
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER ask_again BEFORE UPDATE ON pipeline.backfill_queue
+    FOR EACH ROW WHEN (NEW.finished_at IS NOT NULL) EXECUTE FUNCTION ask_again()
+"""
+"""A gap of each repository in the very moment in which it is complete."""
+
+
+def test_a_repository_that_is_asked_for_again_as_it_ends(
+    database: Database, network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the queue before the worker has noted that it is done with it: it is not at hand twice."""
+    settings = settings_for(network, database)
+    asked = enqueue(database, network, queue.DESYNCHRONIZED)
+    rows(database.url, ASKED_AGAIN)
+    monkeypatch.setattr(backoff, "RESOLUTION_SAVE_SECONDS", 1.0)
+    found = work(settings, database, urgent=True)
+    assert found.failed == 0 and found.repositories >= 2 * len(asked), found
+    assert differences(database, network.world) == set()
+    assert rows(database.url, "SELECT did FROM pipeline.backfill_queue WHERE finished_at IS NULL") == []
+
+
 def unfinished(database: Database) -> dict[str, str | None]:
     return dict(rows(database.url, "SELECT did, error FROM pipeline.backfill_queue WHERE finished_at IS NULL"))
 
