@@ -19,6 +19,7 @@ from appview_pipeline.store import reports
 from appview_pipeline.store.identity_reports import reported_after
 from appview_pipeline_tests.support.dagster_events import add_batch, execute, reported
 from appview_pipeline_tests.support.database import connect
+from appview_pipeline_tests.support.tables import rows
 
 
 def postgres_storage(url: str) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def test_pruning_keeps_the_newest_of_each_asset_and_partition(
 
 def test_the_housekeeping_job_runs(index: None, database_url: str, tmp_path: Path) -> None:
     with connect(database_url) as connection:
-        for days in (31, 30):
+        for days in (31, 30, 29):
             add_batch(connection, at=datetime.now(timezone.utc) - timedelta(days=days))
         old = "INSERT INTO pipeline.identity_batch (seconds, finished_at) VALUES (5, now() - interval '{} days')"
         execute(connection, old.format(8), old.format(6))
@@ -73,4 +74,5 @@ def test_the_housekeeping_job_runs(index: None, database_url: str, tmp_path: Pat
                 assert job.execute_in_process(instance=instance).success
             assert housekeeping.prune_runs(instance, datetime.now(timezone.utc) + timedelta(hours=1)) == 2
         assert reported_after(connection, 0)[0].last_id == 2 and len(reported_after(connection, 0)) == 1
-        assert reports.newest_batch(connection) == 1, "the first of all stays: partitions begin with it"
+        assert reports.newest_batch(connection) == 3, "the newest of a stream stays: it says since when nothing came"
+    assert rows(database_url, "SELECT id FROM pipeline.batch ORDER BY id") == [(1,), (3,)], "partitions begin with 1"

@@ -330,9 +330,11 @@ def test_what_an_account_wrote_in_a_gap_before_it_went_away_is_fetched(replay: R
         cursor.execute("INSERT INTO pipeline.cursor (relay, shard, seq) VALUES ('wss://relay.test', '0/1', 9)")
         if missed:
             cursor.execute(
-                "INSERT INTO pipeline.gap (kind, relay, shard, from_text, to_text, resolved_at) "
-                "VALUES ('outdated_cursor', 'wss://relay.test', '0/1', '2', '8', now())"
+                "INSERT INTO pipeline.gap (kind, relay, shard, from_text, to_text, detected_at, resolved_at) "
+                "VALUES ('outdated_cursor', 'wss://relay.test', '0/1', '2', '8', %s, now())",
+                (iso(START + 1_800_000_000),),
             )
+            cursor.execute("UPDATE pipeline.repo SET sync_at = NULL")
     returned = stream.frame("#account", {"did": ann.did, "active": True, "time": LATER})
     replay(returned)
     queued = rows(database.url, "SELECT did, reason, priority FROM pipeline.backfill_queue WHERE finished_at IS NULL")

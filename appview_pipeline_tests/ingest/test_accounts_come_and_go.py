@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store.accounts import PdsStatus, save_statuses
 from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import Transient
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post
 from appview_pipeline_tests.support.tables import one, rows
@@ -53,7 +55,10 @@ class Crowd:
 
     def answer(self, _: str) -> None:
         said = random.choice(["gone", "active", "deleted", None])
-        with self.database.connect("writer") as connection:
+        with (
+            contextlib.suppress(Transient),  # the identity process tries again
+            self.database.connect("writer") as connection,
+        ):
             save_statuses(connection, [PdsStatus(did, said, is_final=True) for did in self.unsteady])
         time.sleep(0.02)
 

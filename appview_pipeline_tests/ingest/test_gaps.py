@@ -205,11 +205,11 @@ def test_long_names_fit_into_the_index(database: Database) -> None:
     letters = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=2_040))
     did = f"did:web:{letters}"[:2_000]
     changes = [
-        Change(1, dead_letters=[DeadLetter("op-cid", "x", 1, did, f"{letters[:300]}/{letters[:512]}", b"", rev="a")]),
-        Change(1, dead_letters=[DeadLetter("commit-car", "x", 2, did, None, b"", rev="b", since="a")]),
+        Change(1, dead_letters=[DeadLetter("op-cid", "x", 1, did, f"{letters[:300]}/{letters[:512]}", b"", rev="3a")]),
+        Change(1, dead_letters=[DeadLetter("commit-car", "x", 2, did, None, b"", rev="3b", since="3a")]),
     ]
     Writer(database, Settings(database_url=database.url), "wss://relay.test").write(changes, time.time())
-    assert open_gaps(database) == [("commit", did, "a", "b"), ("record", did, None, "a")]
+    assert open_gaps(database) == [("commit", did, "3a", "3b"), ("record", did, None, "3a")]
 
 
 def test_one_repository_fills_no_table(database: Database, stream: Stream) -> None:

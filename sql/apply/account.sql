@@ -53,7 +53,8 @@ WHERE NOT active OR pds_status <> 'active';
 -- :missed
 -- Notes a gap of repositories whose accounts are active, by an event of this batch, where the stream has had a gap
 -- since their newest commit, and since it was last known whether they are complete: a relay's list, which closes gaps
--- of streams (sql/backfill/survey.sql), may leave out accounts that are not active.
+-- of streams (sql/backfill/survey.sql), may leave out accounts that are not active. Events from before the gap was
+-- found don't count: the list was made after them.
 -- - gap: when the newest gap of a stream was found.
 INSERT INTO stage_gap (kind, did)
 SELECT 'repository', r.did
@@ -68,7 +69,7 @@ CROSS JOIN (
     SELECT g.detected_at FROM pipeline.gap g WHERE g.relay = c.relay ORDER BY g.detected_at DESC LIMIT 1
   ) g
 ) gap
-WHERE r.active AND NOT r.excluded AND r.account_at = s.at
+WHERE r.active AND NOT r.excluded AND r.account_at = s.at AND s.at > gap.detected_at
   AND greatest(r.rev, r.export_rev) < pipeline.tid_of(gap.detected_at)
   AND (r.sync_at IS NULL OR r.sync_at < gap.detected_at);
 
