@@ -17,6 +17,8 @@ from appview_pipeline.addresses import AddressError, NameServer, database_addres
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.shards import WHOLE, Shard
 
+_K256_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
 
 def _setting(
     variables: str,
@@ -133,6 +135,44 @@ def _collections(text: str) -> tuple[str, ...]:
         if not re.fullmatch(r"[A-Za-z0-9.*-]{1,317}", pattern):
             raise ValueError(f"must be NSIDs separated by commas, `*` for any characters; {pattern!r} is none")
     return patterns
+
+
+def _dids(text: str) -> tuple[str, ...]:
+    """Comma-separated DIDs, each once."""
+    dids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for did in dids:
+        if not re.fullmatch(r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]", did):
+            raise ValueError(f"must be DIDs separated by commas; {did!r} is none")
+    return dids
+
+
+def _did(text: str) -> str:
+    found = _dids(text)
+    if len(found) != 1:
+        raise ValueError("must be one DID")
+    return found[0]
+
+
+def _labelers(text: str) -> tuple[str, ...]:
+    """`all`, `none`, or DIDs."""
+    if text.lower() in ("all", "none"):
+        return ("all",) if text.lower() == "all" else ()
+    return _dids(text)
+
+
+def _private_key(text: str) -> bytes:
+    """A private key of secp256k1: 64 hexadecimal digits. Never quoted back."""
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", text) or not 0 < int(text, 16) < _K256_ORDER:
+        raise AddressError("must be a private key of secp256k1 in 64 hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """`host:port`, of this machine; an IPv6 address in brackets."""
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", text)
+    if match is None or int(match[2]) > 65_535:
+        raise ValueError("must be host:port")
+    return match[1].strip("[]"), int(match[2])
 
 
 def _database_url(text: str) -> str:
@@ -382,6 +422,61 @@ class Settings:
         False,
         shown_default="`0`",
     )
+    labelers: tuple[str, ...] = _setting(
+        "APPVIEW_LABELERS",
+        "Labelers whose labels are read: DIDs separated by commas, `all` that the index has seen, or `none`. The "
+        "default is Bluesky's own moderation service.",
+        _labelers,
+        ("did:plc:ar7c4by46qjdydhdevvrndac",),
+        shown_default="`did:plc:ar7c4by46qjdydhdevvrndac`",
+    )
+    labelers_limit: int = _setting(
+        "APPVIEW_LABELERS_LIMIT",
+        "Limit of the labelers that `APPVIEW_LABELERS=all` reads: those whose service has the most likes.",
+        _whole_number(1, 10_000),
+        200,
+    )
+    unsigned_labelers: tuple[str, ...] = _setting(
+        "APPVIEW_UNSIGNED_LABELERS",
+        "Labelers (DIDs separated by commas) whose labels are taken without a signature. A signature that is there is "
+        "still verified.",
+        _dids,
+        (),
+        shown_default="none",
+    )
+    labeler_did: str | None = _setting(
+        "APPVIEW_LABELER_DID",
+        "DID that labels made here (`appview-pipeline labels apply`) are from.",
+        _did,
+        shown_default="none",
+    )
+    labeler_key: bytes | None = _setting(
+        "APPVIEW_LABELER_KEY",
+        "Private key that signs them (secp256k1, 64 hexadecimal digits); its public key is `#atproto_label` in the DID "
+        "document. Unset: they are not signed, and others will not take them.",
+        _private_key,
+        shown_default="none",
+        secret=True,
+    )
+    labels_address: tuple[str, int] = _setting(
+        "APPVIEW_LABELS_ADDRESS",
+        "Where `appview-pipeline serve-labels` listens, `host:port`. A proxy before it does TLS.",
+        _host_and_port,
+        ("127.0.0.1", 2480),
+        shown_default="`127.0.0.1:2480`",
+    )
+    labels_clients: int = _setting(
+        "APPVIEW_LABELS_CLIENTS",
+        "Limit of the streams that `appview-pipeline serve-labels` serves at the same time.",
+        _whole_number(1, 10_000),
+        200,
+    )
+    label_event_days: int = _setting(
+        "APPVIEW_LABEL_EVENT_DAYS",
+        "Days that past labels and negations are kept. The last of each, which decides what is in effect, stays.",
+        _whole_number(1, 36_500),
+        90,
+    )
     extra_collections: tuple[str, ...] = _setting(
         "APPVIEW_EXTRA_COLLECTIONS",
         "More collections to keep in `bsky.record`, separated by commas; `*` stands for any characters "
@@ -476,9 +571,9 @@ class Settings:
     )
     lease_seconds: float = _setting(
         "APPVIEW_LEASE_SECONDS",
-        "Seconds that the leased processes (consumer, identity process, fetch process) go on without a tick that "
-        "renews their lease: more than a busy machine pauses between two ticks. Switching off, reloading and the death "
-        "of Dagster's processes end them within 10 s all the same.",
+        "Seconds that the leased processes (consumer, identity process, fetch process, label process) go on without a "
+        "tick that renews their lease: more than a busy machine pauses between two ticks. Switching off, reloading and "
+        "the death of Dagster's processes end them within 10 s all the same.",
         _seconds(1, 3_600),
         90.0,
     )

@@ -10,7 +10,7 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 
 PRODUCT, TESTS = CHECKOUT / "appview_pipeline", CHECKOUT / "appview_pipeline_tests"
 
-MIRRORED = {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "defs"}
+MIRRORED = {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "labels", "defs"}
 """Packages of the product whose tests have a folder of the same name."""
 OTHERS = {"support", "properties", "conformance", "simulated_network", "benchmark"}
 """Folders of `appview_pipeline_tests` that no package of the product stands for (docs/testing.md)."""
@@ -70,7 +70,8 @@ MAY_IMPORT = {
     "identity": {"protocol", "network", "store", "leases"},
     "ingest": {"protocol", "network", "store", "leases", "indexing", "identity"},
     "backfill": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest"},
-    "defs": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill"},
+    "labels": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill"},
+    "defs": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "labels"},
 }
 """The packages that each package may import (docs/architecture.md), besides the modules beside them."""
 
@@ -98,6 +99,8 @@ LIBRARIES = {
     "urllib3": ("network/",),
     "idna": ("network/",),
     "certifi": ("network/",),
+    "starlette": ("labels/",),
+    "uvicorn": ("labels/",),
 }
 """Libraries that few places of the product may know."""
 

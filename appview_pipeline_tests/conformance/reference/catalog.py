@@ -84,6 +84,8 @@ OUR_ADDITIONS = {
     ("column", "post.rev #19"),
     ("index", "post_embed_record_embed_uri_idx"),
     ("index", "activity_subscription_subject_idx"),
+    ("index", "label_in_effect_idx"),
+    ("index", "label_exp_idx"),
 }
 
 # What the reference has and ours does without (docs/differences.md): index -> (its table, its key).

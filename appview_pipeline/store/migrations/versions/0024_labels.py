@@ -1,0 +1,10 @@
+"""Labels of labelers, their streams, and the feed of changes."""
+
+from appview_pipeline.store.migrations import run
+
+revision = "0024"
+down_revision = "0023"
+
+
+def upgrade() -> None:
+    run("schema/0024_labels.sql")

@@ -1,0 +1,119 @@
+-- Labels: what every labeler has said, which labelers are read, what their labels mean, and who is told of changes.
+--
+-- Guarantees: `bsky.label` is a function of the rows of `pipeline.label_event`, whatever their order was. Ids of
+-- label_event rise in the order in which their transactions commit, since all that write labels take one lock first
+-- (sql/apply/label.sql): whoever has read up to an id has missed nothing before it.
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Labelers that are read.
+
+CREATE TABLE pipeline.labeler (
+    did text PRIMARY KEY,
+    is_wanted boolean NOT NULL DEFAULT true,
+    endpoint text,
+    cursor bigint NOT NULL DEFAULT 0,
+    state text NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'connected', 'waiting', 'parked')),
+    reason text,
+    state_at timestamptz NOT NULL DEFAULT now(),
+    caught_up_at timestamptz,
+    last_frame_at timestamptz,
+    last_cts timestamptz,
+    frames bigint NOT NULL DEFAULT 0,
+    labels bigint NOT NULL DEFAULT 0,
+    changed bigint NOT NULL DEFAULT 0,
+    repeated bigint NOT NULL DEFAULT 0,
+    rejected bigint NOT NULL DEFAULT 0,
+    rejected_by_kind jsonb NOT NULL DEFAULT '{}',
+    in_effect bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pipeline.labeler IS
+    'Labelers whose streams are read or were read, and what has come of each. The counts are totals; plots show their '
+    'differences.';
+COMMENT ON COLUMN pipeline.labeler.did IS 'DID of the labeler.';
+COMMENT ON COLUMN pipeline.labeler.is_wanted IS 'Its stream is read, by APPVIEW_LABELERS.';
+COMMENT ON COLUMN pipeline.labeler.endpoint IS
+    'Server of its stream (wss://host), as its DID document names it; null: none is known.';
+COMMENT ON COLUMN pipeline.labeler.cursor IS
+    'Sequence number of its last frame applied; 0: its stream is read from the beginning. Belongs to the endpoint, and '
+    'begins anew with another one. Advanced by compare-and-set in the batch.';
+COMMENT ON COLUMN pipeline.labeler.state IS
+    'new: not tried yet; connected; waiting: trying again soon; parked: a person or another DID document has to help.';
+COMMENT ON COLUMN pipeline.labeler.reason IS 'Why it is waiting or parked.';
+COMMENT ON COLUMN pipeline.labeler.state_at IS 'Since when it is in that state.';
+COMMENT ON COLUMN pipeline.labeler.caught_up_at IS
+    'When all that it had sent was last applied; null: never yet since its cursor was 0.';
+COMMENT ON COLUMN pipeline.labeler.last_frame_at IS 'When its last frame came.';
+COMMENT ON COLUMN pipeline.labeler.last_cts IS 'Newest time that a label of it states.';
+COMMENT ON COLUMN pipeline.labeler.frames IS 'Frames of it that were applied.';
+COMMENT ON COLUMN pipeline.labeler.labels IS 'Valid labels and negations in them.';
+COMMENT ON COLUMN pipeline.labeler.changed IS 'Those that changed what is in effect.';
+COMMENT ON COLUMN pipeline.labeler.repeated IS 'Those that had been applied before.';
+COMMENT ON COLUMN pipeline.labeler.rejected IS 'Labels and frames that were rejected.';
+COMMENT ON COLUMN pipeline.labeler.rejected_by_kind IS 'The same by kind of dead letter.';
+COMMENT ON COLUMN pipeline.labeler.in_effect IS
+    'Rows of bsky.label of it that are not negated; expired ones among them.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- What they have said. The table has been empty so far.
+
+ALTER TABLE pipeline.label_event
+    ADD COLUMN cts_at timestamptz NOT NULL,
+    ADD COLUMN exp_at timestamptz,
+    ADD COLUMN signed bytea,
+    ADD COLUMN took_effect boolean NOT NULL DEFAULT true;
+COMMENT ON COLUMN pipeline.label_event.cts_at IS 'The moment of `cts`, by which labels are ordered.';
+COMMENT ON COLUMN pipeline.label_event.exp_at IS 'The moment of `exp`; null: never.';
+COMMENT ON COLUMN pipeline.label_event.signed IS
+    'The bytes that the signature is over, where they are not those of the label without its signature as the '
+    'specification has them; null: they are, or there is no signature.';
+COMMENT ON COLUMN pipeline.label_event.took_effect IS
+    'It decided what bsky.label says when it was applied. Only such ones are broadcast.';
+COMMENT ON COLUMN pipeline.label_event.sig IS 'The labeler''s signature, the last one that came; null: unsigned.';
+COMMENT ON COLUMN pipeline.label_event.seq IS
+    'Sequence number in the labeler''s stream, the highest under which it came; null: made here.';
+
+-- A label is the same label however often it arrives. Leads from a subject, and from (uri, src, val, cid), to the newest.
+CREATE UNIQUE INDEX label_event_once ON pipeline.label_event (uri, src, val, cid, cts_at, neg, exp_at)
+    NULLS NOT DISTINCT;
+DROP INDEX pipeline.label_event_uri_idx;
+-- The newest negation of (uri, src, val), whatever its cid.
+CREATE INDEX label_event_negation_idx ON pipeline.label_event (uri, src, val, cts_at) WHERE neg;
+-- All of one labeler: the feed of its own, what is rebuilt, what is removed.
+CREATE INDEX label_event_src_idx ON pipeline.label_event (src, id);
+
+-- Labels in effect of a subject (index-only), and those that a negation ends.
+CREATE INDEX label_in_effect_idx ON bsky.label (uri, src, val) INCLUDE (cid, cts, exp) WHERE NOT neg;
+-- Those that expire.
+CREATE INDEX label_exp_idx ON bsky.label (exp) WHERE exp IS NOT NULL AND NOT neg;
+COMMENT ON TABLE bsky.label IS
+    'What labelers say of accounts and records: for each (src, uri, cid, val) the newest. Written by the pipeline.';
+COMMENT ON COLUMN bsky.label.neg IS
+    'Taken back: by a negation that is no older, of whatever cid.';
+COMMENT ON COLUMN bsky.label.cts IS
+    'When the labeler made the label, or the negation that ended it, as ISO 8601 in UTC with milliseconds.';
+COMMENT ON COLUMN bsky.label.exp IS 'When the label ends, as ISO 8601 in UTC with milliseconds; null: never.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The feed of changes.
+
+CREATE TABLE pipeline.label_feed (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    swept_to bigint NOT NULL DEFAULT 0,
+    expired_to timestamptz NOT NULL DEFAULT now()
+);
+INSERT INTO pipeline.label_feed DEFAULT VALUES;
+COMMENT ON TABLE pipeline.label_feed IS 'The feed of changes of labels (pipeline.label_event): one row.';
+COMMENT ON COLUMN pipeline.label_feed.singleton IS 'There is one row.';
+COMMENT ON COLUMN pipeline.label_feed.swept_to IS
+    'Highest id of label_event that was removed by age: a reader who has not come so far has an outdated cursor.';
+COMMENT ON COLUMN pipeline.label_feed.expired_to IS 'Labels that expired up to here were announced.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- What labels mean.
+
+ALTER TABLE pipeline.label_definition
+    ADD COLUMN is_local boolean NOT NULL DEFAULT false,
+    DROP CONSTRAINT label_definition_pkey,
+    ADD PRIMARY KEY (src, val, is_local);
+COMMENT ON COLUMN pipeline.label_definition.is_local IS
+    'Set here, by the operator; it goes before what the labeler''s record says of the same value.';
