@@ -1,8 +1,8 @@
 """The pipeline: while PostgreSQL applies one batch, the next one is received and decoded.
 
-Every source of changes uses it (the live stream, a capture file). A source gives batches of whatever it receives, and a
-function that makes changes of one. In memory there are never more than two batches: the one that is being applied and
-the one after it.
+Every source of changes uses it (the live stream, a capture file, the streams of labelers). A source gives batches of
+whatever it receives, and a function that makes changes of one. In memory there are never more than two batches: the one
+that is being applied and the one after it.
 """
 
 from __future__ import annotations
@@ -11,41 +11,54 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from appview_pipeline.indexing.batch import Batch
-from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.decoding import LookUp
-from appview_pipeline.store.batch import Report
+
+
+class Reported(Protocol):
+    """What the pipeline needs of the report of a batch: how many events it had, and how many of them had been applied
+    before."""
+
+    @property
+    def events(self) -> int: ...
+
+    @property
+    def stale(self) -> int: ...
+
 
 _T = TypeVar("_T")
+_C = TypeVar("_C")
+_In = TypeVar("_In", contravariant=True)
+_B = TypeVar("_B")
+_R = TypeVar("_R", bound=Reported)
 
 STALE_PART = 5
 """Where a fifth or more of a batch had been applied before, the next one is looked up before it is decoded."""
 
 
-class BatchWriter(Protocol):
-    """What the pipeline needs of a `Writer`."""
+class BatchWriter(Protocol[_In, _B, _R]):
+    """What the pipeline needs of a writer: of changes (`ingest/writer.py`), or of labels (`labels/writer.py`)."""
 
-    def build(self, changes: Sequence[Change]) -> Batch:
+    def build(self, changes: Sequence[_In]) -> _B:
         """The batch of `changes`, encoded; may be called while another thread writes."""
         ...
 
     def write(
-        self, changes: Sequence[Change], received_at: float, decode_ms: float = 0.0, built: Batch | None = None
-    ) -> list[Report]:
+        self, changes: Sequence[_In], received_at: float, decode_ms: float = 0.0, built: _B | None = None
+    ) -> list[_R]:
         """Writes `changes`, of which `built` was made."""
         ...
 
 
 def run_pipeline(
     batches: Iterable[_T],
-    decode: Callable[[_T, LookUp | None], Sequence[Change]],
-    writer: BatchWriter,
+    decode: Callable[[_T, LookUp | None], Sequence[_C]],
+    writer: BatchWriter[_C, _B, _R],
     *,
     look_up: LookUp | None = None,
     before_apply: Callable[[], object] = lambda: None,
-    on_applied: Callable[[list[Report]], object] = lambda reports: None,
+    on_applied: Callable[[list[_R]], object] = lambda reports: None,
     on_failure: Callable[[], object] = lambda: None,
 ) -> None:
     """Decodes `batches` and has `writer` apply their changes, in order and one at a time; returns when all are applied.
@@ -75,17 +88,17 @@ def run_pipeline(
 
 
 @dataclass
-class _Applying:
+class _Applying(Generic[_C, _B, _R]):
     """The one batch that the writer is at work on, if any."""
 
     pool: ThreadPoolExecutor
-    writer: BatchWriter
-    on_applied: Callable[[list[Report]], object]
+    writer: BatchWriter[_C, _B, _R]
+    on_applied: Callable[[list[_R]], object]
     on_failure: Callable[[], object]
     last_was_stale: bool = False
-    in_hand: Future[list[Report]] | None = None
+    in_hand: Future[list[_R]] | None = None
 
-    def begin(self, changes: Sequence[Change], received_at: float, decode_ms: float, built: Batch) -> None:
+    def begin(self, changes: Sequence[_C], received_at: float, decode_ms: float, built: _B) -> None:
         assert self.in_hand is None
         self.in_hand = self.pool.submit(self.writer.write, changes, received_at, decode_ms, built)
         self.in_hand.add_done_callback(self._notice_failure)
@@ -103,12 +116,12 @@ class _Applying:
         self.last_was_stale = mostly_stale(reports)
         self.on_applied(reports)
 
-    def _notice_failure(self, batch: Future[list[Report]]) -> None:
+    def _notice_failure(self, batch: Future[list[_R]]) -> None:
         if batch.exception() is not None:
             self.on_failure()
 
 
-def mostly_stale(reports: Iterable[Report]) -> bool:
+def mostly_stale(reports: Iterable[Reported]) -> bool:
     """Whether so much of a batch had been applied before that the next one is worth looking up first."""
     events = stale = 0
     for report in reports:
