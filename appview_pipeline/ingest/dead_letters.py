@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from appview_pipeline.indexing.changes import Change, DeadLetter, RepoState
 from appview_pipeline.indexing.collection import RecordWrite
@@ -25,6 +26,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store.backfill_queue import ASKED, enqueue
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.dead_letters import (
+    FROM_LABELERS,
     KnownRepo,
     StoredLetter,
     known_repo,
@@ -51,6 +53,13 @@ class ToBeFetched(Exception):
     been changed or deleted before that, so only another export can say whether it is still there."""
 
 
+class StillDead(NamedTuple):
+    """Why a letter that was tried again stays dead: the kind to count by, and the reason in words."""
+
+    kind: str
+    reason: str
+
+
 @dataclass
 class RetrySummary:
     """What a retry of dead letters came to.
@@ -65,10 +74,26 @@ class RetrySummary:
     impossible: Counter[str] = field(default_factory=Counter)
     examples: list[tuple[int, str]] = field(default_factory=list)
 
-    def add_still_dead(self, letter: StoredLetter, why: str) -> None:
-        """Keeps an example."""
+    def add(self, letter: StoredLetter, again: StillDead | None) -> None:
+        """Counts a letter that was tried; None: it is resolved."""
+        if again is None:
+            self.resolved += 1
+        else:
+            self.failed[again.kind] += 1
+            self._keep_example(letter, again.reason)
+
+    def add_impossible(self, letter: StoredLetter, why: str) -> None:
+        """Counts a letter that can't be tried, and why."""
+        self.impossible[why] += 1
+        self._keep_example(letter, why)
+
+    def _keep_example(self, letter: StoredLetter, why: str) -> None:
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append((letter.id, why))
+
+
+OfLabelers = Callable[[Sequence[StoredLetter], RetrySummary], object]
+"""Tries letters from labelers again, marks them and counts each of them in the summary."""
 
 
 def retry_dead_letters(
@@ -79,13 +104,14 @@ def retry_dead_letters(
     kind: str | None = None,
     limit: int = 100_000,
     progress: Callable[[RetrySummary], object] = lambda so_far: None,
+    of_labelers: OfLabelers | None = None,
 ) -> RetrySummary:
     """Tries the unresolved letters of `ids` (None: all) and `kind` (None: all) again, in the order in which they came.
 
     Whole frames go through decoding and verification, single records through validation. What passes is written as if
     it came late, which changes nothing that is newer. A letter that succeeds is marked resolved, one that fails gets
     its new reason. A single record that an export of its repository has overtaken is not written: its repository is
-    fetched again.
+    fetched again. Letters from labelers are left to `of_labelers` (`labels.dead_letters.retry_dead_letters` passes it).
     """
     reader = _LetterReader(settings, database)
     summary = RetrySummary()
@@ -97,20 +123,19 @@ def retry_dead_letters(
             )
         if not letters:
             break
+        after = letters[-1].id
+        if of_labelers is not None:
+            of_labelers([letter for letter in letters if letter.form in FROM_LABELERS], summary)
         for letter in letters:
-            after = letter.id
-            summary.tried += 1
+            if of_labelers is not None and letter.form in FROM_LABELERS:
+                continue
             try:
                 again = _retry(settings, database, letter, reader)
             except NotRetriable as why:
-                summary.impossible[str(why)] += 1
-                summary.add_still_dead(letter, str(why))
-                continue
-            if again is None:
-                summary.resolved += 1
+                summary.add_impossible(letter, str(why))
             else:
-                summary.failed[again.kind] += 1
-                summary.add_still_dead(letter, again.reason)
+                summary.add(letter, None if again is None else StillDead(again.kind, again.reason))
+        summary.tried += len(letters)
         progress(summary)
     return summary
 
@@ -155,6 +180,15 @@ def _retry(settings: Settings, database: Database, letter: StoredLetter, reader:
     return again
 
 
+def content_of_letter(letter: StoredLetter) -> bytes:
+    """The bytes of a letter. Raises `NotRetriable` where they were not kept whole."""
+    if letter.content is None or letter.byte_length is None:
+        raise NotRetriable("none of its bytes were kept")
+    if len(letter.content) < letter.byte_length:
+        raise NotRetriable("only a part of its bytes was kept (APPVIEW_DEAD_LETTER_BYTES)")
+    return letter.content
+
+
 class _LetterReader:
     """Makes changes of the bytes of letters, by the rules of today."""
 
@@ -166,16 +200,13 @@ class _LetterReader:
 
     def change_of(self, letter: StoredLetter) -> Change:
         """What the letter's bytes amount to today. Raises `NotRetriable` and `ToBeFetched`."""
-        if letter.content is None or letter.byte_length is None:
-            raise NotRetriable("none of its bytes were kept")
-        if len(letter.content) < letter.byte_length:
-            raise NotRetriable("only a part of its bytes was kept (APPVIEW_DEAD_LETTER_BYTES)")
+        content = content_of_letter(letter)
         if letter.form == "frame":
-            (change,) = read_changes([letter.content], self._validators, self._collections, verifier=self._verifier)
+            (change,) = read_changes([content], self._validators, self._collections, verifier=self._verifier)
             return change
         if letter.form not in ("block", "json"):
             raise NotRetriable("its bytes are no frame and no record")
-        return self._change_of_record(letter, letter.content)
+        return self._change_of_record(letter, content)
 
     def _change_of_record(self, letter: StoredLetter, content: bytes) -> Change:
         did, path, rev, cid, moment = letter.did, letter.path, letter.rev, letter.cid, letter.event_time

@@ -13,6 +13,8 @@ from appview_pipeline.store.repo_states import lock_repositories, note_closed_ga
 from appview_pipeline.store.sql import sections
 
 SWEPT_AT_ONCE = 5_000
+FROM_LABELERS = LABEL, LABEL_FRAME = "label", "label-frame"
+"""Forms of dead letters from labelers: one label as DAG-CBOR, and a whole frame of a labeler's stream."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,12 @@ def mark_resolved(connection: Connection, letter: StoredLetter) -> None:
             cursor.execute(statements["close_gap"], {"did": letter.did, "path": letter.path, "rev": letter.rev})
             if cursor.rowcount:
                 note_closed_gaps(connection, [letter.did])
+
+
+def mark_label_resolved(connection: Connection, letter: StoredLetter) -> None:
+    """Notes that the retry of a labeler's dead letter succeeded. It is no matter of the labeler's repository."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("repair/dead_letter.sql")["resolved"], {"id": letter.id})
 
 
 def mark_covered(connection: Connection, letters: Sequence[int]) -> None:

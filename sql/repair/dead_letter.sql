@@ -27,7 +27,8 @@ UPDATE pipeline.dead_letter SET retried_at = now(), resolved_at = now() WHERE id
 -- :close_gap
 -- Closes the gap that the dead letter left: of a commit (path null) or a record. A gap without bounds stands for
 -- everything refused of the repository, and closes with the last dead letter of a commit: one that has a rev may have
--- left it as well (its rev was of the future, or the account had not signed it).
+-- left it as well (its rev was of the future, or the account had not signed it). Letters of the account's labels and
+-- their frames are no matter of its repository.
 UPDATE pipeline.gap g SET resolved_at = now()
 WHERE g.did = %(did)s AND g.resolved_at IS NULL AND (
   (g.kind = 'record' AND g.from_text = %(path)s AND g.to_text = %(rev)s)
@@ -37,6 +38,7 @@ WHERE g.did = %(did)s AND g.resolved_at IS NULL AND (
     AND NOT EXISTS (
       SELECT FROM pipeline.dead_letter d
       WHERE d.did = g.did AND d.resolved_at IS NULL AND d.path IS NULL
+        AND d.form IS DISTINCT FROM 'label' AND d.form IS DISTINCT FROM 'label-frame'
     )
   )
 );

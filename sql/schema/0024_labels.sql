@@ -117,3 +117,27 @@ ALTER TABLE pipeline.label_definition
     ADD PRIMARY KEY (src, val, is_local);
 COMMENT ON COLUMN pipeline.label_definition.is_local IS
     'Set here, by the operator; it goes before what the labeler''s record says of the same value.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Labels and frames that were rejected, and labelers that opt out.
+
+ALTER TABLE pipeline.dead_letter
+    DROP CONSTRAINT dead_letter_form_check,
+    ADD CONSTRAINT dead_letter_form_check CHECK (form IN ('frame', 'block', 'json', 'other', 'label', 'label-frame'));
+COMMENT ON COLUMN pipeline.dead_letter.did IS 'Repository or labeler; null: unreadable.';
+COMMENT ON COLUMN pipeline.dead_letter.form IS
+    'What bytes is: a frame of a relay, a record''s DAG-CBOR block, a record''s JSON, a label''s DAG-CBOR, a frame of a '
+    'labeler (label-frame), or other (not to be retried); null: not known.';
+
+CREATE FUNCTION pipeline.labeler_allowed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE pipeline.labeler SET
+        cursor = 0, caught_up_at = NULL, state = 'new', reason = NULL, state_at = now()
+    WHERE did = NEW.did;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION pipeline.labeler_allowed IS
+    'A labeler that is no longer excluded is read from the beginning, because what it said meanwhile was not stored.';
+CREATE TRIGGER labeler_allowed AFTER UPDATE OF excluded ON pipeline.repo
+    FOR EACH ROW WHEN (OLD.excluded AND NOT NEW.excluded) EXECUTE FUNCTION pipeline.labeler_allowed();
