@@ -76,7 +76,9 @@ ORDER BY sync_state;
 
 -- :incomplete
 -- How many repositories have an open gap.
-SELECT count(DISTINCT did) FROM pipeline.gap WHERE resolved_at IS NULL AND did IS NOT NULL;
+SELECT count(DISTINCT did)
+FROM pipeline.gap
+WHERE resolved_at IS NULL AND did IS NOT NULL AND kind <> 'labels';
 
 -- :totals
 -- Size of the database, pending records, repositories (PostgreSQL's estimate), and accounts that have opted out.

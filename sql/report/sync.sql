@@ -19,9 +19,9 @@ JOIN pg_stat_user_tables t ON t.relid = 'pipeline.repo'::regclass
 WHERE p.schemaname = 'pipeline' AND p.tablename = 'repo' AND p.attname = 'sync_state';
 
 -- :gaps
--- Open gaps, counted up to %(limit)s; seconds since the oldest of them was found (null: there is none); and both of
--- those alone that something can be done about: not of repositories that are given up for now, nor of accounts that are
--- not active.
+-- Open gaps but for those of labelers, counted up to %(limit)s; seconds since the oldest of them was found (null: there
+-- is none); and both of those alone that something can be done about: not of repositories that are given up for now, nor
+-- of accounts that are not active.
 -- - gap: the open gaps, oldest first within their kind.
 -- - kinds: the kinds that gaps have.
 WITH RECURSIVE kinds (kind) AS (
@@ -36,7 +36,7 @@ WITH RECURSIVE kinds (kind) AS (
   CROSS JOIN LATERAL (
     SELECT g.did, g.detected_at
     FROM pipeline.gap g
-    WHERE g.resolved_at IS NULL AND g.kind = k.kind
+    WHERE g.resolved_at IS NULL AND g.kind = k.kind AND g.kind <> 'labels'
     ORDER BY g.detected_at
     LIMIT %(limit)s
   ) g

@@ -16,6 +16,7 @@ CREATE TABLE pipeline.labeler (
     reason text,
     state_at timestamptz NOT NULL DEFAULT now(),
     caught_up_at timestamptz,
+    reread_at timestamptz,
     last_frame_at timestamptz,
     last_cts timestamptz,
     frames bigint NOT NULL DEFAULT 0,
@@ -42,6 +43,8 @@ COMMENT ON COLUMN pipeline.labeler.reason IS 'Why it is waiting or parked.';
 COMMENT ON COLUMN pipeline.labeler.state_at IS 'Since when it is in that state.';
 COMMENT ON COLUMN pipeline.labeler.caught_up_at IS
     'When all that it had sent was last applied; null: never yet since its cursor was 0.';
+COMMENT ON COLUMN pipeline.labeler.reread_at IS
+    'When its stream was last begun anew from 0, because of a gap or because somebody asked; null: never.';
 COMMENT ON COLUMN pipeline.labeler.last_frame_at IS 'When its last frame came.';
 COMMENT ON COLUMN pipeline.labeler.last_cts IS 'Newest time that a label of it states.';
 COMMENT ON COLUMN pipeline.labeler.frames IS 'Frames of it that were applied.';
@@ -52,6 +55,20 @@ COMMENT ON COLUMN pipeline.labeler.rejected IS 'Labels and frames that were reje
 COMMENT ON COLUMN pipeline.labeler.rejected_by_kind IS 'The same by kind of dead letter.';
 COMMENT ON COLUMN pipeline.labeler.in_effect IS
     'Rows of bsky.label of it that are not negated; expired ones among them.';
+
+-- What a labeler does not keep any more is a gap: of no repository, and of no relay.
+ALTER TABLE pipeline.gap
+    DROP CONSTRAINT gap_kind_check,
+    ADD CONSTRAINT gap_kind_check CHECK (kind IN (
+        'sequence', 'outdated_cursor', 'chain', 'sync', 'commit', 'record', 'repository', 'missing_parent', 'fetch',
+        'labels'
+    ));
+COMMENT ON COLUMN pipeline.gap.kind IS
+    'sequence: numbers left out, or the stream went back; outdated_cursor: older than the relay keeps; chain: a commit '
+    'does not follow the one we have; sync: the relay announced a repository reset; commit: a commit (or another event) '
+    'of the repository was refused; record: a record of an applied commit is missing; repository: more gaps of it than '
+    'are listed one by one; labels: a labeler does not keep what followed our cursor; missing_parent, fetch: something '
+    'could not be fetched.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What they have said. The table has been empty so far.
