@@ -47,6 +47,8 @@ from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.identities import Settled, claim, save, want
 from appview_pipeline.store.identity_import import ImportedDocument, import_documents
+from appview_pipeline.store.labelers import LabelerState, note_gap, open_labeler, reread, set_states
+from appview_pipeline.store.labelers import want as want_labelers
 from appview_pipeline.store.pending import missed, postpone, take_missing
 from appview_pipeline.store.repo_states import begin_resync, fail_resync
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
@@ -201,6 +203,12 @@ STATEMENTS: dict[str, str] = {
     "identity/save.release": REMOVES,
     "identity/upstream.close": NOBODY,
     "identity/upstream.save": NOBODY,
+    "labels/labeler.gap": LOOKS,
+    "labels/labeler.open": STATE,
+    "labels/labeler.reread": STATE,
+    "labels/labeler.reread_gaps": STATE,
+    "labels/labeler.states": STATE,
+    "labels/labeler.want": LOOKS,
     "repair/counters.advance": NOBODY,
     "repair/counters.posts_lock": OTHERS,
     "repair/counters.posts_rewrite": OTHERS,
@@ -285,6 +293,7 @@ MODULES = {
     "identity_claims": "test_resolution",
     "identity_import": "test_imports_of_a_directory",
     "identity_reports": "test_resolution",
+    "labelers": "test_labelers_that_are_read",
     "listing": "test_the_network_listed_fetched_and_surveyed",
     "notifications": "test_live",
     "pending": "test_single_records_that_are_missing",
@@ -766,6 +775,20 @@ def test_resolution(database: Database) -> None:
     assert traces(database.url, MARK) == {}
     assert tables_of(traces(database.url, ann.did)) == KEPT | {"pipeline.identity"}
     assert rows(database.url, "SELECT queue, doc, handle FROM pipeline.identity") == [(None, None, None)]
+
+
+def test_labelers_that_are_read(database: Database) -> None:
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    forbid(database, ann)
+    before = traces(database.url, MARK, ann.did)
+    with database.connect("writer") as connection:
+        assert want_labelers(connection, [ann.did, bob.did]) == [bob.did]
+        assert open_labeler(connection, ann.did, "wss://labels.example") is None
+        assert not note_gap(connection, ann.did, 7)
+        assert not set_states(connection, [LabelerState(ann.did, "parked", MARK, False, 0)])
+        assert not reread(connection, ann.did)
+    assert not news_of(before, database, ann)
 
 
 def test_hosting_statuses(database: Database) -> None:

@@ -20,8 +20,8 @@ WHERE p.schemaname = 'pipeline' AND p.tablename = 'repo' AND p.attname = 'sync_s
 
 -- :gaps
 -- Open gaps but for those of labelers, counted up to %(limit)s; seconds since the oldest of them was found (null: there
--- is none); and both of those alone that something can be done about: not of repositories that are given up for now, nor
--- of accounts that are not active.
+-- is none); and both of those alone that something can be done about: not of repositories that are given up for now,
+-- nor of accounts that are not active.
 -- - gap: the open gaps, oldest first within their kind.
 -- - kinds: the kinds that gaps have.
 WITH RECURSIVE kinds (kind) AS (
