@@ -11,8 +11,12 @@ from appview_pipeline.store import database_url, migrate
 from appview_pipeline.store.backfill_queue import QueueState
 from appview_pipeline.store.backfill_queue import queue_state as fetch_queue_state
 from appview_pipeline.store.identities import MAX_COUNTED, QueueLength, queue_state
+from appview_pipeline.store.label_reports import LabelStatus, label_status
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.sync_reports import SYNC_STATES, repository_states
+
+SHOWN_PARKED = 5
+"""Parked labelers that are named for people."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class PipelineStatus:
     by `sync_state`, counted where there are few; else those that are not complete are counted up to `MAX_COUNTED`, and
     the others are PostgreSQL's estimate. `queue`: the repositories that wait to be fetched.
     `opted_out`: accounts that forbid the collection of their data. `identities`: accounts that wait to be resolved, by
-    queue, each counted up to `identities.MAX_COUNTED`.
+    queue, each counted up to `identities.MAX_COUNTED`. `labels`: what has come of the labelers' streams.
     """
 
     database: str
@@ -66,6 +70,7 @@ class PipelineStatus:
     queue: QueueState
     opted_out: int
     identities: dict[str, QueueLength]
+    labels: LabelStatus
     ignored_collections: dict[str, int]
     rows: dict[str, int]
 
@@ -99,6 +104,11 @@ class PipelineStatus:
         lines.append(f"To be fetched {_fetches(self.queue)}")
         lines.append(f"Opted out     {self.opted_out:,}")
         lines.append(f"Identities    {_queues(self.identities)}")
+        lines.append(f"Labels        {_labels(self.labels)}")
+        shown = list(self.labels.parked.items())[:SHOWN_PARKED]
+        lines += [f"  parked      {did}: {reason}" for did, reason in shown]
+        if more := len(self.labels.parked) - len(shown):
+            lines.append(f"  parked      and {more:,} more")
         lines.append(f"Dead letters  {_counts(self.dead_letters)}")
         if self.dead_letter_bytes_today or self.dead_letters_left_out:
             today = ", ".join(
@@ -155,6 +165,18 @@ def _queues(queues: dict[str, QueueLength]) -> str:
     return f"to be resolved: {', '.join(parts) or 'none'}"
 
 
+def _labels(labels: LabelStatus) -> str:
+    """The labelers that are read, their labels in effect, and how far behind they are."""
+    if not labels.labelers:
+        return f"no labelers are read; {labels.in_effect:,} in effect"
+    lag = "" if labels.lag_seconds is None else f"; lag {_duration(labels.lag_seconds)}"
+    whose = f" ({labels.lag_of})" if labels.lag_seconds and sum(labels.labelers.values()) > 1 else ""
+    return (
+        f"labelers: {_counts(labels.labelers)}; {labels.in_effect:,} in effect{lag}{whose}; "
+        f"rejected today: {_counts(labels.rejected_today)}"
+    )
+
+
 def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0) -> PipelineStatus:
     """Reads the status; `url` is only named in it, without its password."""
     statements = sections("report/status.sql")
@@ -190,6 +212,7 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
         queue=fetch_queue_state(connection),
         opted_out=opted_out,
         identities=queue_state(connection).queues,
+        labels=label_status(connection),
         ignored_collections=dict(rows("ignored")),
         rows=dict(rows("rows")),
     )

@@ -100,8 +100,8 @@ CREATE INDEX label_event_src_idx ON pipeline.label_event (src, id);
 
 -- Labels in effect of a subject (index-only), and those that a negation ends.
 CREATE INDEX label_in_effect_idx ON bsky.label (uri, src, val) INCLUDE (cid, cts, exp) WHERE NOT neg;
--- Those that expire.
-CREATE INDEX label_exp_idx ON bsky.label (exp) WHERE exp IS NOT NULL AND NOT neg;
+-- Those that expire, and whose they are (index-only).
+CREATE INDEX label_exp_idx ON bsky.label (exp) INCLUDE (src) WHERE exp IS NOT NULL AND NOT neg;
 COMMENT ON TABLE bsky.label IS
     'What labelers say of accounts and records: for each (src, uri, cid, val) the newest. Written by the pipeline.';
 COMMENT ON COLUMN bsky.label.neg IS
