@@ -1,4 +1,4 @@
-"""Keys and signatures of commits, labels and PLC operations.
+"""Keys and signatures of commits, labels (`label.py`) and PLC operations.
 
 Two curves, secp256k1 ("k256", ES256K) and NIST P-256 ("p256", ES256); SHA-256; compact signatures of 64 bytes (r, s),
 of which only the low-s one is valid (https://atproto.com/specs/cryptography). Verifying with a key that is ready
@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
 
 from coincurve import PrivateKey as K256PrivateKey
 from coincurve import PublicKey as K256PublicKey
@@ -189,23 +188,3 @@ def sign_commit(private_key: bytes, *, did: str, rev: str, data: bytes) -> bytes
     unsigned = {"did": did, "rev": rev, "data": data, "prev": None, "version": 3}
     encoded: bytes = encode_dag_cbor({**unsigned, "sig": sign(private_key, encode_dag_cbor(unsigned))})
     return encoded
-
-
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-
-def unsigned_label(label: dict[str, Any]) -> bytes:
-    """The bytes that a label's signature is over: DAG-CBOR of the label without `sig` and `$type`."""
-    encoded: bytes = encode_dag_cbor({key: value for key, value in label.items() if key not in ("sig", "$type")})
-    return encoded
-
-
-def verify_label(key: PublicKey, label: dict[str, Any]) -> bool:
-    """Whether a label (as decoded, `sig` as bytes) is signed by a labeler's key."""
-    sig = label.get("sig")
-    return isinstance(sig, bytes) and verify(key, unsigned_label(label), sig)
-
-
-def sign_label(private_key: bytes, label: dict[str, Any]) -> dict[str, Any]:
-    """The label with its signature."""
-    return {**label, "sig": sign(private_key, unsigned_label(label))}

@@ -1,11 +1,10 @@
-"""Keys and signatures against the interoperability vectors and real labels."""
+"""Keys and signatures against the interoperability vectors."""
 
 from __future__ import annotations
 
 import base64
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from coincurve import PrivateKey
@@ -125,22 +124,3 @@ def test_commits_are_signed() -> None:
     assert not signing.verify_commit(key, altered, commit["sig"])
     assert not signing.verify_commit(key, block, bytes(64))
     assert signing.unsigned_commit(block, bytes(64)) is None
-
-
-def test_labels(conformance: Path) -> None:
-    vectors = json.loads((conformance / "labels" / "signed_labels.json").read_text())["labels"]
-    assert len(vectors) >= 6
-    for vector in vectors:
-        label: dict[str, Any] = {**vector["label"], "sig": unpadded(vector["label"]["sig"]["$bytes"])}
-        key = signing.parse_did_key(vector["key"])
-        if "signing_bytes_hex" in vector:
-            assert signing.unsigned_label(label).hex() == vector["signing_bytes_hex"]
-        assert signing.verify_label(key, label) == vector["expect"].startswith("valid")
-        assert not signing.verify_label(key, {**label, "val": "wrong"})
-        assert not signing.verify_label(key, {**label, "sig": None})
-
-
-def test_labels_are_signed() -> None:
-    label = {"ver": 1, "src": "did:plc:a", "uri": "did:plc:b", "val": "spam", "cts": "2026-07-04T14:38:07.517Z"}
-    signed = signing.sign_label(SECRET, label)
-    assert signing.verify_label(signing.public_key_of(SECRET), {**signed, "$type": "com.atproto.label.defs#label"})
