@@ -99,7 +99,7 @@ CREATE INDEX label_event_negation_idx ON pipeline.label_event (uri, src, val, ct
 CREATE INDEX label_event_src_idx ON pipeline.label_event (src, id);
 
 -- Labels in effect of a subject (index-only), and those that a negation ends.
-CREATE INDEX label_in_effect_idx ON bsky.label (uri, src, val) INCLUDE (cid, cts, exp) WHERE NOT neg;
+CREATE INDEX label_in_effect_idx ON bsky.label (uri, src, val, cid) INCLUDE (cts, exp) WHERE NOT neg;
 -- Those that expire, and whose they are (index-only).
 CREATE INDEX label_exp_idx ON bsky.label (exp) INCLUDE (src) WHERE exp IS NOT NULL AND NOT neg;
 COMMENT ON TABLE bsky.label IS
