@@ -317,3 +317,6 @@ SURVEY_RECHECK_SECONDS = 5.0
 """How long a survey waits for the stream to bring what the relay lists, before it takes it for missing."""
 SURVEY_LAG_SECONDS = 120.0
 """A stream that is further behind is left to catch up before its gaps are surveyed."""
+
+LABEL_FEED_POLL_SECONDS = 2.0
+"""Between two looks at the feed of labels when no NOTIFY comes."""

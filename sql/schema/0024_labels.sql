@@ -122,8 +122,19 @@ INSERT INTO pipeline.label_feed DEFAULT VALUES;
 COMMENT ON TABLE pipeline.label_feed IS 'The feed of changes of labels (pipeline.label_event): one row.';
 COMMENT ON COLUMN pipeline.label_feed.singleton IS 'There is one row.';
 COMMENT ON COLUMN pipeline.label_feed.swept_to IS
-    'Highest id of label_event that was removed by age: a reader who has not come so far has an outdated cursor.';
+    'Rows of label_event up to this id are older than APPVIEW_LABEL_EVENT_DAYS, and what decides nothing is removed.';
 COMMENT ON COLUMN pipeline.label_feed.expired_to IS 'Labels that expired up to here were announced.';
+
+CREATE TABLE pipeline.label_swept (
+    src text PRIMARY KEY,
+    swept_to bigint NOT NULL
+);
+COMMENT ON TABLE pipeline.label_swept IS
+    'What the feed of changes no longer has, by labeler: a reader of its labels who has not come so far has an outdated '
+    'cursor.';
+COMMENT ON COLUMN pipeline.label_swept.src IS 'DID of the labeler.';
+COMMENT ON COLUMN pipeline.label_swept.swept_to IS
+    'Highest id of its rows of label_event that took effect once and were removed by age.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What labels mean.
