@@ -7,7 +7,6 @@ test_odd_records.py.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,15 +28,6 @@ from appview_pipeline_tests.support.tables import fresh_database, replayed_frame
 pytestmark = pytest.mark.slow
 
 POST, MAX = "app.bsky.feed.post", 2**53 - 1
-
-
-@pytest.fixture(scope="module")
-def packages() -> Path:
-    """The folder of the reference and its Node."""
-    folder = Path(os.environ.get("APPVIEW_REFERENCE_PACKAGES", "/nonexistent"))
-    if not (folder / "@atproto" / "bsky").is_dir():
-        pytest.skip("APPVIEW_REFERENCE_PACKAGES names no folder with @atproto/bsky (conformance/reference/README.md)")
-    return folder
 
 
 class World:

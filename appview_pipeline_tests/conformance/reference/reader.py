@@ -31,14 +31,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reader:
-    """The HTTP API of a running reference AppView."""
+    """The HTTP API of a running reference AppView. `labelers`: the header `atproto-accept-labelers` of every request;
+    None: none is sent."""
 
     port: int
+    labelers: str | None = None
 
     def get(self, method: str, viewer: str | None = None, **parameters: Any) -> Answer:
         """Calls a query, as the account `viewer` or as nobody. A list is a repeated parameter."""
         address = f"http://127.0.0.1:{self.port}/xrpc/{method}?{urlencode(parameters, doseq=True)}"
         headers = {"Authorization": _ADMIN, "appview-as-did": viewer} if viewer else {}
+        if self.labelers is not None:
+            headers["atproto-accept-labelers"] = self.labelers
         try:
             with urlopen(Request(address, headers=headers), timeout=30) as response:
                 return Answer(response.status, json.load(response))
