@@ -1,4 +1,4 @@
-"""A simulated AT Protocol network: relay, PLC directory, DNS, PDSes; deterministic by seed, over real sockets.
+"""A simulated AT Protocol network: relay, labelers, PLC, DNS, PDSes; deterministic by seed, over real sockets.
 
 Tests use `SimulatedNetwork`, makers of corpora `generate` and `write_corpus`. People start it with the command
 `appview-simulated-network` (docs/simulated-network.md).
@@ -11,11 +11,23 @@ from collections.abc import Iterator
 
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.faults import AccountFaults
+from appview_pipeline_tests.simulated_network.labelers import Labeler, Labelers
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.simulated_network.world import PASTS, Pasts, World
 
-__all__ = ["PASTS", "AccountFaults", "Relay", "SimulatedNetwork", "World", "generate", "read_corpus", "write_corpus"]
+__all__ = [
+    "PASTS",
+    "AccountFaults",
+    "Labeler",
+    "Labelers",
+    "Relay",
+    "SimulatedNetwork",
+    "World",
+    "generate",
+    "read_corpus",
+    "write_corpus",
+]
 
 
 def generate(

@@ -73,10 +73,24 @@ class Account:
     """One account's identity. Its DID is the hash of its genesis operation, as did:plc asks, and so depends on `seed`
     and `index` alone; where its PDS listens is a later operation of the log. A negative `index` is that of a ghost,
     which writes a history and is never announced. `home` is the number of its PDS; `left` has the status that it has
-    at those where it was before. `p256`: its key is of that curve, and its DID therefore another one.
+    at those where it was before. `p256`: its key is of that curve, and its DID therefore another one. `labels_url` and
+    `label_key` are the server of its labels and the key that signs them, of a labeler alone.
     """
 
-    __slots__ = ("active", "created", "did", "handle", "home", "index", "key", "left", "log", "status")
+    __slots__ = (
+        "active",
+        "created",
+        "did",
+        "handle",
+        "home",
+        "index",
+        "key",
+        "label_key",
+        "labels_url",
+        "left",
+        "log",
+        "status",
+    )
 
     def __init__(self, seed: int, index: int, created: int, *, p256: bool = False) -> None:
         self.index = index
@@ -87,6 +101,8 @@ class Account:
         self.status: str | None = None
         self.home = 0
         self.left: dict[int, str] = {}
+        self.labels_url: str | None = None
+        self.label_key: Key | None = None
         genesis = self._signed(self._operation(f"https://pds.{HANDLE_DOMAIN}", None))
         digest = hashlib.sha256(libipld.encode_dag_cbor(genesis)).digest()
         self.did = "did:plc:" + base64.b32encode(digest).decode().lower()[:24]
@@ -99,12 +115,18 @@ class Account:
 
     def _operation(self, pds_url: str, prev: str | None) -> dict[str, Any]:
         key = f"did:key:{self.public_key}"
+        keys = {"atproto": key}
+        services = {"atproto_pds": {"type": "AtprotoPersonalDataServer", "endpoint": pds_url}}
+        if self.label_key is not None:
+            keys["atproto_label"] = f"did:key:{multikey(self.label_key)}"
+        if self.labels_url is not None:
+            services["atproto_labeler"] = {"type": "AtprotoLabeler", "endpoint": self.labels_url}
         return {
             "type": "plc_operation",
             "rotationKeys": [key],
-            "verificationMethods": {"atproto": key},
+            "verificationMethods": keys,
             "alsoKnownAs": [f"at://{self.handle}"],
-            "services": {"atproto_pds": {"type": "AtprotoPersonalDataServer", "endpoint": pds_url}},
+            "services": services,
             "prev": prev,
         }
 
@@ -133,6 +155,13 @@ class Account:
         last = self.log[-1][1]
         if not self.tombstoned and last["services"]["atproto_pds"]["endpoint"] != pds_url:
             self._append(when or 0, self._operation(pds_url, self._head()))
+
+    def label_from(self, url: str | None, key: Key | None, when: int) -> None:
+        """Its document names a server of labels, and a key that signs them; None: it names none. `when` in
+        microseconds."""
+        self.labels_url, self.label_key = url, key
+        endpoint = self.log[-1][1]["services"]["atproto_pds"]["endpoint"]
+        self._append(when, self._operation(endpoint, self._head()))
 
     def tombstone(self, when: int) -> None:
         self._append(when, {"type": "plc_tombstone", "prev": self._head()})
@@ -167,17 +196,15 @@ class Account:
             "alsoKnownAs": operation["alsoKnownAs"],
             "verificationMethod": [
                 {
-                    "id": f"{self.did}#atproto",
+                    "id": f"{self.did}#{name}",
                     "type": "Multikey",
                     "controller": self.did,
-                    "publicKeyMultibase": self.public_key,
+                    "publicKeyMultibase": key.removeprefix("did:key:"),
                 }
+                for name, key in operation["verificationMethods"].items()
             ],
             "service": [
-                {
-                    "id": "#atproto_pds",
-                    "type": "AtprotoPersonalDataServer",
-                    "serviceEndpoint": operation["services"]["atproto_pds"]["endpoint"],
-                }
+                {"id": f"#{name}", "type": service["type"], "serviceEndpoint": service["endpoint"]}
+                for name, service in operation["services"].items()
             ],
         }

@@ -10,6 +10,7 @@ from typing import ParamSpec
 from appview_pipeline_tests.simulated_network.directory import WELL_KNOWN, Pds, PlcDirectory, Repositories
 from appview_pipeline_tests.simulated_network.dns_server import DnsServer
 from appview_pipeline_tests.simulated_network.http_service import HttpService
+from appview_pipeline_tests.simulated_network.labelers import Labelers
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.simulated_network.world import Pasts, World
 
@@ -26,6 +27,10 @@ class SimulatedNetwork:
     Without `rate` nothing happens until the caller calls `advance(frames)`. With `rate` a background thread makes that
     many frames a second (0: as many as it can). The relay has the frames of `replay` from the beginning, then those of
     the world. A world is made from the other arguments when none is given.
+
+    `labelers` has as many accounts that label as the argument says, and more come with `labelers.add`. Every third one
+    keeps everything in its stream, the others do as ozone does; every fourth one signs with P-256. They label when the
+    caller calls `labelers.label(count)`, and with `rate` also `label_rate` times a second.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class SimulatedNetwork:
         txt_share: float = 1.0,
         window_bytes: int = 1_000_000_000,
         ping_interval: float = 30.0,
+        labelers: int = 0,
+        label_rate: float = 0.0,
     ) -> None:
         self.world = world or World(seed, accounts, start=time.time() - 60, pasts=pasts)
         self.rate = rate
@@ -61,6 +68,9 @@ class SimulatedNetwork:
             window_bytes=window_bytes,
             ping_interval=ping_interval,
         )
+        self.labelers = Labelers(self.world, self.happen, seed=seed)
+        self._first_labelers = labelers
+        self.label_rate = label_rate
         self._publishing = threading.RLock()  # so that frames are published in the order in which they were made
         self.world.seq = max(self.world.seq, self.relay.window.newest_seq)
         self.published = 0
@@ -92,6 +102,7 @@ class SimulatedNetwork:
             "APPVIEW_DNS_SERVERS": self.dns.server,
             "APPVIEW_WELL_KNOWN_URL": f"http://{{handle}}:{self.pds.port}{WELL_KNOWN}",
             "APPVIEW_ALLOW_PRIVATE_HOSTS": "1",
+            "APPVIEW_LABELERS": ",".join(labeler.did for labeler in self.labelers) or "none",
         }
 
     def advance(self, frames: int) -> list[bytes]:
@@ -115,6 +126,7 @@ class SimulatedNetwork:
 
     def _move(self, rate: float) -> None:
         started, made = time.monotonic(), 0
+        began, labeled = started, 0
         # The world's own time must run behind ours, so that `follow` keeps the two together.
         self.world.rate = 10 * (rate or 2_000)
         try:
@@ -128,6 +140,10 @@ class SimulatedNetwork:
                     started, made = time.monotonic(), 0
                     due = 50
                 made += len(self.happen(self._steps, min(due, 50)))
+                labels = int((time.monotonic() - began) * self.label_rate) - labeled
+                if labels > 0:
+                    self.labelers.label(labels)
+                    labeled += labels
         except BaseException as error:
             self.failure = error
             raise
@@ -136,6 +152,8 @@ class SimulatedNetwork:
         self.relay.start()
         for server in self._servers:
             server.start()
+        for number in range(self._first_labelers):
+            self.labelers.add(keeps_all=number % 3 == 2, p256=number % 4 == 3, leap=1 + number % 5)
         if self.rate is not None:
             self._mover = threading.Thread(target=self._move, args=(self.rate,), name="simulated-world", daemon=True)
             self._mover.start()
@@ -145,6 +163,7 @@ class SimulatedNetwork:
         self._stopping.set()
         if self._mover:
             self._mover.join(10)
+        self.labelers.stop()
         self.relay.stop()
         for server in self._servers:
             server.stop()

@@ -19,7 +19,7 @@ import libipld
 from appview_pipeline.protocol import cid
 from appview_pipeline.protocol.syntax import tid_from_micros
 from appview_pipeline_tests.simulated_network import content
-from appview_pipeline_tests.simulated_network.accounts import HANDLE_DOMAIN, Account
+from appview_pipeline_tests.simulated_network.accounts import HANDLE_DOMAIN, Account, Key
 from appview_pipeline_tests.simulated_network.content import Post, StrongRef, iso
 from appview_pipeline_tests.simulated_network.draws import Clock, Ranked, Recent
 from appview_pipeline_tests.simulated_network.faults import draw
@@ -634,6 +634,17 @@ class World:
         """A new account: `#identity`, `#account`, an empty commit, `#sync`, a profile. It is the last of `authors`."""
         with self.lock:
             return self._arrival()
+
+    def offer_labels(self, did: str, url: str | None, key: Key | None, record: content.Record | None) -> list[bytes]:
+        """The account is a labeler: its document names the server of its labels and the key that signs them (None: it
+        names none), by an `#identity`; `record` is its service record, by a commit (None: it stays as it is)."""
+        with self.lock:
+            author = self.by_did[did]
+            author.account.label_from(url, key, self.clock.micros)
+            frames = [self._identity_frame(author)]
+            if record is not None and (act := self._put_self(author, record)):
+                frames += self._commit_frames(author, act)
+            return frames
 
     def write(self, did: str, commits: int = 1) -> list[bytes]:
         """The account posts so many times, a commit each, whether it is active or not."""
