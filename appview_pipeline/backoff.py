@@ -320,3 +320,36 @@ SURVEY_LAG_SECONDS = 120.0
 
 LABEL_FEED_POLL_SECONDS = 2.0
 """Between two looks at the feed of labels when no NOTIFY comes."""
+
+
+LABELERS_CHOICE_SECONDS = 60.0
+"""Between two looks which labelers are to be read."""
+LABELERS_LOOK_SECONDS = 5.0
+"""Between two looks whether their DID documents or stored cursors have changed."""
+LABELER_STATES_SECONDS = 10.0
+"""How often their states are written while these stay as they are; a change is written at once."""
+LABELER_QUIET_SECONDS = 2.0
+"""A stream that is connected has brought all that its labeler had to send once it has brought nothing for so long."""
+LABELER_EVENT_SECONDS = 15.0
+"""How long the resolution that an #identity event asked for is left to the identity process; then the label process
+does it itself, in case that none runs."""
+LABELER_KEY_SECONDS = 300.0
+"""A labeler whose signatures don't fit its key is resolved once more, and then not again for so long."""
+LABELER_REREAD_SECONDS = 86_400.0
+"""How often a stream is read from the beginning again because its server does not keep what came after the cursor."""
+LABELER_REJECTED = 10_000
+LABELER_REJECTED_SHARE = 0.95
+"""A labeler is parked once so many of its labels and frames were rejected, and they are more than this share of the
+newest ones."""
+LABELS_EXPIRED_SECONDS = 5.0
+"""Between two announcements of labels that have expired."""
+
+
+def labeler() -> Backoff:
+    """Connections to the stream of a labeler."""
+    return Backoff(first=1.0, longest=300.0, healthy=30.0)
+
+
+def parked_labeler() -> float:
+    """Seconds until a labeler that is parked is tried again."""
+    return 3_600.0 * random.uniform(1.0, 1.1)

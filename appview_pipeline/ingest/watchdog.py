@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import Protocol
 
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest.writer import Writer
+from appview_pipeline.ingest.transactions import AtWork
 from appview_pipeline.store.activity import statement_of
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import DatabaseError
@@ -21,11 +22,20 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
 
 
+class AtWorkWriter(Protocol):
+    """A writer of whatever kind, as it is watched."""
+
+    @property
+    def at_work(self) -> AtWork | None:
+        """The write under way."""
+        ...
+
+
 class Watchdog:
     """Watches `writer` for the block. A batch that takes `slow_seconds` is a warning, and another one each time that
     its time has doubled."""
 
-    def __init__(self, database: Database, writer: Writer, slow_seconds: float) -> None:
+    def __init__(self, database: Database, writer: AtWorkWriter, slow_seconds: float) -> None:
         self._database = database
         self._writer = writer
         self._slow_seconds = slow_seconds
