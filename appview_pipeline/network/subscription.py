@@ -63,7 +63,8 @@ SUBSCRIBE_REPOS = EventStream("com.atproto.sync.subscribeRepos", COMMIT_HEADER)
 @dataclass(frozen=True)
 class SubscriptionStatus:
     """A snapshot. `cursor`: newest sequence number received. Bytes and frames are totals, `buffered_*` those that
-    wait to be taken. Times are UNIX seconds. `last_error` stays after its cause has gone; `state` is the present."""
+    wait to be taken. Times are UNIX seconds. `last_error` stays after its cause has gone; `state` is the present.
+    `hopeless`: while it waits, trying soon can't help (there is no such event stream, for example)."""
 
     state: State = "new"
     connected: bool = False
@@ -72,6 +73,7 @@ class SubscriptionStatus:
     attempts: int = 0
     last_error: str | None = None
     last_error_at: float | None = None
+    hopeless: bool = False
     retry_at: float | None = None
     cursor: int | None = None
     frames: int = 0
@@ -285,7 +287,14 @@ class Subscription:
             else:
                 wait = self._backoff.next() + end.retry_after
             now = time.time()
-            self._set(state=state, connected=False, last_error=end.sentence, last_error_at=now, retry_at=now + wait)
+            self._set(
+                state=state,
+                connected=False,
+                last_error=end.sentence,
+                last_error_at=now,
+                hopeless=end.hopeless,
+                retry_at=now + wait,
+            )
             log.warning("%s Next attempt in %.1f s.", end.sentence, wait, extra={"url": self.url})
             await asyncio.sleep(wait)
 
@@ -295,7 +304,7 @@ class Subscription:
     async def _connect_once(self) -> _End:
         """Connects, and returns when the connection has ended or could not be made."""
         cursor = self._resume_point.cursor
-        self._set(state="connecting", attempts=self._status.attempts + 1, retry_at=None)
+        self._set(state="connecting", attempts=self._status.attempts + 1, hopeless=False, retry_at=None)
         ended = asyncio.get_running_loop().create_future()
         connection = Connection(self.url, self._received, ended, self._connected)
         address = f"{self.url}/xrpc/{self._method}" + ("" if cursor is None else f"?cursor={cursor}")
