@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from appview_pipeline_tests.simulated_network.broken_labelers import break_some
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.faults import AccountFaults
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
@@ -60,6 +61,9 @@ def _share(name: str, what: str) -> Callable[[Command], Command]:
 @click.option("--unnumbered", type=SHARE, default=0.0, help="Share that it loses without using a number up.")
 @click.option("--tampered", type=SHARE, default=0.0, help="Share that it changes, so that they prove nothing.")
 @click.option("--outages", type=float, help="Mean seconds that a PDS works before it fails for some.  [default: never]")
+@click.option("--labelers", type=click.IntRange(0), help="Accounts that label.  [default: 3; with --replay: none]")
+@click.option("--broken-labelers", type=click.IntRange(0), default=0, help="So many of them are broken, in many ways.")
+@click.option("--label-rate", default=5.0, help="Labels a second, of all of them together.")
 @click.option("--window", default=500, help="Megabytes of frames that the relay keeps for clients with a cursor.")
 @click.option(
     "--replay",
@@ -90,13 +94,16 @@ def main(
     unnumbered: float,
     tampered: float,
     outages: float | None,
+    labelers: int | None,
+    broken_labelers: int,
+    label_rate: float,
     window: int,
     replay: Path | None,
     write: Path | None,
     frames: int,
     **faults: float,
 ) -> None:
-    """Start a simulated AT Protocol network on this machine: a relay, a PLC directory, a name server and PDSes.
+    """Start a simulated AT Protocol network on this machine: relay, PLC directory, name server, PDSes and labelers.
 
     It prints the command that lets the pipeline index it, then a line of numbers every ten seconds. Ctrl-C ends it.
     """
@@ -129,10 +136,13 @@ def main(
             dns_port=dns_port,
             txt_share=txt_share,
             window_bytes=window * 1_000_000,
+            labelers=(0 if replay else 3) if labelers is None else labelers,
+            label_rate=label_rate,
         )
         network.plc.faults.accounts = AccountFaults(seed=seed, **faults)
         failing = Outages(network.pdses, seed=seed, calm=outages) if outages else contextlib.nullcontext()
         with network, failing, contextlib.suppress(KeyboardInterrupt):
+            break_some(network.labelers, min(broken_labelers, len(network.labelers)))
             _say_what_to_type(network, from_the_first_frame=replay is not None)
             _report(network)
     except OSError as error:
@@ -165,14 +175,20 @@ def _say_what_to_type(network: SimulatedNetwork, *, from_the_first_frame: bool) 
 def _report(network: SimulatedNetwork) -> None:
     """Prints a line of numbers again and again, until the network fails."""
     pause = threading.Event()
-    before = (0, 0, 0, 0)
+    before = (0, 0, 0, 0, 0)
     while not network.failure:
         pause.wait(REPORT_SECONDS)
-        now = (network.published, network.relay.frames_sent, network.plc.asked, network.dns.asked)
-        made, sent, dids, names = ((new - old) / REPORT_SECONDS for new, old in zip(now, before, strict=True))
+        now = (
+            network.published,
+            network.relay.frames_sent,
+            network.plc.asked,
+            network.dns.asked,
+            network.labelers.published,
+        )
+        made, sent, dids, names, labels = ((new - old) / REPORT_SECONDS for new, old in zip(now, before, strict=True))
         click.echo(
             f"{time.strftime('%H:%M:%S')}  made {made:,.0f}/s  sent {sent:,.0f}/s  clients {len(network.relay.open)}"
-            f"  DIDs asked {dids:,.0f}/s  names asked {names:,.0f}/s"
+            f"  DIDs asked {dids:,.0f}/s  names asked {names:,.0f}/s  labels {labels:,.1f}/s"
             f"  accounts {len(network.world.authors):,}  newest seq {network.relay.window.newest_seq}"
         )
         before = now

@@ -41,7 +41,8 @@ class Labeler(StreamServer):
 
     A frame has one label. Sequence numbers leap by up to `leap` (ozone's are row ids). `keeps_all`: every label stays
     in the stream; otherwise a newer label of the same source, subject, CID and value takes the older one out, as
-    ozone's upsert does. `labels` are those in the stream now, by their seqs; `published_labels` counts all.
+    ozone's upsert does. `labels` are those in the stream now, by their seqs; `published_labels` counts all. `lies` are
+    fields of all labels that it makes (`make`), whatever the caller asks for.
     """
 
     method = SUBSCRIBE_LABELS
@@ -66,6 +67,7 @@ class Labeler(StreamServer):
         self.leap = leap
         self.labels: dict[int, Label] = {}
         self.published_labels = 0
+        self.lies: dict[str, Any] = {}
         self._newest: dict[tuple[str, str, str, str], int] = {}  # seq of the label in the stream, by its key
         self._leaps = Random(f"simnet leaps {did}")
 
@@ -81,13 +83,12 @@ class Labeler(StreamServer):
 
     # ---- labels
 
-    def make(self, uri: str, val: str, *, cts: str | None = None, signed: bool = True, **fields: Any) -> Label:
-        """A label of its own, made now unless `cts` says when. Other fields: see `make_label`; `src` and `key` are for
-        a labeler that lies."""
-        key = fields.pop("key", self.key) if signed else None
-        return make_label(
-            key, src=fields.pop("src", self.did), uri=uri, val=val, cts=cts or iso(time.time_ns() // 1_000), **fields
-        )
+    def make(self, uri: str, val: str, **fields: Any) -> Label:
+        """A label of its own, made now unless `cts` says when. Other fields: see `make_label`; `signed` False: without
+        a signature; `src` and `key` are for a labeler that lies."""
+        made = {"src": self.did, "cts": iso(time.time_ns() // 1_000), "key": self.key, **fields, **self.lies}
+        key, signed = made.pop("key"), made.pop("signed", True)
+        return make_label(key if signed else None, uri=uri, **{"val": val, **made})
 
     def label(self, uri: str, val: str, **fields: Any) -> Label:
         """Makes a label and publishes it."""
@@ -279,7 +280,7 @@ class Labelers(Sequence[Labeler]):
             labeler: Labeler = self._rng.choice(self._all)
             draw = self._rng.random()
             if draw < 0.1 and labeler.labels:
-                made.append(self._negate(labeler))
+                made.append(self._take_back(labeler))
             elif (subject := self._subject(draw)) is not None:
                 uri, version = subject
                 expires = self._rng.random() < 0.05
@@ -287,7 +288,7 @@ class Labelers(Sequence[Labeler]):
                 made.append(labeler.label(uri, self._rng.choice(VALUES), cid=version, exp=exp))
         return made
 
-    def _negate(self, labeler: Labeler) -> Label:
+    def _take_back(self, labeler: Labeler) -> Label:
         """Takes back one of its newest labels."""
         with labeler.lock:
             newest = list(islice(reversed(labeler.labels.values()), 200))

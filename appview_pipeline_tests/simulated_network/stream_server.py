@@ -78,6 +78,7 @@ class Faults:
     """Faults of a server, and counters that prove that they happened. All may be changed while it runs.
 
     - `refuse`: HTTP statuses (429, 503, ...) for the next connections, one each; `retry_after` goes with them.
+    - `refuse_every`: the status for every connection, as long as it is set.
     - `drop_after`: frames after which the next connections are cut without a close handshake, one number each.
     - `drop_every`: the same for every connection, as long as it is set.
     - `close_after`: the same with a close handshake of the given code: (frames, code).
@@ -91,6 +92,7 @@ class Faults:
     """
 
     refuse: deque[int] = field(default_factory=deque)
+    refuse_every: int | None = None
     retry_after: int | None = None
     drop_after: deque[int] = field(default_factory=deque)
     drop_every: int | None = None
@@ -502,12 +504,12 @@ class StreamServer:
             answer = self.query(target.path, parameters)
             status, body = answer or (404, {"error": "MethodNotImplemented", "message": "No such method"})
             return _answer(status, body)
-        if self.faults.refuse:
+        refused = self.faults.refuse.popleft() if self.faults.refuse else self.faults.refuse_every
+        if refused is not None:
             self.faults.refused += 1
-            status = self.faults.refuse.popleft()
             headers = {} if self.faults.retry_after is None else {"Retry-After": str(self.faults.retry_after)}
-            name = "RateLimitExceeded" if status == 429 else "InternalServerError"
-            return _answer(status, {"error": name, "message": "simulated"}, headers)
+            name = "RateLimitExceeded" if refused == 429 else "InternalServerError"
+            return _answer(refused, {"error": name, "message": "simulated"}, headers)
         if self.faults.authorization is not None:
             sent = str(request.headers.get("Authorization"))
             if sent != self.faults.authorization:

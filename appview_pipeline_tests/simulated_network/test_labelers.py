@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import libipld
@@ -12,10 +13,11 @@ import requests
 
 from appview_pipeline.identity.documents import parse_document
 from appview_pipeline.network.subscription import EventStream, Subscription
-from appview_pipeline.protocol.event_stream import read_frame
+from appview_pipeline.protocol.event_stream import FrameError, read_frame
 from appview_pipeline.protocol.signing import parse_did_key, verify
 from appview_pipeline_tests.simulated_network import Labeler, SimulatedNetwork, World
 from appview_pipeline_tests.simulated_network.accounts import make_key
+from appview_pipeline_tests.simulated_network.broken_labelers import BREAKS, break_some
 from appview_pipeline_tests.simulated_network.labelers import SUBSCRIBE_LABELS
 from appview_pipeline_tests.simulated_network.labels import label_json, labels_frame
 from appview_pipeline_tests.support.waiting import wait_for
@@ -59,7 +61,7 @@ def document(network: SimulatedNetwork, did: str) -> Any:
 def is_signed(network: SimulatedNetwork, label: dict[str, Any]) -> bool:
     unsigned = {name: value for name, value in label.items() if name != "sig"}
     key = parse_did_key(document(network, label["src"]).labeler_key)
-    return verify(key, libipld.encode_dag_cbor(unsigned), label["sig"])
+    return verify(key, libipld.encode_dag_cbor(unsigned), label.get("sig", b""))
 
 
 # ---- in the network
@@ -256,6 +258,57 @@ def test_a_flood_goes_on_until_it_is_ended(labeler: Labeler) -> None:
         labeler.faults.flood = ()
         wait_for(lambda: sent(labeler)[0] in [read_frame(frame)[1] for frame in subscription.take(100_000, 0.1)])
     assert labeler.faults.flooded >= 1_000
+
+
+def test_each_way_in_which_a_labeler_is_broken() -> None:
+    with SimulatedNetwork(seed=7, accounts=3, labelers=1 + len(BREAKS)) as network, ExitStack() as stack:
+        ways = break_some(network.labelers, len(BREAKS))
+        subscriptions = {}
+        for labeler in network.labelers:
+            labeler.label(POST, "spam")
+            subscriptions[ways.get(labeler.did, "sound")] = stack.enter_context(
+                Subscription(
+                    labeler.url, 0, stream=STREAM, setting="test", connect_seconds=0.5, ping_seconds=0.5,
+                    pong_seconds=0.5, buffer_bytes=100_000,
+                )
+            )  # fmt: skip
+        assert set(ways.values()) == set(BREAKS) and len(subscriptions) == len(network.labelers)
+        found = {}
+        for way, subscription in subscriptions.items():
+            wait_for(lambda s=subscription: s.status.last_error or s.status.frames or s.notices())  # type: ignore[misc]
+            found[way] = subscription.take(1, timeout=0)
+        documents = {way: document(network, did) for did, way in ways.items()}
+        assert {way for way, it in documents.items() if it.labeler is None} == {"no server"}
+        assert {way for way, it in documents.items() if it.labeler_key is None} == {"no key"}
+        nothing = {"hangs", "silent", "refuses", "fails", "limited", "always future"}
+        assert {way for way, frames in found.items() if not frames} == nothing
+        with pytest.raises(FrameError):
+            read_frame(found["garbage"][0])
+        labels = {way: read_frame(found[way][0])[1]["labels"][0] for way in set(found) - nothing - {"garbage"}}
+        assert {way: sorted(_wrong(network, label)) for way, label in labels.items()} == {
+            "sound": [],
+            "no server": [],
+            "no key": ["key"],
+            "wrong key": ["key"],
+            "unsigned": ["key"],
+            "another source": ["key", "src"],
+            "future": ["cts"],
+            "bad syntax": ["val"],
+            "same again": ["val"],
+        }
+
+
+def _wrong(network: SimulatedNetwork, label: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a label that says that `POST` is spam."""
+    if label["val"] != "spam":
+        yield "val"
+    if label["cts"] > "2999":
+        yield "cts"
+    if label["src"] not in network.world.by_did:
+        yield "src"
+        yield "key"
+    elif document(network, label["src"]).labeler_key is None or not is_signed(network, label):
+        yield "key"
 
 
 # ---- queryLabels
