@@ -10,6 +10,7 @@ from appview_pipeline.defs.fetching import definitions as fetching
 from appview_pipeline.defs.firehose import definitions as firehose
 from appview_pipeline.defs.firehose.sensor import shard_of_location
 from appview_pipeline.defs.identity import definitions as identity
+from appview_pipeline.defs.labels import definitions as labels
 from appview_pipeline.defs.tables import definitions as tables
 
 # Assets, jobs and schedules are those of shard 0's code location: Dagster wants every asset and schedule once.
@@ -21,6 +22,7 @@ defs = (
         identity.defs,
         backfill.defs,
         fetching.defs,
+        labels.defs,
         counters.defs,
         dead_letters.defs,
         privacy.defs,

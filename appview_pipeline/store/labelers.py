@@ -15,6 +15,9 @@ from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
 
+LOCK = "label process"
+"""Name of the session lock that makes the label process the only one of its database."""
+
 State = Literal["new", "connected", "waiting", "parked"]
 """`new`: not tried yet; `waiting`: tried again soon; `parked`: a person, or another DID document, has to help."""
 

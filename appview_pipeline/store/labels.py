@@ -6,7 +6,7 @@ letters. The result does not depend on the order, the batches or the repetition 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -122,10 +122,11 @@ def apply_labels(
     raise NotImplementedError
 
 
-def rebuild_labels(connection: Connection, src: str) -> Rebuilt:
+def rebuild_labels(connection: Connection, src: str, *, progress: Callable[[Rebuilt], object] | None = None) -> Rebuilt:
     """Compares the rows of `bsky.label` of a labeler with its label events and repairs those that differ.
 
-    Works in pages, and commits after each. May run beside everything that applies labels.
+    Works in pages, and commits after each; `progress` is called then with what was done so far. May run beside
+    everything that applies labels.
     """
     raise NotImplementedError
 

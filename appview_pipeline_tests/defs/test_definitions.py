@@ -13,6 +13,7 @@ import pytest
 
 from appview_pipeline.defs.backfill.partitions import BUCKETS
 from appview_pipeline.defs.definitions import defs
+from appview_pipeline.defs.labels.partitions import LABELERS
 from appview_pipeline.defs.tables.groups import GROUPS
 from appview_pipeline.defs.tables.partitions import HOURS
 from appview_pipeline_tests.support.checkout import CHECKOUT
@@ -36,6 +37,7 @@ def test_lineage_runs_from_the_firehose_to_everything() -> None:
     assert parents["post_aggregates"] == {"posts", "likes", "reposts"}
     assert parents["profile_aggregates"] == {"posts", "follows"}
     assert parents["feed_items"] == {"posts", "reposts"}
+    assert parents["labels"] == {"labelers"}
 
 
 def test_every_asset_says_what_it_is_and_can_be_run() -> None:
@@ -47,6 +49,9 @@ def test_every_asset_says_what_it_is_and_can_be_run() -> None:
         name = key.to_user_string()
         if name == "repositories":
             assert node.partitions_def == BUCKETS
+        elif name == "labels":
+            assert node.partitions_def == LABELERS
+            assert {it.name for it in node.metadata["dagster/column_schema"].columns} >= {"src", "uri", "neg", "exp"}
         elif name not in ("firehose", "dead_letters", "network_listing", "fetched_records"):
             assert node.partitions_def == HOURS
             assert node.metadata["dagster/column_schema"].columns
@@ -75,7 +80,12 @@ def test_dg_lists_and_checks_the_definitions() -> None:
 
     listed = json.loads(dg_says("list", "defs", "--json"))
     assert {"firehose", "record", "likes"} <= {asset["asset_key"] for asset in listed["assets"]}
-    assert {sensor["name"] for sensor in listed["sensors"]} >= {"firehose_sensor", "identity_sensor", "fetch_sensor"}
+    assert {sensor["name"] for sensor in listed["sensors"]} >= {
+        "firehose_sensor",
+        "identity_sensor",
+        "fetch_sensor",
+        "label_sensor",
+    }
     assert "All definitions loaded successfully" in dg_says("check", "defs")
 
 

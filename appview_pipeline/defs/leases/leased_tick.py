@@ -116,6 +116,10 @@ class LeasedTick(ABC, Generic[S]):
     def started_line(self) -> str:
         """What the process that was just started does, for the log: "Consumer of ... started as process 17, ..."."""
 
+    def idle(self) -> bool:
+        """Whether there is nothing for the process to do, so that none is to run."""
+        return False
+
     def run(self) -> str:
         """Works until the tick is over; returns its summary line."""
         process = self.state.process
@@ -147,6 +151,10 @@ class LeasedTick(ABC, Generic[S]):
     def _keep_process(self) -> None:
         """Renews the lease; starts the process when there is none, which needs the database to be there."""
         process = self.state.process
+        if self.idle():
+            process.stop(STOP_PATIENCE)
+            process.trouble = self.state.database_trouble = None
+            return
         if process.pid is not None:
             process.keep()
             return

@@ -14,35 +14,14 @@ import dagster as dg
 
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.in_sync import IN_SYNC
+from appview_pipeline.defs.tables.columns import column_schema
 from appview_pipeline.defs.tables.groups import GROUPS, IN_ORDER, TableGroup
 from appview_pipeline.defs.tables.partitions import HOURS
 from appview_pipeline.defs.tables.reruns import Metadata, RerunConfig, collections_of, rerun, rerun_metadata
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import reports
-from appview_pipeline.store.columns import tables
 
 RECOUNT = "equals_recount"
-
-
-def _column_schema(group: TableGroup) -> dg.TableSchema:
-    """Columns of the group's main table by name, those of its other tables by `table.column`."""
-    declared = tables()
-    columns: list[dg.TableColumn] = []
-    for table in group.tables:
-        prefix = "" if table == group.tables[0] else f"{table}."
-        for column in declared[f"bsky.{table}"]:
-            note = " Not in the reference's schema." if column.ours else ""
-            # Dagster shows Markdown, in which <DID> would be an HTML tag.
-            description = f"{column.description}{note}".replace("<", r"\<") if column.description else None
-            columns.append(
-                dg.TableColumn(
-                    name=f"{prefix}{column.name}",
-                    type=column.type,
-                    description=description,
-                    constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                )
-            )
-    return dg.TableSchema(columns=columns)
 
 
 def _spec(group: TableGroup) -> dg.AssetSpec:
@@ -61,7 +40,7 @@ def _spec(group: TableGroup) -> dg.AssetSpec:
         kinds={"postgres"},
         partitions_def=HOURS,
         metadata={
-            "dagster/column_schema": _column_schema(group),
+            "dagster/column_schema": column_schema(group.tables),
             "dagster/table_name": f"bsky.{group.tables[0]}",
         },
     )
