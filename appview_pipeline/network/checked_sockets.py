@@ -104,7 +104,7 @@ def connect(addresses: Sequence[str], port: int, budget: Budget) -> socket.socke
     IPv6 and IPv4 take turns, and no address may use up the time of the next ones: a host is reached although one of
     its addresses, or IPv6 as a whole, is not. Raises `FetchError`.
     """
-    tried = _in_turns(addresses)[:MAX_ADDRESSES]
+    tried = in_turns(addresses)[:MAX_ADDRESSES]
     failure: FetchError | None = None
     for number, address in enumerate(tried):
         left = budget.connect_left()
@@ -137,11 +137,16 @@ def tls_error(error: Exception, budget: Budget) -> FetchError:
     return FetchError("tls", f"{host} broke off while TLS was being set up", host=host)
 
 
-def _in_turns(addresses: Sequence[str]) -> list[str]:
-    """The addresses in their order, but IPv6 and IPv4 by turns, beginning with the first one's."""
+def in_turns(addresses: Sequence[str]) -> list[str]:
+    """Addresses in their order, but IPv6 and IPv4 by turns, beginning with the first one's."""
     first = [address for address in addresses if (":" in address) == (":" in addresses[0])]
     second = [address for address in addresses if (":" in address) != (":" in addresses[0])]
     return [address for pair in zip_longest(first, second) for address in pair if address is not None]
+
+
+def is_without_route(error: OSError) -> bool:
+    """Says more about this machine (no IPv6) than about the host: what another address said is the better reason."""
+    return error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
 
 
 def _not_connected(error: OSError, budget: Budget, earlier: FetchError | None) -> FetchError:
@@ -150,8 +155,7 @@ def _not_connected(error: OSError, budget: Budget, earlier: FetchError | None) -
         return budget.not_connected()
     if error.errno == errno.ECONNREFUSED:
         return FetchError("connection", f"{host} refuses the connection", host=host)
-    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL):
-        # Says more about this machine (no IPv6) than about the host: what another address said is the better reason.
+    if is_without_route(error):
         return earlier or FetchError("connection", f"there is no route to {host}", host=host)
     return FetchError("connection", f"no connection to {host} ({error.strerror or error})", host=host)
 

@@ -34,13 +34,15 @@ _BINARY, _TEXT, _CONTINUATION, _CLOSE = WSMsgType.BINARY, WSMsgType.TEXT, WSMsgT
 class Received:
     """What a subscription has received: shared by its connections, of which there is one at a time.
 
-    `usual_header`: nearly all frames begin with it, and those that do are events. `last_frame_at`: UNIX seconds.
+    `usual_header`: nearly all frames begin with it, and those that do are events. `leaps`: numbers are left out without
+    any event missing. `last_frame_at`: UNIX seconds.
     """
 
     usual_header: bytes
     buffer: FrameBuffer
     resume_point: ResumePoint
     notices: Notices
+    leaps: bool = False
     last_frame_at: float | None = None
 
 
@@ -61,6 +63,7 @@ class Connection(WSListener):
         self.since = time.monotonic()
         self.frames = 0
         self.pongs = 0
+        self.others = 0  # messages, and parts of them, that are no events
         self.error: StreamError | None = None  # what the server ended the stream with
         self.reason = ""  # what we ended it for
         self._received = received
@@ -128,6 +131,11 @@ class Connection(WSListener):
         if self.transport is not None and not self.transport.is_disconnected:
             self.transport.send_ping(b"")
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the server has not taken yet: answers to its pings."""
+        return 0 if self.transport is None else self.transport.underlying_transport.get_write_buffer_size()
+
     def resume_reading(self) -> None:
         """Reads from the socket again after the buffer was full."""
         if self.transport is not None:
@@ -146,6 +154,7 @@ class Connection(WSListener):
     def _uncommon(self, frame: WSFrame) -> bytes | None:
         """A frame that is not a whole binary message by itself: the message that it completes, if any."""
         kind = frame.msg_type
+        self.others += 1
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             raise WSProtocolError(
                 WSCloseCode.PROTOCOL_ERROR, "a compressed message, although no extension was agreed on"
@@ -184,6 +193,7 @@ class Connection(WSListener):
         """False for a control frame (noted) and for the one repetition that resuming may bring."""
         control = None if payload.startswith(self._usual_header) else control_of(payload)
         if control is not None:
+            self.others += 1
             self._note_control(control, payload)
             return False
         if not self._is_first:
@@ -195,7 +205,7 @@ class Connection(WSListener):
         if not self.cursor:  # none, or 0: whatever comes first is right
             self._received.resume_point.begin(seq)
             return True
-        if seq > self.cursor + 1:
+        if seq > self.cursor + 1 and (self._is_outdated or not self._received.leaps):
             self._note_first("gap", f"Events between {self.cursor} and {seq} are missing", seq)
         elif seq < self.cursor:
             self._note_first("went_back", f"The stream continues at {seq}, before cursor {self.cursor}", seq)

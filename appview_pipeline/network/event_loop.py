@@ -1,4 +1,4 @@
-"""The event loop of a subscription's thread: it wakes up less often than frames arrive, and can end at any moment."""
+"""The event loop of subscriptions: it wakes up less often than frames arrive, and can end at any moment."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 GATHER_SECONDS = 0.02
 CALM_BYTES = 8_000_000
 """How long frames may wait in the kernel so that several are received at once; only after a second that brought less
 than so many bytes, which is three times the network's usual pace."""
+
+
+T = TypeVar("T")
 
 
 class _GatheringSelector(selectors.DefaultSelector):
@@ -72,26 +75,38 @@ class SubscriptionLoop(asyncio.SelectorEventLoop):
         self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
     ) -> list[Any]:
         """Resolves a name in a daemon thread, which nothing waits for."""
-        answer: asyncio.Future[list[Any]] = self.create_future()
 
-        def settle(addresses: list[Any] | None, error: OSError | UnicodeError | None) -> None:
+        def resolve() -> list[Any]:
+            try:
+                return socket.getaddrinfo(host, port, family, type, proto, flags)
+            except UnicodeError as error:  # a label that is empty or too long
+                raise socket.gaierror(socket.EAI_NONAME, f"not a host name: {error}") from None
+
+        return await self.in_thread(resolve)
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """The result of a function that blocks, run in a daemon thread of its own; raises what it raises.
+
+        A caller that no longer waits leaves the thread alone, and so do the loop's end and the interpreter's.
+        """
+        answer: asyncio.Future[T] = self.create_future()
+
+        def settle(result: T | None, error: Exception | None) -> None:
             if answer.done():
                 return
             if error is not None:
                 answer.set_exception(error)
             else:
-                answer.set_result(addresses or [])
+                answer.set_result(result)  # type: ignore[arg-type]
 
-        def resolve() -> None:
-            result: tuple[list[Any] | None, OSError | UnicodeError | None]
+        def run() -> None:
+            outcome: tuple[T | None, Exception | None]
             try:
-                result = (socket.getaddrinfo(host, port, family, type, proto, flags), None)
-            except UnicodeError as error:  # a label that is empty or too long
-                result = (None, socket.gaierror(socket.EAI_NONAME, f"not a host name: {error}"))
-            except OSError as error:
-                result = (None, error)
-            if not self.is_closed():
-                self.call_soon_threadsafe(settle, *result)
+                outcome = function(), None
+            except Exception as error:
+                outcome = None, error
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                self.call_soon_threadsafe(settle, *outcome)
 
-        threading.Thread(target=resolve, name="resolve", daemon=True).start()
+        threading.Thread(target=run, name="look-up of a host", daemon=True).start()
         return await answer

@@ -21,12 +21,14 @@ class FrameBuffer:
     """A queue of frames, full from `limit_bytes` on until half of that has been taken.
 
     `on_drained` is called in the consumer's thread when a full buffer has been emptied so far. Adding never fails: the
-    caller stops reading from the network when `announce` says that the buffer is full.
+    caller stops reading from the network when `announce` says that the buffer is full. `news` is set with every frame,
+    for a consumer of several buffers.
     """
 
-    def __init__(self, limit_bytes: int, on_drained: Callable[[], None]) -> None:
+    def __init__(self, limit_bytes: int, on_drained: Callable[[], None], news: threading.Event | None = None) -> None:
         self._limit = limit_bytes
         self._on_drained = on_drained
+        self._news = news
         self._frames: deque[bytes] = deque()  # added to by the network, taken from by the consumer
         self._weight_in = 0  # network
         self._weight_out = 0  # consumer
@@ -63,6 +65,8 @@ class FrameBuffer:
         if len(self._frames) >= self._wanted:
             self._wanted = _NOBODY_WAITS
             self._ready.set()
+        if self._news is not None:
+            self._news.set()
         if self._weight_in - self._weight_out < self._limit or self.is_full:
             return False
         self.is_full = True

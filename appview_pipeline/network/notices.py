@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -9,6 +10,8 @@ from typing import Literal
 
 MAX_NOTICES = 1_000
 """Notices kept until the consumer takes them; beyond that the oldest are dropped, and counted."""
+MAX_NOTICES_BYTES = 1_000_000
+"""Bytes of their frames. There is always room for the newest one."""
 
 NoticeKind = Literal["info", "error", "gap", "went_back", "oversized", "text"]
 """`info` and `error`: the server said so (`frame` is its frame). `gap`: between `cursor` and `first_seq` events are
@@ -31,19 +34,30 @@ class Notice:
 
 
 class Notices:
-    """A bounded queue: the network's thread adds, the consumer's takes."""
+    """A bounded queue: the network's thread adds, the consumer's takes. `news` is set with every notice."""
 
-    def __init__(self) -> None:
+    def __init__(self, news: threading.Event | None = None) -> None:
+        self._lock = threading.Lock()
         self._notices: deque[Notice] = deque()
+        self._bytes = 0
+        self._news = news
         self.dropped = 0
 
     def add(self, notice: Notice) -> None:
         """Adds a notice, with the time."""
-        if len(self._notices) >= MAX_NOTICES:
-            self._notices.popleft()
-            self.dropped += 1
-        self._notices.append(replace(notice, at=time.time()))
+        with self._lock:
+            self._bytes += len(notice.frame)
+            while self._notices and (len(self._notices) >= MAX_NOTICES or self._bytes > MAX_NOTICES_BYTES):
+                self._bytes -= len(self._notices.popleft().frame)
+                self.dropped += 1
+            self._notices.append(replace(notice, at=time.time()))
+        if self._news is not None:
+            self._news.set()
 
     def take(self) -> list[Notice]:
         """All notices, oldest first."""
-        return [self._notices.popleft() for _ in range(len(self._notices))]
+        with self._lock:
+            taken = list(self._notices)
+            self._notices.clear()
+            self._bytes = 0
+        return taken

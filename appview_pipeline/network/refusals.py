@@ -36,13 +36,16 @@ class Refusal:
     retry_after: float = 0.0
 
 
-def explain(error: BaseException, url: str, setting: str) -> Refusal:
-    """The sentence for an `error` of connecting to the WebSocket at `url`, which the operator's `setting` holds."""
+def explain(error: BaseException, url: str, setting: str, *, is_strangers: bool = False) -> Refusal:
+    """The sentence for an `error` of connecting to the WebSocket at `url`, which the operator's `setting` holds.
+
+    `is_strangers`: a stranger holds it, so the operator can't correct it.
+    """
     parts = urlsplit(url)
     host = parts.hostname or url
     port = parts.port or (443 if parts.scheme == "wss" else 80)
     if isinstance(error, WSHandshakeError):
-        return _explain_answer(error, host, setting)
+        return _explain_answer(error, host, setting, is_strangers)
     if isinstance(error, socket.gaierror):
         return Refusal(
             f"The host name {host} can't be resolved ({error.strerror}): check {setting} and this machine's network "
@@ -82,7 +85,7 @@ def _errno(error: BaseException) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def _explain_answer(error: WSHandshakeError, host: str, setting: str) -> Refusal:
+def _explain_answer(error: WSHandshakeError, host: str, setting: str, is_strangers: bool) -> Refusal:
     status = _status(error)
     if _is_too_long(error.raw_header or b""):
         # A proxy in trouble may send anything at length; the address was right before, and may be again.
@@ -98,7 +101,8 @@ def _explain_answer(error: WSHandshakeError, host: str, setting: str) -> Refusal
     answer = f"{host} answered HTTP {status}" + (f" ({body})" if body else "")
     if 300 <= status < 400:
         location = printable(error.response.headers.get("Location")) if error.response else ""
-        return Refusal(f"{answer}, a redirect to {location or 'nowhere'}: set {setting} to it.", hopeless=True)
+        remedy = f"redirects are not followed; check {setting}" if is_strangers else f"set {setting} to it"
+        return Refusal(f"{answer}, a redirect to {location or 'nowhere'}: {remedy}.", hopeless=True)
     if status == 400:
         return Refusal(f"{answer}: it does not accept the request; check {setting} and the cursor.", hopeless=True)
     if status in _HOPELESS:

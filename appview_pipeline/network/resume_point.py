@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from appview_pipeline.network.frame_buffer import FrameBuffer
-from appview_pipeline.network.sequence import CONFIRMING, StreamNumbers
+from appview_pipeline.network.sequence import CONFIRMING, LeapingNumbers, StreamNumbers
 from appview_pipeline.protocol.event_stream import seq_of
 
 
@@ -13,13 +13,12 @@ class ResumePoint:
     """Moves with the numbers of the frames in `buffer`, unless they are doubtful. For the network's thread.
 
     `cursor`: the number to resume after; None: at the newest event, 0: at the oldest that the server has.
-    `sequence_gap`: numbers that may be left out between two events; one that is farther off moves the cursor only with
-    those that follow it.
+    `numbers`: which of them are doubtful; they begin at `cursor`.
     """
 
-    def __init__(self, cursor: int | None, sequence_gap: int, buffer: FrameBuffer) -> None:
+    def __init__(self, cursor: int | None, numbers: StreamNumbers | LeapingNumbers, buffer: FrameBuffer) -> None:
         self.cursor = cursor
-        self._numbers = StreamNumbers(cursor, sequence_gap)
+        self._numbers = numbers
         self._buffer = buffer
 
     def begin(self, seq: int) -> None:
@@ -45,8 +44,8 @@ class ResumePoint:
         self.cursor = numbers.reached
 
     def skip_event(self) -> None:
-        """Goes past the event after the cursor, which can't be received."""
-        assert self.cursor is not None
+        """Goes past the event after the cursor, which can't be received. Not for numbers that leap."""
+        assert self.cursor is not None and isinstance(self._numbers, StreamNumbers)
         self.cursor += 1
         if self._numbers.main is not None:
             self._numbers.advance(self.cursor, 1)

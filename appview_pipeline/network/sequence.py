@@ -3,6 +3,8 @@
 Numbers rise, and some may be left out (https://atproto.com/specs/event-stream). A number far ahead of the others, or
 behind them, is either one odd event or a relay that goes on elsewhere; only the next numbers show which. Until then it
 moves nothing: a stream resumed from a made-up number would lose all events before it, or stand still for ever.
+
+Labelers' numbers leap (`LeapingNumbers`): they are often the numbers of a database's rows, of which many have gone.
 """
 
 from __future__ import annotations
@@ -100,3 +102,44 @@ class StreamNumbers:
             return False
         self.main, self.other = other, None
         return True
+
+
+MAX_LEAP = 2**40
+"""How far a number of a labeler's stream may be ahead of the one before it without doubt. Some labelers number by the
+microsecond, of which these are twelve days."""
+
+
+class LeapingNumbers:
+    """The numbers of a stream that leap, in order of arrival.
+
+    `reached`: the number to resume after (None or 0: as the stream was begun). It is the last number that came, also
+    one that is lower than those before it: to resume from a lower number repeats events, and loses none. Only a number
+    that is more than `MAX_LEAP` ahead is doubtful, until the next one goes on from it. Until then it moves nothing, so
+    that an event with a made-up number does not cost those that come after it.
+    """
+
+    def __init__(self, reached: int | None) -> None:
+        self.reached = reached
+        self._doubtful: int | None = None
+
+    def follows(self, number: int, events: int = 1) -> bool:
+        """Whether a number goes on from where the stream is."""
+        reached = self.reached or 0
+        return reached < number <= reached + MAX_LEAP
+
+    def add(self, number: int, now: float = 0.0, events: int = 1) -> Verdict:
+        """Takes the next number into account; arguments as of `StreamNumbers.add`."""
+        if number == self.reached:
+            return "repeated"
+        if number < (self.reached or 0) or self.follows(number):
+            self.reached, self._doubtful = number, None
+            return "follows"
+        if self._doubtful is not None and self._doubtful < number <= self._doubtful + MAX_LEAP:
+            self.reached, self._doubtful = number, None
+            return "confirmed"
+        self._doubtful = number
+        return "doubtful"
+
+    def go_back(self, number: int) -> None:
+        """The stream goes on at `number`, which is before the last one."""
+        self.reached, self._doubtful = number, None

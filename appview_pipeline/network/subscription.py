@@ -1,4 +1,4 @@
-"""A subscription to an event stream: a connection that is made again whenever it ends, in a thread of its own.
+"""A subscription to an event stream: a connection that is made again whenever it ends, in the background.
 
 The consumer takes frames in the order in which they arrived. Over a reconnection nothing is lost and nothing repeated,
 as long as the server still has what was missed. When the consumer is slow the buffer fills, then the socket is no
@@ -7,6 +7,9 @@ https://atproto.com/specs/sync.
 
 Memory is bounded by `buffer_bytes`, plus what one read of the socket may still add to a full buffer (the receive
 window, at most `WINDOW_BYTES`, or one frame), plus the read buffer of the WebSocket client (about twice that).
+
+For a server that a stranger named, as a DID document names a labeler's, give `hosts`: then each connection goes to
+addresses that were looked up and checked for it (`strangers.py`; docs/fetching.md has the rules).
 """
 
 from __future__ import annotations
@@ -28,12 +31,17 @@ from appview_pipeline import backoff as policies
 from appview_pipeline.addresses import basic_authorization, split_relay
 from appview_pipeline.backoff import FUTURE_CURSOR_SECONDS, Backoff
 from appview_pipeline.network.connection import Connection, Received
-from appview_pipeline.network.event_loop import SubscriptionLoop
+from appview_pipeline.network.fetch_errors import FetchError
 from appview_pipeline.network.frame_buffer import FrameBuffer
+from appview_pipeline.network.hosts import Hosts
+from appview_pipeline.network.loop_thread import LoopThread
 from appview_pipeline.network.notices import Notice, Notices
 from appview_pipeline.network.refusals import CONNECT_FAILURES, explain
 from appview_pipeline.network.resume_point import ResumePoint
+from appview_pipeline.network.sequence import LeapingNumbers, StreamNumbers
+from appview_pipeline.network.strangers import connected_socket, strangers_context
 from appview_pipeline.protocol.event_stream import MAX_FRAME_BYTES, printable
+from appview_pipeline.protocol.label_frames import LABELS_HEADER
 from appview_pipeline.protocol.peek import COMMIT_HEADER
 
 log = logging.getLogger(__name__)
@@ -43,7 +51,14 @@ WINDOW_BYTES = 4 * 2**20
 off the kernel's own tuning and is capped at about 200 KiB on an ordinary Linux: too little to catch up over long
 distances."""
 
+MAX_OTHER_MESSAGES = 1_000
+"""Messages a second that are no events: pings, notices, text, parts of messages. A server that sends more keeps us busy
+for nothing."""
+MAX_UNSENT_BYTES = 65_536
+"""Answers to a server's pings that it does not take."""
+
 _READ_BUFFER_BYTES = 256 * 1024
+_SMALL_READ_BUFFER_BYTES = 16 * 1024
 
 State = Literal["new", "connecting", "connected", "waiting", "future_cursor", "stopped"]
 
@@ -51,13 +66,27 @@ State = Literal["new", "connecting", "connected", "waiting", "future_cursor", "s
 @dataclass(frozen=True)
 class EventStream:
     """Which of the protocol's event streams. `method` is its XRPC method. Frames that begin with `usual_header` are
-    known to be events without decoding them: the canonical header of the type that most frames have."""
+    known to be events without decoding them: the canonical header of the type that most frames have. `leaps`: numbers
+    that are left out are no sign of missing events, and no doubt either (`sequence.LeapingNumbers`). `future_cursor`:
+    why a server may say that a cursor is in its future, and what to do."""
 
     method: str
     usual_header: bytes
+    leaps: bool = False
+    future_cursor: str = (
+        "the cursor came from another relay, or this one was reset; check {setting} or reset the stored cursor of this "
+        "relay."
+    )
 
 
 SUBSCRIBE_REPOS = EventStream("com.atproto.sync.subscribeRepos", COMMIT_HEADER)
+SUBSCRIBE_LABELS = EventStream(
+    "com.atproto.label.subscribeLabels",
+    LABELS_HEADER,
+    leaps=True,
+    future_cursor="the labeler was set up anew, or an older state of it was restored; have its labels read from the "
+    "beginning.",
+)
 
 
 @dataclass(frozen=True)
@@ -108,9 +137,12 @@ class Subscription:
     `pong_seconds` until a ping must be answered (any message counts), `idle_seconds` without any frame until the
     connection is given up (None: never; quiet servers are legal), `future_cursor_seconds` between two attempts with a
     cursor that the server says is in its future. `sequence_gap`: numbers that may be left out between two events; one
-    that is farther off moves the cursor only with those that follow it. `setting` is the operator's name for `url`,
-    which errors mention.
+    that is farther off moves the cursor only with those that follow it. `setting` is what the operator knows as the
+    place of `url`; errors mention it.
     `credentials`: `user:password` for a server that asks for them; no sentence shows them, nor those in `url`.
+    `hosts`: a stranger named the server; the rules by which it may be connected to. `loop`: a thread that is shared
+    with other subscriptions, and outlives this one; None: one of its own. `news`: set with every frame, notice and
+    change of state, for a consumer of several subscriptions, who clears it.
     """
 
     def __init__(
@@ -131,14 +163,18 @@ class Subscription:
         sequence_gap: int = 100,
         backoff: Backoff | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        hosts: Hosts | None = None,
+        loop: LoopThread | None = None,
+        news: threading.Event | None = None,
     ) -> None:
         self.url, in_url = split_relay(url)
         self._credentials = credentials or in_url
         self._headers = {"User-Agent": "appview-pipeline"}
         if self._credentials is not None:
             self._headers["Authorization"] = basic_authorization(self._credentials)
-        self._method = stream.method
+        self._stream = stream
         self._setting = setting
+        self._hosts = hosts
         self._ping_seconds = ping_seconds
         self._pong_seconds = pong_seconds
         self._idle_seconds = idle_seconds
@@ -148,28 +184,30 @@ class Subscription:
         self._backoff = backoff or policies.relay()
         self._ssl_context = ssl_context
 
-        self._buffer = FrameBuffer(buffer_bytes, lambda: self._call(self._resume_reading))
-        self._resume_point = ResumePoint(cursor, sequence_gap, self._buffer)
-        self._notices = Notices()
-        self._received = Received(stream.usual_header, self._buffer, self._resume_point, self._notices)
+        self._loop = loop or LoopThread("subscription")
+        self._owns_loop = loop is None
+        self._news = news
+        self._buffer = FrameBuffer(buffer_bytes, lambda: self._loop.call(self._resume_reading), news)
+        numbers = LeapingNumbers(cursor) if stream.leaps else StreamNumbers(cursor, sequence_gap)
+        self._resume_point = ResumePoint(cursor, numbers, self._buffer)
+        self._notices = Notices(news)
+        self._received = Received(stream.usual_header, self._buffer, self._resume_point, self._notices, stream.leaps)
         self._status = SubscriptionStatus(cursor=cursor)  # written by the network's thread, but for the counts
 
         self._stopping = threading.Event()
+        self._ended = threading.Event()
         self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._cancel: Callable[[], None] | None = None
         self._connection: Connection | None = None
         self._drained: asyncio.Event | None = None
 
     # For the consumer's thread.
 
     def start(self) -> None:
-        """Begins to connect, in a daemon thread. Returns at once."""
-        if self._thread is not None:
+        """Begins to connect, in the background. Returns at once."""
+        if self._cancel is not None:
             raise RuntimeError("a subscription can be started once only")
-        self._thread = threading.Thread(target=self._main, name="subscription", daemon=True)
-        self._thread.start()
+        self._cancel = self._loop.begin(self._run, lambda: self._buffer.received_bytes, self._finish)
 
     def take(self, limit: int, timeout: float) -> list[bytes]:
         """The oldest frames, at most `limit`; waits up to `timeout` seconds for that many to be there.
@@ -208,20 +246,28 @@ class Subscription:
             notices_dropped=self._notices.dropped,
         )
 
-    def stop(self) -> None:
-        """Closes the connection and ends the thread, within a second. May be called in any state and repeatedly."""
+    def begin_stop(self) -> None:
+        """Begins to close the connection; `stop` waits for its end. Who stops many calls this of all of them first."""
         self._stopping.set()
         self._buffer.close()
-        if self._thread is None:
+        if self._cancel is not None:
+            self._cancel()
+
+    def stop(self) -> None:
+        """Closes the connection and ends the thread, within a second. May be called in any state and repeatedly."""
+        self.begin_stop()
+        if self._cancel is None:
             self._status = replace(self._status, state="stopped")
             return
         for _ in range(25):
+            if self._ended.wait(0.2):
+                break
             # Repeated, since asyncio before Python 3.12 loses a cancellation that meets the end of a `wait_for`.
-            self._call(self._cancel)
-            self._thread.join(0.2)
-            if not self._thread.is_alive():
-                return
-        raise RuntimeError("the subscription's thread does not end")
+            self._cancel()
+        else:
+            raise RuntimeError("the subscription does not end")
+        if self._owns_loop:
+            self._loop.stop()
 
     def __enter__(self) -> Subscription:
         self.start()
@@ -230,47 +276,18 @@ class Subscription:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _call(self, function: Callable[[], None]) -> None:
-        """Runs `function` in the network's thread soon; does nothing where that thread has not begun or has ended."""
-        loop = self._loop
-        if loop is None:
-            return
-        try:
-            loop.call_soon_threadsafe(function)
-        except RuntimeError:
-            if not loop.is_closed():
-                raise
-
     # For the network's thread.
 
-    def _main(self) -> None:
-        loop = SubscriptionLoop(lambda: self._buffer.received_bytes)
-        try:
-            loop.set_exception_handler(_log_loop_trouble)
-            self._drained = asyncio.Event()
-            self._task = loop.create_task(self._run())
-            self._loop = loop
-            if self._stopping.is_set():  # `stop` was called before there was a loop to cancel the task in
-                self._task.cancel()
-            try:
-                loop.run_until_complete(self._task)
-            except asyncio.CancelledError:
-                if not self._stopping.is_set():
-                    raise
-        except BaseException as error:
-            log.exception("The subscription's thread failed.")
+    def _finish(self, error: BaseException | None) -> None:
+        if error is not None and not (self._stopping.is_set() and isinstance(error, asyncio.CancelledError)):
+            log.error("The subscription's thread failed.", exc_info=error)
             self._failure = error
-        finally:
-            self._set(state="stopped", connected=False, retry_at=None)
-            loop.finish()
-            self._buffer.close()
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._set(state="stopped", connected=False, retry_at=None)
+        self._buffer.close()
+        self._ended.set()
 
     async def _run(self) -> None:
-        assert self._drained is not None
+        self._drained = asyncio.Event()
         while True:
             # Connecting while nothing can be taken in would only make the server drop us for being slow.
             if self._buffer.is_full:
@@ -300,6 +317,8 @@ class Subscription:
 
     def _set(self, **changes: Any) -> None:
         self._status = replace(self._status, **changes)
+        if self._news is not None:
+            self._news.set()
 
     async def _connect_once(self) -> _End:
         """Connects, and returns when the connection has ended or could not be made."""
@@ -307,25 +326,36 @@ class Subscription:
         self._set(state="connecting", attempts=self._status.attempts + 1, hopeless=False, retry_at=None)
         ended = asyncio.get_running_loop().create_future()
         connection = Connection(self.url, self._received, ended, self._connected)
-        address = f"{self.url}/xrpc/{self._method}" + ("" if cursor is None else f"?cursor={cursor}")
+        address = f"{self.url}/xrpc/{self._stream.method}" + ("" if cursor is None else f"?cursor={cursor}")
+        options: dict[str, Any] = {"read_buffer_init_size": _READ_BUFFER_BYTES, "happy_eyeballs_delay": 0.25}
+        context = self._ssl_context
+        if self._hosts is not None:
+            hosts = self._hosts
+            options = {
+                "read_buffer_init_size": _SMALL_READ_BUFFER_BYTES,
+                "socket_factory": lambda _: connected_socket(self.url, hosts, self._connect_seconds),
+            }
+            if self.url.startswith("wss:"):
+                context = context or strangers_context()
         try:
             _, listener = await asyncio.wait_for(
                 picows.ws_connect(
                     lambda _request, _response: connection,
                     address,
-                    ssl_context=self._ssl_context,
+                    ssl_context=context,
                     websocket_handshake_timeout=self._connect_seconds,
                     logger_name=_picows_log,
                     max_frame_size=MAX_FRAME_BYTES,
                     extra_headers=self._headers,
                     max_redirects=0,
-                    read_buffer_init_size=_READ_BUFFER_BYTES,
-                    happy_eyeballs_delay=0.25,
+                    **options,
                 ),
                 self._connect_seconds,
             )
+        except FetchError as error:
+            return _End(f"{error}: check {self._setting}.", hopeless=error.kind in ("url", "refused address"))
         except CONNECT_FAILURES as error:
-            refusal = explain(error, self.url, self._setting)
+            refusal = explain(error, self.url, self._setting, is_strangers=self._hosts is not None)
             sentence = self._without_credentials(refusal.sentence)
             return _End(sentence, hopeless=refusal.hopeless, retry_after=refusal.retry_after)
         if listener is None:  # the client's way of saying that the server hung up without an answer
@@ -365,12 +395,18 @@ class Subscription:
         neither."""
         timers = [self._ping_seconds, self._pong_seconds, self._idle_seconds or self._ping_seconds, 4.0]
         tick = min(timers) / 4
-        frames, pongs = connection.frames, connection.pongs
-        heard_frame = pinged = time.monotonic()
+        frames, pongs, others = connection.frames, connection.pongs, connection.others
+        looked = heard_frame = pinged = time.monotonic()
         unanswered = False
         while not connection.ended.done():
             await asyncio.wait([connection.ended], timeout=tick)
             now = time.monotonic()
+            if connection.others - others > MAX_OTHER_MESSAGES * max(1.0, now - looked):
+                what = f"more than {MAX_OTHER_MESSAGES:,} messages a second that are no events"
+                connection.close(f"{self.url} sends {what}.")
+            elif connection.unsent_bytes > MAX_UNSENT_BYTES:
+                connection.close(f"{self.url} does not take the answers to its pings.")
+            others, looked = connection.others, now
             is_full = self._buffer.is_full
             if connection.frames != frames or connection.pongs != pongs or is_full:
                 unanswered = False
@@ -388,7 +424,7 @@ class Subscription:
     async def _end_of(self, connection: Connection) -> _End:
         """Why a connection ended; moves the point to resume from."""
         connection.settle()
-        sentence, name = connection.reason, ""
+        sentence, name, hopeless = connection.reason, "", False
         if connection.error is not None:
             name, message = connection.error.name, connection.error.message
             sentence = f"{self.url} ended the stream: {name}" + (f" ({message})." if message else ".")
@@ -399,7 +435,7 @@ class Subscription:
         except WSProtocolError as error:
             sentence = sentence or f"{self.url} broke the WebSocket protocol ({printable(str(error))})."
             if error.code == WSCloseCode.MESSAGE_TOO_BIG:
-                sentence = self._skip_oversized(connection)
+                sentence, hopeless = self._skip_oversized(connection)
         handshake = transport.close_handshake
         if not sentence and handshake is not None and handshake.recv is not None:
             reason = printable(handshake.recv.reason)
@@ -408,26 +444,27 @@ class Subscription:
             code = int(handshake.recv.code)  # type: ignore[call-overload]
             sentence = f"{self.url} closed the connection (code {code or 1005}{', ' + reason if reason else ''})."
         if name == "FutureCursor":
-            sentence = (
-                f"{self.url} says that cursor {connection.cursor} lies in its future: the cursor came from another "
-                f"relay, or this one was reset; check {self._setting} or reset the stored cursor of this relay."
-            )
+            why = self._stream.future_cursor.format(setting=self._setting)
+            sentence = f"{self.url} says that cursor {connection.cursor} lies in its future: {why}"
         sentence = sentence or f"{self.url} dropped the connection."
-        return _End(sentence, name, held=time.monotonic() - connection.since)
+        return _End(sentence, name, hopeless=hopeless, held=time.monotonic() - connection.since)
 
-    def _skip_oversized(self, connection: Connection) -> str:
+    def _skip_oversized(self, connection: Connection) -> tuple[str, bool]:
         """Skips an event that the server would otherwise send again for ever, once it came first in a connection.
 
-        Before that the connection resumes from the event before it, so that its neighbours come through.
+        Before that the connection resumes from the event before it, so that its neighbours come through. Where numbers
+        leap nobody knows which one to skip to: then trying soon can't help (the second value).
         """
         what = f"{self.url} sent a message of more than {MAX_FRAME_BYTES:,} bytes"
         cursor = self._resume_point.cursor
         if cursor is None or cursor != connection.cursor:
-            return f"{what}; resuming from the event before it."
+            return f"{what}; resuming from the event before it.", False
+        if self._stream.leaps:
+            return f"{what} again, the first after {cursor}, and can't be read past it.", True
         message = f"{what}; the event after {cursor} is skipped."
         self._notices.add(Notice(kind="oversized", name="", message=message, cursor=cursor))
         self._resume_point.skip_event()
-        return f"{what} again; the event after {cursor} is skipped."
+        return f"{what} again; the event after {cursor} is skipped.", False
 
     def _resume_reading(self) -> None:
         if not self._buffer.reopen():
@@ -440,13 +477,6 @@ class Subscription:
 
 def _is_beyond(cursor: int | None, before: int | None) -> bool:
     return cursor is not None and (before is None or cursor > before)
-
-
-def _log_loop_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Logs a report of the event loop in one line, without its traceback. A transport's error also shows as the end of
-    its connection."""
-    error = context.get("exception")
-    log.log(logging.DEBUG if isinstance(error, OSError) else logging.WARNING, "%s: %r", context.get("message"), error)
 
 
 _picows_log = logging.getLogger(f"{__name__}.picows")

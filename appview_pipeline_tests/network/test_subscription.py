@@ -235,7 +235,7 @@ def stop_seconds(subscription: Subscription) -> float:
     seconds = time.monotonic() - began
     assert subscription.status.state == "stopped"
     assert not subscription.status.connected
-    assert subscription._thread is not None and not subscription._thread.is_alive()
+    assert not subscription._loop.is_alive
     return seconds
 
 
