@@ -145,7 +145,7 @@ def apply(
 
 
 _FILES_WITH_STAGES = (
-    *("version", "affected", "evaluation", "quote_evaluation"),
+    *("version", "affected", "evaluation", "quote_evaluation", "dead_letter"),
     *("post_notification", "subscription", "pair_notification", "unchecked"),
 )
 """Files of sql/apply/ with temporary tables of their own, besides staging.sql and those of the collections."""

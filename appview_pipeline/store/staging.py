@@ -34,7 +34,7 @@ def make_tables(cursor: Cursor, statements: str) -> None:
     # STORAGE in CREATE TABLE is new in PostgreSQL 16; without it a commit takes some milliseconds longer.
     if cursor.connection.server_version >= 160_000:
         statements = re.sub(
-            r"^CREATE TEMPORARY TABLE \w+ \((?! *-- long rows).*?;$",
+            r"^CREATE TEMPORARY TABLE (?:IF NOT EXISTS )?\w+ \((?! *-- long rows).*?;$",
             in_pages,
             statements,
             flags=re.MULTILINE | re.DOTALL,

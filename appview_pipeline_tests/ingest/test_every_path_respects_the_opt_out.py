@@ -78,6 +78,7 @@ REMOVES = "it takes something away, closes, empties or marks something that is s
 EXISTING = "it changes rows that are there, to nothing that the account wrote since"
 NOBODY = "its rows name no account, or servers only"
 ASKED = "it is asked for an account by name, and queues no more than that name; what is found is not stored (save.sql)"
+LABELS = "store/labels.py stages nothing of labelers that are excluded, under a lock; labels about accounts stay"
 QUEUED = "it queues no more than names, not of excluded accounts; one that is excluded meanwhile is not fetched"
 
 STATEMENTS: dict[str, str] = {
@@ -115,6 +116,16 @@ STATEMENTS: dict[str, str] = {
     "apply/gap_closing.close_records": REMOVES,
     "apply/gap_closing.link": EXISTING,
     "apply/identity.queue": LOOKS,
+    "apply/label.advance": STATE,
+    "apply/label.correct_count": STATE,
+    "apply/label.count": STATE,
+    "apply/label.derive": DERIVED,
+    "apply/label.events": LABELS,
+    "apply/label.known_again": EXISTING,
+    "apply/label.make_labelers": LABELS,
+    "apply/label.move_expired_to": NOBODY,
+    "apply/label.survivors_again": EXISTING,
+    "apply/label.without_effect": EXISTING,
     "apply/muted_thread.correct": DERIVED,
     "apply/muted_thread.mute": DROPPED,
     "apply/notification.insert": DROPPED,
@@ -294,6 +305,7 @@ MODULES = {
     "identity_import": "test_imports_of_a_directory",
     "identity_reports": "test_resolution",
     "labelers": "test_labelers_that_are_read",
+    "labels": "test_labels",
     "listing": "test_the_network_listed_fetched_and_surveyed",
     "notifications": "test_live",
     "pending": "test_single_records_that_are_missing",

@@ -4,6 +4,26 @@
 -- minute, and at most a number of bytes per day (UTC); dead letters beyond either limit are counted in
 -- dead_letter_overflow.
 
+-- :stage
+-- What upstream sent and could not be indexed.
+CREATE TEMPORARY TABLE IF NOT EXISTS stage_dead_letter (
+  fingerprint bytea NOT NULL,
+  source text NOT NULL,
+  seq bigint,
+  did text,
+  path text,
+  kind text NOT NULL,
+  reason text NOT NULL,
+  bytes bytea,
+  byte_length int NOT NULL,
+  form text NOT NULL,
+  rev text,
+  cid text,
+  action text,
+  event_time text,
+  quiet boolean                          -- true: the record notifies nobody; else null
+) ON COMMIT DELETE ROWS;
+
 -- :insert
 -- Stores dead letters up to the limits. Each counts for its bytes, and 500 more for its row and indexes (as in
 -- dead_letter_day).

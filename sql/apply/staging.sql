@@ -200,25 +200,6 @@ CREATE TEMPORARY TABLE stage_ignored (
   deletes bigint NOT NULL
 ) ON COMMIT DELETE ROWS;
 
--- What upstream sent and could not be indexed.
-CREATE TEMPORARY TABLE stage_dead_letter (
-  fingerprint bytea NOT NULL,
-  source text NOT NULL,
-  seq bigint,
-  did text,
-  path text,
-  kind text NOT NULL,
-  reason text NOT NULL,
-  bytes bytea,
-  byte_length int NOT NULL,
-  form text NOT NULL,
-  rev text,
-  cid text,
-  action text,
-  event_time text,
-  quiet boolean                          -- true: the record notifies nobody; else null
-) ON COMMIT DELETE ROWS;
-
 -- Gaps that the batch finds; gap.sql decides which are written.
 CREATE TEMPORARY TABLE stage_gap (
   kind text NOT NULL,

@@ -93,8 +93,8 @@ COMMENT ON COLUMN pipeline.label_event.seq IS
 CREATE UNIQUE INDEX label_event_once ON pipeline.label_event (uri, src, val, cid, cts_at, neg, exp_at)
     NULLS NOT DISTINCT;
 DROP INDEX pipeline.label_event_uri_idx;
--- The newest negation of (uri, src, val), whatever its cid.
-CREATE INDEX label_event_negation_idx ON pipeline.label_event (uri, src, val, cts_at) WHERE neg;
+-- The greatest negation of (uri, src, val), whatever its cid.
+CREATE INDEX label_event_negation_idx ON pipeline.label_event (uri, src, val, cts_at, coalesce(seq, -1)) WHERE neg;
 -- All of one labeler: the feed of its own, what is rebuilt, what is removed.
 CREATE INDEX label_event_src_idx ON pipeline.label_event (src, id);
 
@@ -107,7 +107,8 @@ COMMENT ON TABLE bsky.label IS
 COMMENT ON COLUMN bsky.label.neg IS
     'Taken back: by a negation that is no older, of whatever cid.';
 COMMENT ON COLUMN bsky.label.cts IS
-    'When the labeler made the label, or the negation that ended it, as ISO 8601 in UTC with milliseconds.';
+    'When the labeler made it, as ISO 8601 in UTC with milliseconds. (Where a negation of another cid has ended it, '
+    'this is still the time of the label itself.)';
 COMMENT ON COLUMN bsky.label.exp IS 'When the label ends, as ISO 8601 in UTC with milliseconds; null: never.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
