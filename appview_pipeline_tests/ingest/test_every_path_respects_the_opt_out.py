@@ -28,8 +28,9 @@ from appview_pipeline.backfill.resync import resync
 from appview_pipeline.backfill.survey import close_stream_gaps
 from appview_pipeline.backfill.worker import work
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.indexing.changes import Change, ExportState
+from appview_pipeline.indexing.changes import Change, DeadLetter, ExportState
 from appview_pipeline.indexing.registry import EFFECTS
+from appview_pipeline.indexing.shared_rows import letter_rows
 from appview_pipeline.ingest.dead_letters import EXCLUDED, retry_dead_letters
 from appview_pipeline.ingest.live.replay_range import replay_range
 from appview_pipeline.ingest.recount import recount
@@ -49,6 +50,13 @@ from appview_pipeline.store.identities import Settled, claim, save, want
 from appview_pipeline.store.identity_import import ImportedDocument, import_documents
 from appview_pipeline.store.labelers import LabelerState, note_gap, open_labeler, reread, set_states
 from appview_pipeline.store.labelers import want as want_labelers
+from appview_pipeline.store.labels import (
+    LabelBatch,
+    LabelerProgress,
+    announce_expired,
+    apply_labels,
+    rebuild_labels,
+)
 from appview_pipeline.store.pending import missed, postpone, take_missing
 from appview_pipeline.store.repo_states import begin_resync, fail_resync
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
@@ -59,6 +67,7 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.consumers import Start, cursor, until
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update, without_block
 from appview_pipeline_tests.support.keys import save_key
+from appview_pipeline_tests.support.label_rows import apply_rows, label_row
 from appview_pipeline_tests.support.memory_fetcher import MemoryFetcher
 from appview_pipeline_tests.support.records import one_of_each, strong_ref
 from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
@@ -239,6 +248,7 @@ STATEMENTS: dict[str, str] = {
     "schema/0019_sync.follow_exclusion": STATE,
     "schema/0018_privacy.forbid_data_collection": STATE,
     "schema/0018_privacy.setting_changed": REMOVES,
+    "schema/0024_labels.labeler_allowed": STATE,
     "signatures/check.break_chains": STATE,
     "signatures/check.disown": EXISTING,
     "signatures/check.later": EXISTING,
@@ -801,6 +811,27 @@ def test_labelers_that_are_read(database: Database) -> None:
         assert not set_states(connection, [LabelerState(ann.did, "parked", MARK, False, 0)])
         assert not reread(connection, ann.did)
     assert not news_of(before, database, ann)
+
+
+def test_labels(database: Database) -> None:
+    """Those that an excluded labeler makes are withheld, with its dead letters. Those about its account are stored."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    forbid(database, ann)
+    before = traces(database.url, MARK, ann.did)
+    said = [label_row(ann.did, bob.did, MARK, seq=1), label_row(ann.did, bob.did, MARK, neg=True, seq=2)]
+    letter = DeadLetter("label-syntax", MARK, 3, ann.did, None, MARK.encode(), form="label")
+    progress = LabelerProgress(ann.did, "wss://labels.example", 0, 3, frames=3)
+    letters = letter_rows([letter], "wss://labels.example", 1_000)
+    with database.connect("writer") as connection:
+        report = apply_labels(connection, LabelBatch(said, [progress], letters))
+        assert (report.withheld, report.added) == (2, 0)
+        announce_expired(connection)
+        rebuild_labels(connection, ann.did)
+    assert not news_of(before, database, ann)
+    about = label_row(bob.did, ann.did, MARK, seq=1)
+    assert apply_rows(database, [about]).added == 1
+    assert one(database.url, "SELECT count(*) FROM bsky.label WHERE uri = %s", ann.did) == 1
 
 
 def test_hosting_statuses(database: Database) -> None:
