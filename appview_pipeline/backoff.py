@@ -329,12 +329,16 @@ LABELERS_LOOK_SECONDS = 5.0
 LABELER_STATES_SECONDS = 10.0
 """How often their states are written while these stay as they are; a change is written at once."""
 LABELER_QUIET_SECONDS = 2.0
-"""A stream that is connected has brought all that its labeler had to send once it has brought nothing for so long."""
+LABELER_NEW_SECONDS = 60.0
+"""A stream has brought all that its labeler had to send once it has brought nothing for so long, or labels that were
+made so few seconds ago."""
 LABELER_EVENT_SECONDS = 15.0
 """How long the resolution that an #identity event asked for is left to the identity process; then the label process
 does it itself, in case that none runs."""
 LABELER_KEY_SECONDS = 300.0
 """A labeler whose signatures don't fit its key is resolved once more, and then not again for so long."""
+LABELER_HELD_SECONDS = 30.0
+"""Between two tries to resolve it while nobody answers; its frames wait."""
 LABELER_REREAD_SECONDS = 86_400.0
 """How often a stream is read from the beginning again because its server does not keep what came after the cursor."""
 LABELER_REJECTED = 10_000
