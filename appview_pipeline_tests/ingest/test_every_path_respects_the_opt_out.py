@@ -135,6 +135,7 @@ STATEMENTS: dict[str, str] = {
     "apply/label.move_expired_to": NOBODY,
     "apply/label.survivors_again": EXISTING,
     "apply/label.without_effect": EXISTING,
+    "apply/labeler.add_definitions": CHECKED,
     "apply/muted_thread.correct": DERIVED,
     "apply/muted_thread.mute": DROPPED,
     "apply/notification.insert": DROPPED,

@@ -105,3 +105,20 @@ def test_accounts_that_had_opted_out_before_are_excluded(empty_url: str) -> None
     excluded = "SELECT did, excluded FROM pipeline.repo ORDER BY did"
     assert rows(empty_url, excluded) == [("did:plc:known", True), ("did:plc:other", False), ("did:plc:unknown", True)]
     assert rows(empty_url, "SELECT did FROM pipeline.identity WHERE queue IS NOT NULL") == [("did:plc:other",)]
+
+
+def test_labelers_that_are_indexed_already_get_their_definitions(empty_url: str) -> None:
+    migrate.upgrade(empty_url, "0023")
+    did, now = "did:plc:" + "a" * 24, "2026-01-01T00:00:00.000Z"
+    uri = f"at://{did}/app.bsky.labeler.service/self"
+    record = '{"policies": {"labelValues": ["porn"], "labelValueDefinitions": [{"identifier": "x"}]}}'
+    rows(empty_url, "INSERT INTO bsky.labeler VALUES (%s, 'cid', %s, %s, %s)", uri, did, now, now)
+    columns = 'uri, cid, did, json, "indexedAt"'
+    rows(empty_url, f"INSERT INTO bsky.record ({columns}) VALUES (%s, 'cid', %s, %s, %s)", uri, did, record, now)
+    migrate.upgrade(empty_url)
+    found = rows(
+        empty_url,
+        "SELECT src, val, severity, default_setting, updated_at = %s FROM pipeline.label_definition ORDER BY position",
+        now,
+    )
+    assert found == [(did, "x", None, "warn", True), (did, "porn", None, None, True)]

@@ -236,8 +236,8 @@ USING (SELECT src, uri, cid, val FROM bsky.label WHERE src = %(did)s LIMIT %(lim
 WHERE l.src = x.src AND l.uri = x.uri AND l.cid = x.cid AND l.val = x.val;
 
 -- :label_definitions
--- Removes what it said that its labels mean.
-DELETE FROM pipeline.label_definition WHERE src = %(did)s;
+-- Removes what it said that its labels mean. What was set here is the operator's own.
+DELETE FROM pipeline.label_definition WHERE src = %(did)s AND NOT is_local;
 
 -- :lock
 -- Before what no record covers, and before the end: locks the repository.

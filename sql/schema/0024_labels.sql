@@ -142,10 +142,64 @@ COMMENT ON COLUMN pipeline.label_swept.swept_to IS
 
 ALTER TABLE pipeline.label_definition
     ADD COLUMN is_local boolean NOT NULL DEFAULT false,
+    ADD COLUMN position integer NOT NULL DEFAULT 0,
     DROP CONSTRAINT label_definition_pkey,
     ADD PRIMARY KEY (src, val, is_local);
+COMMENT ON TABLE pipeline.label_definition IS
+    'What the values of labels mean: each value that a labeler''s record (app.bsky.labeler.service) names or defines, '
+    'and what the operator has set.';
+COMMENT ON COLUMN pipeline.label_definition.severity IS
+    'inform, alert or none; null: the labeler uses the value and does not define it, so it means what it means to all.';
+COMMENT ON COLUMN pipeline.label_definition.blurs IS 'content, media or none; null where severity is.';
+COMMENT ON COLUMN pipeline.label_definition.default_setting IS 'ignore, warn or hide; null where severity is.';
 COMMENT ON COLUMN pipeline.label_definition.is_local IS
     'Set here, by the operator; it goes before what the labeler''s record says of the same value.';
+COMMENT ON COLUMN pipeline.label_definition.position IS
+    'Its place in the labeler''s record, from 0: what it defines comes before what it only names. 0 where is_local.';
+COMMENT ON COLUMN pipeline.label_definition.updated_at IS
+    'When it was set; of a labeler''s record: the time of the event that brought its state.';
+
+-- Of labelers that are indexed already, as sql/apply/labeler.sql has it of new ones.
+-- - value: what a record defines and then what it names, by its place; of one value the first counts.
+-- - numbered: these in order; 1,000 of a labeler.
+WITH value AS (
+    SELECT DISTINCT ON (l.creator, v.val) l.creator AS src, v.val, v.place, v.definition, l."indexedAt" AS indexed_at
+    FROM bsky.labeler l
+    JOIN bsky.record r USING (uri)
+    CROSS JOIN LATERAL (SELECT r.json::jsonb -> 'policies' AS policies OFFSET 0) p
+    CROSS JOIN LATERAL (
+        SELECT d.value ->> 'identifier' AS val, d.place, d.value AS definition
+        FROM jsonb_array_elements(
+            CASE WHEN jsonb_typeof(policies -> 'labelValueDefinitions') = 'array'
+                THEN policies -> 'labelValueDefinitions' ELSE '[]' END
+        ) WITH ORDINALITY d (value, place)
+        UNION ALL
+        SELECT n.val, 1000000 + n.place, NULL
+        FROM jsonb_array_elements_text(
+            CASE WHEN jsonb_typeof(policies -> 'labelValues') = 'array' THEN policies -> 'labelValues' ELSE '[]' END
+        ) WITH ORDINALITY n (val, place)
+    ) v
+    WHERE split_part(l.uri, '/', 5) = 'self' AND octet_length(v.val) BETWEEN 1 AND 128
+    ORDER BY l.creator, v.val, v.place
+), numbered AS (
+    SELECT *, (row_number() OVER (PARTITION BY src ORDER BY place) - 1)::integer AS position FROM value
+)
+INSERT INTO pipeline.label_definition
+    (src, val, is_local, position, severity, blurs, default_setting, adult_only, locales, updated_at)
+SELECT src, val, false, position, definition ->> 'severity', definition ->> 'blurs',
+    CASE WHEN definition IS NOT NULL THEN coalesce(nullif(definition ->> 'defaultSetting', ''), 'warn') END,
+    coalesce(definition -> 'adultOnly' = 'true', false),
+    (
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'lang', s.value -> 'lang', 'name', s.value -> 'name', 'description', s.value -> 'description'
+        ) ORDER BY s.place), '[]')
+        FROM jsonb_array_elements(
+            CASE WHEN jsonb_typeof(definition -> 'locales') = 'array' THEN definition -> 'locales' ELSE '[]' END
+        ) WITH ORDINALITY s (value, place)
+    ),
+    indexed_at::timestamptz
+FROM numbered
+WHERE position < 1000;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Labels and frames that were rejected, and labelers that opt out.
