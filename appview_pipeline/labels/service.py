@@ -25,9 +25,9 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import label_query
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.label_query import LabelPage, QueriedLabel
-from appview_pipeline.store.labels import LabelBatch, LabelRow
+from appview_pipeline.store.labels import LabelBatch, LabelRow, lock_labels
 from appview_pipeline.store.labels import apply_labels as apply_batch
-from appview_pipeline.store.local_labels import KnownLabel, KnownValue, known_labels, known_values, lock_labels
+from appview_pipeline.store.local_labels import KnownLabel, KnownValue, known_labels, known_values
 
 __all__ = [
     "Applied",

@@ -172,6 +172,12 @@ def apply_labels(
     return report
 
 
+def lock_labels(connection: Connection) -> None:
+    """Takes the label lock, until the caller's transaction ends: for callers whose batch depends on what is stored."""
+    with connection.cursor() as cursor:
+        _begin(cursor)
+
+
 def rebuild_labels(connection: Connection, src: str, *, progress: Callable[[Rebuilt], object] | None = None) -> Rebuilt:
     """Compares the rows of `bsky.label` of a labeler with its label events and repairs those that differ.
 

@@ -1,4 +1,4 @@
-"""What is known of labels before they are made here (sql/labels/service.sql), and the lock under which that holds."""
+"""What is known of labels before they are made here (sql/labels/service.sql). Under the label lock it holds."""
 
 from __future__ import annotations
 
@@ -32,12 +32,6 @@ class KnownValue:
 
     newest: int | None
     in_effect: set[str]
-
-
-def lock_labels(connection: Connection) -> None:
-    """Takes the label lock, until the transaction ends: nobody else makes or applies labels meanwhile."""
-    with connection.cursor() as cursor:
-        cursor.execute(sections("apply/label.sql")["lock"])
 
 
 def known_labels(
