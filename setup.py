@@ -53,6 +53,12 @@ INSTALL_REQUIRES = [
     "idna>=3.7",
     # Captures, corpora and compressed PLC exports are zstd files.
     "zstandard>=0.23,<1",
+    # The label service for others (`serve-labels`): its routes and answers, and the server with its WebSockets. All
+    # three come with dagster-webserver already. One class of uvicorn is extended (labels/client_sockets.py) by what it
+    # keeps to itself, hence the narrow range; websockets is the library below that class.
+    "starlette>=1.0,<2",
+    "uvicorn>=0.54,<0.55",
+    "websockets>=15,<18",
     # Command line and its progress bar.
     "click>=8.1,<9",
     "tqdm>=4.66,<5",

@@ -357,3 +357,15 @@ def labeler() -> Backoff:
 def parked_labeler() -> float:
     """Seconds until a labeler that is parked is tried again."""
     return 3_600.0 * random.uniform(1.0, 1.1)
+
+
+LABELS_SEND_SECONDS = 20.0
+"""How long a client of the label service may take nothing in, while labels wait for it."""
+LABELS_PING_SECONDS = 30.0
+"""Between two pings of a client of the label service, and how long it has to answer one."""
+LABELS_CLOSE_SECONDS = 5.0
+"""How long a client has to take the last frames in, and to answer the end of its stream."""
+LABELS_END_SECONDS = 3
+"""What the label service, once it should end, waits for its clients (whole seconds)."""
+LABELS_RETRY_AFTER = 30
+"""Seconds after which a client that was refused, because there are too many or the database is away, may come again."""

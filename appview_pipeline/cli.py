@@ -451,6 +451,26 @@ def identity_import(file: Path, verify: bool, skip_lines: int) -> None:
     _json_line(summary.as_json())
 
 
+@cli.command("serve-labels")
+@click.option("--own", is_flag=True, help="Only labels of APPVIEW_LABELER_DID, as the service of a labeler has to.")
+@click.option("--source", "sources", multiple=True, metavar="DID", help="Only labels of this labeler; may be repeated.")
+@click.option("--unsigned", is_flag=True, help="Also labels without a signature, which most clients refuse.")
+def serve_labels(own: bool, sources: tuple[str, ...], unsigned: bool) -> None:
+    """Serve labels to others, at APPVIEW_LABELS_ADDRESS: com.atproto.label.subscribeLabels and queryLabels.
+
+    Without options, those of all labelers that are verified. Runs until it is stopped (docs/serving-labels.md).
+    """
+    from appview_pipeline.labels.serving import serve_labels as run
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("serve-labels")
+    database = open_database(settings)
+    try:
+        run(settings, database, own=own, sources=sources, unsigned=unsigned)
+    finally:
+        database.close()
+
+
 def main() -> None:
     """Entry point: an operator's mistake is one sentence on standard error and exit code 2."""
     started = time.monotonic()

@@ -16,11 +16,13 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventL
 from pydantic import Field
 from sqlalchemy import Connection, and_, delete, func, select
 
+from appview_pipeline import settings
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.dead_letters import sweep_dead_letters, sweep_gaps
 from appview_pipeline.store import backfill_reports, reports
 from appview_pipeline.store.fetch_reports import sweep_fetch_reports
 from appview_pipeline.store.identity_reports import sweep_reports
+from appview_pipeline.store.label_sweep import sweep_label_events
 from appview_pipeline.store.pending import sweep_pending
 
 JOB = "housekeeping"
@@ -174,10 +176,20 @@ def sweep_missing(context: dg.OpExecutionContext, config: MissingRetention, inde
     context.add_output_metadata({"rows": swept})
 
 
+@dg.op(description="Deletes label events older than APPVIEW_LABEL_EVENT_DAYS that decide nothing any more.")
+def sweep_labels(context: dg.OpExecutionContext, index: IndexDatabase) -> None:
+    """Sweeps `pipeline.label_event`."""
+    before = _days_ago(settings.load().label_event_days)
+    with index.open().connect("maintenance") as connection:
+        swept = sweep_label_events(connection, before)
+    context.log.info(f"Deleted {swept:,} label events")
+    context.add_output_metadata({"rows": swept})
+
+
 @dg.job(
     name=JOB,
     description="Keeps histories bounded: Dagster's asset events, our rows of micro-batches, dead letters, gaps, "
-    "missing records.",
+    "missing records, label events.",
     tags={"dagster/max_runtime": "1800"},
 )
 def housekeeping() -> None:
@@ -186,6 +198,7 @@ def housekeeping() -> None:
     sweep_batches()
     sweep_dead_letters()
     sweep_gaps()
+    sweep_labels()
     sweep_missing()
 
 

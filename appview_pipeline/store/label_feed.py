@@ -15,12 +15,10 @@ from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import Transient
+from appview_pipeline.store.labels import CHANNEL
 from appview_pipeline.store.sql import sections
 
 log = logging.getLogger(__name__)
-
-CHANNEL = "appview_labels"
-"""Channel of NOTIFY on which a transaction that changed labels says so (sql/apply/label.sql)."""
 
 
 class LabelEvent(NamedTuple):

@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.identities import Settled, claim, save, want
 from appview_pipeline.store.identity_import import ImportedDocument, import_documents
+from appview_pipeline.store.label_sweep import sweep_label_events
 from appview_pipeline.store.labelers import LabelerState, note_gap, open_labeler, reread, set_states
 from appview_pipeline.store.labelers import want as want_labelers
 from appview_pipeline.store.labels import (
@@ -255,6 +257,7 @@ STATEMENTS: dict[str, str] = {
     "signatures/check.later": EXISTING,
     "sweep/gap.close": REMOVES,
     "sweep/gap.close_of_stream": REMOVES,
+    "sweep/label_event.": LOOKS,
     **{f"apply/{effect.name}.add": CHECKED for effect in EFFECTS.in_order},
 }
 
@@ -315,6 +318,7 @@ MODULES = {
     "identity_claims": "test_resolution",
     "identity_import": "test_imports_of_a_directory",
     "identity_reports": "test_resolution",
+    "label_sweep": "test_sweeps_of_labels",
     "labelers": "test_labelers_that_are_read",
     "labels": "test_labels",
     "listing": "test_the_network_listed_fetched_and_surveyed",
@@ -833,6 +837,20 @@ def test_labels(database: Database) -> None:
     about = label_row(bob.did, ann.did, MARK, seq=1)
     assert apply_rows(database, [about]).added == 1
     assert one(database.url, "SELECT count(*) FROM bsky.label WHERE uri = %s", ann.did) == 1
+
+
+def test_sweeps_of_labels(database: Database) -> None:
+    """What one said before it opted out is swept as the labels of others, and does not make a row that names it."""
+    stream = Stream()
+    old, bob = Person(stream, "old"), Person(stream, "bob")
+    apply_rows(database, [label_row(who.did, bob.did, MARK, seq=1) for who in (old, bob)])
+    apply_rows(database, [label_row(who.did, bob.did, MARK, neg=True, seq=2) for who in (old, bob)])
+    forbid(database, old)
+    before = traces(database.url, MARK, old.did)
+    with database.connect("maintenance") as connection:
+        assert sweep_label_events(connection, datetime.now(timezone.utc)) == 2
+    assert not news_of(before, database, old)
+    assert rows(database.url, "SELECT src FROM pipeline.label_swept") == [(bob.did,)]
 
 
 def test_hosting_statuses(database: Database) -> None:

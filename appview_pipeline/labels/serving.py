@@ -1,0 +1,253 @@
+"""The label service for others: `appview-pipeline serve-labels` (docs/serving-labels.md).
+
+Serves `com.atproto.label.subscribeLabels` (labels and negations as they take effect, resumed by a cursor) and
+`com.atproto.label.queryLabels` (labels in effect), from the database alone: any number of such processes may run,
+beside the pipeline or without it. All of them have the same sequence numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from appview_pipeline import __version__, backoff
+from appview_pipeline.errors import OperatorError
+from appview_pipeline.labels.client_sockets import ClientSocket
+from appview_pipeline.labels.label_queries import QUERY_LABELS, LabelQueries
+from appview_pipeline.labels.label_streams import LabelStreams
+from appview_pipeline.labels.live_feed import LiveFeed, ServedFeed
+from appview_pipeline.labels.xrpc_answers import (
+    Refused,
+    answer_defect,
+    answer_http_error,
+    answer_refused,
+    error_answer,
+)
+from appview_pipeline.network.subscription import SUBSCRIBE_LABELS
+from appview_pipeline.settings import Settings
+from appview_pipeline.store.database import Database
+
+log = logging.getLogger(__name__)
+
+SEND_BUFFER_BYTES = 256 * 1024
+"""What the kernel holds for a client that does not take it in. Its own tuning would go to some megabytes for each."""
+MAX_MESSAGE_BYTES = 4_096
+"""Size limit of what a client may send: the protocol has nothing for it to say."""
+MORE_CONNECTIONS = 200
+"""Connections beside those of the streams."""
+_ABOUT = "This is a label service of the AT Protocol: see /xrpc/{stream} and /xrpc/{query}.\n"
+
+
+def serve_labels(
+    settings: Settings,
+    database: Database,
+    *,
+    own: bool = False,
+    sources: Collection[str] = (),
+    unsigned: bool = False,
+    started: Callable[[LabelServer], None] = lambda server: None,
+) -> None:
+    """Serves labels at `APPVIEW_LABELS_ADDRESS` until SIGTERM or SIGINT, or until the server is asked to stop.
+
+    All sources by default, or those of `sources`, or only `APPVIEW_LABELER_DID` (`own`), as the service of a labeler
+    has to. Labels without a signature only if `unsigned`. `started` is called once connections are accepted.
+
+    Raises `OperatorError` for a mistake in the set-up, and what a defect of ours raised.
+    """
+    if own and settings.labeler_did is None:
+        raise OperatorError("There are no labels of our own without APPVIEW_LABELER_DID: set it, or leave --own out.")
+    if own and sources:
+        raise OperatorError("Give either --own or --source.")
+    served = (settings.labeler_did,) if own and settings.labeler_did else tuple(dict.fromkeys(sources)) or None
+    feed = ServedFeed(database, served, unsigned)
+    newest = feed.bounds().newest
+    listener = _listener(settings.labels_address)
+    LabelServer(feed, newest, listener, settings.labels_clients, started).run()
+
+
+class LabelServer:
+    """A server that listens on a socket."""
+
+    def __init__(
+        self,
+        feed: ServedFeed,
+        newest: int,
+        listener: socket.socket,
+        clients: int,
+        started: Callable[[LabelServer], None],
+    ) -> None:
+        """`newest`: id of the newest label event. `clients`: limit of streams."""
+        self._feed = feed
+        self._newest = newest
+        self._listener = listener
+        self._clients = clients
+        self._started = started
+        self._failure: BaseException | None = None
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self._application(),
+                http="h11",
+                ws=ClientSocket,
+                ws_max_size=MAX_MESSAGE_BYTES,
+                ws_ping_interval=backoff.LABELS_PING_SECONDS,
+                ws_ping_timeout=backoff.LABELS_PING_SECONDS,
+                ws_per_message_deflate=False,  # labels are signatures and DIDs, which don't shrink
+                lifespan="on",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                limit_concurrency=clients + MORE_CONNECTIONS,
+                timeout_graceful_shutdown=backoff.LABELS_END_SECONDS,
+            )
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def run(self) -> None:
+        """Serves until it is stopped."""
+        with _ended_by_sigterm():
+            self._server.run(sockets=[self._listener])
+        if self._failure is not None:
+            raise RuntimeError("the label service failed") from self._failure
+
+    def stop(self) -> None:
+        """Asks it to end, which takes some seconds at most. May be called from any thread."""
+        self._server.should_exit = True
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self.stop()
+
+    def _application(self) -> Starlette:
+        @asynccontextmanager
+        async def lifespan(application: Starlette) -> AsyncIterator[None]:
+            live = LiveFeed(self._feed, self._newest, self._fail)
+            streams = LabelStreams(self._feed, live, self._clients)
+            queries = LabelQueries(self._feed)
+            application.state.streams, application.state.queries = streams, queries
+            live.start()
+            host, port = self._listener.getsockname()[:2]
+            log.info(
+                "Serves labels at http://%s:%d",
+                f"[{host}]" if ":" in host else host,
+                port,
+                extra={
+                    "sources": "all" if self._feed.sources is None else ",".join(self._feed.sources),
+                    "unsigned": self._feed.unsigned,
+                    "newest": self._newest,
+                },
+            )
+            self._started(self)
+            try:
+                yield
+            finally:
+                await live.stop()
+                streams.close()
+                queries.close()
+
+        return Starlette(
+            routes=[
+                WebSocketRoute(f"/xrpc/{SUBSCRIBE_LABELS.method}", _subscribe),
+                Route(f"/xrpc/{SUBSCRIBE_LABELS.method}", _upgrade),
+                Route(f"/xrpc/{QUERY_LABELS}", _query),
+                Route("/xrpc/_health", _health),
+                Route("/xrpc/{method}", _unknown, methods=["GET", "POST"]),
+                WebSocketRoute("/{path:path}", _unknown_stream),
+                Route("/", _about),
+            ],
+            # Labels are public, and web pages may ask for them.
+            middleware=[Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], allow_headers=["*"])],
+            exception_handlers={
+                Refused: answer_refused,
+                HTTPException: answer_http_error,
+                Exception: answer_defect,
+            },
+            lifespan=lifespan,
+        )
+
+
+async def _subscribe(websocket: WebSocket) -> None:
+    streams: LabelStreams = websocket.app.state.streams
+    await streams.serve(websocket)
+
+
+async def _query(request: Request) -> Response:
+    queries: LabelQueries = request.app.state.queries
+    return await queries.answer(request)
+
+
+async def _health(request: Request) -> Response:
+    queries: LabelQueries = request.app.state.queries
+    await queries.check()
+    streams: LabelStreams = request.app.state.streams
+    return JSONResponse({"version": __version__, "streams": streams.clients})
+
+
+async def _upgrade(_: Request) -> Response:
+    answer = error_answer(Refused(426, "InvalidRequest", "This is a stream: connect with a WebSocket."))
+    answer.headers["Upgrade"] = "websocket"
+    return answer
+
+
+async def _unknown(_: Request) -> Response:
+    raise Refused(501, "MethodNotImplemented", "Method Not Implemented")
+
+
+async def _unknown_stream(websocket: WebSocket) -> None:
+    await websocket.send_denial_response(error_answer(Refused(404, "NotFound", "There is no such stream.")))
+
+
+async def _about(_: Request) -> Response:
+    return PlainTextResponse(_ABOUT.format(stream=SUBSCRIBE_LABELS.method, query=QUERY_LABELS))
+
+
+def _listener(address: tuple[str, int]) -> socket.socket:
+    """A socket bound to an address of this machine. Raises `OperatorError`."""
+    host, port = address
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # its connections have it too
+            listener.bind(where)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise OperatorError(
+            f"Nothing can listen at {host}:{port} ({error.strerror or error}): choose another APPVIEW_LABELS_ADDRESS."
+        ) from error
+    return listener
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """The server ends in order after a SIGTERM, and raises it again then, which would look like a crash."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,109 @@
+-- Deletes past label events that decide nothing any more: the next %(limit)s rows of pipeline.label_event after
+-- label_feed.swept_to that were applied before %(before)s, and older rows that these have overtaken.
+--
+-- Guarantees: bsky.label stays as it is and would be derived to the same rows again, whatever comes later. Two kinds of
+-- events are kept: the greatest of each (src, uri, cid, val), and the greatest negation of each (src, uri, val)
+-- (sql/apply/label.sql has the order). What was deleted and is delivered again is less than these, so it decides
+-- nothing. A reader of the feed whose cursor lies before an event that took effect and is deleted finds that out in
+-- pipeline.label_swept. Bounded: run it until it has looked at nothing. With the label lock, which the caller takes.
+--
+-- Of older rows only those are looked at that may have been kept until now: the rows of the same (src, uri, cid, val),
+-- and the greatest negation so far of the same (src, uri, val). So each event is looked at about twice in its life.
+--
+-- Returns how many rows after swept_to were looked at, and how many rows were deleted.
+-- - next_rows: the next rows of all.
+-- - page: those of them before the first one that is not old.
+-- - candidate: what may be deleted: the page, and older rows that it may have overtaken.
+-- - described: the same with their places in the order.
+-- - last: the greatest event of each key. Of those that differ in their exp alone, the 100 latest are looked at, as in
+--   sql/apply/label.sql.
+-- - negation: the greatest negation of each (src, uri, val).
+-- - gone: rows that are deleted.
+-- - noted: what readers of the feed will miss of them; not of excluded accounts, whose names are not stored anew.
+-- - moved: label_feed with its new swept_to.
+WITH next_rows AS MATERIALIZED (
+  SELECT e.id, e.src, e.uri, e.val, e.cid, e.neg, e.received_at
+  FROM pipeline.label_event e
+  WHERE e.id > (SELECT swept_to FROM pipeline.label_feed)
+  ORDER BY e.id
+  LIMIT %(limit)s
+), page AS MATERIALIZED (
+  SELECT n.*
+  FROM next_rows n
+  WHERE n.id < coalesce((SELECT min(id) FROM next_rows WHERE received_at >= %(before)s), 9223372036854775807)
+), candidate AS MATERIALIZED (
+  SELECT id FROM page
+  UNION
+  SELECT o.id
+  FROM (SELECT DISTINCT uri, src, val, cid FROM page) k
+  CROSS JOIN LATERAL (
+    SELECT e.id
+    FROM pipeline.label_event e
+    WHERE e.uri = k.uri AND e.src = k.src AND e.val = k.val AND e.cid = k.cid
+      AND e.id <= (SELECT swept_to FROM pipeline.label_feed)
+    OFFSET 0
+  ) o
+  UNION
+  SELECT o.id
+  FROM (SELECT DISTINCT uri, src, val FROM page WHERE neg) t
+  CROSS JOIN LATERAL (
+    SELECT e.id
+    FROM pipeline.label_event e
+    WHERE e.uri = t.uri AND e.src = t.src AND e.val = t.val AND e.neg
+      AND e.id <= (SELECT swept_to FROM pipeline.label_feed)
+    ORDER BY e.cts_at DESC, coalesce(e.seq, -1) DESC
+    LIMIT 1
+  ) o
+), described AS MATERIALIZED (
+  SELECT e.id, e.src, e.uri, e.val, e.cid, e.neg, e.cts_at, coalesce(e.seq, -1) AS seq,
+    coalesce(e.exp_at, 'infinity') AS exp_at
+  FROM pipeline.label_event e
+  WHERE e.id = ANY (ARRAY(SELECT id FROM candidate))
+), last AS MATERIALIZED (
+  SELECT k.uri, k.src, k.val, k.cid, l.*
+  FROM (SELECT DISTINCT uri, src, val, cid FROM described) k
+  CROSS JOIN LATERAL (
+    SELECT e.cts_at, coalesce(e.seq, -1) AS seq, e.neg, coalesce(e.exp_at, 'infinity') AS exp_at
+    FROM (
+      SELECT cts_at, seq, neg, exp_at
+      FROM pipeline.label_event
+      WHERE uri = k.uri AND src = k.src AND val = k.val AND cid = k.cid
+      ORDER BY cts_at DESC, neg DESC, exp_at DESC
+      LIMIT 100
+    ) e
+    ORDER BY e.cts_at DESC, coalesce(e.seq, -1) DESC, e.neg DESC, e.exp_at DESC
+    LIMIT 1
+  ) l
+), negation AS MATERIALIZED (
+  SELECT t.uri, t.src, t.val, n.*
+  FROM (SELECT DISTINCT uri, src, val FROM described WHERE neg) t
+  CROSS JOIN LATERAL (
+    SELECT e.cts_at, coalesce(e.seq, -1) AS seq
+    FROM pipeline.label_event e
+    WHERE e.uri = t.uri AND e.src = t.src AND e.val = t.val AND e.neg
+    ORDER BY e.cts_at DESC, coalesce(e.seq, -1) DESC
+    LIMIT 1
+  ) n
+), gone AS (
+  DELETE FROM pipeline.label_event e
+  WHERE e.id = ANY (ARRAY(
+    SELECT d.id
+    FROM described d
+    JOIN last l USING (uri, src, val, cid)
+    LEFT JOIN negation n ON d.neg AND (n.uri, n.src, n.val) = (d.uri, d.src, d.val)
+    WHERE (d.cts_at, d.seq, d.neg, d.exp_at) < (l.cts_at, l.seq, l.neg, l.exp_at)
+      AND (NOT d.neg OR (d.cts_at, d.seq) < (n.cts_at, n.seq))
+  ))
+  RETURNING e.id, e.src, e.took_effect
+), noted AS (
+  INSERT INTO pipeline.label_swept AS s (src, swept_to)
+  SELECT g.src, max(g.id)
+  FROM gone g
+  WHERE g.took_effect AND NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = g.src AND r.excluded)
+  GROUP BY g.src
+  ORDER BY g.src
+  ON CONFLICT (src) DO UPDATE SET swept_to = greatest(s.swept_to, excluded.swept_to)
+), moved AS (
+  UPDATE pipeline.label_feed SET swept_to = p.id FROM (SELECT max(id) AS id FROM page) p WHERE p.id IS NOT NULL
+)
+SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM gone);
