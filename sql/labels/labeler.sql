@@ -25,7 +25,7 @@ LIMIT %(limit)s;
 -- - added: those that are read now.
 WITH wanted AS MATERIALIZED (
   SELECT DISTINCT d.did
-  FROM unnest(%(dids)s) d (did)
+  FROM unnest(%(dids)s::text[]) d (did)
   WHERE NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = d.did AND r.excluded OFFSET 0)
 ), dropped AS (
   UPDATE pipeline.labeler l SET is_wanted = false
@@ -50,7 +50,7 @@ ORDER BY did;
 SELECT did, state, labeler, labeler_key, error, extract(epoch FROM resolved_at)::float8,
   CASE WHEN queue IS NOT NULL AND queue <> 'refresh' THEN extract(epoch FROM coalesce(asked_at, wanted_at))::float8 END
 FROM pipeline.identity
-WHERE did = ANY (%(dids)s);
+WHERE did = ANY (%(dids)s::text[]);
 
 -- :open
 -- Notes the endpoint %(endpoint)s of a labeler, and returns the cursor to resume after. Another endpoint than the one
@@ -64,7 +64,7 @@ RETURNING cursor;
 
 -- :lock
 -- Locks the labelers %(dids)s.
-SELECT did FROM pipeline.labeler WHERE did = ANY (%(dids)s) ORDER BY did FOR UPDATE;
+SELECT did FROM pipeline.labeler WHERE did = ANY (%(dids)s::text[]) ORDER BY did FOR UPDATE;
 
 -- :states
 -- Writes the states of labelers. One has caught up where all that came is applied (`is_caught_up`) and its cursor is
@@ -73,8 +73,9 @@ SELECT did FROM pipeline.labeler WHERE did = ANY (%(dids)s) ORDER BY did FOR UPD
 -- - noted: the labelers, and whether each has caught up.
 WITH found AS MATERIALIZED (
   SELECT *
-  FROM unnest(%(dids)s, %(states)s, %(reasons)s, %(caught_up)s, %(cursors)s::bigint[])
-    f (did, state, reason, is_caught_up, cursor)
+  FROM unnest(
+    %(dids)s::text[], %(states)s::text[], %(reasons)s::text[], %(caught_up)s::boolean[], %(cursors)s::bigint[]
+  ) f (did, state, reason, is_caught_up, cursor)
 ), noted AS (
   UPDATE pipeline.labeler l SET
     state = f.state,
