@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline.store.labelers import LOCK
 from appview_pipeline.store.session_lock import lock_key
 from appview_pipeline.store.sql import sections
 
@@ -67,11 +68,13 @@ class LabelerReport:
 class LabelStatus:
     """Labels, for `status`.
 
-    `labelers`: those that are read, by state; `parked`: those of them that are parked, with the reason. `in_effect`:
-    labels in effect of all labelers that were ever read. `lag_seconds`: the largest of those that are not parked, and
-    `lag_of` whose it is. `rejected_today` (UTC): labels that became dead letters, by kind.
+    `is_running`: a label process is at work. `labelers`: those that are read, by state; `parked`: those of them that
+    are parked, with the reason. `in_effect`: labels in effect of all labelers that were ever read. `lag_seconds`: the
+    largest of those that are not parked, and `lag_of` whose it is. `rejected_today` (UTC): labels that became dead
+    letters, by kind.
     """
 
+    is_running: bool
     labelers: dict[str, int]
     parked: dict[str, str]
     in_effect: int
@@ -113,6 +116,7 @@ def label_status(connection: Connection) -> LabelStatus:
     read = [it for it in labelers if it.is_wanted]
     behind = max((it for it in read if it.state != PARKED), key=lambda it: it.lag_seconds, default=None)
     return LabelStatus(
+        is_running=is_lock_held(connection, LOCK),
         labelers=by_state(labelers),
         parked={it.did: it.reason or "no reason is known" for it in read if it.state == PARKED},
         in_effect=sum(it.in_effect for it in labelers),

@@ -169,10 +169,14 @@ def _labels(labels: LabelStatus) -> str:
     """The labelers that are read, their labels in effect, and how far behind they are."""
     if not labels.labelers:
         return f"no labelers are read; {labels.in_effect:,} in effect"
-    lag = "" if labels.lag_seconds is None else f"; lag {_duration(labels.lag_seconds)}"
-    whose = f" ({labels.lag_of})" if labels.lag_seconds and sum(labels.labelers.values()) > 1 else ""
+    lag = ""
+    if not labels.is_running:
+        lag = "; no label process runs"
+    elif labels.lag_seconds is not None:
+        whose = f" ({labels.lag_of})" if labels.lag_seconds and sum(labels.labelers.values()) > 1 else ""
+        lag = f"; lag {_duration(labels.lag_seconds)}{whose}"
     return (
-        f"labelers: {_counts(labels.labelers)}; {labels.in_effect:,} in effect{lag}{whose}; "
+        f"labelers: {_counts(labels.labelers)}; {labels.in_effect:,} in effect{lag}; "
         f"rejected today: {_counts(labels.rejected_today)}"
     )
 

@@ -100,5 +100,5 @@ LIMIT 10;
 SELECT relname, n_live_tup
 FROM pg_stat_user_tables
 WHERE schemaname = 'bsky'
-  AND relname IN ('record', 'post', 'like', 'repost', 'follow', 'profile', 'notification', 'post_agg')
+  AND relname IN ('record', 'post', 'like', 'repost', 'follow', 'profile', 'notification', 'post_agg', 'label')
 ORDER BY relname;

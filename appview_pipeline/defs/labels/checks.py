@@ -76,7 +76,7 @@ def keeps_up_result(
         "largest_lag_seconds": round(lag, 1),
         "rejected_share": round(share, 4),
     }
-    is_down = bool(read) and (trouble is not None or len(parked) == len(read))
+    is_down = not is_off and (trouble is not None or bool(read) and len(parked) == len(read))
     return dg.AssetCheckResult(
         passed=not (is_down or parked or behind or rejected),
         severity=dg.AssetCheckSeverity.ERROR if is_down else dg.AssetCheckSeverity.WARN,
@@ -110,8 +110,8 @@ def _in_words(
     rejected: Sequence[LabelerNews],
     trouble: str | None,
 ) -> str:
-    if not read:
-        return "No labelers are read yet." if trouble is None else f"No labels are read: {trouble.rstrip('.')}."
+    if not read and trouble is None:
+        return "No labelers are read yet."
     sentences = []
     if trouble is not None:
         sentences.append(f"No labels are read: {trouble.rstrip('.')}.")
@@ -122,7 +122,7 @@ def _in_words(
             "changes; take one that is gone out of APPVIEW_LABELERS."
         )
     if behind:
-        named = listed([f"{it.name} is {state_in_words(it)}, {_lag(it)}" for it in behind], NAMED_LABELERS)
+        named = listed([_behind(it) for it in behind], NAMED_LABELERS)
         sentences.append(f"Not caught up: {len(behind):,} of {read:,} labelers ({named}).")
     if rejected:
         named = listed([_rejections(it) for it in rejected], NAMED_LABELERS)
@@ -139,12 +139,10 @@ def _in_words(
     return " ".join([*sentences, "docs/labels.md says what to do."])
 
 
-def _lag(it: LabelerReport) -> str:
-    return (
-        f"its newest label is {duration(it.lag_seconds)} old"
-        if it.state == CONNECTED
-        else f"without a connection for {duration(it.lag_seconds)}"
-    )
+def _behind(it: LabelerReport) -> str:
+    if it.state == CONNECTED:
+        return f"{it.name} is catching up, its newest label is {duration(it.lag_seconds)} old"
+    return f"{it.name} is {state_in_words(it)}"
 
 
 def _rejections(it: LabelerNews) -> str:

@@ -101,17 +101,16 @@ def state_in_words(it: LabelerReport) -> str:
     return f"{words}: {it.reason}" if it.reason else words
 
 
-def summary(news: Sequence[LabelerNews], seconds: float) -> str:
-    """One line about what came in `seconds`, of all labelers."""
-    read = [it.now for it in news if it.now.is_wanted]
-    if not news:
+def summary(news: Sequence[LabelerNews], labelers: Sequence[LabelerReport], seconds: float) -> str:
+    """One line about what came in `seconds`, of all labelers, and how these are."""
+    if not labelers:
         return f"nothing was reported in {seconds:.0f} s"
     line = (
         f"{sum(it.labels for it in news):,} labels in {seconds:.0f} s, {sum(it.changed for it in news):,} of them new, "
         f"{sum(it.rejected for it in news):,} rejected"
     )
-    states = by_state(read)
+    states = by_state(labelers)
     line += f"; labelers: {', '.join(f'{count:,} {state}' for state, count in states.items()) or 'none'}"
-    if lag := max((it.lag_seconds for it in read if it.state != PARKED), default=0.0):
+    if lag := max((it.lag_seconds for it in labelers if it.is_wanted and it.state != PARKED), default=0.0):
         line += f"; lag {duration(lag)}"
     return line

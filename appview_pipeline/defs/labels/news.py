@@ -102,9 +102,11 @@ class Reported:
 
 @dataclass
 class Window:
-    """Totals of the last half hour, some minutes apart, for a share that says how it is now."""
+    """Totals of the last half hour, some minutes apart, for a share that says how it is now. `last`: what was last said
+    of the labelers."""
 
     marks: deque[tuple[float, dict[str, LabelerReport]]] = field(default_factory=deque)
+    last: list[LabelerNews] = field(default_factory=list)
 
     def since(self, found: Sequence[LabelerReport], now: float) -> list[LabelerNews]:
         """What came of each labeler in the last half hour, or since the first call."""
@@ -113,4 +115,5 @@ class Window:
         while len(self.marks) > 1 and now - self.marks[1][0] >= WINDOW_SECONDS:
             self.marks.popleft()
         at, before = self.marks[0]
-        return [difference(it, before.get(it.did), now - at) for it in found]
+        self.last = [difference(it, before.get(it.did), now - at) for it in found]
+        return self.last

@@ -65,6 +65,7 @@ class Tick(LeasedTick[State]):
         state.reported_at = state.reported_at or parse(context.cursor)
         self.is_off = checks.is_switched_off(self.settings)
         self.news: list[LabelerNews] = []
+        self.labelers: list[LabelerReport] = []
 
     def idle(self) -> bool:
         """With APPVIEW_LABELERS=none there is nothing to read, and where no labels are made here nothing else to do."""
@@ -93,11 +94,13 @@ class Tick(LeasedTick[State]):
             instance.report_runless_asset_event(labeler_event(news))
             single.note(news, now)
         seconds = now - together.reported_at
-        self.news = together.all_since(found, now)
+        of_all = together.all_since(found, now)
         if any(it.is_wanted for it in found):
-            instance.report_runless_asset_event(all_event(self.news, seconds))
+            instance.report_runless_asset_event(all_event(of_all, seconds))
         result = checks.keeps_up_result(state.window.since(found, now), state.trouble, self.is_off)
         instance.report_runless_asset_event(evaluation(result))
+        self.labelers = found
+        self.news += of_all
         self.worked = any(it.received for it in self.news)
         state.reported_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         state.events_due = now + EVENTS_SECONDS
@@ -119,9 +122,14 @@ class Tick(LeasedTick[State]):
         return state.single, state.together
 
     def health(self, trouble: str | None) -> dg.AssetCheckEvaluation:
-        """The check `reading_labels`."""
+        """The check `reading_labels`. A process that can't work fails the other check, too, though there are no reports."""
+        if trouble is not None:
+            down = checks.keeps_up_result(self.state.window.last, trouble, self.is_off)
+            self.context.instance.report_runless_asset_event(evaluation(down))
         return evaluation(checks.reading_result(trouble, self.is_off))
 
     def summary(self) -> str:
         """How many labels came, and how the labelers are."""
-        return checks.NONE_READ if self.idle() else summary(self.news, time.monotonic() - self.started)
+        if self.idle():
+            return checks.NONE_READ
+        return summary(self.news, self.labelers, time.monotonic() - self.started)
