@@ -76,7 +76,7 @@ def keeps_up_result(
         "largest_lag_seconds": round(lag, 1),
         "rejected_share": round(share, 4),
     }
-    is_down = not is_off and (trouble is not None or bool(read) and len(parked) == len(read))
+    is_down = not is_off and (trouble is not None or (bool(read) and len(parked) == len(read)))
     return dg.AssetCheckResult(
         passed=not (is_down or parked or behind or rejected),
         severity=dg.AssetCheckSeverity.ERROR if is_down else dg.AssetCheckSeverity.WARN,

@@ -122,8 +122,8 @@ class Tick(LeasedTick[State]):
         return state.single, state.together
 
     def health(self, trouble: str | None) -> dg.AssetCheckEvaluation:
-        """The check `reading_labels`. A process that can't work fails the other check, too, though there are no reports."""
-        if trouble is not None:
+        """The check `reading_labels`. Trouble fails the other one as well, also while there are no reports."""
+        if trouble is not None and time.monotonic() >= self.state.events_due:
             down = checks.keeps_up_result(self.state.window.last, trouble, self.is_off)
             self.context.instance.report_runless_asset_event(evaluation(down))
         return evaluation(checks.reading_result(trouble, self.is_off))
