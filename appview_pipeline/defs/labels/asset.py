@@ -83,7 +83,7 @@ def _rebuild(
         say(lambda: context.log.info(f"{did}: {_in_words(so_far)}"))
 
     database = index.open()
-    with database.connect("maintenance") as connection:
+    with database.connect("writer") as connection:
         done = rebuild_labels(connection, did, progress=progress)
     seconds = time.monotonic() - began
     differs = bool(done.added or done.removed or done.corrected)
