@@ -27,14 +27,12 @@ from appview_pipeline.leases.lease import report_trouble, run_leased
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database, open_database
 from appview_pipeline.store.errors import Transient
-from appview_pipeline.store.labelers import reread, want
+from appview_pipeline.store.labelers import LOCK, reread, want
 from appview_pipeline.store.labels import LabelReport, announce_expired
 from appview_pipeline.store.session_lock import SessionLock, session_lock
 
 log = logging.getLogger("appview_pipeline.labels")
 
-LOCK = "label process"
-"""Name of the lock that makes the process the only one of its database."""
 SUMMARY_SECONDS = 15.0
 
 
