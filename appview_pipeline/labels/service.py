@@ -20,7 +20,7 @@ from appview_pipeline.identity.show import find_account
 from appview_pipeline.ingest.rerun import retry_while_busy
 from appview_pipeline.protocol.commit import FUTURE_TOLERANCE
 from appview_pipeline.protocol.label import VERSION, InvalidLabel, Label, read_label, sign_label
-from appview_pipeline.protocol.syntax import EPOCH, format_milliseconds, is_did, normalize_datetime, parse_at_uri
+from appview_pipeline.protocol.syntax import EPOCH, format_milliseconds, normalize_datetime, parse_at_uri
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import label_query
 from appview_pipeline.store.database import Connection, Database
@@ -107,12 +107,11 @@ class _Subjects:
     known: dict[str, str] = field(default_factory=dict)
 
     def did(self, connection: Connection, account: str) -> str:
-        if is_did(account):
-            return account
         if (found := self.known.get(account)) is None:
             if (found := find_account(connection, account)) is None:
                 raise OperatorError(f"no account is known to have the handle {account[:300]}: give its DID.")
-            self.known[account] = found
+            if found != account:
+                self.known[account] = found
         return found
 
     def uri(self, connection: Connection, subject: str) -> str:
@@ -263,7 +262,7 @@ def _checked(
             raise OperatorError(f"{given[:100]!r} is not a datetime in the future, such as 2030-12-31T00:00:00Z.")
     fields = {"ver": VERSION, "src": src, "uri": uri, "cid": cid, "val": request.val, "cts": now, "exp": exp}
     try:
-        read_label(fields, int(clock() * 1_000_000))
+        read_label(fields, _ANY_MOMENT)
     except InvalidLabel as error:
         raise OperatorError(f"{request.val[:200]!r} of {uri[:300]} is not a valid label: {error.reason}.") from None
     return _Wanted(uri, request.val, cid, exp, request.neg)

@@ -155,7 +155,13 @@ def public_key_of(private_key: bytes) -> PublicKey:
 
 def sign(private_key: bytes, message: bytes) -> bytes:
     """The compact, low-s, deterministic (RFC 6979) signature of a message with a secp256k1 private key (32 bytes)."""
-    return K256PrivateKey(private_key).sign_recoverable(sha256(message).digest(), hasher=None)[:64]
+    return _ready_to_sign(private_key).sign_recoverable(sha256(message).digest(), hasher=None)[:64]
+
+
+@lru_cache(maxsize=100)
+def _ready_to_sign(private_key: bytes) -> K256PrivateKey:
+    # Most of the time of a signature would be that of the key's own point.
+    return K256PrivateKey(private_key)
 
 
 # --- commits ---------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ LEFT JOIN LATERAL (
   FROM bsky.label l
   WHERE l.uri = k.uri AND l.src = %(src)s AND l.val = k.val AND l.cid = k.cid AND NOT l.neg
     AND (l.exp IS NULL OR l.exp > %(now)s)
+  LIMIT 1
 ) l ON true
 ORDER BY k.n;
 
