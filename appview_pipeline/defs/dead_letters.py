@@ -10,7 +10,8 @@ from pydantic import Field
 from appview_pipeline import settings
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.ingest import dead_letters as retries
+from appview_pipeline.ingest.dead_letters import RetrySummary
+from appview_pipeline.labels import dead_letters as retries
 from appview_pipeline.store import dead_letters as letters
 from appview_pipeline.store import gaps
 
@@ -80,7 +81,7 @@ class RetryConfig(dg.Config):
 def retry_letters(context: dg.OpExecutionContext, config: RetryConfig, index: IndexDatabase) -> None:
     """Retries."""
 
-    def progress(so_far: retries.RetrySummary) -> None:
+    def progress(so_far: RetrySummary) -> None:
         context.log.info(f"{so_far.tried:,} tried, {so_far.resolved:,} resolved")
 
     try:

@@ -23,6 +23,7 @@ from appview_pipeline.protocol.syntax import format_milliseconds
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.errors import DatabaseError, Transient
+from appview_pipeline.store.labels import remove_labels
 from appview_pipeline.store.removal import (
     LEFT_OVER,
     REMOVAL,
@@ -190,6 +191,8 @@ class _Run:
 
     def _remove_left_over(self) -> None:
         self._remove_states()
+        while removed := self._in_transaction(partial(remove_labels, src=self.removal.did, limit=LEFT_OVER_CHUNK)):
+            self.summary.rows += removed
         for statement in LEFT_OVER:
             while removed := self._in_transaction(
                 partial(remove_left_over, removal=self.removal, statement=statement, limit=LEFT_OVER_CHUNK)

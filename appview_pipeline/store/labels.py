@@ -29,6 +29,8 @@ MAX_PAYLOAD = 7_900
 """Bytes of a payload; PostgreSQL takes fewer than 8,000."""
 REBUILT_AT_ONCE = 5_000
 """Label events, or rows, that a rebuild compares in a transaction."""
+MAX_EVENTS_REMOVED_TOGETHER = 10
+"""Label events that a removal deletes in a transaction, for each subject and value that it is to delete there."""
 
 _FILE = "apply/label.sql"
 _LETTER_DID = SHARED_STAGES["stage_dead_letter"].index("did")
@@ -255,25 +257,26 @@ def announce_expired(connection: Connection) -> int:
 
 
 def remove_labels(connection: Connection, src: str, limit: int) -> int:
-    """Removes up to `limit` label events of a labeler that is removed, with the rows of `bsky.label` that follow from
-    them, in the caller's transaction. Returns how many: 0 once nothing of it is left.
+    """Removes what a labeler that is removed has said of up to `limit` subjects and values, with the rows of
+    `bsky.label` that follow, in the caller's transaction. Returns how many rows: 0 once nothing of it is left.
 
-    Takes the label lock: what a batch brings that found the labeler not excluded yet is removed with the rest.
+    Takes the label lock: what a batch brings that found the labeler not excluded yet is removed with the rest. Notifies
+    of the subjects whose labels end; there are no events of that.
     """
     statements = sections(_FILE)
     with connection.cursor() as cursor:
         _begin(cursor)
-        removed = _number(cursor, statements["remove_events"], {"src": src, "limit": limit})
-        if not removed:
-            cursor.execute(statements["remove_rows"], {"src": src, "limit": limit})
-            removed = cursor.rowcount
-    return removed
-
-
-def _number(cursor: Cursor, statement: str, parameters: Mapping[str, object]) -> int:
-    cursor.execute(statement, parameters)
-    ((number,),) = cursor.fetchall()
-    return int(number)
+        for statement in ("remove_events", "remove_rows"):
+            cursor.execute(
+                statements[statement], {"src": src, "limit": limit, "most": limit * MAX_EVENTS_REMOVED_TOGETHER}
+            )
+            ((removed, in_effect, subjects),) = cursor.fetchall()
+            if in_effect:
+                cursor.execute(statements["correct_count"], {"src": src, "drift": -in_effect})
+                _notify_of_repair(cursor, in_effect, subjects)
+            if removed:
+                return int(removed)
+    return 0
 
 
 @dataclass

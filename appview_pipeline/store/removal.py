@@ -24,7 +24,7 @@ _FILE = "account/remove.sql"
 LEFT_OVER = (
     *("tombstones", "pending", "dead_letters", "gaps"),
     *("notifications_received", "notifications_sent", "muted_notifications", "thread_places"),
-    *("post_counters", "labels", "label_definitions"),
+    *("post_counters", "label_definitions", "labeler"),
 )
 """Statements that remove what no record covers, a bounded number of rows each time."""
 

@@ -39,7 +39,16 @@ from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.ingest.signatures import settle_signatures
 from appview_pipeline.ingest.verification import verifier_for
+from appview_pipeline.labels.dead_letters import retry_dead_letters as retry_letters_of_labelers
+from appview_pipeline.labels.decoding import read_frames
+from appview_pipeline.labels.label_frame import Position
+from appview_pipeline.labels.service import LabelRequest
+from appview_pipeline.labels.service import apply_labels as make_labels
+from appview_pipeline.labels.verification import LabelerKeys
+from appview_pipeline.labels.writer import LabelWriter
 from appview_pipeline.protocol.export import Export
+from appview_pipeline.protocol.label import encode_label
+from appview_pipeline.protocol.label_frames import labels_frame
 from appview_pipeline.protocol.peek import peek_did
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store import backfill_queue, backfill_reports, hosts, sql
@@ -336,7 +345,10 @@ MODULES = {
 }
 """Modules of store/ that run such statements, and the test that drives each."""
 
-LOCKING = {"Writer", "apply", "build_again", "import_documents", "save", "save_statuses", "notify_contact_match"}
+LOCKING = {
+    *("Writer", "apply", "build_again", "import_documents", "save", "save_statuses", "notify_contact_match"),
+    "apply_labels",
+}
 """What the rest of the code calls to write content."""
 
 PATHS = {
@@ -355,10 +367,12 @@ PATHS = {
     "ingest/rerun.py": "test_reruns_and_recounts",
     "ingest/signatures.py": "test_signatures_that_are_settled_later",
     "ingest/transactions.py": "test_live",
-    "ingest/watchdog.py": "test_live",
     "identity/on_demand.py": "test_resolution",
     "identity/plc_import.py": "test_imports_of_a_directory",
     "identity/worker.py": "test_resolution",
+    "labels/dead_letters.py": "test_retries_of_labels",
+    "labels/service.py": "test_labels_made_here",
+    "labels/writer.py": "test_streams_of_labelers",
 }
 """Who calls these, and the test that drives each."""
 
@@ -837,6 +851,76 @@ def test_labels(database: Database) -> None:
     about = label_row(bob.did, ann.did, MARK, seq=1)
     assert apply_rows(database, [about]).added == 1
     assert one(database.url, "SELECT count(*) FROM bsky.label WHERE uri = %s", ann.did) == 1
+
+
+def test_streams_of_labelers(database: Database) -> None:
+    """Frames that were read before their labeler opted out, with labels of all kinds. The cursor moves."""
+    stream = Stream()
+    ann, old = Person(stream, "ann"), Person(stream, "old")
+    endpoint = "wss://labels.example"
+    with database.connect("writer") as connection:
+        want_labelers(connection, [old.did])
+        assert open_labeler(connection, old.did, endpoint) == 0
+    apply_rows(database, [label_row(old.did, ann.did, "before", seq=1)])
+    forbid(database, old)
+    before = traces(database.url, MARK, old.did)
+    position, when = Position(old.did, endpoint, 0), "2025-01-01T00:00:00Z"
+    values = [
+        {"ver": 1, "src": old.did, "uri": ann.did, "val": MARK, "cts": when},
+        {"ver": 1, "src": old.did, "uri": ann.did, "val": "before", "neg": True, "cts": when},
+        {"ver": 2, "src": old.did, "uri": ann.did, "val": MARK, "cts": when},
+        {"ver": 1, "src": ann.did, "uri": ann.did, "val": MARK, "cts": when},
+    ]
+    read, _ = read_frames(
+        [labels_frame(7, values), MARK.encode()], position, LabelerKeys([old.did]), time.time_ns() // 1_000
+    )
+    assert [frame.labels for frame in read] == [4, 1]
+    LabelWriter(database, Settings(database_url=database.url)).write(read, time.time())
+    assert tables_of(news_of(before, database, old)) == {"pipeline.labeler"}
+    assert one(database.url, "SELECT cursor FROM pipeline.labeler") == 7
+    assert rows(database.url, "SELECT val, neg FROM bsky.label") == [("before", False)]
+    assert traces(database.url, MARK) == {}
+
+
+def test_retries_of_labels(database: Database) -> None:
+    """Their bytes are deleted with the opt-out; one that got away is not retried."""
+    stream = Stream()
+    old, bob = Person(stream, "old"), Person(stream, "bob")
+    value = {"ver": 1, "src": old.did, "uri": bob.did, "val": MARK, "cts": "2025-01-01T00:00:00Z"}
+    letters = [
+        DeadLetter("label-unsigned", MARK, seq, old.did, None, content, form=form)
+        for seq, (form, content) in enumerate(
+            [("label", encode_label(value)), ("label-frame", labels_frame(2, [value]))], 1
+        )
+    ]
+    with database.connect("writer") as connection:
+        apply_labels(connection, LabelBatch([], dead_letters=letter_rows(letters, "wss://labels.example", 1_000)))
+    kept = [bytes(content) for (content,) in rows(database.url, "SELECT bytes FROM pipeline.dead_letter ORDER BY id")]
+    forbid(database, old)
+    settings = Settings(database_url=database.url, unsigned_labelers=(old.did,))
+    assert rows(database.url, "SELECT DISTINCT bytes FROM pipeline.dead_letter") == [(None,)]
+    assert sum(retry_letters_of_labelers(settings, database).impossible.values()) == 2
+    for content in kept:
+        rows(database.url, "UPDATE pipeline.dead_letter SET bytes = %s WHERE byte_length = %s", content, len(content))
+    before = traces(database.url, MARK, old.did)
+    found = retry_letters_of_labelers(settings, database)
+    assert found.impossible == {EXCLUDED: 2} and found.resolved == 0
+    assert news_of(before, database, old) == {}
+    assert one(database.url, "SELECT pipeline.allow_data_collection(%s)", old.did)
+    assert retry_letters_of_labelers(settings, database).resolved == 2
+    assert one(database.url, "SELECT val FROM bsky.label") == MARK
+
+
+def test_labels_made_here(database: Database) -> None:
+    """By an operator whose own labeler has opted out: they hear of it."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    forbid(database, ann)
+    settings = Settings(database_url=database.url, labeler_did=ann.did)
+    before = traces(database.url, MARK, ann.did)
+    with pytest.raises(OperatorError, match="opted out"):
+        make_labels(settings, database, [LabelRequest(bob.did, MARK)])
+    assert news_of(before, database, ann) == {}
 
 
 def test_sweeps_of_labels(database: Database) -> None:

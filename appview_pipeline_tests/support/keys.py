@@ -12,8 +12,17 @@ def did_key(key: Key) -> str:
     return f"did:key:{multikey(key)}"
 
 
-def save_key(database: Database, did: str, key: Key | None, pds: str | None = None) -> None:
-    """What a resolution of an account does that finds this key and this PDS (None: the document has none)."""
+def save_key(
+    database: Database,
+    did: str,
+    key: Key | None,
+    pds: str | None = None,
+    *,
+    labeler: str | None = None,
+    label_key: Key | None = None,
+) -> None:
+    """What a resolution of an account does that finds this key and this PDS, this label service and its key (None: the
+    document has none)."""
     with database.connect("writer") as connection:
         want(connection, [did])
         found = claim(connection, [did], 60.0)
@@ -26,6 +35,8 @@ def save_key(database: Database, did: str, key: Key | None, pds: str | None = No
                 next_check_seconds=3_600.0,
                 pds=pds,
                 signing_key=None if key is None else did_key(key),
+                labeler=labeler,
+                labeler_key=None if label_key is None else did_key(label_key),
             )
             for it in found
         ]

@@ -40,7 +40,7 @@ def label_row(
     )
 
 
-def rows_of_wire(seq: int | None, labels: Iterable[dict[str, Any]]) -> list[LabelRow]:
+def rows_of_wire(seq: int | None, labels: Iterable[Any]) -> list[LabelRow]:
     """The labels of a frame of `com.atproto.label.subscribeLabels`, as decoded from it or from JSON."""
     return [
         label_row(

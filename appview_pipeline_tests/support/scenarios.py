@@ -18,7 +18,8 @@ from appview_pipeline_tests.support.states import State
 
 @dataclass(frozen=True)
 class Scenario:
-    """A file of conformance/scenarios. `facts`: what must hold `at` a checkpoint ("final": the end)."""
+    """A file of conformance/scenarios. `facts`: what must hold `at` a checkpoint ("final": the end). `effective`: the
+    labels (src, uri, val) that are in effect at one, where the scenario says so."""
 
     id: str
     steps: list[dict[str, Any]]
@@ -26,6 +27,7 @@ class Scenario:
     expected: dict[str, State]
     frames: list[bytes]
     actors: dict[str, dict[str, str]] = field(default_factory=dict)
+    effective: dict[str, set[tuple[str, str, str]]] = field(default_factory=dict)
 
     def directory_steps(self) -> list[list[dict[str, Any]]]:
         """What the identity directory answers from each segment on; a segment ends with a checkpoint."""
@@ -40,6 +42,16 @@ class Scenario:
                 seen_events = False
             else:
                 seen_events = True
+        return found
+
+    def label_steps(self) -> list[list[tuple[int, list[dict[str, Any]]]]]:
+        """The labels that labelers send up to each checkpoint, by frame: its sequence number, and what is in it."""
+        found: list[list[tuple[int, list[dict[str, Any]]]]] = [[]]
+        for step in self.steps:
+            if "labels" in step:
+                found[-1].append((step["labels"]["seq"], step["labels"]["labels"]))
+            elif "checkpoint" in step:
+                found.append([])
         return found
 
     def changes(self) -> list[tuple[str, list[Change]]]:
@@ -78,6 +90,11 @@ def load(conformance: Path) -> list[Scenario]:
                 expected=document["expected"],
                 frames=frames,
                 actors=document["actors"],
+                effective={
+                    it["at"]: {(src, uri, val) for src, uri, val in it["effective"]}
+                    for it in document.get("spec_expectations", ())
+                    if "effective" in it
+                },
             )
         )
     return found

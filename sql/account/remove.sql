@@ -229,15 +229,18 @@ WHERE uri = ANY (ARRAY(
   FOR UPDATE SKIP LOCKED
 ));
 
--- :labels
--- Removes the labels that the account gave as a labeler. Labels about it are their labelers' own.
-DELETE FROM bsky.label l
-USING (SELECT src, uri, cid, val FROM bsky.label WHERE src = %(did)s LIMIT %(limit)s) x
-WHERE l.src = x.src AND l.uri = x.uri AND l.cid = x.cid AND l.val = x.val;
-
 -- :label_definitions
--- Removes what it said that its labels mean. What was set here is the operator's own.
+-- Removes what it said, as a labeler, that its labels mean. Definitions that were made here are the operator's. (Its
+-- labels: sql/apply/label.sql. Labels about the account are their labelers' own.)
 DELETE FROM pipeline.label_definition WHERE src = %(did)s AND NOT is_local;
+
+-- :labeler
+-- Removes how far its stream was read, what came of it, and how far its labels were swept.
+-- - swept: the latter.
+WITH swept AS (
+  DELETE FROM pipeline.label_swept WHERE src = %(did)s
+)
+DELETE FROM pipeline.labeler WHERE did = %(did)s;
 
 -- :lock
 -- Before what no record covers, and before the end: locks the repository.

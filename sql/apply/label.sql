@@ -419,17 +419,30 @@ SELECT (SELECT count(*) FROM bsky.label WHERE src = %(src)s AND NOT neg)
   - coalesce((SELECT in_effect FROM pipeline.labeler WHERE did = %(src)s), 0);
 
 -- :correct_count
--- For a rebuild: corrects it.
+-- For a rebuild or a removal: corrects it.
 UPDATE pipeline.labeler SET in_effect = in_effect + %(drift)s WHERE did = %(src)s;
 
 -- :remove_events
--- For a removal: removes up to %(limit)s label events of %(src)s and the rows of bsky.label of their keys: once all are
--- removed, so are the rows.
--- - gone: these events.
--- - rows: the rows of their keys.
-WITH gone AS (
+-- For a removal: removes the label events of up to %(limit)s subjects and values of %(src)s, all of each together, and
+-- the rows of bsky.label that follow from them: should the removal be taken back, what is left is still right. (Only
+-- where they have more than %(most)s events is the last one divided.) Returns how many events and rows were removed,
+-- how many of the rows were not negated, and up to 300 subjects of these.
+-- - pair: the subjects and values.
+-- - gone: their events.
+-- - rows: their rows.
+WITH pair AS MATERIALIZED (
+  SELECT DISTINCT uri, val
+  FROM (SELECT uri, val FROM pipeline.label_event WHERE src = %(src)s ORDER BY id LIMIT %(limit)s) e
+), gone AS (
   DELETE FROM pipeline.label_event
-  WHERE id = ANY (ARRAY(SELECT id FROM pipeline.label_event WHERE src = %(src)s ORDER BY id LIMIT %(limit)s))
+  WHERE id = ANY (ARRAY(
+    SELECT e.id
+    FROM pair p
+    CROSS JOIN LATERAL (
+      SELECT id FROM pipeline.label_event WHERE uri = p.uri AND src = %(src)s AND val = p.val LIMIT %(most)s
+    ) e
+    LIMIT %(most)s
+  ))
   RETURNING uri, cid, val
 ), rows AS (
   DELETE FROM bsky.label l
@@ -444,15 +457,23 @@ WITH gone AS (
     ) o
   ) x
   WHERE l.ctid = x.place
+  RETURNING l.uri, l.neg
 )
-SELECT count(*) FROM gone;
+SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM rows), (SELECT count(*) FROM rows WHERE NOT neg),
+  ARRAY(SELECT DISTINCT uri FROM rows WHERE NOT neg LIMIT 300);
 
 -- :remove_rows
--- For a removal: removes up to %(limit)s rows of bsky.label of %(src)s: those without any event, when `remove_events`
--- finds nothing more.
-DELETE FROM bsky.label l
-USING (SELECT ctid AS place FROM bsky.label WHERE src = %(src)s LIMIT %(limit)s) x
-WHERE l.ctid = x.place;
+-- For a removal: the same of up to %(limit)s rows of bsky.label of %(src)s of which there is no event, when
+-- `remove_events` finds nothing more.
+-- - gone: these rows.
+WITH gone AS (
+  DELETE FROM bsky.label l
+  USING (SELECT ctid AS place FROM bsky.label WHERE src = %(src)s LIMIT %(limit)s) x
+  WHERE l.ctid = x.place
+  RETURNING l.uri, l.neg
+)
+SELECT count(*), count(*) FILTER (WHERE NOT neg), ARRAY(SELECT DISTINCT uri FROM gone WHERE NOT neg LIMIT 300)
+FROM gone;
 
 -- :expired_to
 -- Locks the row of the feed. Returns up to which moment labels that expired were announced, and the moment now.
