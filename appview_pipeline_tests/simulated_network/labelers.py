@@ -98,10 +98,14 @@ class Labeler(StreamServer):
 
     def send(self, labels: Iterable[Label]) -> list[int]:
         """Publishes labels as they are, a frame each; returns the sequence numbers."""
-        with self.lock:
-            seqs = [self._append_label(label) for label in labels]
+        seqs = self.prepare(labels)
         self.wake()
         return seqs
+
+    def prepare(self, labels: Iterable[Label]) -> list[int]:
+        """The same, but clients that have read everything notice it at the next `wake` only."""
+        with self.lock:
+            return [self._append_label(label) for label in labels]
 
     def send_together(self, labels: Sequence[Label]) -> int:
         """Publishes labels in one frame, which stays in the stream whatever comes; returns its sequence number."""
