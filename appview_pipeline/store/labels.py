@@ -328,11 +328,8 @@ def _distinct(rows: Sequence[LabelRow], excluded: frozenset[str]) -> tuple[list[
         before = found.setdefault(key, row)
         if before is not row:
             repeated[row.src] += 1
-            found[key] = before._replace(
-                seq=max((seq for seq in (before.seq, row.seq) if seq is not None), default=None),
-                sig=before.sig if row.sig is None else row.sig,
-                signed=before.signed if row.sig is None else row.signed,
-            )
+            said = before if row.sig is None else row  # a signature belongs to the spelling of times under it
+            found[key] = said._replace(seq=max((seq for seq in (before.seq, row.seq) if seq is not None), default=None))
     return list(found.values()), repeated, withheld
 
 

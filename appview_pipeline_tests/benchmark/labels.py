@@ -219,9 +219,9 @@ def in_words(what: str, runs: list[Figures]) -> str:
     middle = sorted(runs, key=lambda run: run.per_second)[len(runs) // 2]
     peak = f"{middle.peak_memory:,.0f}" if middle.peak_memory else "–"
     cpu = f"{middle.client_cpu:.3f} + {middle.postgres_cpu:.3f} = {middle.cpu:.3f}"
-    return (
-        f"| {what} | {median(run.per_second for run in runs):,.0f} | {cpu} | {peak} | {middle.wal_bytes:,.0f} | {middle.table_bytes:,.0f} |"
-    )
+    per_second = median(run.per_second for run in runs)
+    sizes = f"{middle.wal_bytes:,.0f} | {middle.table_bytes:,.0f}"
+    return f"| {what} | {per_second:,.0f} | {cpu} | {peak} | {sizes} |"
 
 
 @click.command(context_settings={"show_default": True})

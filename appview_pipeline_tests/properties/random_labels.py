@@ -12,7 +12,7 @@ from appview_pipeline.protocol import cid
 from appview_pipeline.protocol.syntax import datetime_to_micros
 from appview_pipeline.store.labels import LabelRow
 from appview_pipeline_tests.simulated_network.labelers import Labeler
-from appview_pipeline_tests.simulated_network.labels import Label
+from appview_pipeline_tests.simulated_network.labels import Label, sign_label
 
 VALUES = ("spam", "rude", "!warn", "ünïcode", "x" * 128)
 EXPIRIES = ("2025-03-01T00:00:00.000Z", "2025-03-01T00:00:00.001Z", "2099-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z")
@@ -33,7 +33,7 @@ def random_labels(labeler: Labeler, count: int, rng: Random) -> Iterator[Label]:
     for _ in range(count):
         draw = rng.random()
         if recent and draw < 0.05:
-            yield rng.choice(recent)
+            yield sign_label(labeler.key, rng.choice(recent))  # the key may be another one by now
             continue
         if recent and draw < 0.35:
             earlier = rng.choice(recent)

@@ -41,7 +41,8 @@ class Labeler(StreamServer):
 
     A frame has one label. Sequence numbers leap by up to `leap` (ozone's are row ids). `keeps_all`: every label stays
     in the stream; otherwise a newer label of the same source, subject, CID and value takes the older one out, as
-    ozone's upsert does. `labels` are those in the stream now, by their seqs; `published_labels` counts all. `lies` are
+    ozone's upsert does. `labels` are those in the stream now, by their seqs, but for those that were sent together in a
+    frame; `published_labels` counts all. `lies` are
     fields of all labels that it makes (`make`), whatever the caller asks for.
     """
 
@@ -69,6 +70,7 @@ class Labeler(StreamServer):
         self.published_labels = 0
         self.lies: dict[str, Any] = {}
         self._newest: dict[tuple[str, str, str, str], int] = {}  # seq of the label in the stream, by its key
+        self._together: dict[int, Sequence[Label]] = {}
         self._leaps = Random(f"simnet leaps {did}")
 
     @property
@@ -112,6 +114,7 @@ class Labeler(StreamServer):
         with self.lock:
             seq = self._next_seq()
             self.window.append(seq, labels_frame(seq, labels))
+            self._together[seq] = labels
             self.published_labels += len(labels)
         self.wake()
         return seq
@@ -151,16 +154,20 @@ class Labeler(StreamServer):
         """Has another key from now on, and all of its stream carries signatures of that key, as with ozone."""
         with self.lock:
             self.key = key
-            for seq, label in self.labels.items():
-                if "sig" in label:
-                    self.labels[seq] = signed = sign_label(key, label)
-                    self.window.replace(self.window.after(seq - 1), labels_frame(seq, [signed]))
+            self.labels = {seq: _signed_again(key, label) for seq, label in self.labels.items()}
+            self._together = {
+                seq: [_signed_again(key, label) for label in labels] for seq, labels in self._together.items()
+            }
+            frames = {seq: [label] for seq, label in self.labels.items()} | self._together
+            for seq, labels in frames.items():
+                self.window.replace(self.window.after(seq - 1), labels_frame(seq, labels))
 
     def restore(self, seq: int) -> None:
         """Restored from a backup: what came after `seq` is gone, its numbers are given out again; connections end."""
         with self.lock:
             self.window.forget_after(seq)
             self.labels = {number: label for number, label in self.labels.items() if number <= seq}
+            self._together = {number: labels for number, labels in self._together.items() if number <= seq}
             self._newest = {label_key(label): number for number, label in self.labels.items()}
             self.faults.damage = {number: sent for number, sent in self.faults.damage.items() if number <= seq}
         self.disconnect_all()
@@ -190,6 +197,10 @@ class Labeler(StreamServer):
             ][: int(limit)]
         more = {"cursor": str(found[-1][0])} if found else {}
         return 200, {"labels": [label_json(label) for _, label in found]} | more
+
+
+def _signed_again(key: Key, label: Label) -> Label:
+    return sign_label(key, label) if "sig" in label else label
 
 
 def _matches(uri: str, pattern: str) -> bool:
@@ -246,10 +257,10 @@ class Labelers(Sequence[Labeler]):
     def rotate_key(self, labeler: Labeler, *, p256: bool = False, signs_again: bool = True, says: bool = True) -> None:
         """Another key signs its labels; those in its stream too with `signs_again`. The relay `says` so."""
         key = self._new_key(p256=p256)
+        self._publish(labeler.did, labeler.endpoint, key, says=says)
         if signs_again:
             labeler.sign_again(key)
         labeler.key = key
-        self._publish(labeler.did, labeler.endpoint, key, says=says)
 
     def move(self, labeler: Labeler, *, says: bool = True) -> Labeler:
         """It has another, empty server at another port, which takes its place in this list; the old one refuses

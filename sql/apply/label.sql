@@ -72,7 +72,8 @@ CREATE TEMPORARY TABLE label_effect (
 SELECT pg_advisory_xact_lock(hashtext('appview-pipeline: labels'));
 
 -- :events
--- Adds the events that are new. Of those that are known it raises seq, and keeps the signature that came last.
+-- Adds the events that are new. Of those that are known it raises seq, and keeps the signature that came last, with the
+-- spelling of the times that it is over.
 -- - moment: staged events with their moments.
 -- - known: the same with what is stored of each.
 -- - added: new events.
@@ -108,6 +109,8 @@ WITH moment AS MATERIALIZED (
 ), renewed AS (
   UPDATE pipeline.label_event e SET
     seq = CASE WHEN k.moved THEN k.seq ELSE e.seq END,
+    cts = CASE WHEN k.signed_anew THEN k.cts ELSE e.cts END,
+    exp = CASE WHEN k.signed_anew THEN k.exp ELSE e.exp END,
     sig = CASE WHEN k.signed_anew THEN k.sig ELSE e.sig END,
     signed = CASE WHEN k.signed_anew THEN k.signed ELSE e.signed END
   FROM known k
