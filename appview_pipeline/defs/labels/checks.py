@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from appview_pipeline import settings
-from appview_pipeline.defs.backfill.words import duration, listed
+from appview_pipeline.defs.backfill.words import duration
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.labels.asset import LABELS
 from appview_pipeline.defs.labels.events import state_in_words
@@ -116,19 +116,17 @@ def _in_words(
     if trouble is not None:
         sentences.append(f"No labels are read: {trouble.rstrip('.')}.")
     if parked:
-        named = listed([f"{it.name}: {it.reason or 'no reason is known'}" for it in parked], NAMED_LABELERS)
+        named = _named([f"{it.name}: {_bare(it.reason)}" for it in parked])
         sentences.append(
-            f"Parked: {len(parked):,} of {read:,} labelers ({named}). Each is tried again when its DID document "
-            "changes; take one that is gone out of APPVIEW_LABELERS."
+            f"Of {read:,} labelers {len(parked):,} parked: {named}. Each is tried again when its DID document changes; "
+            "take one that is gone out of APPVIEW_LABELERS."
         )
     if behind:
-        named = listed([_behind(it) for it in behind], NAMED_LABELERS)
-        sentences.append(f"Not caught up: {len(behind):,} of {read:,} labelers ({named}).")
+        sentences.append(f"Of {read:,} labelers {len(behind):,} not caught up: {_named([*map(_behind, behind)])}.")
     if rejected:
-        named = listed([_rejections(it) for it in rejected], NAMED_LABELERS)
         sentences.append(
-            f"Rejected: {named}. `appview-pipeline dead-letters --kind {_most_frequent(rejected)}` shows them with "
-            "the reasons; the job retry_dead_letters tries them again."
+            f"Rejected: {_named([*map(_rejections, rejected)])}. `appview-pipeline dead-letters --kind "
+            f"{_most_frequent(rejected)}` shows them with the reasons; the job retry_dead_letters tries them again."
         )
     if not sentences:
         return (
@@ -139,10 +137,21 @@ def _in_words(
     return " ".join([*sentences, "docs/labels.md says what to do."])
 
 
+def _named(labelers: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(labelers) - NAMED_LABELERS
+    return "; ".join(labelers[:NAMED_LABELERS]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def _bare(reason: str | None) -> str:
+    """A reason as a part of a sentence."""
+    return (reason or "no reason is known").rstrip(".")
+
+
 def _behind(it: LabelerReport) -> str:
     if it.state == CONNECTED:
-        return f"{it.name} is catching up, its newest label is {duration(it.lag_seconds)} old"
-    return f"{it.name} is {state_in_words(it)}"
+        return f"{it.name}: its newest label that is applied is {duration(it.lag_seconds)} old"
+    return f"{it.name}: {_bare(state_in_words(it))}"
 
 
 def _rejections(it: LabelerNews) -> str:

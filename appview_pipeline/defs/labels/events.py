@@ -96,7 +96,9 @@ def state_in_words(it: LabelerReport) -> str:
     if it.state == CONNECTED:
         if it.silent_seconds is None:
             return "connected; it has sent nothing yet"
-        return "connected; everything that it sent is applied" if it.is_caught_up else "connected; catching up"
+        if it.is_caught_up:
+            return "connected; everything that it sent is applied"
+        return f"connected; its newest label that is applied is {duration(it.lag_seconds)} old"
     words = {"new": "not tried yet"}.get(it.state, f"{it.state} for {duration(it.state_seconds)}")
     return f"{words}: {it.reason}" if it.reason else words
 

@@ -90,6 +90,8 @@ class Tick(LeasedTick[State]):
         single, together = self._begin(found, now)
         local = [self.settings.labeler_did] if self.settings.labeler_did else []
         keep_partitions(instance, [*(it.did for it in found), *local])
+        if not found:
+            return  # the label process has not chosen yet
         for news in single.due(found, now):
             instance.report_runless_asset_event(labeler_event(news))
             single.note(news, now)

@@ -129,7 +129,7 @@ def test_numbers_of_one_labeler_are_not_those_of_all() -> None:
     ("it", "words"),
     [
         (QUIET, "connected; everything that it sent is applied"),
-        (replace(QUIET, is_caught_up=False), "connected; catching up"),
+        (replace(QUIET, is_caught_up=False), "connected; its newest label that is applied is 6 s old"),
         (replace(QUIET, silent_seconds=None), "connected; it has sent nothing yet"),
         (replace(QUIET, state="new"), "not tried yet"),
         (replace(PARKED, state_seconds=7_200.0), "parked for 2.0 h: its DID document has no key for labels"),
@@ -152,14 +152,14 @@ REJECTED = replace(
         pytest.param([QUIET], None, None, "The one labeler that is read is caught up.", id="one"),
         pytest.param(numbered(3), None, None, "Of 3 labelers that are read all are caught up.", id="all"),
         pytest.param([], None, None, "No labelers are read yet.", id="none"),
-        pytest.param([QUIET, PARKED], None, "WARN", "1 of 2 labelers (did:plc:parked: its DID", id="one parked"),
+        pytest.param([QUIET, PARKED], None, "WARN", "Of 2 labelers 1 parked: did:plc:parked: its DID", id="one parked"),
         pytest.param([PARKED], None, "ERROR", "take one that is gone out of APPVIEW_LABELERS", id="all parked"),
         pytest.param([replace(PARKED, is_wanted=False)], None, None, "No labelers are read yet.", id="not read"),
-        pytest.param([QUIET, BEHIND], None, "WARN", "is catching up, its newest label is 25.0 h old", id="behind"),
+        pytest.param([QUIET, BEHIND], None, "WARN", "is applied is 25.0 h old.", id="behind"),
         pytest.param([replace(BEHIND, newest_seconds=60.0)], None, None, "is caught up", id="a moment behind"),
         pytest.param(
-            [replace(QUIET, state="waiting", reason="refused", state_seconds=500.0)],
-            None, "WARN", "(did:plc:quiet is waiting for 8 min: refused)", id="waiting",
+            [replace(QUIET, state="waiting", reason="refused.", state_seconds=500.0)],
+            None, "WARN", "1 not caught up: did:plc:quiet: waiting for 8 min: refused.", id="waiting",
         ),
         pytest.param(
             [replace(QUIET, state="connected", silent_seconds=None, newest_seconds=None, is_caught_up=False)],

@@ -98,7 +98,7 @@ def test_each_labeler_is_reported_once_with_what_came_of_it(ticks: Ticks, databa
     assert [found[A][name] for name in numbers] == [80, 60, 20, 10, 50]
     assert found[B]["state"].endswith("no key")
     keep_up = evaluation(instance, "labelers_keep_up")
-    assert not keep_up.passed and "(did:plc:bbbb: no key)" in str(keep_up.description)
+    assert not keep_up.passed and "1 parked: did:plc:bbbb: no key." in str(keep_up.description)
     assert evaluation(instance, "reading_labels").passed
 
     rows(database_url, "UPDATE pipeline.labeler SET labels = 90, frames = 10, cursor = 95 WHERE did = %s", A)
