@@ -26,8 +26,14 @@ log = logging.getLogger(__name__)
 
 MAX_NOTED_BYTES = 65_536
 """Bytes of a frame that are kept with a notice."""
+MAX_OTHER_MESSAGES = 1_000
+"""Messages between two calls of `allow_others` that are no events: pings, notices, text, parts of messages. A server
+that sends more keeps us busy for nothing."""
+MAX_UNSENT_BYTES = 65_536
+"""Answers to a server's pings that it does not take."""
 
 _BINARY, _TEXT, _CONTINUATION, _CLOSE = WSMsgType.BINARY, WSMsgType.TEXT, WSMsgType.CONTINUATION, WSMsgType.CLOSE
+_PING = WSMsgType.PING
 
 
 @dataclass
@@ -63,7 +69,7 @@ class Connection(WSListener):
         self.since = time.monotonic()
         self.frames = 0
         self.pongs = 0
-        self.others = 0  # messages, and parts of them, that are no events
+        self._others = 0  # since the last call of `allow_others`
         self.error: StreamError | None = None  # what the server ended the stream with
         self.reason = ""  # what we ended it for
         self._received = received
@@ -131,10 +137,9 @@ class Connection(WSListener):
         if self.transport is not None and not self.transport.is_disconnected:
             self.transport.send_ping(b"")
 
-    @property
-    def unsent_bytes(self) -> int:
-        """Bytes that the server has not taken yet: answers to its pings."""
-        return 0 if self.transport is None else self.transport.underlying_transport.get_write_buffer_size()
+    def allow_others(self) -> None:
+        """To be called every second: messages that are no events are limited between two calls."""
+        self._others = 0
 
     def resume_reading(self) -> None:
         """Reads from the socket again after the buffer was full."""
@@ -154,7 +159,7 @@ class Connection(WSListener):
     def _uncommon(self, frame: WSFrame) -> bytes | None:
         """A frame that is not a whole binary message by itself: the message that it completes, if any."""
         kind = frame.msg_type
-        self.others += 1
+        self._count_other()
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             raise WSProtocolError(
                 WSCloseCode.PROTOCOL_ERROR, "a compressed message, although no extension was agreed on"
@@ -167,6 +172,8 @@ class Connection(WSListener):
             return None
         if kind not in (_BINARY, _TEXT, _CONTINUATION):
             self.pongs += 1
+            if kind == _PING:
+                self._answer_ping(frame.get_payload_as_bytes())
             return None
         if (kind == _CONTINUATION) == (self._fragments is None):
             raise self._broken(WSCloseCode.PROTOCOL_ERROR, "message fragments out of order")
@@ -184,6 +191,20 @@ class Connection(WSListener):
             return None
         return message
 
+    def _answer_ping(self, payload: bytes) -> None:
+        assert self.transport is not None
+        if self._is_closing or self.transport.is_disconnected:
+            return
+        if self.transport.underlying_transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.close(f"{self.url} does not take the answers to its pings.")
+        else:
+            self.transport.send_pong(payload)
+
+    def _count_other(self) -> None:
+        self._others += 1
+        if self._others > MAX_OTHER_MESSAGES:
+            self.close(f"{self.url} sends more than {MAX_OTHER_MESSAGES:,} messages a second that are no events.")
+
     def _broken(self, code: WSCloseCode, what: str) -> WSProtocolError:
         """The error to end the connection with; nothing after it may be taken for the event that it cost us."""
         self._is_closing = True
@@ -193,7 +214,7 @@ class Connection(WSListener):
         """False for a control frame (noted) and for the one repetition that resuming may bring."""
         control = None if payload.startswith(self._usual_header) else control_of(payload)
         if control is not None:
-            self.others += 1
+            self._count_other()
             self._note_control(control, payload)
             return False
         if not self._is_first:

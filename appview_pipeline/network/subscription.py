@@ -21,7 +21,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import picows
@@ -50,12 +52,6 @@ WINDOW_BYTES = 4 * 2**20
 """Limit of the bytes that the kernel holds for us. A clamp on the TCP window rather than SO_RCVBUF, which would switch
 off the kernel's own tuning and is capped at about 200 KiB on an ordinary Linux: too little to catch up over long
 distances."""
-
-MAX_OTHER_MESSAGES = 1_000
-"""Messages a second that are no events: pings, notices, text, parts of messages. A server that sends more keeps us busy
-for nothing."""
-MAX_UNSENT_BYTES = 65_536
-"""Answers to a server's pings that it does not take."""
 
 _READ_BUFFER_BYTES = 256 * 1024
 _SMALL_READ_BUFFER_BYTES = 16 * 1024
@@ -327,31 +323,8 @@ class Subscription:
         ended = asyncio.get_running_loop().create_future()
         connection = Connection(self.url, self._received, ended, self._connected)
         address = f"{self.url}/xrpc/{self._stream.method}" + ("" if cursor is None else f"?cursor={cursor}")
-        options: dict[str, Any] = {"read_buffer_init_size": _READ_BUFFER_BYTES, "happy_eyeballs_delay": 0.25}
-        context = self._ssl_context
-        if self._hosts is not None:
-            hosts = self._hosts
-            options = {
-                "read_buffer_init_size": _SMALL_READ_BUFFER_BYTES,
-                "socket_factory": lambda _: connected_socket(self.url, hosts, self._connect_seconds),
-            }
-            if self.url.startswith("wss:"):
-                context = context or strangers_context()
         try:
-            _, listener = await asyncio.wait_for(
-                picows.ws_connect(
-                    lambda _request, _response: connection,
-                    address,
-                    ssl_context=context,
-                    websocket_handshake_timeout=self._connect_seconds,
-                    logger_name=_picows_log,
-                    max_frame_size=MAX_FRAME_BYTES,
-                    extra_headers=self._headers,
-                    max_redirects=0,
-                    **options,
-                ),
-                self._connect_seconds,
-            )
+            _, listener = await asyncio.wait_for(self._connect(connection, address), self._connect_seconds)
         except FetchError as error:
             return _End(f"{error}: check {self._setting}.", hopeless=error.kind in ("url", "refused address"))
         except CONNECT_FAILURES as error:
@@ -367,6 +340,34 @@ class Subscription:
             self._connection = None
             connection.close("")
         return await self._end_of(connection)
+
+    async def _connect(self, connection: Connection, address: str) -> tuple[Any, Any]:
+        """The transport and the listener of a new connection; the latter is None where the server hung up."""
+        connect = partial(
+            picows.ws_connect,
+            lambda _request, _response: connection,
+            address,
+            websocket_handshake_timeout=self._connect_seconds,
+            enable_auto_pong=False,  # the connection answers, and limits them
+            logger_name=_picows_log,
+            max_frame_size=MAX_FRAME_BYTES,
+            extra_headers=self._headers,
+            max_redirects=0,
+        )
+        if self._hosts is None:
+            return await connect(
+                ssl_context=self._ssl_context, read_buffer_init_size=_READ_BUFFER_BYTES, happy_eyeballs_delay=0.25
+            )
+        context = self._ssl_context or (strangers_context() if self.url.startswith("wss:") else None)
+        sock = await connected_socket(self.url, self._hosts, self._connect_seconds)
+        try:
+            return await connect(
+                ssl_context=context, read_buffer_init_size=_SMALL_READ_BUFFER_BYTES, socket_factory=lambda _: sock
+            )
+        except BaseException:
+            with suppress(OSError):  # where it is open still, its transport sees its end, and closes it
+                sock.shutdown(socket.SHUT_RDWR)
+            raise
 
     def _connected(self, connection: Connection) -> None:
         assert connection.transport is not None
@@ -395,18 +396,13 @@ class Subscription:
         neither."""
         timers = [self._ping_seconds, self._pong_seconds, self._idle_seconds or self._ping_seconds, 4.0]
         tick = min(timers) / 4
-        frames, pongs, others = connection.frames, connection.pongs, connection.others
-        looked = heard_frame = pinged = time.monotonic()
+        frames, pongs = connection.frames, connection.pongs
+        heard_frame = pinged = time.monotonic()
         unanswered = False
         while not connection.ended.done():
             await asyncio.wait([connection.ended], timeout=tick)
             now = time.monotonic()
-            if connection.others - others > MAX_OTHER_MESSAGES * max(1.0, now - looked):
-                what = f"more than {MAX_OTHER_MESSAGES:,} messages a second that are no events"
-                connection.close(f"{self.url} sends {what}.")
-            elif connection.unsent_bytes > MAX_UNSENT_BYTES:
-                connection.close(f"{self.url} does not take the answers to its pings.")
-            others, looked = connection.others, now
+            connection.allow_others()
             is_full = self._buffer.is_full
             if connection.frames != frames or connection.pongs != pongs or is_full:
                 unanswered = False

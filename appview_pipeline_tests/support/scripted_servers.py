@@ -56,6 +56,8 @@ class Relay:
         self.cursors: list[int | None] = []
         self.times: list[float] = []
         self.user_agents: list[str | None] = []
+        self.hosts: list[str | None] = []
+        self._connections: set[ServerConnection] = set()
         self.closed = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
@@ -89,12 +91,20 @@ class Relay:
         self.cursors.append(int(cursor[0]) if cursor else None)
         self.times.append(time.monotonic())
         self.user_agents.append(connection.request.headers.get("User-Agent"))
+        self.hosts.append(connection.request.headers.get("Host"))
+        self._connections.add(connection)
         try:
             await self._handler(connection, len(self.cursors) - 1, self.cursors[-1])
         except ConnectionClosed:
             pass
         finally:
+            self._connections.discard(connection)
             self.closed.set()
+
+    def drop(self) -> None:
+        """Breaks off the connections that there are."""
+        for connection in tuple(self._connections):
+            self._loop.call_soon_threadsafe(connection.transport.abort)
 
 
 def quick(url: str, cursor: int | None = None, buffer_bytes: int = 64_000_000, **options: Any) -> Subscription:
