@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 MAX_NOTED_BYTES = 65_536
 """Bytes of a frame that are kept with a notice."""
 MAX_OTHER_MESSAGES = 1_000
-"""Messages between two calls of `allow_others` that are no events: pings, notices, text, parts of messages. A server
-that sends more keeps us busy for nothing."""
+"""Messages of a stranger, between two calls of `allow_others`, that are no events: pings, notices, text, tiny parts of
+messages. A server that sends more keeps us busy for nothing."""
+TINY_BYTES = 256
+"""Parts of messages that are smaller count with those."""
 MAX_UNSENT_BYTES = 65_536
 """Answers to a server's pings that it does not take."""
 
@@ -41,7 +43,7 @@ class Received:
     """What a subscription has received: shared by its connections, of which there is one at a time.
 
     `usual_header`: nearly all frames begin with it, and those that do are events. `leaps`: numbers are left out without
-    any event missing. `last_frame_at`: UNIX seconds.
+    any event missing. `is_strangers`: a stranger named the server. `last_frame_at`: UNIX seconds.
     """
 
     usual_header: bytes
@@ -49,6 +51,7 @@ class Received:
     resume_point: ResumePoint
     notices: Notices
     leaps: bool = False
+    is_strangers: bool = False
     last_frame_at: float | None = None
 
 
@@ -138,7 +141,7 @@ class Connection(WSListener):
             self.transport.send_ping(b"")
 
     def allow_others(self) -> None:
-        """To be called every second: messages that are no events are limited between two calls."""
+        """To be called every second: a stranger's messages that are no events are limited between two calls."""
         self._others = 0
 
     def resume_reading(self) -> None:
@@ -159,7 +162,8 @@ class Connection(WSListener):
     def _uncommon(self, frame: WSFrame) -> bytes | None:
         """A frame that is not a whole binary message by itself: the message that it completes, if any."""
         kind = frame.msg_type
-        self._count_other()
+        if kind != _CONTINUATION or frame.payload_size < TINY_BYTES:
+            self._count_other()
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             raise WSProtocolError(
                 WSCloseCode.PROTOCOL_ERROR, "a compressed message, although no extension was agreed on"
@@ -202,7 +206,7 @@ class Connection(WSListener):
 
     def _count_other(self) -> None:
         self._others += 1
-        if self._others > MAX_OTHER_MESSAGES:
+        if self._others > MAX_OTHER_MESSAGES and self._received.is_strangers:
             self.close(f"{self.url} sends more than {MAX_OTHER_MESSAGES:,} messages a second that are no events.")
 
     def _broken(self, code: WSCloseCode, what: str) -> WSProtocolError:

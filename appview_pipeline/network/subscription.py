@@ -187,7 +187,14 @@ class Subscription:
         numbers = LeapingNumbers(cursor) if stream.leaps else StreamNumbers(cursor, sequence_gap)
         self._resume_point = ResumePoint(cursor, numbers, self._buffer)
         self._notices = Notices(news)
-        self._received = Received(stream.usual_header, self._buffer, self._resume_point, self._notices, stream.leaps)
+        self._received = Received(
+            usual_header=stream.usual_header,
+            buffer=self._buffer,
+            resume_point=self._resume_point,
+            notices=self._notices,
+            leaps=stream.leaps,
+            is_strangers=hosts is not None,
+        )
         self._status = SubscriptionStatus(cursor=cursor)  # written by the network's thread, but for the counts
 
         self._stopping = threading.Event()
