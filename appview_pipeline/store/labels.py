@@ -151,9 +151,11 @@ def apply_labels(
         if rows:
             copy_encoded(cursor, "stage_label", _STAGED, _encoded(rows))
             run(cursor, statements, "events", "derive", "effects")
-            _settle_effects(cursor)
+            negations = _settle_effects(cursor)
             cursor.execute(statements["sources"])
             sources = {src: _Source(*counts) for src, *counts in cursor.fetchall()}
+            if negations:
+                cursor.execute(statements["survivors_again"])
             _notify(cursor, report)
         staged = Counter(row.src for row in rows)
         for src in staged:
@@ -337,15 +339,15 @@ def _encoded(rows: Sequence[LabelRow]) -> bytes:
     return copy_text([(number, *row) for number, row in enumerate(rows)])
 
 
-def _settle_effects(cursor: Cursor) -> None:
-    """Marks events without effect, and gives new ids to those that have to be broadcast again."""
+def _settle_effects(cursor: Cursor) -> int:
+    """Marks events without effect, and gives new ids to known ones that take effect now. Returns how many negations
+    take effect."""
     statements = sections(_FILE)
     cursor.execute(statements["without_effect"])
     ((known, negations),) = cursor.fetchall()
     if known:
         cursor.execute(statements["known_again"])
-    if negations:
-        cursor.execute(statements["survivors_again"])
+    return int(negations)
 
 
 def _notify(cursor: Cursor, report: LabelReport) -> None:
