@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.indexing.changes import DeadLetter
+from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.indexing.shared_rows import letter_rows
 from appview_pipeline.store import labels as labels_module
 from appview_pipeline.store.apply import prepare
@@ -202,3 +205,190 @@ def test_a_negation_that_ends_nothing_and_would_mislead_is_not_broadcast(databas
     apply_rows(database, [label(9, cid="bafynew")])
     apply_rows(database, [label(5, cid="bafyold", neg=True)])
     assert feed(database) == [("bafynew", False)]
+
+
+# ---- NOTIFY
+
+
+def test_listeners_hear_of_each_transaction_that_changes_something(database: Database) -> None:
+    with listening(database) as listener:
+        report = apply_rows(database, [label(1), label(1, uri=BOB), label(1, val="rude")])
+        assert heard(listener) == [
+            {"first": report.first_id, "last": report.last_id, "count": 3, "subjects": [POST, BOB], "more": False}
+        ]
+        apply_rows(database, [label(1)])
+        apply_rows(database, [])
+        assert heard(listener) == []
+        with pytest.raises(ZeroDivisionError), database.connect("writer") as connection:
+            apply_labels(connection, LabelBatch([label(2)]))
+            raise ZeroDivisionError
+        assert heard(listener) == []
+
+
+@pytest.mark.parametrize("length", [10, 1_900])
+def test_a_payload_has_as_many_subjects_as_fit(database: Database, length: int) -> None:
+    uris = [f"at://{BOB}/app.bsky.feed.post/{number:03}" + '"' * length for number in range(400)]
+    with listening(database) as listener:
+        apply_rows(database, [label(1, uri=uri) for uri in uris])
+        (payload,) = heard(listener)
+    assert payload["count"] == 400 and payload["more"]
+    assert 1 <= len(payload["subjects"]) < 150
+    assert payload["subjects"] == uris[: len(payload["subjects"])]
+
+
+def test_expired_labels_are_announced_once(database: Database) -> None:
+    now = one(database.url, "SELECT now() AT TIME ZONE 'UTC'")
+    soon = now.isoformat(timespec="milliseconds") + "Z"
+    apply_rows(database, [label(1, uri=f"did:plc:{number:024}", exp=soon) for number in range(3)])
+    apply_rows(database, [label(1, exp="2999-01-01T00:00:00.000Z"), label(1, uri=BOB, exp=soon)])
+    apply_rows(database, [label(2, uri=BOB, neg=True)])
+    rows(database.url, "UPDATE pipeline.label_feed SET expired_to = now() - interval '1 minute'")
+    found: list[int] = []
+
+    def announce() -> None:
+        with database.connect("writer") as connection:
+            found.append(announce_expired(connection))
+
+    with listening(database) as listener:
+        threads = [threading.Thread(target=announce) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        announce()
+        assert sorted(found) == [0, 0, 0, 0, 3]
+        (payload,) = heard(listener)
+    assert payload == {"count": 3, "expired": [f"did:plc:{number:024}" for number in range(3)], "more": False}
+
+
+# ---- cursors, counts, dead letters
+
+
+def stream(after: int, before: int = 0, **more: Any) -> LabelerProgress:
+    return LabelerProgress(SRC, more.pop("endpoint", "wss://labels.example"), before, after, **more)
+
+
+def test_the_cursor_moves_with_the_batch_by_compare_and_set(database: Database) -> None:
+    rows(
+        database.url,
+        "INSERT INTO pipeline.labeler (did, endpoint) VALUES (%s, 'wss://labels.example'), (%s, 'wss://other.example')",
+        SRC,
+        OTHER,
+    )
+    first = stream(7, frames=2, labels=1, rejected_by_kind={"label-syntax": 2}, newest_cts_micros=1_750_000_000_123_456)
+    with database.connect("writer") as connection:
+        assert apply_labels(connection, LabelBatch([label(1)], [first])).moved == frozenset()
+    second = stream(9, 7, frames=1, labels=1, rejected_by_kind={"label-syntax": 1, "label-future": 1}, caught_up=True)
+    with database.connect("writer") as connection:
+        assert apply_labels(connection, LabelBatch([label(2)], [second])).moved == frozenset()
+    query = (
+        "SELECT cursor, frames, labels, rejected, rejected_by_kind, changed, in_effect, caught_up_at IS NOT NULL, "
+        "extract(microsecond FROM last_cts)::int FROM pipeline.labeler WHERE did = %s"
+    )
+    counted = (9, 3, 2, 4, {"label-syntax": 3, "label-future": 1}, 2, 1, True, 40_123_456)
+    assert rows(database.url, query, SRC) == [counted]
+    # Somebody else has moved it; or it is another server's; or there is no such labeler. The labels are applied.
+    other = LabelerProgress(OTHER, "wss://other.example", 0, 3, frames=1)
+    for stale in (stream(12, 7), stream(12, 9, endpoint="wss://elsewhere.example")):
+        with database.connect("writer") as connection:
+            report = apply_labels(connection, LabelBatch([label(3 + stale.before)], [stale, other]))
+            assert SRC in report.moved and report.added == 1
+    assert rows(database.url, query, SRC) == [(*counted[:5], 4, 1, True, 40_123_456)]
+    assert one(database.url, "SELECT cursor FROM pipeline.labeler WHERE did = %s", OTHER) == 3
+    with database.connect("writer") as connection:
+        unknown = LabelerProgress(BOB, "wss://labels.example", 0, 1)
+        assert apply_labels(connection, LabelBatch([], [unknown])).moved == {BOB}
+
+
+def test_labels_that_are_made_here_are_counted_too(database: Database) -> None:
+    apply_rows(database, [label(1), label(1, uri=BOB)])
+    assert rows(database.url, "SELECT did, is_wanted, in_effect, frames FROM pipeline.labeler") == [(SRC, False, 2, 0)]
+
+
+def test_dead_letters_are_stored_with_the_batch_up_to_the_limit(database: Database) -> None:
+    letters = [
+        DeadLetter("label-signature", "does not fit", number, SRC, None, b"bytes", form="label") for number in range(5)
+    ]
+    batch = LabelBatch([label(1)], dead_letters=letter_rows(letters, "wss://labels.example", 1_000))
+    for _ in range(2):
+        with database.connect("writer") as connection:
+            apply_labels(connection, batch, limits=DeadLetterLimits(3, 1_000_000))
+    assert one(database.url, "SELECT count(*) FROM pipeline.dead_letter") == 3
+    assert one(database.url, "SELECT sum(count) FROM pipeline.dead_letter_overflow") == 4
+
+
+def test_on_a_session_that_applies_other_batches_too(database: Database) -> None:
+    """Its staging tables may be there before, or come after."""
+    letter = letter_rows([DeadLetter("label-syntax", "no", 1, SRC, None, b"x", form="label")], "wss://x", 1_000)
+    with database.connect("writer") as connection:
+        prepare(connection, EFFECTS)
+        apply_labels(connection, LabelBatch([label(1)], dead_letters=letter))
+    database.engine.dispose()
+    with database.connect("writer") as connection:
+        apply_labels(connection, LabelBatch([label(2)], dead_letters=letter))
+        prepare(connection, EFFECTS)
+        apply_labels(connection, LabelBatch([label(3)], dead_letters=letter))
+    assert one(database.url, "SELECT count(*) FROM pipeline.dead_letter") == 1
+    assert one(database.url, "SELECT count(*) FROM pipeline.label_event") == 3
+
+
+# ---- labelers that are excluded, or removed
+
+
+def test_whoever_opts_a_labeler_out_waits_for_a_batch_and_nothing_comes_after(database: Database) -> None:
+    done = threading.Event()
+
+    def forbid() -> None:
+        rows(database.url, "SELECT pipeline.forbid_data_collection(%s)", SRC)
+        done.set()
+
+    with database.connect("writer") as connection:
+        apply_labels(connection, LabelBatch([label(1)]))
+        thread = threading.Thread(target=forbid)
+        thread.start()
+        assert not done.wait(0.3)
+    thread.join()
+    report = apply_rows(database, [label(2), label(2, src=OTHER)])
+    assert (report.withheld, report.added, report.events) == (1, 1, 2)
+
+
+def test_removed_a_bounded_number_at_a_time(database: Database) -> None:
+    apply_rows(database, [label(number, cid=f"bafy{number}") for number in range(10)])
+    apply_rows(database, [label(20, cid="bafy1", neg=True), label(1, src=OTHER)])
+    rows(
+        database.url,
+        "INSERT INTO bsky.label (src, uri, cid, val, neg, cts) VALUES (%s, 'x', '', 'by-hand', false, '')",
+        SRC,
+    )
+    removed: list[int] = []
+    while not removed or removed[-1]:
+        with database.connect("writer") as connection:
+            removed.append(remove_labels(connection, SRC, 4))
+    assert removed == [4, 4, 3, 1, 0]
+    assert rows(database.url, "SELECT src FROM bsky.label") == [(OTHER,)]
+    assert rows(database.url, "SELECT src FROM pipeline.label_event") == [(OTHER,)]
+
+
+# ---- rebuilding
+
+
+def test_a_rebuild_says_what_it_does_and_listeners_hear_of_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels_module, "REBUILT_AT_ONCE", 2)
+    apply_rows(database, [label(number, cid=f"bafy{number}") for number in range(5)])
+    rows(database.url, "DELETE FROM bsky.label WHERE cid = 'bafy1'")
+    rows(database.url, "UPDATE bsky.label SET neg = true WHERE cid = 'bafy3'")
+    rows(
+        database.url,
+        "INSERT INTO bsky.label (src, uri, cid, val, neg, cts) VALUES (%s, 'x', '', 'by-hand', false, '')",
+        SRC,
+    )
+    steps: list[Rebuilt] = []
+    with listening(database) as listener, database.connect("maintenance") as connection:
+        rebuilt = rebuild_labels(connection, SRC, progress=steps.append)
+        payloads = heard(listener)
+    assert rebuilt == steps[-1] == Rebuilt(rows=5, added=1, removed=1, corrected=1)
+    assert len(steps) > 4
+    assert [subject for payload in payloads for subject in payload["subjects"]] == [POST, POST, "x"]
+    assert one(database.url, "SELECT in_effect FROM pipeline.labeler") == 5
