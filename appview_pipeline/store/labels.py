@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -171,7 +171,7 @@ def apply_labels(
                 sections("apply/dead_letter.sql")["insert"],
                 {"per_minute": limits.per_minute, "bytes_per_day": limits.bytes_per_day},
             )
-        report.moved = _count(cursor, sources, batch.progress)
+        report.moved = _count(cursor, sources, batch.progress, excluded)
     report.apply_ms = (time.monotonic() - started) * 1000
     return report
 
@@ -311,8 +311,11 @@ def _begin(cursor: Cursor) -> None:
 def _excluded(cursor: Cursor, batch: LabelBatch) -> frozenset[str]:
     """Those of the batch's labelers that are excluded."""
     dids = {row.src for row in batch.rows} | {row[_LETTER_DID] for row in batch.dead_letters}
-    known = [did for did in dids if isinstance(did, str) and "\0" not in did]
-    cursor.execute(sections("apply/excluded.sql")["find"], {"dids": known})
+    return _those_excluded(cursor, {did for did in dids if isinstance(did, str) and "\0" not in did})
+
+
+def _those_excluded(cursor: Cursor, dids: Collection[str]) -> frozenset[str]:
+    cursor.execute(sections("apply/excluded.sql")["find"], {"dids": list(dids)})
     return frozenset(did for (did,) in cursor.fetchall())
 
 
@@ -380,9 +383,18 @@ def _send(
     cursor.execute(sections(_FILE)["notify"], {"channel": CHANNEL, "payload": payload})
 
 
-def _count(cursor: Cursor, sources: Mapping[str, _Source], progress: Sequence[LabelerProgress]) -> frozenset[str]:
+def _count(
+    cursor: Cursor,
+    sources: Mapping[str, _Source],
+    progress: Sequence[LabelerProgress],
+    withheld: frozenset[str] = frozenset(),
+) -> frozenset[str]:
     """Counts in `pipeline.labeler`, and moves the cursors that are where the batch began. Returns the labelers whose
-    cursor is elsewhere."""
+    cursor is elsewhere.
+
+    `withheld`: labelers of which the batch has left something out, because they were excluded. Where one is not any
+    more, its cursor stays: it has been set to 0, and may have been 0 before, but what was left out has to come again.
+    """
     statements = sections(_FILE)
     dids = sorted({*sources, *(it.did for it in progress)})
     if not dids:
@@ -401,7 +413,9 @@ def _count(cursor: Cursor, sources: Mapping[str, _Source], progress: Sequence[La
                 "more": [it.more for it in sources.values()],
             },
         )
-    moving = [it for it in progress if places.get(it.did) == (it.endpoint, it.before)]
+    # Whoever allows a labeler again changes its row, which is locked by now: so this is how it is.
+    allowed = withheld - _those_excluded(cursor, withheld) if withheld else withheld
+    moving = [it for it in progress if places.get(it.did) == (it.endpoint, it.before) and it.did not in allowed]
     if moving:
         cursor.execute(
             statements["advance"],

@@ -12,7 +12,7 @@ from appview_pipeline.ingest.removal import RemovalSummary, remove_accounts
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.labelers import want
-from appview_pipeline.store.labels import LabelRow, Rebuilt, rebuild_labels
+from appview_pipeline.store.labels import LabelBatch, LabelerProgress, LabelRow, Rebuilt, apply_labels, rebuild_labels
 from appview_pipeline_tests.support.frames import did_of
 from appview_pipeline_tests.support.label_rows import apply_rows, label_row
 from appview_pipeline_tests.support.statement_hooks import HookedDatabase
@@ -119,6 +119,33 @@ def test_a_labeler_that_is_allowed_again_is_read_from_the_beginning(database: Da
     assert rows(database.url, state, MOD) == [(0, True)]
     assert rows(database.url, state, OTHER) == [(250, False)]
     assert apply_rows(database, said(MOD)).added == 9
+
+
+@pytest.mark.parametrize("cursor", [0, 7])
+def test_a_labeler_that_is_allowed_again_while_a_batch_withholds_its_labels_loses_none(
+    database: Database, cursor: int
+) -> None:
+    """The batch has found it excluded. Its cursor is set to 0 before the batch moves it: it has to stay there, also
+    where the batch began at 0."""
+    known(database, MOD)
+    rows(database.url, "UPDATE pipeline.labeler SET cursor = %s", cursor)
+    rows(database.url, "SELECT pipeline.forbid_data_collection(%s)", MOD)
+    progress = LabelerProgress(MOD, "wss://mod.example", cursor, 250, frames=9, labels=9)
+
+    @contextmanager
+    def around(name: str, connection: Connection) -> Iterator[None]:
+        if name == "label.lock_labelers":
+            assert one(database.url, "SELECT pipeline.allow_data_collection(%s)", MOD)
+        yield
+
+    hooked = HookedDatabase(database.url, Settings(database_url=database.url), around)
+    try:
+        with hooked.connect("writer") as connection:
+            report = apply_labels(connection, LabelBatch(said(MOD), [progress]))
+    finally:
+        hooked.close()
+    assert (report.withheld, report.moved) == (9, frozenset({MOD}))
+    assert one(database.url, "SELECT cursor FROM pipeline.labeler") == 0
 
 
 @pytest.mark.usefixtures("small_chunks")
