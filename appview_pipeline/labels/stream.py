@@ -17,11 +17,9 @@ from datetime import datetime
 
 from appview_pipeline import backoff
 from appview_pipeline.identity.cache import KnownIdentity
-from appview_pipeline.indexing.changes import DeadLetter
 from appview_pipeline.labels.label_frame import LabelFrame, Position
 from appview_pipeline.network.sequence import LeapingNumbers
 from appview_pipeline.network.subscription import Subscription
-from appview_pipeline.store.dead_letters import LABEL_FRAME
 from appview_pipeline.store.labelers import LabelerIdentity, LabelerState, State
 
 log = logging.getLogger(__name__)
@@ -182,29 +180,15 @@ class Stream:
         """Frames that were taken and not decoded."""
         self.waiting.extendleft(reversed(frames))
 
-    def notices(self) -> list[LabelFrame]:
-        """What the stream says about itself: frames that are too large are rejected; an outdated cursor is noted."""
-        found: list[LabelFrame] = []
-        if self.subscription is None or self.position is None:
-            return found
+    def listen(self) -> None:
+        """Takes note of what the stream says about itself. Numbers that leap or go back mean nothing here: with some
+        labelers they always do. Messages that are too large end the connection, and the labeler is parked."""
+        if self.subscription is None:
+            return
         for notice in self.subscription.notices():
-            # The numbers of labelers leap, and go back with some: neither says that anything is missing.
             if notice.kind == "info" and notice.name == "OutdatedCursor" and notice.cursor:
                 log.warning("Labeler %s does not have all that came after %s any more", self.did, notice.cursor)
                 self.outdated = notice.cursor
-            elif notice.kind == "oversized":
-                seq = None if notice.cursor is None else notice.cursor + 1
-                letter = DeadLetter(
-                    kind="frame-size",
-                    reason=notice.message,
-                    seq=seq,
-                    did=self.did,
-                    path=None,
-                    bytes=notice.frame,
-                    form=LABEL_FRAME,
-                )
-                found.append(LabelFrame(self.position, seq, rejected=[letter]))
-        return found
 
     def count(self, frames: list[LabelFrame], now: float) -> None:
         """Counts what came; parks the labeler where nearly all of it is rejected."""

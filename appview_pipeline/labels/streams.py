@@ -61,12 +61,11 @@ _STATES = {
 
 
 class Taken(NamedTuple):
-    """Frames of one labeler, in their order, and what its stream has said about itself."""
+    """Frames of one labeler, in their order."""
 
     stream: Stream
     position: Position
     frames: list[bytes]
-    noticed: list[LabelFrame]
 
 
 class Streams:
@@ -133,6 +132,7 @@ class Streams:
             if stream.is_open:
                 if stream.position is not None and stream.position.is_lost:
                     self._look_due = 0.0
+                stream.listen()
                 stream.observe(now)
         self._write_states(now)
 
@@ -291,11 +291,7 @@ class Streams:
         first = self._turn % len(streams) if streams else 0
         streams = streams[first:] + streams[:first]
         left, size = self._settings.batch_events, self._settings.batch_events * LABEL_BYTES
-        taken = {
-            stream.did: Taken(stream, stream.position, [], stream.notices())
-            for stream in streams
-            if stream.position is not None
-        }
+        taken: dict[str, Taken] = {}
         # Each has the same share; what some don't use is for the others.
         while streams and left > 0 and size > 0:
             share, bytes_each = max(1, left // len(streams)), max(1, size // len(streams))
@@ -304,13 +300,13 @@ class Streams:
                 if left <= 0 or size <= 0:
                     break
                 frames = stream.take(share, bytes_each)
-                if frames:
-                    taken[stream.did].frames.extend(frames)
+                if frames and stream.position is not None:
+                    taken.setdefault(stream.did, Taken(stream, stream.position, [])).frames.extend(frames)
                     left -= len(frames)
                     size -= sum(map(len, frames))
                     busy.append(stream)
             streams = busy
-        return [it for it in taken.values() if it.frames or it.noticed]
+        return list(taken.values())
 
     def _wait(self) -> None:
         until = time.monotonic() + self._settings.batch_seconds
@@ -359,7 +355,7 @@ class Streams:
         stream."""
         now_micros, now = time.time_ns() // 1_000, time.monotonic()
         decoded: list[LabelFrame] = []
-        for stream, position, frames, noticed in taken:
+        for stream, position, frames in taken:
             if stream.position is not position:
                 continue  # closed since; it comes again
             read, count = read_frames(frames, position, self._keys, now_micros)
@@ -367,7 +363,6 @@ class Streams:
                 stream.give_back(frames[count:])
                 stream.doubted_at = time.time()
                 stream.doubt = self._resolutions.ask(stream.did, force=True)
-            read += noticed
             stream.count(read, now)
             decoded += read
         return decoded
