@@ -125,7 +125,7 @@ class Stream:
         if self.described is None or self.described[1] != identity.endpoint or self.state == "parked":
             self.close()
         self.described = described
-        self.parked_until = 0.0
+        self.parked_until = self.held_until = 0.0
         self.accepted = self.rejected = 0
         return True
 
@@ -164,12 +164,16 @@ class Stream:
         return now - max(last_frame_at or 0.0, self.connected_at) >= backoff.LABELER_QUIET_SECONDS
 
     def take(self, frames: int, size: int) -> list[bytes]:
-        """The oldest frames: at most so many, and of at most so many bytes, but for one frame. None while the key is in
-        doubt."""
+        """The oldest frames: at most so many, and of at most so many bytes, but for one frame. Nothing while the key is
+        in doubt, or while a gap before them has to be noted."""
         if self.subscription is None or self.is_held:
             return []
         if not self.waiting:
             self.waiting.extend(self.subscription.take(frames, 0))
+            # What the stream said of these frames is known by now. A gap before them is stored before they are.
+            self.listen()
+        if self.outdated is not None:
+            return []
         taken: list[bytes] = []
         while self.waiting and len(taken) < frames and (not taken or size >= len(self.waiting[0])):
             taken.append(self.waiting.popleft())

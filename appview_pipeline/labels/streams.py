@@ -346,7 +346,6 @@ class Streams:
                 why = identity.reason or "nobody answers"
                 stream.hold(f"a signature does not fit its key, and its DID document can't be resolved: {why}", now)
                 continue
-            stream.held_reason = None
             self._keys.resolved(stream.did, identity.labeler_key)
             self._look_due = 0.0  # the endpoint may have changed as well
 
@@ -359,6 +358,7 @@ class Streams:
             if stream.position is not position:
                 continue  # closed since; it comes again
             read, count = read_frames(frames, position, self._keys, now_micros)
+            stream.held_reason = None  # it has a key that fits, or is in doubt once more
             if count < len(frames):
                 stream.give_back(frames[count:])
                 stream.doubted_at = time.time()
