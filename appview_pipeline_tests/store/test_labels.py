@@ -352,21 +352,39 @@ def test_whoever_opts_a_labeler_out_waits_for_a_batch_and_nothing_comes_after(da
     assert (report.withheld, report.added, report.events) == (1, 1, 2)
 
 
+def removed_by_4(database: Database) -> list[int]:
+    removed: list[int] = []
+    while not removed or removed[-1]:
+        with database.connect("writer") as connection:
+            removed.append(remove_labels(connection, SRC, 4))
+    assert rows(database.url, "SELECT src FROM bsky.label") == [(OTHER,)]
+    assert rows(database.url, "SELECT src FROM pipeline.label_event") == [(OTHER,)]
+    return removed
+
+
 def test_removed_a_bounded_number_at_a_time(database: Database) -> None:
-    apply_rows(database, [label(number, cid=f"bafy{number}") for number in range(10)])
-    apply_rows(database, [label(20, cid="bafy1", neg=True), label(1, src=OTHER)])
+    """What was said of one subject and value goes together, so that nothing is half there."""
+    apply_rows(database, [label(number, uri=f"{POST}{number}") for number in range(6)])
+    apply_rows(database, [label(20, uri=f"{POST}1", cid="bafy1", neg=True), label(1, src=OTHER)])
     rows(
         database.url,
         "INSERT INTO bsky.label (src, uri, cid, val, neg, cts) VALUES (%s, 'x', '', 'by-hand', false, '')",
         SRC,
     )
-    removed: list[int] = []
-    while not removed or removed[-1]:
-        with database.connect("writer") as connection:
-            removed.append(remove_labels(connection, SRC, 4))
-    assert removed == [4, 4, 3, 1, 0]
-    assert rows(database.url, "SELECT src FROM bsky.label") == [(OTHER,)]
-    assert rows(database.url, "SELECT src FROM pipeline.label_event") == [(OTHER,)]
+    with listening(database) as listener:
+        assert removed_by_4(database) == [10, 4, 1, 0], "events and rows"
+        payloads = heard(listener)
+    ended = [subject for payload in payloads for subject in payload["subjects"]]
+    assert sorted(ended) == sorted([*(f"{POST}{number}" for number in (0, 2, 3, 4, 5)), "x"])
+    assert one(database.url, "SELECT in_effect FROM pipeline.labeler WHERE did = %s", SRC) == -1, "of the one by hand"
+
+
+def test_a_great_many_labels_of_one_subject_are_not_removed_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels_module, "MAX_EVENTS_REMOVED_TOGETHER", 1)
+    apply_rows(database, [*(label(number, cid=f"bafy{number}") for number in range(10)), label(1, src=OTHER)])
+    assert removed_by_4(database) == [8, 8, 4, 0]
 
 
 # ---- rebuilding
