@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from appview_pipeline.settings import Settings
+from appview_pipeline.store.backfill_queue import ASKED, enqueue_new
 from appview_pipeline.store.database import Connection
 from appview_pipeline.store.labelers import popular_labelers, want
 
@@ -17,8 +16,12 @@ def choose(connection: Connection, settings: Settings) -> list[str]:
 
     With `all` they are the accounts with a labeler record, without those that are not active, at most
     `APPVIEW_LABELERS_LIMIT`. Accounts that are excluded (opted out or deleted) are never among them.
+
+    The repositories of labelers that the settings name are queued to be fetched, unless they were fetched before: their
+    records say what their labels mean, and without them readers don't show the labeler.
     """
-    dids: Sequence[str] = settings.labelers
-    if ALL in dids:
-        dids = popular_labelers(connection, settings.labelers_limit)
-    return want(connection, dids)
+    if ALL in settings.labelers:
+        return want(connection, popular_labelers(connection, settings.labelers_limit))
+    dids = want(connection, settings.labelers)
+    enqueue_new(connection, dids, reason="requested", priority=ASKED)
+    return dids
