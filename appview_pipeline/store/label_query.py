@@ -19,7 +19,7 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.store.placeholders import fill_placeholders
 from appview_pipeline.store.sql import named, sections
 
-MAX_EXAMINED = 10_000
+MAX_EXAMINED = 5_000
 """Rows that one page looks at; a page may therefore hold fewer labels than its limit, or none, and still have a
 cursor."""
 
@@ -27,7 +27,9 @@ EVERYTHING = "*"
 """The pattern of all subjects."""
 
 _LAST = "\U0010ffff"
+"""No character, so no URI that begins with a prefix is later than the prefix with this."""
 _FIRST = "\x01"
+"""Nothing is between a text and the text with this."""
 _LAST_ID = (1 << 63) - 1
 
 
@@ -104,12 +106,10 @@ def query_page(
         "limit": limit,
     }
     if subjects and EVERYTHING not in subjects:
-        last = _decoded(cursor, ["", "", "", ""])
-        ranges = list(_ranges(subjects, sources))
-        asked |= {
-            **dict(zip(("uri", "src", "val", "cid"), last, strict=True)),
-            **{name: list(column) for name, column in zip(_Range._fields, zip(*ranges, strict=True), strict=True)},
-        }
+        ranges = _ranges(subjects, sources, tuple(_decoded(cursor, ["", "", "", ""])))
+        if not ranges:
+            return LabelPage([], None)
+        asked |= {name: list(column) for name, column in zip(_Range._fields, zip(*ranges, strict=True), strict=True)}
         statement = _by_subject(with_negated)
         key_length = 4
     else:
@@ -117,6 +117,8 @@ def query_page(
         statement = _by_id(with_negated, bool(sources), oldest_first)
         key_length = 1
     with connection.cursor() as cursor_:
+        # The planner does not know the ranges. It would sort all that might be in them, where an index has the order.
+        cursor_.execute("SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off")
         cursor_.execute(statement, asked)
         rows = cursor_.fetchall()
     examined, *reached = rows[0][: 1 + key_length]
@@ -141,51 +143,56 @@ def query(connection: Connection, *, limit: int, page: int = 1_000, **asked: Any
             return
 
 
+_KEY = ("uri", "src", "val", "cid")
+
+
 class _Range(NamedTuple):
-    """Labels from (low_uri, low_src) up to, not including, (high_uri, high_src)."""
+    """Labels after (uri, src, val, cid) and before (end_uri, end_src), in byte order."""
 
-    low_uris: str
-    low_srcs: str
-    high_uris: str
-    high_srcs: str
-
-
-def _ranges(subjects: Collection[str], sources: Collection[str]) -> Iterator[_Range]:
-    """The ranges that patterns stand for, merged where they overlap."""
-    current: _Range | None = None
-    for found in sorted(_ranges_of_patterns(subjects, sources)):
-        if current is not None and found[:2] <= current[2:]:
-            current = _Range(*current[:2], *max(current[2:], found[2:]))
-            continue
-        if current is not None:
-            yield current
-        current = found
-    if current is not None:
-        yield current
+    uri: str
+    src: str
+    val: str
+    cid: str
+    end_uri: str
+    end_src: str
 
 
-def _ranges_of_patterns(subjects: Collection[str], sources: Collection[str]) -> Iterator[_Range]:
+def _ranges(subjects: Collection[str], sources: Collection[str], after: tuple[str, ...]) -> list[_Range]:
+    """The ranges that patterns stand for, from a key on, merged where they overlap."""
+    merged: list[_Range] = []
+    # No label has an empty value, so (uri, src, "", "") comes before all labels of a subject and source.
+    for (uri, src), end in sorted(_spans(subjects, sources)):
+        if merged and (uri, src) <= merged[-1][4:]:
+            merged[-1] = _Range(*merged[-1][:4], *max(merged[-1][4:], end))
+        else:
+            merged.append(_Range(uri, src, "", "", *end))
+    return [it._replace(**dict(zip(_KEY, max(it[:4], after), strict=True))) for it in merged if after[:2] < it[4:]]
+
+
+def _spans(subjects: Collection[str], sources: Collection[str]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+    """The (uri, src) with which the labels of each pattern begin, and the one that they come before."""
     for subject in subjects:
         subject = subject.replace("\0", "")  # which PostgreSQL can't hold
         if subject.endswith("*"):
-            # U+10FFFF is no character, so no URI goes on with it.
-            yield _Range(subject[:-1], "", subject[:-1] + _LAST, "")
+            yield (subject[:-1], ""), (subject[:-1] + _LAST, "")
         elif not sources:
-            yield _Range(subject, "", subject + _FIRST, "")
+            yield (subject, ""), (subject + _FIRST, "")
         else:
             for source in sources:
-                yield _Range(subject, source, subject, source + _FIRST)
+                yield (subject, source), (subject, source + _FIRST)
 
 
 @cache
 def _by_subject(with_negated: bool) -> str:
-    return _filled("by_subject", {"{condition}": "" if with_negated else "AND NOT l.neg"})
+    return _filled(
+        "by_subject", {"{rows}": sections("labels/query.sql")["rows_with_negated" if with_negated else "rows"]}
+    )
 
 
 @cache
 def _by_id(with_negated: bool, of_sources: bool, oldest_first: bool) -> str:
     names = {
-        "{events}": "\n" + sections("labels/query.sql")["events_of_sources" if of_sources else "events"],
+        "{events}": sections("labels/query.sql")["events_of_sources" if of_sources else "events"],
         "{condition}": "" if with_negated else "AND NOT v.neg",
         "{after}": ">" if oldest_first else "<",
         "{direction}": "ASC" if oldest_first else "DESC",
@@ -195,7 +202,7 @@ def _by_id(with_negated: bool, of_sources: bool, oldest_first: bool) -> str:
 
 def _filled(name: str, names: Mapping[str, str]) -> str:
     parts = sections("labels/query.sql")
-    shared = {f"{{{part}}}": parts[part] for part in ("of_row", "wanted")}
+    shared = {f"{{{part}}}": parts[part] for part in ("of_row", "wanted", "unexpired")}
     return named(fill_placeholders(parts[name], {**names, **shared}), f"query.{name}")
 
 

@@ -8,8 +8,8 @@
 -- Every statement returns one row at least: `examined` and `last_...` say how many rows were looked at, and the last of
 -- them; the columns after these are null where the page is empty.
 --
--- Placeholders (store/label_query.py fills them): {of_row} and {events} stand for parts of this file, {condition} for
--- what a label event or row has to be, {after} and {direction} for the direction of reading.
+-- Placeholders (store/label_query.py fills them): {of_row}, {wanted}, {unexpired}, {rows} and {events} stand for parts
+-- of this file, {condition} for what a label event has to be, {after} and {direction} for the direction of reading.
 
 -- :of_row
 -- The event that decides a row `l` of bsky.label: the newest of its key, or the newest negation of any CID.
@@ -34,39 +34,63 @@ FROM (
 WHERE v.cid = l.cid
 
 -- :wanted
+-- What a key has to be.
+(%(sources)s::text[] IS NULL OR src = ANY (%(sources)s::text[]))
+  AND (%(vals)s::text[] IS NULL OR val = ANY (%(vals)s::text[]))
+
+-- :unexpired
 -- What a row `l` of bsky.label has to be.
-(%(sources)s::text[] IS NULL OR l.src = ANY (%(sources)s::text[]))
-AND (%(vals)s::text[] IS NULL OR l.val = ANY (%(vals)s::text[]))
-AND (
-  %(with_expired)s OR l.exp IS NULL OR l.exp > to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
-)
+(%(with_expired)s OR l.exp IS NULL OR l.exp > to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
+
+-- :rows
+-- The next keys of a range `r` whose row is not negated.
+SELECT l.uri, l.src, l.val, l.cid
+FROM bsky.label l
+WHERE (l.uri, l.src, l.val, l.cid) > (r.uri, r.src, r.val, r.cid) AND (l.uri, l.src) < (r.end_uri, r.end_src)
+  AND NOT l.neg
+ORDER BY l.uri, l.src, l.val, l.cid
+LIMIT %(examined)s
+
+-- :rows_with_negated
+-- The next keys of a range `r`, each as often as there are events of it.
+SELECT l.uri, l.src, l.val, l.cid
+FROM pipeline.label_event l
+WHERE (l.uri, l.src, l.val, l.cid) > (r.uri, r.src, r.val, r.cid) AND (l.uri, l.src) < (r.end_uri, r.end_src)
+ORDER BY l.uri, l.src, l.val, l.cid
+LIMIT %(examined)s
 
 -- :by_subject
--- Labels of subjects in ranges, from (low_uri, low_src) up to, not including, (high_uri, high_src); the ranges do not
--- overlap. In order of (uri, src, val, cid), after the one of the cursor.
--- - examined: the next rows of all ranges.
--- - page: those that were asked for.
--- - reached: how many rows were looked at; last: the last of them.
+-- Labels of subjects in ranges, in order of (uri, src, val, cid): after (uri, src, val, cid) of a range and before its
+-- (end_uri, end_src). The ranges do not overlap, and begin where the cursor is.
+-- - examined: the next keys of all ranges.
+-- - page: those whose labels were asked for.
+-- - reached: how many keys were looked at; last: the last of them.
 WITH examined AS (
-  SELECT l.uri, l.src, l.val, l.cid, l.neg, l.exp
-  FROM unnest(%(low_uris)s::text[], %(low_srcs)s::text[], %(high_uris)s::text[], %(high_srcs)s::text[])
-    r (low_uri, low_src, high_uri, high_src)
+  SELECT l.uri, l.src, l.val, l.cid
+  FROM unnest(
+    %(uri)s::text[], %(src)s::text[], %(val)s::text[], %(cid)s::text[], %(end_uri)s::text[], %(end_src)s::text[]
+  ) r (uri, src, val, cid, end_uri, end_src)
   CROSS JOIN LATERAL (
-    SELECT l.uri, l.src, l.val, l.cid, l.neg, l.exp
-    FROM bsky.label l
-    WHERE (l.uri, l.src) >= (r.low_uri, r.low_src) AND (l.uri, l.src) < (r.high_uri, r.high_src)
-      AND (l.uri, l.src, l.val, l.cid) > (%(uri)s, %(src)s, %(val)s, %(cid)s) {condition}
-    ORDER BY l.uri, l.src, l.val, l.cid
-    LIMIT %(examined)s
+{rows}
   ) l
   ORDER BY l.uri, l.src, l.val, l.cid
   LIMIT %(examined)s
 ), page AS (
   SELECT v.*
-  FROM examined l
-  CROSS JOIN LATERAL ({of_row}) v
-  WHERE {wanted}
-  ORDER BY l.uri, l.src, l.val, l.cid
+  FROM (
+    SELECT DISTINCT ON (uri, src, val, cid) * FROM examined WHERE {wanted} ORDER BY uri, src, val, cid
+  ) k
+  CROSS JOIN LATERAL (
+    SELECT l.*
+    FROM bsky.label l
+    WHERE l.src = k.src AND l.uri = k.uri AND l.cid = k.cid AND l.val = k.val
+    OFFSET 0
+  ) l
+  CROSS JOIN LATERAL (
+{of_row}
+  ) v
+  WHERE {unexpired}
+  ORDER BY k.uri, k.src, k.val, k.cid
   LIMIT %(limit)s
 ), reached AS (
   SELECT count(*) AS examined FROM examined
@@ -107,13 +131,23 @@ LIMIT %(examined)s
 -- - examined: the next events.
 -- - page: those that decide the row of their key, and were asked for.
 -- - reached: how many events were looked at, and the last of them.
-WITH examined AS ({events}
+WITH examined AS (
+{events}
 ), page AS (
   SELECT e.*
-  FROM examined e
-  JOIN bsky.label l ON l.src = e.src AND l.uri = e.uri AND l.cid = e.cid AND l.val = e.val AND l.neg = e.neg
-  CROSS JOIN LATERAL ({of_row}) v
-  WHERE v.id = e.id AND {wanted}
+  FROM (
+    SELECT * FROM examined WHERE {wanted} ORDER BY id {direction}
+  ) e
+  CROSS JOIN LATERAL (
+    SELECT *
+    FROM bsky.label l
+    WHERE l.src = e.src AND l.uri = e.uri AND l.cid = e.cid AND l.val = e.val AND l.neg = e.neg
+    OFFSET 0
+  ) l
+  CROSS JOIN LATERAL (
+{of_row}
+  ) v
+  WHERE v.id = e.id AND {unexpired}
   ORDER BY e.id {direction}
   LIMIT %(limit)s
 ), reached AS (
