@@ -114,7 +114,7 @@ def verify_label(key: VerifyingKey, label: Label, value: Mapping[str, Any]) -> L
         if key.verify(message, label.sig):
             return label if message is canonical else replace(label, signed=message)
     message = encode_label({name: field for name, field in value.items() if name not in ("sig", "$type")})
-    if not message or not key.verify(message, label.sig):
+    if not message or message in candidates or not key.verify(message, label.sig):
         return None
     if len(message) > MAX_SIGNED:
         reason = f"{len(message):,} bytes are signed, with fields that labels don't have; the limit is {MAX_SIGNED:,}"
