@@ -113,13 +113,14 @@ ORDER BY v.id {direction}
 LIMIT %(examined)s
 
 -- :events_of_sources
--- The next label events of labelers.
+-- The next label events of labelers. (Of the primary key's index, compared by id alone, the planner would also read those
+-- of all others.)
 SELECT v.*
 FROM unnest(%(sources)s::text[]) s (src)
 CROSS JOIN LATERAL (
   SELECT v.*
   FROM pipeline.label_event v
-  WHERE v.src = s.src AND v.id {after} %(id)s {condition}
+  WHERE v.src = s.src AND (v.src, v.id) {after} (s.src, %(id)s) {condition}
   ORDER BY v.id {direction}
   LIMIT %(examined)s
 ) v
