@@ -104,13 +104,15 @@ def state_in_words(it: LabelerReport) -> str:
 
 
 def summary(news: Sequence[LabelerNews], labelers: Sequence[LabelerReport], seconds: float) -> str:
-    """One line about what came in `seconds`, of all labelers, and how these are."""
+    """One line about what came in `seconds`, of all labelers, and how these were at the last report."""
+    line = f"nothing was reported in {seconds:.0f} s"
+    if news:
+        line = (
+            f"{sum(it.labels for it in news):,} labels in {seconds:.0f} s, {sum(it.changed for it in news):,} took "
+            f"effect, {sum(it.rejected for it in news):,} rejected"
+        )
     if not labelers:
-        return f"nothing was reported in {seconds:.0f} s"
-    line = (
-        f"{sum(it.labels for it in news):,} labels in {seconds:.0f} s, {sum(it.changed for it in news):,} of them new, "
-        f"{sum(it.rejected for it in news):,} rejected"
-    )
+        return line
     states = by_state(labelers)
     line += f"; labelers: {', '.join(f'{count:,} {state}' for state, count in states.items()) or 'none'}"
     if lag := max((it.lag_seconds for it in labelers if it.is_wanted and it.state != PARKED), default=0.0):

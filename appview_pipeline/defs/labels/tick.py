@@ -39,13 +39,15 @@ def parse(cursor: str | None) -> str | None:
 
 @dataclass
 class State(LeasedState):
-    """The label process, and what its ticks have reported. `reported_at`: the time of the last report, in ISO 8601."""
+    """The label process, and what its ticks have reported. `reported_at`: the time of the last report, in ISO 8601;
+    `labelers`: as they were then."""
 
     process: LeasedProcess = field(default_factory=label_process)
     reported_at: str | None = None
     single: Reported | None = None
     together: Reported | None = None
     window: Window = field(default_factory=Window)
+    labelers: list[LabelerReport] = field(default_factory=list)
     events_due: float = 0.0
 
     def cursor(self) -> str | None:
@@ -65,7 +67,6 @@ class Tick(LeasedTick[State]):
         state.reported_at = state.reported_at or parse(context.cursor)
         self.is_off = checks.is_switched_off(self.settings)
         self.news: list[LabelerNews] = []
-        self.labelers: list[LabelerReport] = []
 
     def idle(self) -> bool:
         """With APPVIEW_LABELERS=none there is nothing to read, and where no labels are made here nothing else to do."""
@@ -101,7 +102,7 @@ class Tick(LeasedTick[State]):
             instance.report_runless_asset_event(all_event(of_all, seconds))
         result = checks.keeps_up_result(state.window.since(found, now), state.trouble, self.is_off)
         instance.report_runless_asset_event(evaluation(result))
-        self.labelers = found
+        state.labelers = found
         self.news += of_all
         self.worked = any(it.received for it in self.news)
         state.reported_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -134,4 +135,4 @@ class Tick(LeasedTick[State]):
         """How many labels came, and how the labelers are."""
         if self.idle():
             return checks.NONE_READ
-        return summary(self.news, self.labelers, time.monotonic() - self.started)
+        return summary(self.news, self.state.labelers, time.monotonic() - self.started)

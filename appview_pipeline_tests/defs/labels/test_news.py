@@ -122,7 +122,7 @@ def test_numbers_of_one_labeler_are_not_those_of_all() -> None:
     }  # fmt: skip
     assert together.partition is None and not one.keys() & every.keys()
     assert parked.records[0].data["reason"] == PARKED.reason
-    assert summary([news], [news.now], 45.0) == "90 labels in 45 s, 0 of them new, 10 rejected; labelers: 1 connected"
+    assert summary([news], [news.now], 45.0) == "90 labels in 45 s, 0 took effect, 10 rejected; labelers: 1 connected"
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def reported(instance: dg.DagsterInstance) -> list[tuple[str | None, dict[str, A
 
 def test_each_labeler_is_reported_once_with_what_came_of_it(ticks: Ticks, database_url: str) -> None:
     result, instance = ticks()
-    assert "80 labels in " in str(result.skip_reason) and "60 of them new, 10 rejected" in str(result.skip_reason)
+    assert "80 labels in " in str(result.skip_reason) and "60 took effect, 10 rejected" in str(result.skip_reason)
     assert "labelers: 1 connected, 1 parked" in str(result.skip_reason)
     assert sorted(instance.get_dynamic_partitions(NAME)) == [A, B]
     found = dict(reported(instance))
