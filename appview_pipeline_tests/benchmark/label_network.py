@@ -15,6 +15,7 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
+from appview_pipeline.protocol import cid
 from appview_pipeline_tests.simulated_network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.content import iso
 from appview_pipeline_tests.simulated_network.labelers import Labeler
@@ -42,7 +43,7 @@ def made_labels(labeler: Labeler, count: int, rng: Random, *, signed: bool) -> I
             uri = "did:plc:" + _random(rng, 24)
             if rng.random() < 0.75:
                 uri = f"at://{uri}/app.bsky.feed.post/3l{_random(rng, 11)}"
-                fields = {"cid": "bafyrei" + _random(rng, 51) + "a"}
+                fields = {"cid": cid.to_text(cid.cid_for_cbor(rng.randbytes(8)))}
         label = labeler.make(uri, val, cts=iso(micros), signed=signed, **fields)
         recent.append(label)
         if len(recent) > 2_000:

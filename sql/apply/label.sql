@@ -215,6 +215,7 @@ SELECT src, uri, val, cid, true, true, 'ended', NULL, id FROM ended;
 -- where its new place in the order has changed its row.
 -- - ended: (src, uri, val) of which something was in effect and is no longer.
 -- - silent: those with a negation of which nothing is in effect.
+-- Both are asked by IN, which hashes them, and not joined: the planner takes them for small.
 WITH ended AS MATERIALIZED (
   SELECT DISTINCT src, uri, val FROM label_outcome WHERE was_in_effect AND neg
 ), silent AS MATERIALIZED (
@@ -228,12 +229,10 @@ INSERT INTO label_effect
 SELECT t.id, t.src, t.uri, t.val, t.neg, t.is_new
 FROM label_touched t
 JOIN label_outcome o USING (src, uri, val, cid)
-LEFT JOIN ended x USING (src, uri, val)
-LEFT JOIN silent y USING (src, uri, val)
 WHERE CASE
     WHEN NOT t.neg THEN t.id = o.last_id AND NOT o.neg AND (t.is_new OR o.change <> 'none')
-    WHEN t.id = o.negation_id AND x.src IS NOT NULL THEN true
-    ELSE t.is_new AND t.id = o.last_id AND y.src IS NOT NULL
+    WHEN t.id = o.negation_id AND (t.src, t.uri, t.val) IN (SELECT src, uri, val FROM ended) THEN true
+    ELSE t.is_new AND t.id = o.last_id AND (t.src, t.uri, t.val) IN (SELECT src, uri, val FROM silent)
   END;
 
 -- :without_effect
