@@ -451,6 +451,48 @@ def identity_import(file: Path, verify: bool, skip_lines: int) -> None:
     _json_line(summary.as_json())
 
 
+@cli.group()
+def labels() -> None:
+    """What labelers say of accounts and records (docs/labels.md)."""
+
+
+@labels.command("subscribe")
+@click.argument("labelers", nargs=-1, metavar="[DID]...")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How long. [until it is interrupted]")
+@click.option(
+    "--from-start", is_flag=True, help="Read the streams from their beginning; what is repeated changes nothing."
+)
+def labels_subscribe(labelers: tuple[str, ...], seconds: float | None, from_start: bool) -> None:
+    """Read the streams of labelers into the database, without Dagster: of the DIDs given, or of APPVIEW_LABELERS.
+
+    Holds the lock of the label process, of which there is one for each database. The last line of the output is a JSON
+    summary. Exit code 1: a labeler is parked, or was not connected at the end.
+    """
+    from appview_pipeline.ingest.interpreter import favour_throughput
+    from appview_pipeline.labels.by_hand import subscribe
+    from appview_pipeline.labels.label_live import LabelSummary
+
+    settings = _begin("labels-subscribe")
+    favour_throughput()
+    with (
+        _interruptible() as stopped,
+        tqdm(unit="labels", desc="labels", file=sys.stderr) as bar,
+        logging_redirect_tqdm(),
+    ):
+
+        def show(so_far: LabelSummary) -> None:
+            bar.update(so_far.events - bar.n)
+            bar.set_postfix_str(f"{so_far.changed:,} changed, {so_far.rejected:,} rejected")
+
+        summary = subscribe(settings, labelers, seconds=seconds, from_start=from_start, progress=show, stopped=stopped)
+        is_interrupted = stopped()
+    _json_line(asdict(summary))
+    if is_interrupted:
+        sys.exit(130)
+    if any(state != "connected" for state in summary.labelers.values()):
+        sys.exit(1)
+
+
 @cli.command("serve-labels")
 @click.option("--own", is_flag=True, help="Only labels of APPVIEW_LABELER_DID, as the service of a labeler has to.")
 @click.option("--source", "sources", multiple=True, metavar="DID", help="Only labels of this labeler; may be repeated.")

@@ -156,9 +156,14 @@ class Process:
         self.progress(self.summary)
 
     def end(self) -> None:
-        """Closes the streams."""
+        """Closes the streams, and says so where the database is there."""
         self._note()
         self.streams.close()
+        if self._said is None:
+            try:
+                self.streams.say_the_end()
+            except (Transient, OperatorError) as error:
+                log.warning("The states of labelers could not be written: %s", error)
 
     def _note(self) -> None:
         self.summary.seconds = time.monotonic() - self.began

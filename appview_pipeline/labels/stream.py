@@ -74,6 +74,15 @@ class Stream:
         return self.subscription is not None
 
     @property
+    def has_news(self) -> bool:
+        """Whether something has come that is not to wait for the next look: a gap, another document, another cursor."""
+        return (
+            self.outdated is not None
+            or (self.resolution is not None and self.resolution.done())
+            or (self.position is not None and self.position.is_lost)
+        )
+
+    @property
     def is_held(self) -> bool:
         """Whether what waits can't be decoded, because the key is in doubt."""
         return self.doubt is not None or time.monotonic() < self.held_until

@@ -53,6 +53,9 @@ LABEL_BYTES = 1_000
 POLL_SECONDS = 0.05
 """Between two looks whether a micro-batch has filled."""
 
+ENDED = "the label process has ended, so nobody reads it"
+"""The reason of labelers that wait while no process runs."""
+
 _STATES = {
     "not found": "there is no DID document of it",
     "tombstoned": "its DID was given up",
@@ -108,6 +111,13 @@ class Streams:
         self._is_woken = True
         self._news.set()
 
+    def say_the_end(self) -> None:
+        """Writes that nobody reads the streams any more. Raises as `step`."""
+        for stream in self._streams.values():
+            if stream.state != "parked":
+                stream.wait(ENDED)
+        self._write_states(time.monotonic())
+
     def close(self) -> None:
         """Ends all subscriptions."""
         for stream in self._streams.values():
@@ -125,18 +135,21 @@ class Streams:
         Raises `DatabaseError` and `OperatorError` where the database is away; nothing is lost by it.
         """
         now = time.monotonic()
-        if now >= self._look_due or any(stream.outdated is not None for stream in self._streams.values()):
+        if now >= self._look_due or any(stream.has_news for stream in self._streams.values()):
             self._look(now)
             self._look_due = now + backoff.LABELERS_LOOK_SECONDS
         for stream in self._streams.values():
             if stream.is_open:
-                if stream.position is not None and stream.position.is_lost:
-                    self._look_due = 0.0
                 stream.listen()
                 stream.observe(now)
         self._write_states(now)
 
     def _look(self, now: float) -> None:
+        for stream in self._streams.values():
+            if stream.resolution is not None and stream.resolution.done():
+                if (error := stream.resolution.exception()) is not None:
+                    log.warning("The DID document of labeler %s could not be looked up: %s", stream.did, error)
+                stream.resolution = None
         # Before the database is read: what it has is the same, or newer, unless somebody has moved it back.
         reached = {did: it.position.seq for did, it in self._streams.items() if it.position is not None}
         with self._database.connect("writer") as connection:
@@ -215,14 +228,7 @@ class Streams:
     def _resolve(self, stream: Stream, identity: LabelerIdentity | None, now: float) -> None:
         """Has its document fetched where it is not known, or old, or where a newer one is asked for and nobody else
         fetches it. What comes of it is in the database at the next look."""
-        if stream.resolution is not None:
-            if not stream.resolution.done():
-                return
-            if (error := stream.resolution.exception()) is not None:
-                log.warning("The DID document of labeler %s could not be looked up: %s", stream.did, error)
-            stream.resolution = None
-            self._look_due = 0.0
-        if now < stream.ask_again_at:
+        if stream.resolution is not None or now < stream.ask_again_at:
             return
         force = False
         if identity is not None and identity.state is not None and identity.resolved_at is not None:
