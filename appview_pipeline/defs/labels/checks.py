@@ -118,8 +118,8 @@ def _in_words(
     if parked:
         named = _named([f"{it.name}: {_bare(it.reason)}" for it in parked])
         sentences.append(
-            f"Of {read:,} labelers {len(parked):,} parked: {named}. Each is tried again when its DID document changes; "
-            "take one that is gone out of APPVIEW_LABELERS."
+            f"Of {read:,} labelers {len(parked):,} parked: {named}. Each is tried again every hour, and when its DID "
+            "document changes; take one that is gone out of APPVIEW_LABELERS."
         )
     if behind:
         sentences.append(f"Of {read:,} labelers {len(behind):,} not caught up: {_named([*map(_behind, behind)])}.")
