@@ -41,8 +41,8 @@ class ClientSocket(WebSocketsSansIOProtocol):
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
             self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-            # What run_asgi leaves to the client's answer, or to this time.
-            self.close_timer = self.loop.call_later(backoff.LABELS_CLOSE_SECONDS, self.transport.abort)
+            # As after a close by the application: run_asgi then leaves the connection to the client's answer.
+            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     def give_up_soon(self) -> None:
         """Drops the connection once the client has had its time to take the last frames in."""

@@ -67,7 +67,11 @@ class LabelStreams:
                 raise unavailable(f"There are {self._limit} streams already, which is the limit.")
             future, is_outdated = await self._check(cursor)
             await websocket.accept()
-            await self._serve(_Client(websocket), cursor, future, is_outdated)
+            client = _Client(websocket)
+            try:
+                await self._serve(client, cursor, future, is_outdated)
+            finally:
+                client.socket.give_up_soon()
         except Refused as refused:
             log.info("%s was refused: %s", _name(websocket), refused)
             await websocket.send_denial_response(error_answer(refused))
@@ -101,7 +105,6 @@ class LabelStreams:
             sending.cancel()
             listening.cancel()
             results = await asyncio.gather(sending, listening, return_exceptions=True)
-            client.socket.give_up_soon()
         for result in results:
             if isinstance(result, _TooSlow):
                 client.end("ConsumerTooSlow", str(result))

@@ -49,6 +49,8 @@ MAX_MESSAGE_BYTES = 4_096
 """Size limit of what a client may send: the protocol has nothing for it to say."""
 MORE_CONNECTIONS = 200
 """Connections beside those of the streams."""
+BACKLOG = 256
+"""Connections that the kernel keeps until the server takes them."""
 _ABOUT = "This is a label service of the AT Protocol: see /xrpc/{stream} and /xrpc/{query}.\n"
 
 
@@ -111,6 +113,7 @@ class LabelServer:
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                backlog=BACKLOG,
                 limit_concurrency=clients + MORE_CONNECTIONS,
                 timeout_graceful_shutdown=backoff.LABELS_END_SECONDS,
             )
@@ -221,7 +224,7 @@ async def _about(_: Request) -> Response:
 
 
 def _listener(address: tuple[str, int]) -> socket.socket:
-    """A socket bound to an address of this machine. Raises `OperatorError`."""
+    """A socket that listens at an address of this machine. Raises `OperatorError`."""
     host, port = address
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -230,6 +233,7 @@ def _listener(address: tuple[str, int]) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # its connections have it too
             listener.bind(where)
+            listener.listen(BACKLOG)
         except BaseException:
             listener.close()
             raise
