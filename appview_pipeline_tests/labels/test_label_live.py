@@ -186,7 +186,7 @@ def test_labels_subscribe(database: Database, network: SimulatedNetwork, monkeyp
 
 def test_labels_subscribe_says_what_is_wrong(database: Database, network: SimulatedNetwork) -> None:
     settings = settings_of(database, network)
-    with pytest.raises(OperatorError, match="bob.test is not a DID"):
+    with pytest.raises(OperatorError, match="is not a DID"):
         subscribe(settings, ["bob.test"])
     with pytest.raises(OperatorError, match="No labeler is to be read"):
         subscribe(settings_of(database, network, APPVIEW_LABELERS="none"))
