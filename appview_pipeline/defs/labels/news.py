@@ -80,8 +80,9 @@ class Reported:
         for it in found:
             before, at = self.labelers.setdefault(it.did, (None, self.reported_at))
             news = difference(it, before, now - at)
-            has_moved = before is None or before.state != it.state
-            if has_moved or news.frames or news.received or now - at >= SELDOM_SECONDS:
+            has_moved = before is None or (before.state, before.is_wanted) != (it.state, it.is_wanted)
+            is_overdue = it.is_wanted and now - at >= SELDOM_SECONDS
+            if has_moved or news.frames or news.received or is_overdue:
                 ranked.append((not has_moved, at, it.did, news))
         self.reported_at = now
         ranked.sort(key=lambda one: one[:3])

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
+from appview_pipeline.defs.backfill.words import listed
 from appview_pipeline.defs.check_events import evaluation
 from appview_pipeline.defs.database import database
 from appview_pipeline.defs.labels import checks
@@ -75,7 +76,7 @@ class Tick(LeasedTick[State]):
     def started_line(self) -> str:
         """The process's start."""
         wanted = self.settings.labelers
-        named = "all labelers that the index has seen" if wanted == ("all",) else ", ".join(wanted)
+        named = "all labelers that the index has seen" if wanted == ("all",) else listed(wanted)
         return f"Label process started as process {self.state.process.pid}, reading {named}"
 
     def report(self) -> None:

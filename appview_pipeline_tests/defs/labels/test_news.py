@@ -52,7 +52,12 @@ def test_only_labelers_of_which_something_is_new_are_reported_and_the_others_sel
     reported.note(news, 180.0)
     (news,) = reported.due([busy(quiet, 100), replace(parked, state="connected", reason=None)], 240.0)
     assert news.now.did == parked.did, "a changed state is news"
-    assert len(reported.due([busy(quiet, 100), parked], 180.0 + SELDOM_SECONDS)) == 2
+    overdue = reported.due([busy(quiet, 100), replace(parked, is_wanted=False)], 180.0 + SELDOM_SECONDS)
+    assert len(overdue) == 2
+    for it in overdue:
+        reported.note(it, 180.0 + SELDOM_SECONDS)
+    (news,) = reported.due([busy(quiet, 100), replace(parked, is_wanted=False)], 180.0 + 2 * SELDOM_SECONDS)
+    assert news.now.did == quiet.did, "of one that is not read any more nothing is said again"
 
 
 def test_of_many_labelers_those_that_wait_longest_are_reported_and_nothing_is_lost() -> None:
