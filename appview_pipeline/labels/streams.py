@@ -241,6 +241,10 @@ class Streams:
                 stream.forced_for = asked_at
             elif is_fresh:
                 return
+        elif identity is not None and identity.error is None and identity.asked_at is not None:
+            # What memory has is older: the account was removed, or had opted out, and came back.
+            force = stream.forced_for != identity.asked_at
+            stream.forced_for = identity.asked_at
         stream.ask_again_at = now + backoff.LABELERS_LOOK_SECONDS
         stream.resolution = self._resolutions.ask(stream.did, force=force)
 
