@@ -152,6 +152,8 @@ class Streams:
                 stream.resolution = None
         # Before the database is read: what it has is the same, or newer, unless somebody has moved it back.
         reached = {did: it.position.seq for did, it in self._streams.items() if it.position is not None}
+        if any(it.position is not None and it.position.is_lost for it in self._streams.values()):
+            self._choice_due = now  # its account may have opted out
         with self._database.connect("writer") as connection:
             if now >= self._choice_due:
                 self._wanted = choose(connection, self._settings)

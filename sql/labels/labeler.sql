@@ -28,7 +28,7 @@ WITH wanted AS MATERIALIZED (
   FROM unnest(%(dids)s::text[]) d (did)
   WHERE NOT EXISTS (SELECT FROM pipeline.repo r WHERE r.did = d.did AND r.excluded OFFSET 0)
 ), dropped AS (
-  UPDATE pipeline.labeler l SET is_wanted = false
+  UPDATE pipeline.labeler l SET is_wanted = false, state = 'new', reason = NULL, state_at = now()
   WHERE l.is_wanted AND NOT EXISTS (SELECT FROM wanted w WHERE w.did = l.did)
 ), added AS (
   INSERT INTO pipeline.labeler AS l (did)

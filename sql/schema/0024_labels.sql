@@ -38,7 +38,8 @@ COMMENT ON COLUMN pipeline.labeler.cursor IS
     'Sequence number of its last frame applied; 0: its stream is read from the beginning. Belongs to the endpoint, and '
     'begins anew with another one. Advanced by compare-and-set in the batch.';
 COMMENT ON COLUMN pipeline.labeler.state IS
-    'new: not tried yet; connected; waiting: trying again soon; parked: a person or another DID document has to help.';
+    'new: not tried yet, or not read any more; connected; waiting: trying again soon; parked: a person or another DID '
+    'document has to help.';
 COMMENT ON COLUMN pipeline.labeler.reason IS 'Why it is waiting or parked.';
 COMMENT ON COLUMN pipeline.labeler.state_at IS 'Since when it is in that state.';
 COMMENT ON COLUMN pipeline.labeler.caught_up_at IS
