@@ -108,8 +108,7 @@ COMMENT ON TABLE bsky.label IS
 COMMENT ON COLUMN bsky.label.neg IS
     'Taken back: by a negation that is no older, of whatever cid.';
 COMMENT ON COLUMN bsky.label.cts IS
-    'When the labeler made it, as ISO 8601 in UTC with milliseconds. (Where a negation of another cid has ended it, '
-    'this is still the time of the label itself.)';
+    'When the labeler made it, as ISO 8601 in UTC with milliseconds; also where the negation of another cid ended it.';
 COMMENT ON COLUMN bsky.label.exp IS 'When the label ends, as ISO 8601 in UTC with milliseconds; null: never.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -225,3 +224,27 @@ COMMENT ON FUNCTION pipeline.labeler_allowed IS
     'A labeler that is no longer excluded is read from the beginning, because what it said meanwhile was not stored.';
 CREATE TRIGGER labeler_allowed AFTER UPDATE OF excluded ON pipeline.repo
     FOR EACH ROW WHEN (OLD.excluded AND NOT NEW.excluded) EXECUTE FUNCTION pipeline.labeler_allowed();
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Labels in effect, for people and their tools. What these functions are for is in sql/views/label_in_effect.sql, which
+-- this migration runs after this file.
+
+-- Records with self-labels, which are few. The view repeats the condition.
+CREATE INDEX record_self_labels_idx ON bsky.record (uri)
+    WHERE strpos(json, 'com.atproto.label.defs#selfLabels') > 0;
+
+CREATE FUNCTION pipeline.created_at(value text) RETURNS text LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF value ~ '^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$' THEN
+        RETURN value;
+    END IF;
+    IF value ~ '^\d{4}-\d\d-\d\dT' THEN
+        RETURN to_char(value::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+    END IF;
+    RETURN '1970-01-01T00:00:00.000Z';
+EXCEPTION WHEN data_exception THEN
+    RETURN '1970-01-01T00:00:00.000Z';
+END
+$$;
+COMMENT ON FUNCTION pipeline.created_at IS
+    'A createdAt of a record as ISO 8601 in UTC with milliseconds; 1970 where it is no time, as the reference has it.';

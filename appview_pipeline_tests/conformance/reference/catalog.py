@@ -86,6 +86,7 @@ OUR_ADDITIONS = {
     ("index", "activity_subscription_subject_idx"),
     ("index", "label_in_effect_idx"),
     ("index", "label_exp_idx"),
+    ("index", "record_self_labels_idx"),
 }
 
 # What the reference has and ours does without (docs/differences.md): index -> (its table, its key).

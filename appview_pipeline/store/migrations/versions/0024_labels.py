@@ -8,3 +8,4 @@ down_revision = "0023"
 
 def upgrade() -> None:
     run("schema/0024_labels.sql")
+    run("views/label_in_effect.sql")
