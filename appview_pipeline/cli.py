@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import orjson
@@ -491,6 +491,239 @@ def labels_subscribe(labelers: tuple[str, ...], seconds: float | None, from_star
         sys.exit(130)
     if any(state != "connected" for state in summary.labelers.values()):
         sys.exit(1)
+
+
+@labels.command("apply")
+@click.argument("subject", required=False, metavar="[AT-URI|DID|HANDLE]")
+@click.argument("value", required=False)
+@click.option("--cid", help="Only this version of the record.")
+@click.option("--exp", metavar="DATETIME", help="When it ends, such as 2030-12-31T00:00:00Z. [never]")
+@click.option("--file", type=click.File("rb"), help="Labels from FILE, a line each: CSV or JSON. - is standard input.")
+@click.option("--force", is_flag=True, help="Say it again where it is so already.")
+def labels_apply(
+    subject: str | None, value: str | None, cid: str | None, exp: str | None, file: BinaryIO | None, force: bool
+) -> None:
+    """Label an account or a record, as APPVIEW_LABELER_DID; signed where APPVIEW_LABELER_KEY is set.
+
+    A line of FILE is `subject,value[,cid][,exp]`, or a JSON object with these fields (subject, val, cid, exp, neg).
+    Lines that are not valid are named, and the others are applied. What is so already is not said again, so an
+    interrupted run can be repeated. The last line of the output is a JSON summary. Exit code 1: lines were refused.
+    """
+    _make_labels(subject, value, cid, exp, file, force=force, negate=False)
+
+
+@labels.command("negate")
+@click.argument("subject", required=False, metavar="[AT-URI|DID|HANDLE]")
+@click.argument("value", required=False)
+@click.option("--file", type=click.File("rb"), help="From FILE, a line each: CSV or JSON. - is standard input.")
+@click.option("--force", is_flag=True, help="Also what is not in effect here, for others who may have it.")
+def labels_negate(subject: str | None, value: str | None, file: BinaryIO | None, force: bool) -> None:
+    """Take a label back that was made here, of all versions of the record.
+
+    What is not in effect is left alone. Lines of FILE are as for `labels apply`.
+    """
+    _make_labels(subject, value, None, None, file, force=force, negate=True)
+
+
+def _make_labels(
+    subject: str | None,
+    value: str | None,
+    cid: str | None,
+    exp: str | None,
+    file: BinaryIO | None,
+    *,
+    force: bool,
+    negate: bool,
+) -> None:
+    """Labels that are made here: one, or those of a file."""
+    from appview_pipeline.labels.bulk import BulkSummary, apply_file
+    from appview_pipeline.labels.service import LabelRequest, apply_labels
+    from appview_pipeline.store.database import open_database
+
+    if (file is None) != (subject is not None and value is not None) or (file is not None and (subject or cid or exp)):
+        raise click.UsageError("Give a subject and a value, or --file FILE.")
+    settings = _begin("labels")
+    database = open_database(settings)
+    try:
+        if file is None:
+            assert subject is not None and value is not None
+            request = LabelRequest(subject, value, cid=cid, exp=exp, neg=negate)
+            done = apply_labels(settings, database, [request], force=force)
+            summary = BulkSummary(
+                lines=1, refused=0, labels=done.labels, negations=done.negations, unchanged=done.unchanged
+            )
+        else:
+            path = Path(file.name)
+            size = path.stat().st_size if path.is_file() else None
+            with (
+                tqdm(total=size, unit="B", unit_scale=True, desc=path.name, file=sys.stderr) as bar,
+                logging_redirect_tqdm(),
+            ):
+                summary = apply_file(
+                    settings,
+                    database,
+                    file,
+                    negate=negate,
+                    force=force,
+                    refuse=lambda number, reason: bar.write(f"line {number}: {reason}", file=sys.stderr),
+                    progress=bar.update,
+                )
+    finally:
+        database.close()
+    _json_line(asdict(summary))
+    if summary.refused:
+        sys.exit(1)
+
+
+@labels.command("query")
+@click.option(
+    "--subject",
+    "subjects",
+    multiple=True,
+    metavar="URI|DID|PATTERN",
+    help="Labels of this subject, or of all that begin so: at://did:plc:x/*. May be repeated. [all]",
+)
+@click.option("--source", "sources", multiple=True, metavar="DID", help="Of this labeler; may be repeated. [all]")
+@click.option("--value", "values", multiple=True, help="With this value; may be repeated. [all]")
+@click.option("--negated", is_flag=True, help="Negations too.")
+@click.option("--expired", is_flag=True, help="Labels that have ended, too.")
+@click.option("--limit", type=click.IntRange(1, 10_000_000), default=100, show_default=True, help="Most labels shown.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a label.")
+def labels_query(
+    subjects: tuple[str, ...],
+    sources: tuple[str, ...],
+    values: tuple[str, ...],
+    negated: bool,
+    expired: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List the labels in effect, of all labelers: the newest first, or by subject where subjects are given."""
+    from appview_pipeline.labels.service import find_labels
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("labels")
+    database = open_database(settings)
+    shown = 0
+    try:
+        for label in find_labels(
+            database,
+            subjects=subjects,
+            sources=sources,
+            values=values,
+            with_negated=negated,
+            with_expired=expired,
+            limit=limit,
+        ):
+            shown += 1
+            if as_json:
+                _json_line(label.as_json())
+            else:
+                click.echo(label.line())
+    finally:
+        database.close()
+    if not as_json and not shown:
+        click.echo("No such labels.")
+
+
+@labels.group("definitions", invoke_without_command=True)
+@click.option("--source", "sources", multiple=True, metavar="DID", help="Of this labeler; may be repeated. [all]")
+@click.option("--value", "values", multiple=True, help="Of this value; may be repeated. [all]")
+@click.option("--lang", "languages", multiple=True, metavar="TAG", help="Language to show, such as pt-BR. [en]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a definition, with all languages.")
+@click.pass_context
+def labels_definitions(
+    context: click.Context,
+    sources: tuple[str, ...],
+    values: tuple[str, ...],
+    languages: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """List what labels mean: as labelers say it in their records, and as it was set here."""
+    from appview_pipeline.labels.definitions import definition_line, list_definitions
+    from appview_pipeline.store.database import open_database
+
+    if context.invoked_subcommand is not None:
+        return
+    settings = _begin("labels")
+    database = open_database(settings)
+    try:
+        found = list_definitions(database, sources=sources, values=values)
+    finally:
+        database.close()
+    for definition in found:
+        if as_json:
+            _json_line(definition.as_json())
+        else:
+            click.echo(definition_line(definition, languages))
+    if not as_json and not found:
+        click.echo("No such definitions.")
+
+
+@labels_definitions.command("set")
+@click.argument("value")
+@click.option("--severity", default="inform", show_default=True, help="inform, alert or none.")
+@click.option("--blurs", default="none", show_default=True, help="content, media or none.")
+@click.option("--default", "default_setting", default="warn", show_default=True, help="ignore, warn or hide.")
+@click.option("--adult-only", is_flag=True, help="Only for those who have enabled adult content.")
+@click.option(
+    "--locale",
+    "locales",
+    nargs=3,
+    multiple=True,
+    required=True,
+    metavar="TAG NAME DESCRIPTION",
+    help="Name and description in a language, such as en; may be repeated.",
+)
+@click.option("--source", metavar="DID|HANDLE", help="Of labels of this labeler. [APPVIEW_LABELER_DID]")
+def labels_definitions_set(
+    value: str,
+    severity: str,
+    blurs: str,
+    default_setting: str,
+    adult_only: bool,
+    locales: tuple[tuple[str, str, str], ...],
+    source: str | None,
+) -> None:
+    """Say what labels with VALUE mean, in the place of what was set before and of what the labeler's record says."""
+    from appview_pipeline.labels.definitions import definition_line, set_definition
+    from appview_pipeline.store.database import open_database
+    from appview_pipeline.store.label_definitions import Strings
+
+    settings = _begin("labels")
+    database = open_database(settings)
+    try:
+        definition = set_definition(
+            settings,
+            database,
+            value,
+            locales=[Strings(*strings) for strings in locales],
+            severity=severity,
+            blurs=blurs,
+            default_setting=default_setting,
+            adult_only=adult_only,
+            source=source,
+        )
+    finally:
+        database.close()
+    click.echo(definition_line(definition))
+
+
+@labels_definitions.command("remove")
+@click.argument("value")
+@click.option("--source", metavar="DID|HANDLE", help="Of labels of this labeler. [APPVIEW_LABELER_DID]")
+def labels_definitions_remove(value: str, source: str | None) -> None:
+    """Remove what was set here of VALUE, so that what the labeler's record says counts again."""
+    from appview_pipeline.labels.definitions import remove_definition
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("labels")
+    database = open_database(settings)
+    try:
+        removed = remove_definition(settings, database, value, source=source)
+    finally:
+        database.close()
+    click.echo(f"The definition of {value} is removed." if removed else f"Nothing was set here of {value}.")
 
 
 @cli.command("serve-labels")

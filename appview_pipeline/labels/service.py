@@ -13,14 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.identity.show import find_account
 from appview_pipeline.ingest.rerun import retry_while_busy
 from appview_pipeline.protocol.commit import FUTURE_TOLERANCE
 from appview_pipeline.protocol.label import VERSION, InvalidLabel, Label, read_label, sign_label
-from appview_pipeline.protocol.syntax import EPOCH, format_milliseconds, normalize_datetime, parse_at_uri
+from appview_pipeline.protocol.syntax import (
+    EPOCH,
+    format_milliseconds,
+    is_handle,
+    normalize_datetime,
+    parse_at_uri,
+    without_decoration,
+)
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import label_query
 from appview_pipeline.store.database import Connection, Database
@@ -35,6 +42,7 @@ __all__ = [
     "LabelRequest",
     "QueriedLabel",
     "apply_labels",
+    "find_labels",
     "negate_labels",
     "query_labels",
 ]
@@ -47,6 +55,9 @@ BATCH = 1_000
 
 _ANY_MOMENT = 1 << 62
 """No label is later, in microseconds since 1970."""
+
+LISTED_AT_ONCE = 1_000
+"""Labels of one page, where many are listed."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +228,32 @@ def query_labels(
             cursor=cursor,
             limit=limit,
         )
+
+
+def find_labels(
+    database: Database, *, limit: int, subjects: Sequence[str] = (), **asked: Any
+) -> Iterator[QueriedLabel]:
+    """The first `limit` labels of a query, page by page; its arguments are those of `query_labels`.
+
+    Handles may stand for accounts among the subjects. Raises OperatorError where they are not known.
+    """
+    with database.connect("reader") as connection:
+        named = _Subjects()
+        uris = [named.uri(connection, it) if _has_handle(it) else it for it in subjects]
+    cursor: str | None = None
+    while limit > 0:
+        page = query_labels(database, subjects=uris, cursor=cursor, limit=min(limit, LISTED_AT_ONCE), **asked)
+        yield from page.labels
+        limit -= len(page.labels)
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def _has_handle(subject: str) -> bool:
+    """Whether a subject is, or begins with, a handle; a pattern never counts as one."""
+    parts = parse_at_uri(subject)
+    return is_handle(without_decoration(subject)) if parts is None else not parts.authority.startswith("did:")
 
 
 def labeler_did(settings: Settings) -> str:

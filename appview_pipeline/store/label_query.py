@@ -68,6 +68,14 @@ class QueriedLabel(NamedTuple):
             label["sig"] = urlsafe_b64encode(self.sig).decode()
         return {**label, "receivedAt": self.received_at}
 
+    def line(self) -> str:
+        """For people, on one line."""
+        negated = "not " if self.neg else ""
+        version = f"  {self.cid}" if self.cid else ""
+        until = f"  until {self.exp}" if self.exp is not None else ""
+        unsigned = "" if self.sig is not None else "  unsigned"
+        return f"{self.uri}{version}  {negated}{self.val}  by {self.src}  {self.cts}{until}{unsigned}"
+
 
 @dataclass(frozen=True)
 class LabelPage:
@@ -128,19 +136,6 @@ def query_page(
         key = [newest.id] if key_length == 1 else [newest.uri, newest.src, newest.val, newest.cid]
         return LabelPage(labels, _encoded(key))
     return LabelPage(labels, _encoded(reached) if examined == asked["examined"] else None)
-
-
-def query(connection: Connection, *, limit: int, page: int = 1_000, **asked: Any) -> Iterator[QueriedLabel]:
-    """The first `limit` labels of a query (`query_page`), page by page."""
-    cursor: str | None = asked.pop("cursor", None)
-    left = limit
-    while left > 0:
-        found = query_page(connection, limit=min(left, page), cursor=cursor, **asked)
-        yield from found.labels
-        left -= len(found.labels)
-        cursor = found.cursor
-        if cursor is None:
-            return
 
 
 _KEY = ("uri", "src", "val", "cid")

@@ -113,8 +113,8 @@ ORDER BY v.id {direction}
 LIMIT %(examined)s
 
 -- :events_of_sources
--- The next label events of labelers. (Of the primary key's index, compared by id alone, the planner would also read those
--- of all others.)
+-- The next label events of labelers. (Compared by id alone, the planner might also read those of all others, by the
+-- primary key.)
 SELECT v.*
 FROM unnest(%(sources)s::text[]) s (src)
 CROSS JOIN LATERAL (
