@@ -536,8 +536,8 @@ def _make_labels(
     negate: bool,
 ) -> None:
     """Labels that are made here: one, or those of a file."""
-    from appview_pipeline.labels.bulk import BulkSummary, apply_file
-    from appview_pipeline.labels.service import LabelRequest, apply_labels
+    from appview_pipeline.labels.bulk import apply_file, apply_one
+    from appview_pipeline.labels.service import LabelRequest
     from appview_pipeline.store.database import open_database
 
     if (file is None) != (subject is not None and value is not None) or (file is not None and (subject or cid or exp)):
@@ -548,10 +548,7 @@ def _make_labels(
         if file is None:
             assert subject is not None and value is not None
             request = LabelRequest(subject, value, cid=cid, exp=exp, neg=negate)
-            done = apply_labels(settings, database, [request], force=force)
-            summary = BulkSummary(
-                lines=1, refused=0, labels=done.labels, negations=done.negations, unchanged=done.unchanged
-            )
+            summary = apply_one(settings, database, request, force=force)
         else:
             path = Path(file.name)
             size = path.stat().st_size if path.is_file() else None

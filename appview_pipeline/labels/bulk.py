@@ -44,6 +44,11 @@ class BulkSummary:
     unchanged: int
 
 
+def apply_one(settings: Settings, database: Database, request: LabelRequest, *, force: bool = False) -> BulkSummary:
+    """Makes one label, or takes it back, as a file of one line would. Raises OperatorError."""
+    return _summary(apply_labels(settings, database, [request], force=force), 0)
+
+
 def apply_file(
     settings: Settings,
     database: Database,
@@ -96,6 +101,11 @@ def apply_file(
         refuse=lambda place, reason: refuse(numbers[place], reason),
         progress=show,
     )
+    return _summary(done, bad)
+
+
+def _summary(done: Applied, bad: int) -> BulkSummary:
+    """`bad`: lines that were no requests."""
     return BulkSummary(
         lines=done.requests + bad,
         refused=done.refused + bad,

@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.ingest.signatures import settle_signatures
 from appview_pipeline.ingest.verification import verifier_for
+from appview_pipeline.labels.bulk import apply_file
 from appview_pipeline.labels.dead_letters import retry_dead_letters as retry_letters_of_labelers
 from appview_pipeline.labels.decoding import read_frames
+from appview_pipeline.labels.definitions import set_definition
 from appview_pipeline.labels.label_frame import Position
 from appview_pipeline.labels.service import LabelRequest
 from appview_pipeline.labels.service import apply_labels as make_labels
@@ -58,6 +61,7 @@ from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.identities import Settled, claim, save, want
 from appview_pipeline.store.identity_import import ImportedDocument, import_documents
+from appview_pipeline.store.label_definitions import Strings
 from appview_pipeline.store.label_sweep import sweep_label_events
 from appview_pipeline.store.labelers import LabelerState, note_gap, open_labeler, reread, set_states
 from appview_pipeline.store.labelers import want as want_labelers
@@ -76,7 +80,7 @@ from appview_pipeline_tests.simulated_network.world import World
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.consumers import Start, cursor, until
-from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update, without_block
+from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post, update, without_block
 from appview_pipeline_tests.support.keys import save_key
 from appview_pipeline_tests.support.label_rows import apply_rows, label_row
 from appview_pipeline_tests.support.memory_fetcher import MemoryFetcher
@@ -99,6 +103,7 @@ EXISTING = "it changes rows that are there, to nothing that the account wrote si
 NOBODY = "its rows name no account, or servers only"
 ASKED = "it is asked for an account by name, and queues no more than that name; what is found is not stored (save.sql)"
 LABELS = "store/labels.py stages nothing of labelers that are excluded, under a lock; labels about accounts stay"
+BY_HAND = "it stores what the operator says of a labeler's labels, and nothing that the labeler says"
 QUEUED = "it queues no more than names, not of excluded accounts; one that is excluded meanwhile is not fetched"
 
 STATEMENTS: dict[str, str] = {
@@ -235,6 +240,7 @@ STATEMENTS: dict[str, str] = {
     "identity/save.release": REMOVES,
     "identity/upstream.close": NOBODY,
     "identity/upstream.save": NOBODY,
+    "labels/definition.set": BY_HAND,
     "labels/labeler.gap": LOOKS,
     "labels/labeler.open": STATE,
     "labels/labeler.reread": STATE,
@@ -328,6 +334,7 @@ MODULES = {
     "identity_import": "test_imports_of_a_directory",
     "identity_reports": "test_resolution",
     "label_sweep": "test_sweeps_of_labels",
+    "label_definitions": "test_definitions_of_labels",
     "labelers": "test_labelers_that_are_read",
     "labels": "test_labels",
     "listing": "test_the_network_listed_fetched_and_surveyed",
@@ -370,6 +377,7 @@ PATHS = {
     "identity/on_demand.py": "test_resolution",
     "identity/plc_import.py": "test_imports_of_a_directory",
     "identity/worker.py": "test_resolution",
+    "labels/bulk.py": "test_labels_made_here",
     "labels/dead_letters.py": "test_retries_of_labels",
     "labels/service.py": "test_labels_made_here",
     "labels/writer.py": "test_streams_of_labelers",
@@ -920,7 +928,24 @@ def test_labels_made_here(database: Database) -> None:
     before = traces(database.url, MARK, ann.did)
     with pytest.raises(OperatorError, match="opted out"):
         make_labels(settings, database, [LabelRequest(bob.did, MARK)])
+    with pytest.raises(OperatorError, match="opted out"):
+        apply_file(settings, database, BytesIO(f"{bob.did},{MARK}\n".encode()), refuse=lambda number, reason: None)
     assert news_of(before, database, ann) == {}
+
+
+def test_definitions_of_labels(database: Database) -> None:
+    """What the labeler's record defines is not stored; what the operator says of its labels is the operator's."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    forbid(database, ann)
+    before = traces(database.url, MARK, ann.did)
+    policies = {"labelValues": [MARK], "labelValueDefinitions": []}
+    index(database, ann.commit(create("app.bsky.labeler.service/self", {"policies": policies, "createdAt": WHEN})))
+    assert tables_of(news_of(before, database, ann)) <= {"pipeline.repo"}
+    settings = Settings(database_url=database.url, labeler_did=ann.did)
+    set_definition(settings, database, "rude", locales=[Strings("en", "Rude", "Says rude things.")])
+    assert tables_of(news_of(before, database, ann)) <= {"pipeline.repo", "pipeline.label_definition"}
+    assert rows(database.url, "SELECT val, is_local FROM pipeline.label_definition") == [("rude", True)]
 
 
 def test_sweeps_of_labels(database: Database) -> None:
