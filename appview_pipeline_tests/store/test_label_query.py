@@ -229,6 +229,46 @@ def test_a_cursor_of_something_else_is_an_error(database: Database, cursor: str)
                 query_page(connection, cursor=wrong, subjects=subjects)
 
 
+# ---- the function for people
+
+
+def test_the_function_finds_the_same(database: Database) -> None:
+    """But for labels that a negation of another version has ended, which it shows as negated themselves."""
+    events = drawn(random.Random(5), 400)
+    store(database, events)
+    found_any = 0
+    call = "SELECT src, uri, val, cid FROM pipeline.query_labels(%s, %s, %s, max_rows => %s)"
+    for subjects in ([ANN], [f"at://{BOB}/*", ANN, f"at://{BOB}/app.bsky.feed.post/3k*"], ["*"], ["at://*", "*"]):
+        for sources in (None, SOURCES[1:]):
+            for values in (None, ["spam"]):
+                asked = {"subjects": subjects, "sources": sources, "values": values}
+                if "*" in subjects:
+                    asked["subjects"] = None
+                want = {(it.src, it.uri, it.val, it.cid) for it in expected(events, asked)}
+                found = rows(database.url, call, subjects, sources, values, 1_000)
+                assert len(found) == len(want) and set(found) == want
+                assert rows(database.url, call, subjects, sources, values, 3) == found[:3]
+                found_any += bool(want)
+    assert found_any > 12
+    newest = rows(database.url, "SELECT cts FROM pipeline.query_labels()")
+    assert newest == sorted(newest, reverse=True)
+    everything = rows(database.url, "SELECT count(*) FROM pipeline.query_labels('{*}', NULL, NULL, true, true, 1000)")
+    assert everything == rows(database.url, "SELECT count(*) FROM bsky.label")
+
+
+def test_the_function_uses_indexes(filled: Database) -> None:
+    with filled.connect("reader") as connection, connection.cursor() as cursor:
+        for given in (
+            "",
+            "'{at://did:plc:hot/c/1}'",
+            "'{at://did:plc:77/*,did:plc:none}'",
+            "sources => '{did:plc:s1}'",
+        ):
+            cursor.execute(f"SELECT count(*) FROM pipeline.query_labels({given})")
+        cursor.execute("SELECT seq_scan FROM pg_stat_xact_user_tables WHERE schemaname = 'bsky' AND relname = 'label'")
+        assert cursor.fetchall() == [(0,)]
+
+
 # ---- plans
 
 

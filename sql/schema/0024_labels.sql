@@ -202,6 +202,53 @@ FROM numbered
 WHERE position < 1000;
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- Labels, for people who ask in SQL. (sql/labels/query.sql answers the command line and other services, page by page.)
+
+CREATE FUNCTION pipeline.query_labels(
+    subjects text[] DEFAULT '{*}',
+    sources text[] DEFAULT NULL,
+    vals text[] DEFAULT NULL,
+    negated boolean DEFAULT false,
+    expired boolean DEFAULT false,
+    max_rows integer DEFAULT 100
+) RETURNS SETOF bsky.label STABLE LANGUAGE plpgsql AS $$
+DECLARE
+    at text := to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+BEGIN
+    IF '*' = ANY (subjects) THEN
+        RETURN QUERY
+            SELECT l.*
+            FROM bsky.label l
+            WHERE (sources IS NULL OR l.src = ANY (sources)) AND (vals IS NULL OR l.val = ANY (vals))
+                AND (negated OR NOT l.neg) AND (expired OR l.exp IS NULL OR l.exp > at)
+            ORDER BY l.cts DESC
+            LIMIT max_rows;
+        RETURN;
+    END IF;
+    -- From a subject up to what follows it at once; from a prefix up to what can't begin with it.
+    RETURN QUERY
+        SELECT DISTINCT l.*
+        FROM unnest(subjects) s (subject)
+        CROSS JOIN LATERAL (
+            SELECT rtrim(s.subject, '*') AS low, CASE WHEN s.subject LIKE '%*' THEN chr(1114111) ELSE chr(1) END AS rest
+        ) r
+        CROSS JOIN LATERAL (
+            SELECT l.*
+            FROM bsky.label l
+            WHERE l.uri >= r.low AND l.uri < r.low || r.rest
+                AND (sources IS NULL OR l.src = ANY (sources)) AND (vals IS NULL OR l.val = ANY (vals))
+                AND (negated OR NOT l.neg) AND (expired OR l.exp IS NULL OR l.exp > at)
+            OFFSET 0
+        ) l
+        ORDER BY 6 DESC, 1, 2, 3, 4
+        LIMIT max_rows;
+END
+$$;
+COMMENT ON FUNCTION pipeline.query_labels IS
+    'Labels of subjects (AT URIs and DIDs, or prefixes that end with *), labelers and values (null: all), the newest '
+    'first: those in effect, and on request negated and expired ones.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- Labels and frames that were rejected, and labelers that opt out.
 
 ALTER TABLE pipeline.dead_letter
