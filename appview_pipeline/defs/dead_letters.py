@@ -20,7 +20,7 @@ SHOWN = 50
 
 @dg.asset(
     key="dead_letters",
-    deps=["firehose"],
+    deps=["firehose", "labels"],
     group_name="network",
     owners=["team:appview"],
     kinds={"postgres"},

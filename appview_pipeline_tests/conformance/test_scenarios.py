@@ -15,8 +15,10 @@ import zstandard
 
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.decoding import read_changes
+from appview_pipeline.protocol.label_frames import labels_frame, read_labels_frame
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline.store.labels import LabelRow
 from appview_pipeline_tests.properties.model import Model
 from appview_pipeline_tests.properties.model_tables import tables_of
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
@@ -25,10 +27,11 @@ from appview_pipeline_tests.support.changes import COLLECTIONS, changes_of_car, 
 from appview_pipeline_tests.support.checkout import SHARED
 from appview_pipeline_tests.support.conformance_modules import conformance_module
 from appview_pipeline_tests.support.database import connect
+from appview_pipeline_tests.support.label_rows import apply_rows, rows_of_wire
 from appview_pipeline_tests.support.scenario_directory import Directory, let_time_pass, resolve_queued
 from appview_pipeline_tests.support.scenarios import Scenario, load
 from appview_pipeline_tests.support.states import Cleaner, State, differences, dump
-from appview_pipeline_tests.support.tables import fresh_database
+from appview_pipeline_tests.support.tables import fresh_database, rows
 
 BETTER = {
     "06-duplicates-like": "the notification moves to the promoted duplicate, and the others point at it",
@@ -43,7 +46,6 @@ BETTER = {
 OTHERWISE = {
     ("27-account-status", "throttled-ignored"): "{active: true, status: throttled} reactivates",
     ("27-account-status", "an account never seen gets no row from #account"): "its status is kept",
-    ("30-labels", ""): "labels are read in issue 7",
 }
 """(scenario, checkpoint or claim) of facts that do not hold here, and why (docs/differences.md)."""
 
@@ -133,12 +135,17 @@ def test_tables_agree_with_the_reference(
     directory = Directory(scenario.actors)
     states: dict[str, State] = {}
     played_until: datetime | None = None
-    for (checkpoint, changes), steps in zip(segments(scenario, source), scenario.directory_steps(), strict=True):
+    steps_of_others = zip(scenario.directory_steps(), scenario.label_steps(), strict=True)
+    for (checkpoint, changes), (steps, labels) in zip(segments(scenario, source), steps_of_others, strict=True):
         directory.follow(steps)
         directory.hear(changes)
         played_until = catch_up(database, directory, played_until, changes)
         feed(database, batches_of(changes, size))
         resolve_queued(database, directory)
+        for some in in_batches(label_rows(labels, source), size):
+            apply_rows(database, some)
+        if checkpoint in scenario.effective:
+            assert in_effect(database) == scenario.effective[checkpoint]
         states[checkpoint] = sorted_state(dump(connection))
         if name not in BETTER:
             assert differences(states[checkpoint], scenario.expected[checkpoint]) == []
@@ -153,14 +160,20 @@ def test_tables_agree_with_the_reference(
 def test_interleavings_give_the_tables_of_the_model(
     scenarios: dict[str, Scenario], index: tuple[Database, Any, Cleaner], name: str, seed: int
 ) -> None:
-    """Each repository's own order is kept, nothing else is."""
+    """Each repository's own order is kept, nothing else is. Labels come in any order, before their subjects too."""
     scenario = scenarios[name]
     database, connection, clean = index
     changes = [change for _, segment in scenario.changes() for change in segment]
     want = tables_of(modelled(Model(), changes))
+    labels = [row for step in scenario.label_steps() for row in label_rows(step, "steps")]
+    random.Random(seed).shuffle(labels)
     clean()
+    for some in in_batches(labels, (1, 3, 7)[seed]):
+        apply_rows(database, some)
     feed(database, batches_of(interleaved(changes, random.Random(seed)), (1, 3, 7)[seed]))
     assert differences(dump(connection), want) == []
+    if "final" in scenario.effective:
+        assert in_effect(database) == scenario.effective["final"]
 
 
 CARS = ("arroba-snarfed2", "dart-repo", "jetstream-corpus-repo", "microcosm-tiny")
@@ -225,6 +238,30 @@ def actors(got: State, want: State, started: str) -> tuple[dict[str, Any], dict[
         }
 
     return compared(got), compared(want)
+
+
+def label_rows(frames: Sequence[tuple[int, list[dict[str, Any]]]], source: str) -> list[LabelRow]:
+    """The labels of label frames, as the scenario has them or (source "frames") as read from the wire."""
+    if source == "frames":
+        read = [read_labels_frame(labels_frame(seq, labels)) for seq, labels in frames]
+        return [row for frame in read if frame is not None for row in rows_of_wire(frame[0], frame[1])]
+    return [row for seq, labels in frames for row in rows_of_wire(seq, labels)]
+
+
+def in_batches(labels: Sequence[LabelRow], size: int) -> list[Sequence[LabelRow]]:
+    """Batches of `size` labels; 0: one."""
+    step = size or max(1, len(labels))
+    return [labels[start : start + step] for start in range(0, len(labels), step)]
+
+
+def in_effect(database: Database) -> set[tuple[str, str, str]]:
+    """(src, uri, val) of the labels in effect that labelers gave."""
+    return set(
+        rows(
+            database.url,
+            "SELECT src, uri, val FROM pipeline.label_in_effect WHERE kind <> 'self'",
+        )
+    )
 
 
 def iso_now() -> str:
