@@ -20,6 +20,7 @@ from appview_pipeline.identity.questions import questions
 from appview_pipeline.ingest.interpreter import favour_throughput
 from appview_pipeline.ingest.pipeline import run_pipeline
 from appview_pipeline.ingest.watchdog import Watchdog
+from appview_pipeline.labels.choice import choose
 from appview_pipeline.labels.resolutions import Resolutions
 from appview_pipeline.labels.streams import Streams, Taken
 from appview_pipeline.labels.writer import LabelWriter
@@ -27,7 +28,7 @@ from appview_pipeline.leases.lease import report_trouble, run_leased
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database, open_database
 from appview_pipeline.store.errors import Transient
-from appview_pipeline.store.labelers import LOCK, reread, want
+from appview_pipeline.store.labelers import LOCK, reread
 from appview_pipeline.store.labels import LabelReport, announce_expired
 from appview_pipeline.store.session_lock import SessionLock, session_lock
 
@@ -116,7 +117,7 @@ def label_live(
 
 def _reread(database: Database, settings: Settings) -> None:
     with database.connect("writer") as connection:
-        for did in want(connection, [did for did in settings.labelers if did.startswith("did:")]):
+        for did in choose(connection, settings):
             reread(connection, did)
 
 
@@ -159,7 +160,7 @@ class Process:
         """Closes the streams, and says so where the database is there."""
         self._note()
         self.streams.close()
-        if self._said is None:
+        if self.stopped() and self._said is None:  # else another process may be at work by now
             try:
                 self.streams.say_the_end()
             except (Transient, OperatorError) as error:
