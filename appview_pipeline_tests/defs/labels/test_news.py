@@ -128,6 +128,8 @@ def test_numbers_of_one_labeler_are_not_those_of_all() -> None:
     assert together.partition is None and not one.keys() & every.keys()
     assert parked.records[0].data["reason"] == PARKED.reason
     assert summary([news], [news.now], 45.0) == "90 labels in 45 s, 0 took effect, 10 rejected; labelers: 1 connected"
+    assert summary([], [news.now], 45.0) == "nothing was reported in 45 s; labelers: 1 connected"
+    assert summary([], [], 45.0) == "no labelers are read yet"
 
 
 @pytest.mark.parametrize(
