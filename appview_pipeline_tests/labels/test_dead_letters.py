@@ -158,10 +158,20 @@ def test_letters_of_a_labelers_stream_are_no_matter_of_its_repository(database: 
     save_key(database, MOD, None, label_key=OLD)
     index(database, mod.commit(post("a", "first")))
     rows(database.url, "INSERT INTO pipeline.gap (kind, did) VALUES ('commit', %s)", MOD)
-    receive(database, [label("spam")], [label("rude", OLD)], known=OLD)
+    receive(database, [label("spam")], [label("rude", ANOTHERS)], known=OLD)
     save_key(database, MOD, None, label_key=NEW)
     assert try_again(database).resolved == 1
-    assert one(database.url, "SELECT count(*) FROM pipeline.gap WHERE resolved_at IS NULL") == 1
+    still_open = "SELECT count(*) FROM pipeline.gap WHERE resolved_at IS NULL"
+    assert one(database.url, still_open) == 1
+    frame = mod.commit(post("b", "second"))
+    rows(
+        database.url,
+        "INSERT INTO pipeline.dead_letter (fingerprint, source, did, kind, reason, bytes, byte_length, form) "
+        "VALUES ('x', 'wss://relay.example', %s, 'commit-car', 'a mistake', %s, %s, 'frame')",
+        *(MOD, frame, len(frame)),
+    )
+    assert (try_again(database).resolved, one(database.url, still_open)) == (1, 0)
+    assert letters(database)[1] == ("label-signature", "label", True, False), "which is still dead"
 
 
 def test_letters_of_both_streams_are_tried_together(database: Database) -> None:
