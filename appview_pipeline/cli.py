@@ -550,7 +550,7 @@ def _make_labels(
             request = LabelRequest(subject, value, cid=cid, exp=exp, neg=negate)
             summary = apply_one(settings, database, request, force=force)
         else:
-            path = Path(file.name)
+            path = Path(getattr(file, "name", "-"))
             size = path.stat().st_size if path.is_file() else None
             with (
                 tqdm(total=size, unit="B", unit_scale=True, desc=path.name, file=sys.stderr) as bar,
