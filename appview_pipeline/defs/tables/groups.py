@@ -155,7 +155,8 @@ _DECLARED: tuple[TableGroup, ...] = (
         asset_group="collections",
         tables=("labeler",),
         upstream=("record",),
-        description="Labelers: accounts that offer a labeling service.",
+        description="Labelers: accounts that offer a labeling service. What their labels mean follows the same records, "
+        "in `pipeline.label_definition`.",
     ),
     TableGroup(
         key="gates",
