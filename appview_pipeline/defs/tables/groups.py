@@ -155,8 +155,8 @@ _DECLARED: tuple[TableGroup, ...] = (
         asset_group="collections",
         tables=("labeler",),
         upstream=("record",),
-        description="Labelers: accounts that offer a labeling service. What their labels mean follows the same records, "
-        "in `pipeline.label_definition`.",
+        description="Labelers: accounts that offer a labeling service. What their labels mean is in "
+        "`pipeline.label_definition`, and follows the same records.",
     ),
     TableGroup(
         key="gates",
