@@ -8,6 +8,7 @@ answers with a bool; nothing here raises on bad input except the two TID convers
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_DID = 2048
@@ -248,11 +249,20 @@ def format_milliseconds(milliseconds: int) -> str:
 
 def datetime_to_micros(text: str) -> int | None:
     """Microseconds from 1970-01-01 of a datetime that `is_datetime`; None for anything else."""
+    if _match_canonical(text) is not None:
+        seconds = _day_of(text[:10]) * 86_400 + int(text[11:13]) * 3_600 + int(text[14:16]) * 60 + int(text[17:19])
+        return seconds * 1_000_000 + int(text[20:23]) * 1_000
     found = _match_strict(text) if len(text) <= MAX_DATETIME else None
     milliseconds = None if found is None else _milliseconds(found)
     if found is None or milliseconds is None:
         return None
     return milliseconds * 1000 + int((found[7] or "").ljust(6, "0")[3:6])
+
+
+@lru_cache(maxsize=2_000)
+def _day_of(date: str) -> int:
+    """Days from 1970-01-01 to a date `YYYY-MM-DD`."""
+    return _days(int(date[:4]), int(date[5:7]), int(date[8:10]))
 
 
 # --- TIDs ------------------------------------------------------------------------------------------------------------
