@@ -145,6 +145,7 @@ def test_every_label_that_changes_is_noticed(conformance: Path) -> None:
         ({**LEAST, "id": 7, "note": {"deep": [1.5, None]}}, True),
         ({**LEAST, "$type": "com.atproto.label.defs#label"}, False),
         ({**LEAST, "neg": False, "$type": "com.atproto.label.defs#label"}, True),
+        ({**LEAST, "id": 7, "$type": "com.atproto.label.defs#label"}, True),
     ],
 )
 def test_labels_verify_also_where_more_was_signed_than_the_specification_says(
@@ -178,8 +179,9 @@ def test_neg_false_may_be_signed_or_sent_or_both(signs_neg: bool, sends_neg: boo
 
 
 def test_a_negation_is_not_a_label_with_its_signature() -> None:
-    value = {**signed(LEAST), "neg": True}
-    assert verify_label(KEY, read_label(value, NOW), value) is None
+    for label in (LEAST, {**LEAST, "neg": False}):
+        value = {**signed(label), "neg": True}
+        assert verify_label(KEY, read_label(value, NOW), value) is None
     value = {**signed({**LEAST, "neg": True}), "neg": False}
     assert verify_label(KEY, read_label(value, NOW), value) is None
 
