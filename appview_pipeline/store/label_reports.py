@@ -26,7 +26,8 @@ class LabelerReport:
     or parked. `state_seconds`: for how long it has been in its state. `is_caught_up`: all that it had sent when its
     last frame came was applied. `silent_seconds`: since that frame; None where there was none. `newest_seconds`: since
     the newest time that a label of it states. `frames` to `rejected` are totals. `in_effect`: its labels that are
-    neither negated nor expired.
+    neither negated nor expired. `gap_seconds`: for how long labels of it are known to be missing, which its server did
+    not keep; None: none are.
     """
 
     did: str
@@ -47,6 +48,7 @@ class LabelerReport:
     rejected: int
     rejected_by_kind: dict[str, int]
     in_effect: int
+    gap_seconds: float | None
 
     @property
     def name(self) -> str:
@@ -58,10 +60,10 @@ class LabelerReport:
         """How far behind its labels are: 0 where all was applied; while its stream is read, the age of the newest label
         applied; without a connection, for how long there has been none."""
         if self.state != CONNECTED:
-            return self.state_seconds
+            return max(self.state_seconds, 0.0)
         if self.is_caught_up or self.newest_seconds is None:
             return 0.0
-        return self.newest_seconds
+        return max(self.newest_seconds, 0.0)  # its clock may be ahead of ours
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ NOW, HOUR_AGO = "now()", "now() - interval '1 h'"
             id="read from the beginning",
         ),
         pytest.param(
+            {"state": "connected", "last_frame_at": NOW, "last_cts": "now() + interval '4 min'"},
+            0,
+            id="its clock is ahead",
+        ),
+        pytest.param(
             {"state": "waiting", "state_at": HOUR_AGO, "last_frame_at": NOW, "caught_up_at": NOW, "reason": "refused"},
             3_600,
             id="without a connection for an hour",
@@ -55,10 +60,12 @@ def test_how_far_behind_a_labeler_is(database: Database, columns: dict[str, str]
     add_labeler(database.url, A, **columns)
     with database.connect("reader") as connection:
         (found,) = labeler_reports(connection)
+    assert (found.silent_seconds is None) == ("last_frame_at" not in columns)
+    assert (found.newest_seconds is None) == ("last_cts" not in columns)
     assert found.lag_seconds == pytest.approx(lag, abs=30) and found.is_wanted and found.name == A
 
 
-def test_expired_labels_are_not_in_effect(database: Database) -> None:
+def test_a_labeler_is_reported_with_what_is_in_effect_and_what_is_missing(database: Database) -> None:
     for did in (A, B):
         add_labeler(database.url, did, in_effect=4, labels=9, rejected_by_kind=json.dumps({"label-signature": 2}))
     rows(database.url, "INSERT INTO bsky.actor (did, handle, \"indexedAt\") VALUES (%s, 'a.test', '')", A)
@@ -71,10 +78,18 @@ def test_expired_labels_are_not_in_effect(database: Database) -> None:
         "v (n, neg, days)",
         A,
     )
+    rows(
+        database.url,
+        "INSERT INTO pipeline.gap (kind, did, from_text, detected_at, resolved_at) VALUES "
+        "('labels', %s, '5', now() - interval '3 d', NULL), ('labels', %s, '7', now() - interval '3 d', now())",
+        A,
+        B,
+    )
     with database.connect("reader") as connection:
         a, b = labeler_reports(connection)
         status = label_status(connection)
     assert (a.in_effect, b.in_effect) == (2, 4) and a.name == f"{A} (a.test)"
+    assert a.gap_seconds == pytest.approx(259_200, abs=30) and b.gap_seconds is None, "a closed gap is none"
     assert a.labels == 9 and a.rejected_by_kind == {"label-signature": 2}
     assert status.in_effect == 6 and status.labelers == {"new": 2}
 
@@ -84,7 +99,7 @@ def test_expired_labels_are_counted_in_an_index_alone(database: Database) -> Non
         cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
         cursor.execute(f"EXPLAIN {sections('report/labels.sql')['labelers']}")
         plan = "\n".join(line for (line,) in cursor.fetchall())
-    assert "Index Only Scan using label_exp_idx" in plan and "Filter" not in plan
+    assert "Index Only Scan using label_exp_idx" in plan and "Scan using label_in_effect" not in plan
 
 
 def test_whether_a_label_process_runs_shows_in_its_lock(database: Database) -> None:

@@ -26,6 +26,7 @@ QUIET = LabelerReport(
     rejected=0,
     rejected_by_kind={},
     in_effect=0,
+    gap_seconds=None,
 )
 """A labeler that is connected and has caught up, and whose totals are 0."""
 

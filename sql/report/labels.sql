@@ -5,7 +5,8 @@
 -- :labelers
 -- The labelers that are read or were read: DID, handle, whether it is read, endpoint, cursor, state, reason, seconds
 -- in that state, whether all that it had sent was applied, seconds since its last frame and since the newest time that
--- a label of it states, the counts of the table, and its labels in effect.
+-- a label of it states, the counts of the table, its labels in effect, and seconds since its open gap was found (null:
+-- there is none).
 -- - expired: labels that are not negated and have ended, by labeler.
 WITH expired AS MATERIALIZED (
   SELECT src, count(*) AS labels
@@ -15,12 +16,17 @@ WITH expired AS MATERIALIZED (
 )
 SELECT
   l.did, a.handle, l.is_wanted, l.endpoint, l.cursor, l.state, l.reason,
-  extract(epoch FROM greatest(now() - l.state_at, interval '0'))::float8,
+  extract(epoch FROM now() - l.state_at)::float8,
   coalesce(l.caught_up_at >= coalesce(l.last_frame_at, l.caught_up_at), false),
-  extract(epoch FROM greatest(now() - l.last_frame_at, interval '0'))::float8,
-  extract(epoch FROM greatest(now() - l.last_cts, interval '0'))::float8,
+  extract(epoch FROM now() - l.last_frame_at)::float8,
+  extract(epoch FROM now() - l.last_cts)::float8,
   l.frames, l.labels, l.changed, l.repeated, l.rejected, l.rejected_by_kind,
-  greatest(l.in_effect - coalesce(e.labels, 0), 0)
+  greatest(l.in_effect - coalesce(e.labels, 0), 0),
+  (
+    SELECT extract(epoch FROM now() - min(g.detected_at))::float8
+    FROM pipeline.gap g
+    WHERE g.did = l.did AND g.kind = 'labels' AND g.resolved_at IS NULL
+  )
 FROM pipeline.labeler l
 LEFT JOIN bsky.actor a ON a.did = l.did
 LEFT JOIN expired e ON e.src = l.did

@@ -27,6 +27,8 @@ LABELERS_KEEP_UP = "labelers_keep_up"
 # Beyond these the check warns.
 LAG_WARNING_SECONDS = 120.0
 REJECTED_SHARE = 0.05
+GAP_WARNING_SECONDS = 172_800.0
+"""Because of gaps a stream is read again once a day at most (`backoff.LABELER_REREAD_SECONDS`), and that takes time."""
 FEW_LABELS = 20
 """Fewer labels say nothing about a share."""
 NAMED_LABELERS = 5
@@ -67,6 +69,7 @@ def keeps_up_result(
     parked = [it.now for it in read if it.now.state == PARKED]
     behind = [it.now for it in read if it.now.state != PARKED and is_behind(it.now)]
     rejected = [it for it in read if is_rejected(it)]
+    missing = [it.now for it in read if (it.now.gap_seconds or 0.0) > GAP_WARNING_SECONDS]
     lag = max((it.now.lag_seconds for it in read if it.now.state != PARKED), default=0.0)
     share = _share(sum(it.rejected for it in read), sum(it.received for it in read))
     metadata: dict[str, int | float] = {
@@ -78,9 +81,9 @@ def keeps_up_result(
     }
     is_down = not is_off and (trouble is not None or (bool(read) and len(parked) == len(read)))
     return dg.AssetCheckResult(
-        passed=not (is_down or parked or behind or rejected),
+        passed=not (is_down or parked or behind or rejected or missing),
         severity=dg.AssetCheckSeverity.ERROR if is_down else dg.AssetCheckSeverity.WARN,
-        description=NONE_READ if is_off else _in_words(len(read), parked, behind, rejected, trouble),
+        description=NONE_READ if is_off else _in_words(len(read), parked, behind, rejected, missing, trouble),
         metadata=metadata,
         check_name=LABELERS_KEEP_UP,
         asset_key=LABELS,
@@ -108,6 +111,7 @@ def _in_words(
     parked: Sequence[LabelerReport],
     behind: Sequence[LabelerReport],
     rejected: Sequence[LabelerNews],
+    missing: Sequence[LabelerReport],
     trouble: str | None,
 ) -> str:
     if not read and trouble is None:
@@ -127,6 +131,12 @@ def _in_words(
         sentences.append(
             f"Rejected: {_named([*map(_rejections, rejected)])}. `appview-pipeline dead-letters --kind "
             f"{_most_frequent(rejected)}` shows them with the reasons; the job retry_dead_letters tries them again."
+        )
+    if missing:
+        named = _named([f"{it.name}, for {duration(it.gap_seconds or 0.0)}" for it in missing])
+        sentences.append(
+            f"Labels may be missing that their servers did not keep: {named}. They are read from the beginning again; "
+            "the gap closes once they have caught up."
         )
     if not sentences:
         return (

@@ -41,6 +41,7 @@ def labeler_event(news: LabelerNews) -> dg.AssetMaterialization:
             "caught_up": it.is_caught_up,
             "seconds_since_last_frame": None if it.silent_seconds is None else round(it.silent_seconds, 1),
             "newest_label_is_seconds_old": None if it.newest_seconds is None else round(it.newest_seconds, 1),
+            "labels_missing_for_seconds": None if it.gap_seconds is None else round(it.gap_seconds, 1),
             "totals": {
                 "labels": it.labels,
                 "changed": it.changed,

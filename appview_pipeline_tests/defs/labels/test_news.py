@@ -178,6 +178,8 @@ REJECTED = replace(
             "dead-letters --kind label-signature`", id="rejected",
         ),
         pytest.param([replace(REJECTED, labels=0, rejected=19)], None, None, "is caught up", id="few labels"),
+        pytest.param([replace(QUIET, gap_seconds=90_000.0)], None, None, "is caught up", id="a young gap"),
+        pytest.param([replace(QUIET, gap_seconds=259_200.0)], None, "WARN", "did:plc:quiet, for 3.0 days", id="a gap"),
         pytest.param([QUIET], "it crashed", "ERROR", "No labels are read: it crashed.", id="process down"),
     ],
 )  # fmt: skip
