@@ -84,16 +84,16 @@ WITH moment AS MATERIALIZED (
     to_timestamp(s.exp_micros / 1000000) + (s.exp_micros % 1000000) * interval '1 microsecond' AS exp_at
   FROM stage_label s
 ), known AS MATERIALIZED (
-  SELECT s.*, e.id, coalesce(s.seq > coalesce(e.seq, -1), false) AS moved,
+  SELECT s.*, e.id, e.place, coalesce(s.seq > coalesce(e.seq, -1), false) AS moved,
     s.sig IS NOT NULL AND (s.sig, s.signed) IS DISTINCT FROM (e.sig, e.signed) AS signed_anew
   FROM moment s
   LEFT JOIN LATERAL (
-    SELECT id, seq, sig, signed
+    SELECT ctid AS place, id, seq, sig, signed
     FROM pipeline.label_event
     WHERE uri = s.uri AND src = s.src AND val = s.val AND cid = s.cid AND cts_at = s.cts_at AND neg = s.neg
       AND exp_at = s.exp_at
     UNION ALL
-    SELECT id, seq, sig, signed
+    SELECT ctid AS place, id, seq, sig, signed
     FROM pipeline.label_event
     WHERE uri = s.uri AND src = s.src AND val = s.val AND cid = s.cid AND cts_at = s.cts_at AND neg = s.neg
       AND exp_at IS NULL AND s.exp_at IS NULL
@@ -114,7 +114,7 @@ WITH moment AS MATERIALIZED (
     sig = CASE WHEN k.signed_anew THEN k.sig ELSE e.sig END,
     signed = CASE WHEN k.signed_anew THEN k.signed ELSE e.signed END
   FROM known k
-  WHERE e.id = k.id AND (k.moved OR k.signed_anew)
+  WHERE e.ctid = k.place AND (k.moved OR k.signed_anew)
   RETURNING e.id, e.src, e.uri, e.val, e.cid, e.neg, k.moved
 )
 INSERT INTO label_touched
@@ -254,9 +254,14 @@ FROM label_effect;
 -- - moved: these events.
 WITH moved AS (
   UPDATE pipeline.label_event e SET id = nextval('pipeline.label_event_id_seq'), took_effect = true
-  FROM label_effect f
-  WHERE NOT f.is_new AND e.id = f.id
-  RETURNING f.id AS old_id, e.id
+  FROM (
+    SELECT f.id, p.place
+    FROM label_effect f
+    CROSS JOIN LATERAL (SELECT ctid AS place FROM pipeline.label_event WHERE id = f.id OFFSET 0) p
+    WHERE NOT f.is_new
+  ) k
+  WHERE e.ctid = k.place
+  RETURNING k.id AS old_id, e.id
 )
 UPDATE label_effect f SET id = m.id FROM moved m WHERE f.id = m.old_id;
 
@@ -267,15 +272,15 @@ UPDATE label_effect f SET id = m.id FROM moved m WHERE f.id = m.old_id;
 -- - survivor: the rows of bsky.label that stay in effect.
 -- - moved: their events.
 WITH survivor AS MATERIALIZED (
-  SELECT DISTINCT l.id
+  SELECT l.id, l.place
   FROM (SELECT src, uri, val, max(id) AS id FROM label_effect WHERE neg GROUP BY src, uri, val) f
   CROSS JOIN LATERAL (
     SELECT cid FROM bsky.label WHERE uri = f.uri AND src = f.src AND val = f.val AND NOT neg OFFSET 0
   ) s
   CROSS JOIN LATERAL (
-    SELECT e.id
+    SELECT e.id, e.place
     FROM (
-      SELECT id, cts_at, seq, neg, exp_at
+      SELECT ctid AS place, id, cts_at, seq, neg, exp_at
       FROM pipeline.label_event
       WHERE uri = f.uri AND src = f.src AND val = f.val AND cid = s.cid
       ORDER BY cts_at DESC, neg DESC, exp_at DESC
@@ -289,7 +294,7 @@ WITH survivor AS MATERIALIZED (
 ), moved AS (
   UPDATE pipeline.label_event e SET id = nextval('pipeline.label_event_id_seq'), took_effect = true
   FROM survivor s
-  WHERE e.id = s.id
+  WHERE e.ctid = s.place
   RETURNING s.id AS old_id, e.id, e.src, e.uri, e.val
 ), renamed AS (
   DELETE FROM label_effect WHERE id = ANY (ARRAY(SELECT old_id FROM moved))
