@@ -30,6 +30,7 @@ from appview_pipeline.labels.client_sockets import ClientSocket
 from appview_pipeline.labels.label_queries import QUERY_LABELS, LabelQueries
 from appview_pipeline.labels.label_streams import LabelStreams
 from appview_pipeline.labels.live_feed import LiveFeed, ServedFeed
+from appview_pipeline.labels.own_labeler import obstacles
 from appview_pipeline.labels.xrpc_answers import (
     Refused,
     answer_defect,
@@ -77,6 +78,9 @@ def serve_labels(
     served = (settings.labeler_did,) if own and settings.labeler_did else tuple(dict.fromkeys(sources)) or None
     feed = ServedFeed(database, served, unsigned)
     newest = feed.bounds().newest
+    if served is None or settings.labeler_did in served:
+        for obstacle in obstacles(settings, database):
+            log.warning("%s", obstacle)
     listener = _listener(settings.labels_address)
     LabelServer(feed, newest, listener, settings.labels_clients, started).run()
 
