@@ -14,7 +14,7 @@ from appview_pipeline.store import label_sweep
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.label_feed import feed_bounds
 from appview_pipeline.store.label_sweep import sweep_label_events
-from appview_pipeline.store.labels import LabelRow, rebuild_labels
+from appview_pipeline.store.labels import LabelRow, rebuild_labels, remove_labels
 from appview_pipeline_tests.support.database import run
 from appview_pipeline_tests.support.label_follower import LabelFollower
 from appview_pipeline_tests.support.label_model import LabelModel
@@ -141,6 +141,18 @@ def test_what_decides_stays_and_readers_know_what_is_gone(database: Database) ->
     with database.connect("reader") as connection:
         assert feed_bounds(connection).swept_to == feed_bounds(connection, [ann]).swept_to == 5
         assert feed_bounds(connection, [bob]).swept_to == 0
+
+
+def test_what_was_noted_of_a_labeler_goes_with_it(database: Database) -> None:
+    for source in SOURCES:
+        said = [label_row(source, "did:plc:x", "spam", seq=seq, cts=f"2025-01-0{seq}T00:00:00Z") for seq in (1, 2)]
+        for row in said:
+            apply_rows(database, [row])
+    assert sweep(database) == 2
+    with database.connect("writer") as connection:
+        while remove_labels(connection, SOURCES[0], 100):
+            pass
+    assert rows(database.url, "SELECT src FROM pipeline.label_swept") == [(SOURCES[1],)]
 
 
 def test_what_never_took_effect_does_not_outdate_cursors(database: Database) -> None:

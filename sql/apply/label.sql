@@ -472,12 +472,15 @@ SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM rows), (SELECT count(
 -- :remove_rows
 -- For a removal: the same of up to %(limit)s rows of bsky.label of %(src)s of which there is no event, when
 -- `remove_events` finds nothing more.
+-- Also removes what the sweep has noted of it.
 -- - gone: these rows.
 WITH gone AS (
   DELETE FROM bsky.label l
   USING (SELECT ctid AS place FROM bsky.label WHERE src = %(src)s LIMIT %(limit)s) x
   WHERE l.ctid = x.place
   RETURNING l.uri, l.neg
+), swept AS (
+  DELETE FROM pipeline.label_swept WHERE src = %(src)s
 )
 SELECT count(*), count(*) FILTER (WHERE NOT neg), ARRAY(SELECT DISTINCT uri FROM gone WHERE NOT neg LIMIT 300)
 FROM gone;
