@@ -39,7 +39,9 @@ class Stream:
     `ask_again_at`; `forced_for`: when somebody asked for a newer answer, of the last one that was forced. `held_until`:
     what waits is not decoded before that, because the document can't be had (`held_reason`). `outdated`: the cursor
     after which its server does not have everything any more; None: it has. `reread_at`: as stored, last. `numbers`
-    says how far the frames reach that were decoded. `accepted` and `rejected` count the newest labels.
+    says how far the frames reach that were decoded. `accepted` and `rejected` count the newest labels. `is_drained`:
+    nothing that had come waited after the last micro-batch was taken; then all that the labeler had sent is applied
+    once `awaited` is, and it has caught up (`is_caught_up`, until that is written).
     """
 
     did: str
@@ -65,6 +67,8 @@ class Stream:
     doubted_at: float = 0.0
     held_until: float = 0.0
     held_reason: str | None = None
+    is_drained: bool = False
+    awaited: int | None = None
     is_caught_up: bool = False
     connected_at: float = 0.0
 
@@ -109,7 +113,8 @@ class Stream:
         self.position = None
         self.doubt = self.held_reason = None
         self.held_until = 0.0
-        self.is_caught_up = False
+        self.is_drained = self.is_caught_up = False
+        self.awaited = None
 
     def park(self, reason: str, now: float) -> None:
         """Reads no more until its time has come, or its document or its cursor changes."""
@@ -155,15 +160,13 @@ class Stream:
             self._be("connected", None)
         elif status.last_error is not None:
             self._be("waiting", status.last_error)
-        self.is_caught_up = (
-            status.connected
-            and self.doubt is None
-            and self.held_reason is None
-            and not self.waiting
-            and not status.buffered_frames
-            and self.position.seq >= (self.numbers.reached or 0)
-            and self._is_at_the_end(status.last_frame_at)
-        )
+        if not status.connected or self.is_held:
+            self.awaited = None
+            return
+        if self.awaited is None and self.is_drained and self._is_at_the_end(status.last_frame_at):
+            self.awaited = self.numbers.reached or 0
+        if self.awaited is not None and self.position.seq >= self.awaited:
+            self.is_caught_up, self.awaited = True, None
 
     def _is_at_the_end(self, last_frame_at: float | None) -> bool:
         """Whether nothing more of the past comes: the stream is quiet, or its labels are new."""

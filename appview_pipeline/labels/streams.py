@@ -32,6 +32,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.labelers import (
     LabelerIdentity,
+    LabelerState,
     StoredLabeler,
     labeler_identities,
     labelers,
@@ -201,6 +202,7 @@ class Streams:
         ):
             log.info("The cursor of labeler %s was moved; it is read from there", stream.did)
             stream.close()
+            self._written.pop(stream.did, None)
         if is_reread:
             stream.parked_until = 0.0
         self._resolve(stream, identity, now)
@@ -281,7 +283,7 @@ class Streams:
         """Writes the states that have changed, and all of them every some seconds."""
         states = [stream.stored_state() for stream in self._streams.values()]
         if now < self._states_due:
-            states = [it for it in states if self._written.get(it.did) != (it.state, it.reason, it.is_caught_up)]
+            states = [it for it in states if self._is_news(it)]
         if not states:
             return
         with self._database.connect("writer") as connection:
@@ -289,7 +291,21 @@ class Streams:
                 log.info("%d gaps of labelers are closed: their streams were read again", closed)
         if now >= self._states_due:
             self._states_due = now + backoff.LABELER_STATES_SECONDS
-        self._written.update((it.did, (it.state, it.reason, it.is_caught_up)) for it in states)
+        for state in states:
+            stream = self._streams[state.did]
+            has_caught_up = stream.is_open and (state.is_caught_up or self._has_caught_up(state.did))
+            self._written[state.did] = state.state, state.reason, has_caught_up
+            stream.is_caught_up = False
+
+    def _is_news(self, state: LabelerState) -> bool:
+        """Whether a state is to be written at once: it has changed, or the labeler has caught up for the first time."""
+        if state.is_caught_up and not self._has_caught_up(state.did):
+            return True
+        written = self._written.get(state.did)
+        return written is None or written[:2] != (state.state, state.reason)
+
+    def _has_caught_up(self, did: str) -> bool:
+        return did in self._written and self._written[did][2]
 
     # ---- reading
 
@@ -318,6 +334,8 @@ class Streams:
                     size -= sum(map(len, frames))
                     busy.append(stream)
             streams = busy
+        for stream in self._streams.values():
+            stream.is_drained = not streams and stream.is_open and not stream.is_held
         return list(taken.values())
 
     def _wait(self) -> None:

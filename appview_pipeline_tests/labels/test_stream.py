@@ -125,23 +125,33 @@ def test_what_is_no_gap(stream: Stream, scripted: Scripted, notice: Notice) -> N
 
 
 def test_when_it_has_caught_up(stream: Stream, scripted: Scripted) -> None:
+    """Once all is applied that had come when nothing waited any more, though more of it comes all the time."""
+
     def is_caught_up() -> bool:
+        stream.is_caught_up = False
         stream.observe(time.monotonic())
         return stream.is_caught_up
 
+    assert not is_caught_up(), "nothing was taken yet"
+    stream.is_drained = True
     assert is_caught_up(), "it is connected, and quiet"
     stream.count([decoded(stream, 9)], 0.0)
     assert not is_caught_up(), "what was decoded is not applied yet"
     assert stream.position is not None
     stream.position.seq = 9
+    stream.count([decoded(stream, 10)], 0.0)
+    assert is_caught_up(), "9 was the last one when nothing waited"
+    assert not is_caught_up()
+    stream.position.seq = 10
     assert is_caught_up()
     scripted.status = replace(scripted.status, last_frame_at=time.time())
-    assert not is_caught_up(), "more may come"
-    stream.count([decoded(stream, 9, cts_micros=time.time_ns() // 1_000)], 0.0)
+    assert not is_caught_up(), "old labels, of which more may come"
+    stream.count([decoded(stream, 10, cts_micros=time.time_ns() // 1_000)], 0.0)
     assert is_caught_up(), "its labels are new"
-    scripted.status = replace(scripted.status, buffered_frames=1)
-    assert not is_caught_up()
-    scripted.status = replace(scripted.status, buffered_frames=0, connected=False, state="waiting", last_error="Away.")
+    stream.is_drained = False
+    assert not is_caught_up(), "more of it waits"
+    stream.is_drained = True
+    scripted.status = replace(scripted.status, connected=False, state="waiting", last_error="Away.")
     assert not is_caught_up() and (stream.state, stream.reason) == ("waiting", "Away.")
 
 

@@ -68,7 +68,7 @@ SELECT did FROM pipeline.labeler WHERE did = ANY (%(dids)s::text[]) ORDER BY did
 
 -- :states
 -- Writes the states of labelers. One has caught up where all that came is applied (`is_caught_up`) and its cursor is
--- still where that was seen; then its gaps close that were found before its stream was begun anew.
+-- where that was seen, or further; then its gaps close that were found before its stream was begun anew.
 -- - found: the states.
 -- - noted: the labelers, and whether each has caught up.
 WITH found AS MATERIALIZED (
@@ -81,10 +81,10 @@ WITH found AS MATERIALIZED (
     state = f.state,
     reason = f.reason,
     state_at = CASE WHEN l.state = f.state THEN l.state_at ELSE now() END,
-    caught_up_at = CASE WHEN f.is_caught_up AND l.cursor = f.cursor THEN now() ELSE l.caught_up_at END
+    caught_up_at = CASE WHEN f.is_caught_up AND l.cursor >= f.cursor THEN now() ELSE l.caught_up_at END
   FROM found f
   WHERE l.did = f.did
-  RETURNING l.did, l.reread_at, f.is_caught_up AND l.cursor = f.cursor AS is_caught_up
+  RETURNING l.did, l.reread_at, f.is_caught_up AND l.cursor >= f.cursor AS is_caught_up
 )
 UPDATE pipeline.gap g SET resolved_at = now()
 WHERE g.id = ANY (ARRAY(
