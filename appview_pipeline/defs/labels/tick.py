@@ -99,7 +99,8 @@ class Tick(LeasedTick[State]):
             single.note(news, now)
         seconds = now - together.reported_at
         of_all = together.all_since(found, now)
-        if any(it.is_wanted for it in found):
+        # Of a single labeler the plots are lines; events of another kind between its own would break them.
+        if sum(it.is_wanted for it in found) > 1:
             instance.report_runless_asset_event(all_event(of_all, seconds))
         result = checks.keeps_up_result(state.window.since(found, now), state.trouble, self.is_off)
         instance.report_runless_asset_event(evaluation(result))

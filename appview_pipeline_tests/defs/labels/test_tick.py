@@ -87,6 +87,12 @@ def reported(instance: dg.DagsterInstance) -> list[tuple[str | None, dict[str, A
     return [(event.partition, values(event.metadata)) for event in events if event is not None]
 
 
+def observed(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
+    """What was said of all labelers together."""
+    found = instance.fetch_observations(dg.AssetKey("labels"), limit=100).records
+    return [values(it.asset_observation.metadata) for it in reversed(found) if it.asset_observation is not None]
+
+
 def test_each_labeler_is_reported_once_with_what_came_of_it(ticks: Ticks, database_url: str) -> None:
     result, instance = ticks()
     assert "80 labels in " in str(result.skip_reason) and "60 took effect, 10 rejected" in str(result.skip_reason)
@@ -97,6 +103,8 @@ def test_each_labeler_is_reported_once_with_what_came_of_it(ticks: Ticks, databa
     numbers = ("labels", "changed", "repeated", "rejected", "labels_in_effect")
     assert [found[A][name] for name in numbers] == [80, 60, 20, 10, 50]
     assert found[B]["state"].endswith("no key")
+    together, before = observed(instance)[-1], len(observed(instance))
+    assert (together["labelers_connected"], together["labelers_parked"], together["all_in_effect"]) == (1, 1, 50)
     keep_up = evaluation(instance, "labelers_keep_up")
     assert not keep_up.passed and "1 parked: did:plc:bbbb: no key." in str(keep_up.description)
     assert evaluation(instance, "reading_labels").passed
@@ -109,9 +117,7 @@ def test_each_labeler_is_reported_once_with_what_came_of_it(ticks: Ticks, databa
     assert third[0] == A and third[1]["labels"] == 10 and third[1]["rejected"] == 0
     assert sensor_module._state.process.starts == 1, "one process through all ticks"
     assert instance.get_dynamic_partitions(NAME) == [A], "of a labeler that was removed there is no partition"
-    observed = instance.fetch_observations(dg.AssetKey("labels"), limit=100).records
-    newest = values(observed[0].asset_observation.metadata)  # type: ignore[union-attr]
-    assert newest["labelers_connected"] == 1 and newest["all_in_effect"] == 50
+    assert len(observed(instance)) == before, "a single labeler is not summed up"
 
 
 def test_a_code_server_that_starts_goes_on_where_the_totals_are(ticks: Ticks, database_url: str) -> None:
