@@ -40,6 +40,16 @@ SIGNATURES = 2_000
 """Stored signatures that are verified again."""
 TOGETHER = 7
 """Labels in one frame, at most."""
+OF_BROKEN = 20
+"""Labels of each broken labeler."""
+REJECTED = {
+    "wrong key": "label-signature",
+    "unsigned": "label-unsigned",
+    "another source": "label-source",
+    "future": "label-future",
+    "bad syntax": "label-syntax",
+}
+"""Ways of broken labelers whose streams are read to the end, and the kind of dead letter of each of their labels."""
 
 
 @dataclass(frozen=True)
@@ -181,15 +191,16 @@ def run(database: Database, plan: Plan, say: Say, *, restart: Callable[[], objec
         for speech in speeches[:: max(2, len(sound) // 3)]:
             speech.changes_key = True
         for labeler in network.labelers[len(sound) :]:
-            for number in range(20):
+            for number in range(OF_BROKEN):
                 labeler.label(f"did:plc:broken{number}", "spam")
+        liars = [it for it in network.labelers[len(sound) :] if broken[it.did] in REJECTED]
         environment = {**network.environment(), "APPVIEW_DEAD_LETTERS_PER_MINUTE": "100"}
         with _Process(database.url, network.relay_url, environment) as process:
             began = time.monotonic()
             _let_them_speak(speeches, network, process, plan, rng, restart)
             found.labels = sum(len(speech.rows) for speech in speeches)
             say(f"{found.labels:,} labels sent in {time.monotonic() - began:.1f} s")
-            _come_to_rest(database.url, speeches, process, plan, say)
+            _come_to_rest(database.url, [*sound, *liars], process, plan, say)
             found.seconds = time.monotonic() - began
             found.killed, found.ended = process.killed, process.ended
             _compare(database.url, speeches, broken, found)
@@ -251,8 +262,8 @@ def _let_them_speak(
         labeler.accept()
 
 
-def _come_to_rest(url: str, speeches: Sequence[_Speech], process: _Process, plan: Plan, say: Say) -> None:
-    wanted = {speech.labeler.did: speech.labeler.seq for speech in speeches}
+def _come_to_rest(url: str, labelers: Sequence[Labeler], process: _Process, plan: Plan, say: Say) -> None:
+    wanted = {labeler.did: labeler.seq for labeler in labelers}
     best, since, said = -1, time.monotonic(), time.monotonic()
     while True:
         process.keep_running()
@@ -401,11 +412,15 @@ def _verify(stored: Sequence[LabelRow], speeches: Sequence[_Speech], found: Foun
 
 
 def _look_at_the_rest(url: str, broken: dict[str, str], found: Found) -> None:
-    """How the broken labelers stand, and what was rejected."""
-    for did, state, reason in rows(url, "SELECT did, state, reason FROM pipeline.labeler"):
+    """How the broken labelers stand, and what was rejected. Rejected labels are counted once, whatever was killed."""
+    rejected = "SELECT did, state, reason, rejected_by_kind FROM pipeline.labeler"
+    for did, state, reason, by_kind in rows(url, rejected):
         found.states[state] += 1
-        if did in broken:
-            found.reasons[broken[did]] = f"{state}: {reason}"
+        way = broken.get(did, "")
+        if way:
+            found.reasons[way] = f"{state}: {reason}"
+        if (kind := REJECTED.get(way)) and by_kind != {kind: OF_BROKEN}:
+            found.differs("rejected labels", [(way, by_kind)])
     found.letters = dict(rows(url, "SELECT kind, count(*) FROM pipeline.dead_letter GROUP BY 1 ORDER BY 1"))
 
 
