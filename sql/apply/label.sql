@@ -84,8 +84,8 @@ WITH moment AS MATERIALIZED (
     to_timestamp(s.exp_micros / 1000000) + (s.exp_micros % 1000000) * interval '1 microsecond' AS exp_at
   FROM stage_label s
 ), known AS MATERIALIZED (
-  SELECT s.*, e.id, e.place, coalesce(s.seq > coalesce(e.seq, -1), false) AS moved,
-    s.sig IS NOT NULL AND (s.sig, s.signed) IS DISTINCT FROM (e.sig, e.signed) AS signed_anew
+  SELECT s.*, e.id, e.place, e.id IS NOT NULL AND coalesce(s.seq > coalesce(e.seq, -1), false) AS moved,
+    e.id IS NOT NULL AND s.sig IS NOT NULL AND (s.sig, s.signed) IS DISTINCT FROM (e.sig, e.signed) AS signed_anew
   FROM moment s
   LEFT JOIN LATERAL (
     SELECT ctid AS place, id, seq, sig, signed
@@ -163,7 +163,7 @@ WITH triple AS MATERIALIZED (
   CROSS JOIN LATERAL (SELECT l.neg OR coalesce((t.cts_at, t.seq) >= (l.cts_at, l.seq), false) AS neg) v
 ), compared AS MATERIALIZED (
   SELECT w.*, o.place, coalesce(NOT o.neg, false) AS was_in_effect,
-    (o.neg, o.cts, o.exp) IS DISTINCT FROM (w.neg, w.cts, w.exp) AS differs
+    o.place IS NOT NULL AND (o.neg, o.cts, o.exp) IS DISTINCT FROM (w.neg, w.cts, w.exp) AS differs
   FROM wanted w
   LEFT JOIN LATERAL (
     SELECT ctid AS place, neg, cts, exp
