@@ -133,7 +133,7 @@ def test_the_wheel_starts_the_simulated_network_and_holds_no_tests(installed: In
             r"  APPVIEW_RELAY_URL=ws://127\.0\.0\.1:\d+ APPVIEW_PLC_URL=http://127\.0\.0\.1:\d+"
             r" APPVIEW_DNS_SERVERS=127\.0\.0\.1:\d+"
             r" APPVIEW_WELL_KNOWN_URL='http://\{handle\}:\d+/\.well-known/atproto-did'"
-            r" APPVIEW_ALLOW_PRIVATE_HOSTS=1 dagster dev\n",
+            r" APPVIEW_ALLOW_PRIVATE_HOSTS=1 APPVIEW_LABELERS=did:plc:\w+(,did:plc:\w+)* dagster dev\n",
             said[2],
         )
         process.send_signal(signal.SIGINT)

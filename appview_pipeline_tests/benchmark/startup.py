@@ -66,6 +66,7 @@ def measure(side: Side, corpus: Corpus, folder: Path, *, rate: float = 500.0, se
                 APPVIEW_STATE_DIR=str(state),
                 APPVIEW_RELAY_URL=relay.url,
                 APPVIEW_PLC_URL=relay.plc_url,
+                APPVIEW_LABELERS="none",  # those of the default are not in this network
                 APPVIEW_START_CURSOR="0",
                 APPVIEW_BENCHMARK=mark.partition("=")[2],
             ),
