@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.support.batches import index
+from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import run
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post
 from appview_pipeline_tests.support.label_rows import apply_rows, label_row
@@ -129,6 +131,18 @@ def test_what_applies_to_a_subject(database: Database) -> None:
     assert on(uri) == [of_account[0], of_account[1], (uri, "porn"), (uri, "spam"), of_account[2]]
     assert on(ann.did) == on(profile) == of_account
     assert on("did:plc:" + "q" * 24) == on("") == on("at://") == []
+
+
+def test_the_documents_examples_run(filled: Database) -> None:
+    text = (CHECKOUT / "docs" / "labels.md").read_text()
+    (examples,) = [it for it in re.findall(r"^```sql\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if "labels_on" in it]
+    statements = [it for it in examples.split(";\n") if it.strip()]
+    assert len(statements) == 5
+    for statement in statements:
+        rows(filled.url, statement.replace("%", "%%"))
+    assert rows(filled.url, statements[2]) == []
+    assert one(filled.url, "SELECT count(*) FROM pipeline.label_in_effect WHERE kind = 'record'") == 5_000
+    assert one(filled.url, "SELECT count(*) FROM pipeline.label_in_effect WHERE kind = 'self'") == 50
 
 
 # ---- plans
