@@ -345,6 +345,9 @@ LABELER_REJECTED = 10_000
 LABELER_REJECTED_SHARE = 0.95
 """A labeler is parked once so many of its labels and frames were rejected, and they are more than this share of the
 newest ones."""
+LABELS_POLL_SECONDS = 0.05
+LABELERS_IDLE_SECONDS = 0.2
+"""Between two looks whether a micro-batch has filled, and while nothing comes."""
 LABELS_EXPIRED_SECONDS = 5.0
 """Between two announcements of labels that have expired."""
 

@@ -51,8 +51,6 @@ WINDOW_BYTES = 512 * 1024
 """Bytes of one stream that the kernel may hold for us: there may be hundreds of streams."""
 LABEL_BYTES = 1_000
 """Bytes of frames in a micro-batch for each of its labels, at most; labels have 300 or so."""
-POLL_SECONDS = 0.05
-"""Between two looks whether a micro-batch has filled."""
 
 ENDED = "the label process has ended, so nobody reads it"
 """The reason of labelers that wait while no process runs."""
@@ -353,9 +351,9 @@ class Streams:
             if waiting >= self._settings.batch_events:
                 return
             if waiting:
-                time.sleep(min(left, POLL_SECONDS))  # more of it is on its way
+                time.sleep(min(left, backoff.LABELS_POLL_SECONDS))  # more of it is on its way
             else:
-                self._news.wait(min(left, POLL_SECONDS * 4))
+                self._news.wait(min(left, backoff.LABELERS_IDLE_SECONDS))
         self._is_woken = False
 
     def _settle_doubts(self) -> None:
