@@ -1,4 +1,4 @@
-"""Fixtures of the tests that ask the published reference AppView (reference/README.md)."""
+"""Fixtures of the tests that ask the published reference AppView (conformance/reference/README.md)."""
 
 from __future__ import annotations
 
