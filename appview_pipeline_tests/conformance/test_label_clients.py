@@ -7,7 +7,6 @@ labels/test_serving.py.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,6 @@ from appview_pipeline_tests.support.label_service import ANN, KEY, LabelService,
 pytestmark = pytest.mark.slow
 
 CLIENT = Path(check.__file__).with_name("label_client.mjs")
-
-
-@pytest.fixture
-def packages() -> Path:
-    folder = Path(os.environ.get("APPVIEW_REFERENCE_PACKAGES", "/nonexistent"))
-    if not folder.is_dir():
-        pytest.skip("APPVIEW_REFERENCE_PACKAGES names no folder with @atproto/bsky (conformance/reference/README.md)")
-    return folder
 
 
 def read_by_node(packages: Path, service: LabelService, cursor: int, count: int) -> list[dict[str, Any]]:

@@ -15,9 +15,8 @@
 -- - page: those of them before the first one that is not old.
 -- - candidate: what may be deleted: the page, and older rows that it may have overtaken.
 -- - described: the same with their places in the order.
--- - last: the greatest event of each key. Of those that differ in their exp alone, the 100 latest are looked at, as in
---   sql/apply/label.sql.
--- - negation: the greatest negation of each (src, uri, val).
+-- - doomed: those that are less than the greatest event of their key, l, and, if they are negations, than the greatest
+--   one, n. Of events that differ in their exp alone, the 100 latest are looked at, as in sql/apply/label.sql.
 -- - gone: rows that are deleted.
 -- - noted: what readers of the feed will miss of them; not of excluded accounts, whose names are not stored anew.
 -- - moved: label_feed with its new swept_to.
@@ -59,41 +58,33 @@ WITH next_rows AS MATERIALIZED (
     coalesce(e.exp_at, 'infinity') AS exp_at
   FROM pipeline.label_event e
   WHERE e.id = ANY (ARRAY(SELECT id FROM candidate))
-), last AS MATERIALIZED (
-  SELECT k.uri, k.src, k.val, k.cid, l.*
-  FROM (SELECT DISTINCT uri, src, val, cid FROM described) k
+), doomed AS MATERIALIZED (
+  SELECT d.id
+  FROM described d
   CROSS JOIN LATERAL (
     SELECT e.cts_at, coalesce(e.seq, -1) AS seq, e.neg, coalesce(e.exp_at, 'infinity') AS exp_at
     FROM (
       SELECT cts_at, seq, neg, exp_at
       FROM pipeline.label_event
-      WHERE uri = k.uri AND src = k.src AND val = k.val AND cid = k.cid
+      WHERE uri = d.uri AND src = d.src AND val = d.val AND cid = d.cid
       ORDER BY cts_at DESC, neg DESC, exp_at DESC
       LIMIT 100
     ) e
     ORDER BY e.cts_at DESC, coalesce(e.seq, -1) DESC, e.neg DESC, e.exp_at DESC
     LIMIT 1
   ) l
-), negation AS MATERIALIZED (
-  SELECT t.uri, t.src, t.val, n.*
-  FROM (SELECT DISTINCT uri, src, val FROM described WHERE neg) t
-  CROSS JOIN LATERAL (
+  LEFT JOIN LATERAL (
     SELECT e.cts_at, coalesce(e.seq, -1) AS seq
     FROM pipeline.label_event e
-    WHERE e.uri = t.uri AND e.src = t.src AND e.val = t.val AND e.neg
+    WHERE e.uri = d.uri AND e.src = d.src AND e.val = d.val AND e.neg
     ORDER BY e.cts_at DESC, coalesce(e.seq, -1) DESC
     LIMIT 1
-  ) n
+  ) n ON d.neg
+  WHERE (d.cts_at, d.seq, d.neg, d.exp_at) < (l.cts_at, l.seq, l.neg, l.exp_at)
+    AND (NOT d.neg OR (d.cts_at, d.seq) < (n.cts_at, n.seq))
 ), gone AS (
   DELETE FROM pipeline.label_event e
-  WHERE e.id = ANY (ARRAY(
-    SELECT d.id
-    FROM described d
-    JOIN last l USING (uri, src, val, cid)
-    LEFT JOIN negation n ON d.neg AND (n.uri, n.src, n.val) = (d.uri, d.src, d.val)
-    WHERE (d.cts_at, d.seq, d.neg, d.exp_at) < (l.cts_at, l.seq, l.neg, l.exp_at)
-      AND (NOT d.neg OR (d.cts_at, d.seq) < (n.cts_at, n.seq))
-  ))
+  WHERE e.id = ANY (ARRAY(SELECT id FROM doomed))
   RETURNING e.id, e.src, e.took_effect
 ), noted AS (
   INSERT INTO pipeline.label_swept AS s (src, swept_to)
