@@ -21,7 +21,7 @@ from dataclasses import replace
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.errors import Transient
+from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.label_feed import FeedBounds, FeedPage, LabelEvent, feed_bounds, listen, read_feed
 
 __all__ = ["FeedBounds", "FeedPage", "FutureCursor", "LabelEvent", "feed_bounds", "follow", "listen", "read_feed"]
@@ -60,7 +60,8 @@ def follow(
 
     Gives pages with events, and such as only move the cursor; waits for NOTIFY between them, and polls. `sources`: only
     these labelers; `unsigned`: also events without a signature. While the database is away it waits. Ends when
-    `stopped`. Raises `FutureCursor`, and `OperatorError` where the database can't be had at the beginning.
+    `stopped`. Raises `FutureCursor`, also when the database is replaced by an older copy meanwhile, and `OperatorError`
+    where the database can't be had at the beginning.
     """
     with database.connect("reader") as connection:
         bounds = feed_bounds(connection, sources)
@@ -71,7 +72,11 @@ def follow(
             try:
                 with database.connect("reader") as connection:
                     page = read_feed(connection, cursor, limit=limit, sources=sources, unsigned=unsigned)
-            except (Transient, OperatorError) as error:
+                    if page.cursor == cursor:
+                        check_cursor(feed_bounds(connection), cursor)
+            except FutureCursor:
+                raise
+            except (DatabaseError, OperatorError) as error:
                 log.warning("The feed of labels can't be read (%s).", error)
                 break  # `listen` has lost its connection too, and waits
             if page.cursor == cursor:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 READERS = 2
 """Threads that read pages from the database for clients that are behind."""
+PAGE = 200
+"""Rows that such a page looks at. Each client that is behind has one in memory, and some labels are large."""
 POLICY_VIOLATION = 1008
 """Close code of a stream that is ended with an error frame, as other servers of the protocol have it."""
 
@@ -139,7 +141,7 @@ class LabelStreams:
         away = backoff.database_away()
         while True:
             try:
-                part = await asyncio.get_running_loop().run_in_executor(self._readers, self._feed.read, position)
+                part = await asyncio.get_running_loop().run_in_executor(self._readers, self._feed.read, position, PAGE)
                 break
             except (DatabaseError, OperatorError) as error:
                 wait = away.next()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.labels.feed import FutureCursor, check_cursor
 from appview_pipeline.protocol.label import Label, as_wire
 from appview_pipeline.protocol.label_frames import labels_frame
 from appview_pipeline.store.database import Database
@@ -26,7 +27,7 @@ from appview_pipeline.store.label_feed import FeedBounds, LabelEvent, feed_bound
 log = logging.getLogger(__name__)
 
 PAGE = 1_000
-"""Rows of `pipeline.label_event` that one read looks at."""
+"""Rows of `pipeline.label_event` that one read of what is new looks at."""
 MAX_FRAME_LABELS = 50
 """Labels in one frame: a client that is many labels behind would spend most of its time on frames."""
 MAX_BYTES = 16_000_000
@@ -68,11 +69,11 @@ class ServedFeed:
         with self.database.connect("reader") as connection:
             return feed_bounds(connection, self.sources)
 
-    def read(self, after: int) -> Part:
-        """The next part after an id; one that ends where it begins is the end of the feed. Raises errors as
-        `Database.connect` does."""
+    def read(self, after: int, limit: int) -> Part:
+        """The next part after an id, of at most `limit` rows; one that ends where it begins is the end of the feed.
+        Raises errors as `Database.connect` does."""
         with self.database.connect("reader") as connection:
-            page = read_feed(connection, after, limit=PAGE, sources=self.sources, unsigned=self.unsigned)
+            page = read_feed(connection, after, limit=limit, sources=self.sources, unsigned=self.unsigned)
         frames = list(frames_of(page.events))
         return Part(after, page.cursor, frames, sum(len(frame.data) for frame in frames))
 
@@ -107,8 +108,8 @@ class LiveFeed:
     """The newest parts of a feed, read by a thread. Everything else belongs to the thread of the event loop."""
 
     def __init__(self, feed: ServedFeed, begin: int, failed: Callable[[BaseException], None]) -> None:
-        """`begin`: the id after which it begins, the newest one. `failed` is called where a defect of ours has ended
-        the thread."""
+        """`begin`: the id after which it begins, the newest one. `failed` is called with what has ended the thread,
+        where it should have gone on."""
         self._feed = feed
         self._failed = failed
         self._to = begin
@@ -155,7 +156,6 @@ class LiveFeed:
         try:
             self._read()
         except BaseException as error:
-            log.exception("The thread that reads the feed of labels failed.")
             self._loop.call_soon_threadsafe(self._failed, error)
 
     def _read(self) -> None:
@@ -163,12 +163,18 @@ class LiveFeed:
         for _ in listen(self._feed.database, stopped=self._stopping.is_set):
             try:
                 while not self._stopping.is_set():
-                    part = self._feed.read(position)
+                    part = self._feed.read(position, PAGE)
                     if part.to == position:
+                        check_cursor(self._feed.bounds(), position)
                         break
                     position = part.to
                     # One part at a time: a busy loop makes this thread wait.
                     asyncio.run_coroutine_threadsafe(self._add(part), self._loop).result()
+            except FutureCursor:
+                raise OperatorError(
+                    "The database of labels was replaced by an older copy while they were served: start the label "
+                    "service again, so that its clients find out."
+                ) from None
             except (DatabaseError, OperatorError) as error:
                 log.warning("The feed of labels can't be read (%s).", error)
 

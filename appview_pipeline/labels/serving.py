@@ -133,6 +133,8 @@ class LabelServer:
         """Serves until it is stopped."""
         with _ended_by_sigterm():
             self._server.run(sockets=[self._listener])
+        if isinstance(self._failure, OperatorError):
+            raise self._failure
         if self._failure is not None:
             raise RuntimeError("the label service failed") from self._failure
 

@@ -14,7 +14,7 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.errors import Transient
+from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.labels import CHANNEL
 from appview_pipeline.store.sql import sections
 
@@ -126,7 +126,7 @@ def listen(
                 while not stopped():
                     _wait(connection, poll_seconds, stopped)
                     yield
-        except (Transient, OperatorError) as error:
+        except (DatabaseError, OperatorError) as error:
             wait = away.next()
             log.warning("The database does not say when labels change (%s). Next attempt in %.1f s.", error, wait)
             _pause(wait, stopped)

@@ -98,6 +98,16 @@ def test_cursors_outside_of_the_feed(database: Database) -> None:
         next(follow(database, after=7))
 
 
+def test_a_database_that_is_replaced_by_an_older_copy_ends_a_reader(database: Database) -> None:
+    apply_rows(database, [label_row(ANN, f"did:plc:x{number}", "spam") for number in range(5)])
+    pages = follow(database, after=0, poll_seconds=0.05)
+    assert next(pages).cursor == 5
+    run(database.url, "DELETE FROM pipeline.label_event WHERE id > 2")
+    run(database.url, "SELECT setval('pipeline.label_event_id_seq', 2)")
+    with pytest.raises(FutureCursor, match="The cursor 5 lies in the future: the newest label event is 2"):
+        next(pages)
+
+
 def test_only_the_first_page_after_an_old_cursor_is_outdated(database: Database) -> None:
     apply_rows(database, [label_row(ANN, f"did:plc:x{number}", "spam") for number in range(5)])
     run(database.url, f"INSERT INTO pipeline.label_swept VALUES ('{ANN}', 3)")

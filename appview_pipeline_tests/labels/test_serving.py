@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.labels import live_feed
+from appview_pipeline.labels import label_streams, live_feed
 from appview_pipeline.labels.serving import serve_labels
 from appview_pipeline.protocol.event_stream import Info, StreamError, control_of
 from appview_pipeline.protocol.label import as_json, read_label, sign_label, verify_label
@@ -196,6 +196,7 @@ def test_clients_beside_writers_get_all_labels_once_in_order(
     """Whatever comes from the past and whatever is new: pages, parts and frames are small here, so that each client
     crosses between the two again and again."""
     monkeypatch.setattr(live_feed, "PAGE", 5)
+    monkeypatch.setattr(label_streams, "PAGE", 7)
     monkeypatch.setattr(live_feed, "MAX_PARTS", 2)
     monkeypatch.setattr(live_feed, "MAX_FRAME_LABELS", 2)
     writers, batches, labels = 3, 12, 4
@@ -451,6 +452,25 @@ def test_it_outlives_an_outage_of_the_database(database: Database, server: Any) 
             apply_rows(database, [signed_row("did:plc:y")])
             assert subjects(take(client, 1)) == subjects(take(newcomer, 1)) == ["did:plc:y"]
         assert service.query("*").status == 200
+
+
+def test_an_older_copy_of_the_database_ends_it(database: Database) -> None:
+    """Clients have cursors that the copy has never given out. They are told when they come again, not left without."""
+    apply_rows(database, [signed_row(f"did:plc:x{number}") for number in range(5)])
+    with (
+        pytest.raises(OperatorError, match="replaced by an older copy"),
+        label_service(database) as service,
+        service.connect("?cursor=0") as client,
+    ):
+        take(client, 5)
+        run(database.url, "DELETE FROM pipeline.label_event WHERE id > 2")
+        run(database.url, "SELECT setval('pipeline.label_event_id_seq', 2)")
+        run(database.url, "NOTIFY appview_labels")
+        with pytest.raises(ConnectionClosed):
+            client.recv(30)
+    with label_service(database) as service, service.connect("?cursor=5") as client:
+        error = control_of(client.recv(30))  # type: ignore[arg-type]
+        assert isinstance(error, StreamError) and error.name == "FutureCursor"
 
 
 def test_the_process_ends_in_order(database: Database) -> None:
