@@ -44,6 +44,7 @@ def explain(error: BaseException, url: str, setting: str, *, is_strangers: bool 
     parts = urlsplit(url)
     host = parts.hostname or url
     port = parts.port or (443 if parts.scheme == "wss" else 80)
+    schemes = "" if is_strangers else " (ws:// is without TLS, wss:// with)"
     if isinstance(error, WSHandshakeError):
         return _explain_answer(error, host, setting, is_strangers)
     if isinstance(error, socket.gaierror):
@@ -58,9 +59,7 @@ def explain(error: BaseException, url: str, setting: str, *, is_strangers: bool 
         )
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or str(error)).replace("_", " ").lower()
-        return Refusal(
-            f"No TLS connection to {host}:{port} ({reason}): check {setting} (ws:// is without TLS, wss:// with)."
-        )
+        return Refusal(f"No TLS connection to {host}:{port} ({reason}): check {setting}{schemes}.")
     if isinstance(error, asyncio.TimeoutError | TimeoutError) or _errno(error) == errno.ETIMEDOUT:
         return Refusal(f"{host}:{port} does not answer: check {setting} and this machine's network and firewall.")
     if _errno(error) == errno.ECONNREFUSED:
@@ -68,10 +67,7 @@ def explain(error: BaseException, url: str, setting: str, *, is_strangers: bool 
     if _errno(error) in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return Refusal(f"There is no route to {host}:{port}: check {setting} and this machine's network.")
     if isinstance(error, ConnectionError):
-        return Refusal(
-            f"{host}:{port} broke the connection off while it was being made: check {setting} (ws:// is without TLS, "
-            "wss:// with)."
-        )
+        return Refusal(f"{host}:{port} broke the connection off while it was being made: check {setting}{schemes}.")
     return Refusal(f"The connection to {host}:{port} failed ({printable(str(error)) or type(error).__name__}).")
 
 

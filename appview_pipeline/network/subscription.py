@@ -297,7 +297,7 @@ class Subscription:
                 self._drained.clear()
                 await self._drained.wait()
             before = self._resume_point.cursor
-            end = await self._connect_once()
+            end = await self._attempt()
             self._backoff.connected_for(end.held, progressed=_is_beyond(self._resume_point.cursor, before))
             state: State = "waiting"
             if end.name == "FutureCursor":
@@ -322,6 +322,17 @@ class Subscription:
         self._status = replace(self._status, **changes)
         if self._news is not None:
             self._news.set()
+
+    async def _attempt(self) -> _End:
+        """Connects, and returns when the connection has ended. A defect of ours that a stranger can trigger ends their
+        own stream, and is logged; it must not end those of all others, which share a process."""
+        try:
+            return await self._connect_once()
+        except Exception as error:
+            if self._hosts is None:
+                raise
+            log.exception("The stream of %s could not be read.", self.url)
+            return _End(f"{self.url} could not be read ({printable(repr(error))}).", hopeless=True)
 
     async def _connect_once(self) -> _End:
         """Connects, and returns when the connection has ended or could not be made."""

@@ -27,6 +27,7 @@ from appview_pipeline.network.hosts import Hosts
 from appview_pipeline.network.loop_thread import LoopThread
 from appview_pipeline.network.strangers import labeler_address
 from appview_pipeline.network.subscription import SUBSCRIBE_LABELS, Subscription, SubscriptionStatus
+from appview_pipeline.protocol.event_stream import seq_of
 from appview_pipeline.protocol.label_frames import info_frame, labels_frame
 from appview_pipeline.settings import Settings
 from appview_pipeline_tests.support.certificates import Authority
@@ -433,3 +434,28 @@ def test_subscriptions_share_a_thread_and_none_holds_up_the_others() -> None:
     assert not loop.is_alive
     with pytest.raises(RuntimeError, match="stopped"):
         subscribed("ws://127.0.0.1:1", hosts, loop=loop).start()
+
+
+def test_a_defect_that_a_stranger_triggers_ends_only_their_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(payload: bytes) -> int | None:
+        if payload == labels_frame(20, [{"val": "special"}]):
+            raise ZeroDivisionError("a defect")
+        return original(payload)
+
+    async def special(connection: ServerConnection, number: int, cursor: int | None) -> None:
+        await connection.send(labels_frame(20, [{"val": "special"}]))
+        await forever(connection)
+
+    original = seq_of
+    monkeypatch.setattr(connections, "seq_of", broken)
+    with (
+        Relay(three_labels, SUBSCRIBE_LABELS.method) as good,
+        Relay(special, SUBSCRIBE_LABELS.method) as bad,
+        LoopThread() as loop,
+        subscribed(good.url, Hosts(PRIVATE), loop=loop) as well,
+        subscribed(bad.url, Hosts(PRIVATE), loop=loop) as broken_off,
+    ):
+        status = first_end(broken_off)
+        assert status.last_error == f"{bad.url} could not be read (ZeroDivisionError('a defect'))." and status.hopeless
+        assert seqs(take_until(well, 3)) == [10, 20, 30]
+        assert well.status.connected
