@@ -318,22 +318,27 @@ class Streams:
         streams = streams[first:] + streams[:first]
         left, size = self._settings.batch_events, self._settings.batch_events * LABEL_BYTES
         taken: dict[str, Taken] = {}
-        # Each has the same share; what some don't use is for the others.
-        while streams and left > 0 and size > 0:
+        # Each has the same share, and at least one frame, however large those of others are; what some don't use is for
+        # the others.
+        is_first_round = True
+        while streams and (is_first_round or (left > 0 and size > 0)):
             share, bytes_each = max(1, left // len(streams)), max(1, size // len(streams))
             busy = []
             for stream in streams:
-                if left <= 0 or size <= 0:
-                    break
+                if not is_first_round and (left <= 0 or size <= 0):
+                    busy.append(stream)
+                    continue
                 frames = stream.take(share, bytes_each)
                 if frames and stream.position is not None:
                     taken.setdefault(stream.did, Taken(stream, stream.position, [])).frames.extend(frames)
                     left -= len(frames)
                     size -= sum(map(len, frames))
                     busy.append(stream)
-            streams = busy
+            streams, is_first_round = busy, False
+        waiting = {stream.did for stream in streams}
         for stream in self._streams.values():
-            stream.is_drained = not streams and stream.is_open and not stream.is_held
+            is_taken_from = stream.is_open and not stream.is_held and stream.outdated is None
+            stream.is_drained = is_taken_from and stream.did not in waiting
         return list(taken.values())
 
     def _wait(self) -> None:

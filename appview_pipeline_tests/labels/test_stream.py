@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,37 +12,20 @@ import pytest
 from appview_pipeline import backoff
 from appview_pipeline.indexing.changes import DeadLetter
 from appview_pipeline.labels.label_frame import LabelFrame
+from appview_pipeline.labels.resolutions import Resolutions
 from appview_pipeline.labels.stream import Stream
+from appview_pipeline.labels.streams import Streams
+from appview_pipeline.network.hosts import Hosts
 from appview_pipeline.network.notices import Notice
 from appview_pipeline.network.subscription import Subscription, SubscriptionStatus
+from appview_pipeline.settings import Settings
+from appview_pipeline.store.database import Database
 from appview_pipeline.store.labelers import LabelerIdentity
 from appview_pipeline_tests.support.label_rows import label_row
+from appview_pipeline_tests.support.scripted_subscription import Scripted
 
 LABELER = "did:plc:labelerrrrrrrrrrrrrrrrrr"
 SERVER = "wss://labels.example"
-
-
-@dataclass
-class Scripted:
-    """A subscription that has received what the test says."""
-
-    frames: list[bytes] = field(default_factory=list)
-    noticed: list[Notice] = field(default_factory=list)
-    status: SubscriptionStatus = field(default_factory=lambda: SubscriptionStatus(state="connected", connected=True))
-    stopped: bool = False
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None:
-        self.stopped = True
-
-    def take(self, limit: int, timeout: float) -> list[bytes]:
-        taken, self.frames = self.frames[:limit], self.frames[limit:]
-        return taken
-
-    def notices(self) -> list[Notice]:
-        taken, self.noticed = self.noticed, []
-        return taken
 
 
 @pytest.fixture
@@ -178,3 +161,37 @@ def test_parked_and_tried_again(stream: Stream, scripted: Scripted) -> None:
     assert 3_600 <= stream.parked_until - 1_000 <= 3_960
     assert not stream.describe(identity()) and stream.parked_until > 0
     assert stream.describe(identity(key="did:key:z2")) and stream.parked_until == 0.0
+
+
+# ---- many of them
+
+
+def several(*received: list[bytes]) -> Streams:
+    """The streams of several labelers, which have received so much, in micro-batches of 100 frames."""
+    settings = Settings(batch_events=100, batch_seconds=0.0)
+    streams = Streams(settings, cast(Database, None), cast(Resolutions, None), cast(Hosts, None))
+    for number, frames in enumerate(received):
+        scripted = cast(Subscription, Scripted(frames))
+        made = Stream(f"{number}", lambda address, cursor, scripted=scripted: scripted)  # type: ignore[misc]
+        made.open(SERVER, 0)
+        streams._streams[made.did] = made
+    return streams
+
+
+def taken(streams: Streams) -> dict[str, int]:
+    """How many frames of each labeler are in the next micro-batch."""
+    return {it.stream.did: len(it.frames) for it in streams.take()}
+
+
+def test_no_labeler_goes_without_because_of_the_frames_of_another() -> None:
+    """The frames of one labeler are as large as a micro-batch: the others have their share all the same."""
+    streams = several(*([b"x" * 5_000_000 if number == 4 else b"x" * 100] * 40 for number in range(10)))
+    assert taken(streams) == {f"{number}": 1 if number == 4 else 10 for number in range(10)}
+    assert not any(stream.is_drained for stream in streams.streams)
+
+
+def test_what_some_do_not_use_is_for_the_others() -> None:
+    streams = several([b"x"], [], [b"x"] * 500, [b"x"] * 20)
+    found = taken(streams)
+    assert found == {"0": 1, "2": 79, "3": 20}
+    assert [stream.did for stream in streams.streams if stream.is_drained][:2] == ["0", "1"]
