@@ -68,6 +68,11 @@ def test_the_housekeeping_job_runs(index: None, database_url: str, tmp_path: Pat
             add_batch(connection, at=datetime.now(timezone.utc) - timedelta(days=days))
         old = "INSERT INTO pipeline.identity_batch (seconds, finished_at) VALUES (5, now() - interval '{} days')"
         execute(connection, old.format(8), old.format(6))
+        said = (
+            "INSERT INTO pipeline.label_event (src, uri, val, cts, cts_at, received_at) "
+            "SELECT 'did:plc:a', 'did:plc:x', 'spam', '', at, at FROM (VALUES (now() - interval '{} days')) a (at)"
+        )
+        execute(connection, said.format(92), said.format(91), said.format(89), said.format(1))
         with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
             job = defs.resolve_job_def(housekeeping.JOB)
             for _ in range(2):
@@ -75,4 +80,5 @@ def test_the_housekeeping_job_runs(index: None, database_url: str, tmp_path: Pat
             assert housekeeping.prune_runs(instance, datetime.now(timezone.utc) + timedelta(hours=1)) == 2
         assert reported_after(connection, 0)[0].last_id == 2 and len(reported_after(connection, 0)) == 1
         assert reports.newest_batch(connection) == 3, "the newest of a stream stays: it says since when nothing came"
+    assert rows(database_url, "SELECT id FROM pipeline.label_event ORDER BY id") == [(3,), (4,)]
     assert rows(database_url, "SELECT id FROM pipeline.batch ORDER BY id") == [(1,), (3,)], "partitions begin with 1"
