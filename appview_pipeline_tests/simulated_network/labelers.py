@@ -69,7 +69,7 @@ class Labeler(StreamServer):
         self.labels: dict[int, Label] = {}
         self.published_labels = 0
         self.lies: dict[str, Any] = {}
-        self._newest: dict[tuple[str, str, str, str], int] = {}  # seq of the label in the stream, by its key
+        self._newest: dict[tuple[str, str, str, str], int] = {}  # seq of the newest label in the stream, by its key
         self._together: dict[int, Sequence[Label]] = {}
         self._leaps = Random(f"simnet leaps {did}")
 
@@ -115,6 +115,7 @@ class Labeler(StreamServer):
             seq = self._next_seq()
             self.window.append(seq, labels_frame(seq, labels))
             self._together[seq] = labels
+            self._newest.update({label_key(label): seq for label in labels})
             self.published_labels += len(labels)
         self.wake()
         return seq
@@ -135,14 +136,18 @@ class Labeler(StreamServer):
         seq = self._next_seq()
         self.window.append(seq, labels_frame(seq, [label]))
         self.published_labels += 1
-        if not self.keeps_all:
-            key = label_key(label)
-            older = self._newest.get(key)
-            if older is not None:
-                self._take_out(older)
-            self._newest[key] = seq
+        key = label_key(label)
+        older = self._newest.get(key)
+        if older is not None and not self.keeps_all:
+            self._take_out(older)
+        self._newest[key] = seq
         self.labels[seq] = label
         return seq
+
+    def _frames(self) -> list[tuple[int, Sequence[Label]]]:
+        """The labels in the stream, by their frames, oldest first."""
+        alone: list[tuple[int, Sequence[Label]]] = [(seq, [label]) for seq, label in self.labels.items()]
+        return sorted([*alone, *self._together.items()], key=lambda frame: frame[0])
 
     def _take_out(self, seq: int) -> None:
         if self.labels.pop(seq, None) is not None:
@@ -158,8 +163,7 @@ class Labeler(StreamServer):
             self._together = {
                 seq: [_signed_again(key, label) for label in labels] for seq, labels in self._together.items()
             }
-            frames = {seq: [label] for seq, label in self.labels.items()} | self._together
-            for seq, labels in frames.items():
+            for seq, labels in self._frames():
                 self.window.replace(self.window.after(seq - 1), labels_frame(seq, labels))
 
     def restore(self, seq: int) -> None:
@@ -168,7 +172,7 @@ class Labeler(StreamServer):
             self.window.forget_after(seq)
             self.labels = {number: label for number, label in self.labels.items() if number <= seq}
             self._together = {number: labels for number, labels in self._together.items() if number <= seq}
-            self._newest = {label_key(label): number for number, label in self.labels.items()}
+            self._newest = {label_key(label): number for number, labels in self._frames() for label in labels}
             self.faults.damage = {number: sent for number, sent in self.faults.damage.items() if number <= seq}
         self.disconnect_all()
 
@@ -190,8 +194,10 @@ class Labeler(StreamServer):
         with self.lock:
             found = [
                 (seq, label)
-                for seq, label in self.labels.items()
+                for seq, labels in self._frames()
+                for label in labels
                 if seq > int(after)
+                and seq == self._newest[label_key(label)]
                 and (sources is None or label["src"] in sources)
                 and any(_matches(label["uri"], pattern) for pattern in patterns)
             ][: int(limit)]

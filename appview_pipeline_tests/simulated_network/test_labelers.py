@@ -335,6 +335,16 @@ def test_query_labels(labeler: Labeler) -> None:
     assert ask(limit=3)["error"] == "InvalidRequest"
 
 
+def test_query_labels_has_the_newest_of_each_whatever_the_stream_keeps(labeler: Labeler) -> None:
+    labeler.keeps_all = True
+    labeler.label(POST, "spam")
+    labeler.send_together([labeler.make(POST, "rude"), labeler.make(POST, "spam", neg=True)])
+    found = requests.get(
+        f"{labeler.endpoint}/xrpc/com.atproto.label.queryLabels", params={"uriPatterns": POST}, timeout=5
+    ).json()["labels"]
+    assert [(it["val"], it.get("neg", False)) for it in found] == [("rude", False), ("spam", True)]
+
+
 def test_they_label_while_the_world_moves() -> None:
     with SimulatedNetwork(seed=6, accounts=10, labelers=2, rate=500, label_rate=200) as network:
         wait_for(lambda: network.labelers.published >= 20)
