@@ -42,7 +42,8 @@ class LabelsConfig(dg.Config):
     partitions_def=LABELERS,
     # Any labeler's record may have changed in any hour.
     deps=[dg.AssetDep(SOURCE, partition_mapping=dg.AllPartitionMapping())],
-    group_name="network",
+    # A group of its own: in that of the firehose it would close a circle, from the network over records to it.
+    group_name="labels",
     owners=["team:appview"],
     kinds={"websocket", "postgres"},
     backfill_policy=dg.BackfillPolicy.multi_run(LABELERS_A_RUN),

@@ -116,6 +116,7 @@ def summary(news: Sequence[LabelerNews], labelers: Sequence[LabelerReport], seco
         return "no labelers are read yet"
     states = by_state(labelers)
     line += f"; labelers: {', '.join(f'{count:,} {state}' for state, count in states.items()) or 'none'}"
-    if lag := max((it.lag_seconds for it in labelers if it.is_wanted and it.state != PARKED), default=0.0):
+    lag = max((it.lag_seconds for it in labelers if it.is_wanted and it.state != PARKED), default=0.0)
+    if lag >= 1.0:
         line += f"; lag {duration(lag)}"
     return line
