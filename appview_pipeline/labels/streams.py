@@ -390,7 +390,13 @@ class Streams:
         for stream, position, frames in taken:
             if stream.position is not position:
                 continue  # closed since; it comes again
-            read, count = read_frames(frames, position, self._keys, now_micros)
+            try:
+                read, count = read_frames(frames, position, self._keys, now_micros)
+            except Exception as error:  # a defect of ours that a labeler triggers must not hold up the others
+                log.exception("What labeler %s sent can't be read", stream.did)
+                why = f"{type(error).__name__}: {error}".replace("\0", "")[:500]
+                stream.park(f"this program failed at what it sent after {position.seq} ({why})", now)
+                continue
             stream.held_reason = None  # it has a key that fits, or is in doubt once more
             if count < len(frames):
                 stream.give_back(frames[count:])

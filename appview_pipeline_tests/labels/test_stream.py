@@ -11,7 +11,7 @@ import pytest
 
 from appview_pipeline import backoff
 from appview_pipeline.indexing.changes import DeadLetter
-from appview_pipeline.labels.label_frame import LabelFrame
+from appview_pipeline.labels.label_frame import LabelFrame, Position
 from appview_pipeline.labels.resolutions import Resolutions
 from appview_pipeline.labels.stream import Stream
 from appview_pipeline.labels.streams import Streams
@@ -195,3 +195,15 @@ def test_what_some_do_not_use_is_for_the_others() -> None:
     found = taken(streams)
     assert found == {"0": 1, "2": 79, "3": 20}
     assert [stream.did for stream in streams.streams if stream.is_drained][:2] == ["0", "1"]
+
+
+def test_a_defect_that_a_labeler_triggers_is_its_own_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(frames: list[bytes], position: Position, *_: object) -> tuple[list[LabelFrame], int]:
+        assert position.did != "1", "what it sent"
+        return [LabelFrame(position, 1)], len(frames)
+
+    monkeypatch.setattr("appview_pipeline.labels.streams.read_frames", read)
+    streams = several([b"x"], [b"x"], [b"x"])
+    assert [frame.position.did for frame in streams.decode(streams.take())] == ["2", "0"]
+    assert {it.did: it.state for it in streams.streams} == {"0": "waiting", "1": "parked", "2": "waiting"}
+    assert "this program failed at what it sent after 0 (AssertionError: what it sent" in str(streams.streams[1].reason)
