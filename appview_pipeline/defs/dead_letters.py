@@ -20,7 +20,7 @@ SHOWN = 50
 
 @dg.asset(
     key="dead_letters",
-    # Those of labelers come from their streams, not from the asset of their labels, which would close a circle of groups.
+    # Those of labelers come from their streams. By the asset of their labels, groups of assets would form a circle.
     deps=["firehose"],
     group_name="network",
     owners=["team:appview"],
