@@ -7,6 +7,7 @@ keeps its lease (`leases/leased_process.py` says how, and what the exit codes me
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from appview_pipeline.identity.questions import questions
 from appview_pipeline.ingest.interpreter import favour_throughput
 from appview_pipeline.ingest.pipeline import run_pipeline
 from appview_pipeline.ingest.watchdog import Watchdog
-from appview_pipeline.labels.choice import choose
+from appview_pipeline.labels.choice import ALL, choose
 from appview_pipeline.labels.resolutions import Resolutions
 from appview_pipeline.labels.streams import Streams, Taken
 from appview_pipeline.labels.writer import LabelWriter
@@ -35,6 +36,8 @@ from appview_pipeline.store.session_lock import SessionLock, session_lock
 log = logging.getLogger("appview_pipeline.labels")
 
 SUMMARY_SECONDS = 15.0
+OTHER_FILES = 200
+"""Open files that the process may need beside the connections to labelers."""
 
 
 @dataclass
@@ -79,6 +82,7 @@ def label_live(
     words; None: nothing does. Raises `OperatorError` (bad setting, no database), `LockTaken` (another label process),
     `LockLost`.
     """
+    allow_files(settings)
     database = open_database(settings)
     try:
         taken = "another label process is at work on this database"
@@ -217,6 +221,26 @@ class Process:
             },
         )
         self._logged_at, self._logged = now, replace(self.summary)
+
+
+def allow_files(settings: Settings) -> None:
+    """Raises the limit of this process's open files to what its labelers may need: each has a connection. Where the
+    system does not allow so many, it logs how many it may lack."""
+    labelers = settings.labelers_limit if ALL in settings.labelers else len(settings.labelers)
+    needed = labelers + OTHER_FILES
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return
+    allowed = needed if most == resource.RLIM_INFINITY else min(needed, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    if allowed < needed:
+        log.warning(
+            "%s labelers may need %s open files, and this process may have %s: raise its limit (ulimit -n), or lower "
+            "APPVIEW_LABELERS_LIMIT",
+            f"{labelers:,}",
+            f"{needed:,}",
+            f"{allowed:,}",
+        )
 
 
 def main() -> int:

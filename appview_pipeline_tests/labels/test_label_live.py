@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.labels.by_hand import subscribe
+from appview_pipeline.labels.label_live import allow_files
 from appview_pipeline.leases.leased_process import EXIT_ENDED, EXIT_LOCK_LOST
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.database import Database
@@ -152,6 +154,24 @@ def test_labels_that_expire_are_announced(
     before = one(database.url, "SELECT expired_to FROM pipeline.label_feed")
     with reading(database, network):
         wait_for(lambda: one(database.url, "SELECT expired_to FROM pipeline.label_feed") > before, 10)
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [((1_024, 4_096), (2_200, 4_096)), ((1_024, 2_000), (2_000, 2_000)), ((4_096, 4_096), None), ((-1, -1), None)],
+)
+def test_many_labelers_need_many_files(
+    limits: tuple[int, int],
+    raised: tuple[int, int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    set_to = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: set_to.append(both))
+    allow_files(Settings(labelers=("all",), labelers_limit=2_000))
+    assert set_to == ([] if raised is None else [raised])
+    assert ("2,000 labelers may need 2,200 open files" in caplog.text) == (raised == (2_000, 2_000))
 
 
 # ---- by hand
