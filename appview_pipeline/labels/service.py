@@ -20,6 +20,7 @@ from appview_pipeline.identity.show import find_account
 from appview_pipeline.ingest.rerun import retry_while_busy
 from appview_pipeline.protocol.commit import FUTURE_TOLERANCE
 from appview_pipeline.protocol.label import VERSION, InvalidLabel, Label, read_label, sign_label
+from appview_pipeline.protocol.signing import public_key_of
 from appview_pipeline.protocol.syntax import (
     EPOCH,
     format_milliseconds,
@@ -29,7 +30,7 @@ from appview_pipeline.protocol.syntax import (
     without_decoration,
 )
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import label_query
+from appview_pipeline.store import identities, label_query
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.label_query import LabelPage, QueriedLabel
 from appview_pipeline.store.labels import LabelBatch, LabelRow, lock_labels
@@ -163,6 +164,7 @@ def apply_labels(
     Raises OperatorError where APPVIEW_LABELER_DID is not set, and where that account has opted out.
     """
     src = labeler_did(settings)
+    _warn_of_other_key(settings, database, src)
     done, subjects, remaining = Applied(), _Subjects(), iter(requests)
     while batch := list(islice(remaining, BATCH)):
         with database.connect("writer") as connection:
@@ -261,6 +263,23 @@ def labeler_did(settings: Settings) -> str:
     if settings.labeler_did is None:
         raise OperatorError("Labels made here need a source: set APPVIEW_LABELER_DID to the DID of your labeler.")
     return settings.labeler_did
+
+
+def _warn_of_other_key(settings: Settings, database: Database, src: str) -> None:
+    """Says where labels are signed with a key that nobody will verify them by, as far as is known here."""
+    if settings.labeler_key is None:
+        return
+    with database.connect("reader") as connection:
+        known = identities.read(connection, [src]).get(src)
+    ours = public_key_of(settings.labeler_key).did_key()
+    if known is not None and known.state == "found" and known.labeler_key != ours:
+        _log.warning(
+            "labels are signed with a key (%s) that is not #atproto_label of the DID document of %s (%s): others will "
+            "refuse them",
+            ours,
+            src,
+            known.labeler_key or "it has none",
+        )
 
 
 def _valid(

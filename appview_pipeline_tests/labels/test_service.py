@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from coincurve import PrivateKey
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.labels import service
@@ -19,6 +20,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.labels import LabelBatch, LabelRow
 from appview_pipeline.store.labels import apply_labels as apply_batch
+from appview_pipeline_tests.support.keys import save_key
 from appview_pipeline_tests.support.tables import one, rows
 
 OURS = "did:plc:" + "o" * 24
@@ -268,3 +270,17 @@ def test_a_labeler_that_has_opted_out_makes_no_labels(database: Database, settin
     with pytest.raises(OperatorError, match=r"has opted out or was deleted"):
         apply_labels(settings, database, [LabelRequest(POST, "spam")])
     assert events(database) == []
+
+
+@pytest.mark.parametrize("known", [None, PrivateKey(KEY), PrivateKey(bytes(32 * [7]))], ids=["none", "ours", "other"])
+def test_a_key_that_the_did_document_does_not_have_is_warned_of(
+    database: Database, settings: Settings, caplog: pytest.LogCaptureFixture, known: PrivateKey | None
+) -> None:
+    apply_labels(settings, database, [LabelRequest(POST, "spam")])
+    assert caplog.records == [], "nothing is known of the labeler"
+    save_key(database, OURS, PrivateKey(KEY), labeler="https://labels.test", label_key=known)
+    apply_labels(settings, database, [LabelRequest(POST, "rude")])
+    assert ["others will refuse them" in record.message for record in caplog.records] == (
+        [] if known is not None and known.secret == KEY else [True]
+    )
+    assert KEY.hex() not in caplog.text
