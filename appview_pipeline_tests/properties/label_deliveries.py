@@ -53,6 +53,8 @@ def delivery(seed: int) -> Delivery:
     only such events decide about each other."""
     rng = Random(seed)
     many = 1 if rng.random() < 0.67 else 2
+    # Few, so that many are the same, and often of one millisecond.
+    times = rng.choice((_TIMES[:2], _TIMES[:4], rng.sample(_TIMES, rng.randint(1, 4))))
     events = [
         _row(
             rng.choice("ab"[:many]),
@@ -60,7 +62,7 @@ def delivery(seed: int) -> Delivery:
             rng.choice(_CIDS),
             rng.choice(("spam", "!hide")[:many]),
             rng.random() < 0.4,
-            rng.choice(_TIMES),
+            rng.choice(times),
             rng.choice((None, None, NOW, NOW + 500, _FAR)),
             rng.choice((None, 0, 1, 2, 3)),
         )

@@ -64,7 +64,7 @@ def test_any_order_batches_and_repetition(shared: Database, seed: int) -> None:
 
 @settings(max_examples=15)
 @given(SEEDS, st.integers(2, 3))
-def test_several_writers_at_once(shared: Database, seed: int, writers: int) -> None:
+def test_several_writers_at_once_beside_a_rebuild(shared: Database, seed: int, writers: int) -> None:
     number = next(_numbers)
     own = [of_sources(batch, number) for batch in delivery(seed).batches]
     failures: list[BaseException] = []
@@ -76,7 +76,16 @@ def test_several_writers_at_once(shared: Database, seed: int, writers: int) -> N
         except BaseException as error:
             failures.append(error)
 
+    def rebuild() -> None:
+        try:
+            for src in sorted({row.src for batch in own for row in batch}):
+                with shared.connect("maintenance") as connection:
+                    rebuild_labels(connection, src)
+        except BaseException as error:
+            failures.append(error)
+
     threads = [threading.Thread(target=write, args=(own[first::writers],)) for first in range(writers)]
+    threads.append(threading.Thread(target=rebuild))
     for thread in threads:
         thread.start()
     for thread in threads:
