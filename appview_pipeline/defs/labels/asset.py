@@ -55,8 +55,8 @@ class LabelsConfig(dg.Config):
         "labeler.\n\nThe label sensor reports the labelers of which there is something new. Materializing a partition "
         "by hand compares the labeler's rows with its label events (`pipeline.label_event`) and repairs what differs, "
         "beside the label process; with `from_start: true` its stream is read again from the beginning as well.\n\n"
-        "Table of schema `bsky`: `label`.\n\nPlots: `Partitions` shows labelers; `Events` shows all of them together, "
-        "in the numbers that begin with `all_`. docs/labels.md"
+        "Table of schema `bsky`: `label`.\n\nPlots: `Partitions` shows labelers side by side, `Events` the course of "
+        "time: of several labelers together in the numbers that begin with `all_`. docs/labels.md"
     ),
 )
 def labels(context: dg.AssetExecutionContext, config: LabelsConfig, index: IndexDatabase) -> dg.MaterializeResult[None]:
