@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.backfill_queue import ASKED, enqueue_new
 from appview_pipeline.store.database import Connection
@@ -16,12 +18,19 @@ def choose(connection: Connection, settings: Settings) -> list[str]:
 
     With `all` they are the accounts with a labeler record, without those that are not active, at most
     `APPVIEW_LABELERS_LIMIT`. Accounts that are excluded (opted out or deleted) are never among them.
-
-    The repositories of labelers that the settings name are queued to be fetched, unless they were fetched before: their
-    records say what their labels mean, and without them readers don't show the labeler.
     """
-    if ALL in settings.labelers:
-        return want(connection, popular_labelers(connection, settings.labelers_limit))
-    dids = want(connection, settings.labelers)
-    enqueue_new(connection, dids, reason="requested", priority=ASKED)
-    return dids
+    dids: Sequence[str] = settings.labelers
+    if ALL in dids:
+        dids = popular_labelers(connection, settings.labelers_limit)
+    return want(connection, dids)
+
+
+def queue_repositories(connection: Connection, settings: Settings, chosen: Sequence[str]) -> None:
+    """Queues the repositories of labelers that the settings name to be fetched, unless they were fetched before: their
+    records say what their labels mean, and without them readers don't show the labeler.
+
+    In a transaction of its own. Whoever excludes an account has its place in the queue and waits for batches of labels,
+    and these wait for rows of labelers.
+    """
+    if ALL not in settings.labelers:
+        enqueue_new(connection, chosen, reason="requested", priority=ASKED)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.decoding import LookUp
-from appview_pipeline.labels.choice import choose
+from appview_pipeline.labels.choice import choose, queue_repositories
 from appview_pipeline.labels.decoding import read_frames
 from appview_pipeline.labels.label_frame import LabelFrame, Position
 from appview_pipeline.labels.resolutions import Resolutions
@@ -153,9 +153,12 @@ class Streams:
         reached = {did: it.position.seq for did, it in self._streams.items() if it.position is not None}
         if any(it.position is not None and it.position.is_lost for it in self._streams.values()):
             self._choice_due = now  # its account may have opted out
-        with self._database.connect("writer") as connection:
-            if now >= self._choice_due:
+        if now >= self._choice_due:
+            with self._database.connect("writer") as connection:
                 self._wanted = choose(connection, self._settings)
+            with self._database.connect("writer") as connection:
+                queue_repositories(connection, self._settings, self._wanted)
+        with self._database.connect("writer") as connection:
             for stream in self._streams.values():
                 if stream.outdated is not None:
                     note_gap(connection, stream.did, stream.outdated)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from appview_pipeline.labels.choice import choose
+from appview_pipeline.labels.choice import choose, queue_repositories
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.backfill_queue import ASKED
 from appview_pipeline.store.database import Database
@@ -12,8 +12,12 @@ from appview_pipeline_tests.support.tables import rows
 
 
 def chosen(database: Database, *labelers: str) -> list[str]:
+    settings = Settings(database_url=database.url, labelers=labelers)
     with database.connect("writer") as connection:
-        return choose(connection, Settings(database_url=database.url, labelers=labelers))
+        found = choose(connection, settings)
+    with database.connect("writer") as connection:
+        queue_repositories(connection, settings, found)
+    return found
 
 
 def test_repositories_of_labelers_that_are_named_are_fetched_once(database: Database) -> None:

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from appview_pipeline.ingest import removal as removal_module
+from appview_pipeline.ingest.opting_out import switch_collection
 from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
@@ -69,15 +70,15 @@ def test_whatever_came_between_all_that_they_said_is_there(
                     with database.connect("writer") as connection:
                         reread(connection, did)
                 elif act == "allow":
-                    switched += bool(one(database.url, "SELECT pipeline.allow_data_collection(%s)", did))
+                    switched += switch_collection(database, did, forbid=False).changed
                 else:
-                    one(database.url, "SELECT pipeline.forbid_data_collection(%s, %s)", did, act == "purge")
+                    switch_collection(database, did, forbid=True, purge=act == "purge")
                 time.sleep(rng.random() * 0.4)
             stop.set()
             for thread in threads:
                 thread.join()
             for labeler in labelers:
-                one(database.url, "SELECT pipeline.allow_data_collection(%s)", labeler.did)
+                switch_collection(database, labeler.did, forbid=False)
             it.wait_for_cursor(*labelers, seconds=30)
             assert switched > 2
         model = LabelModel()

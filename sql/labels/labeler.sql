@@ -69,6 +69,8 @@ SELECT did FROM pipeline.labeler WHERE did = ANY (%(dids)s::text[]) ORDER BY did
 -- :states
 -- Writes the states of labelers. One has caught up where all that came is applied (`is_caught_up`) and its cursor is
 -- where that was seen, or further; then its gaps close that were found before its stream was begun anew.
+-- Gaps that are locked stay for the next time: by somebody who excludes the account, say, who waits for batches of
+-- labels, while these wait for the labelers.
 -- - found: the states.
 -- - noted: the labelers, and whether each has caught up.
 WITH found AS MATERIALIZED (
@@ -95,6 +97,7 @@ WHERE g.id = ANY (ARRAY(
     FROM pipeline.gap p
     WHERE p.did = n.did AND p.kind = 'labels' AND p.resolved_at IS NULL AND p.detected_at <= n.reread_at
     OFFSET 0
+    FOR UPDATE SKIP LOCKED
   ) p
   WHERE n.is_caught_up
 ));
