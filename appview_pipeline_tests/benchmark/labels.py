@@ -156,7 +156,6 @@ def catching_up(
         with (
             LabelProcess(server.side, log, **environment) as process,
             closing(psycopg2.connect(libpq)) as watching,
-            logged(server, taken) if statements else nullcontext(),
         ):
             watching.autocommit = True
             ours = (watching.info.backend_pid,)
@@ -166,11 +165,12 @@ def catching_up(
                 assert time.monotonic() < deadline, log.read_text()[-2_000:]
                 time.sleep(0.1)
             time.sleep(1)  # what starting up costs is over
-            wal, client, postgres = wal_position(libpq), process.cpu_seconds(), server.cpu_seconds(ours)
-            began = network.publish()
-            seconds = _wait(watching, count, process, log) - began
-            client, postgres = process.cpu_seconds() - client, server.cpu_seconds(ours) - postgres
-            wal = wal_position(libpq) - wal
+            with logged(server, taken) if statements else nullcontext():
+                wal, client, postgres = wal_position(libpq), process.cpu_seconds(), server.cpu_seconds(ours)
+                began = network.publish()
+                seconds = _wait(watching, count, process, log) - began
+                client, postgres = process.cpu_seconds() - client, server.cpu_seconds(ours) - postgres
+                wal = wal_position(libpq) - wal
             peak = process.peak_megabytes()
     events = query(libpq, "SELECT count(*) FROM pipeline.label_event")[0][0]
     rejected = query(libpq, "SELECT sum(rejected) FROM pipeline.labeler")[0][0]
