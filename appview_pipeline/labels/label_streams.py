@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from functools import partial
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -136,19 +136,16 @@ class LabelStreams:
             await asyncio.sleep(0)  # nothing above need have waited, and others want their turn
 
     async def _page(self, position: int) -> Part:
-        """The next part from the database; waits while it is away."""
-        newest = self._live.to
+        """The next part from the database, up to where the newest one in memory ends; waits while it is away."""
+        read = partial(self._feed.read, position, PAGE, self._live.to)
         away = backoff.database_away()
         while True:
             try:
-                part = await asyncio.get_running_loop().run_in_executor(self._readers, self._feed.read, position, PAGE)
-                break
+                return await asyncio.get_running_loop().run_in_executor(self._readers, read)
             except (DatabaseError, OperatorError) as error:
                 wait = away.next()
                 log.warning("The feed of labels can't be read (%s). Next attempt in %.1f s.", error, wait)
                 await asyncio.sleep(wait)
-        # Nothing is left of what was there when this began: a labeler was removed.
-        return part if part.to > position else replace(part, to=newest)
 
 
 class _Client:

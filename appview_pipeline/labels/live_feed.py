@@ -2,8 +2,8 @@
 
 Each client has a position: the id up to which it was sent everything. `LiveFeed` holds the frames of the last events
 (`MAX_BYTES`), in parts that follow one another without a hole. A client whose position is within them goes on from
-there; one that is behind reads pages from the database itself, until it is. Since both go by ids, which rise in the
-order of commits, nothing is missed or sent twice at the seam.
+there; one that is behind, or within a frame, reads pages from the database itself, up to where a part ended. Since both
+go by ids, which rise in the order of commits, nothing is missed or sent twice at the seam.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ MAX_PARTS = 1_000
 
 
 class Frame(NamedTuple):
-    """Labels on the wire. `seq`: id of the last of them."""
+    """Labels on the wire. `first` and `seq`: ids of the first and of the last of them."""
 
+    first: int
     seq: int
     data: bytes
 
@@ -53,7 +54,7 @@ class Part:
 
 
 class Behind(Exception):
-    """A position is older than what is held in memory."""
+    """A position is older than what is held in memory, or within a frame of it."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ class ServedFeed:
         with self.database.connect("reader") as connection:
             return feed_bounds(connection, self.sources)
 
-    def read(self, after: int, limit: int) -> Part:
-        """The next part after an id, of at most `limit` rows; one that ends where it begins is the end of the feed.
-        Raises errors as `Database.connect` does."""
+    def read(self, after: int, limit: int, until: int | None = None) -> Part:
+        """The next part after an id, of at most `limit` rows, up to the id `until` if that is given, which was the newest
+        before. One that ends where it begins is the end of the feed. Raises errors as `Database.connect` does."""
         with self.database.connect("reader") as connection:
-            page = read_feed(connection, after, limit=limit, sources=self.sources, unsigned=self.unsigned)
+            page = read_feed(connection, after, limit=limit, until=until, sources=self.sources, unsigned=self.unsigned)
         frames = list(frames_of(page.events))
         return Part(after, page.cursor, frames, sum(len(frame.data) for frame in frames))
 
@@ -82,7 +83,7 @@ def frames_of(events: Sequence[LabelEvent]) -> list[Frame]:
     """The frames that hold events, in their order."""
     groups = [events[at : at + MAX_FRAME_LABELS] for at in range(0, len(events), MAX_FRAME_LABELS)]
     return [
-        Frame(group[-1].id, labels_frame(group[-1].id, [as_wire(label_of(event)) for event in group]))
+        Frame(group[0].id, group[-1].id, labels_frame(group[-1].id, [as_wire(label_of(event)) for event in group]))
         for group in groups
     ]
 
@@ -140,8 +141,9 @@ class LiveFeed:
             return None
         for part in reversed(self._parts):
             if part.after <= position:
-                # Part of it may have been sent: a page of the database ends elsewhere.
                 frames = [frame for frame in part.frames if frame.seq > position]
+                if frames and frames[0].first <= position:
+                    break  # a client came with this cursor, or a page of the database ended there
                 return replace(part, frames=frames)
         raise Behind
 

@@ -77,15 +77,16 @@ def read_feed(
     after: int,
     *,
     limit: int,
+    until: int | None = None,
     sources: Collection[str] | None = None,
     unsigned: bool = True,
 ) -> FeedPage:
     """The events after an id, of all labelers or of those of `sources`; those without a signature only if `unsigned`.
 
     Looks at no more than `limit` rows. It returns fewer events where some did not take effect; at the end of the feed
-    the page's cursor is the newest id.
+    the page's cursor is the newest id. `until`: an id that was the newest before, and at which the page ends at last.
     """
-    parameters = {"after": after, "limit": limit, "unsigned": unsigned}
+    parameters = {"after": after, "until": until, "limit": limit, "unsigned": unsigned}
     with connection.cursor() as cursor:
         if sources is None:
             cursor.execute(sections("labels/feed.sql")["page"], parameters)

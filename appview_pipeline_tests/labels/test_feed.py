@@ -68,6 +68,8 @@ def test_pages_have_what_took_effect_and_move_past_the_rest(database: Database) 
     assert page(database, 0, limit=2) == FeedPage(found.events[:1], 2)
     assert page(database, 1, limit=1) == FeedPage([], 2)
     assert page(database, 4) == FeedPage([], 4)
+    assert page(database, 0, until=3) == FeedPage(found.events[:2], 3)
+    assert page(database, 0, until=2, limit=1) == FeedPage(found.events[:1], 1)
     assert page(database, 0, unsigned=False) == FeedPage([], 4)
 
 
@@ -79,6 +81,13 @@ def test_pages_of_some_sources(database: Database) -> None:
     assert page(database, 0, limit=2, sources=[ANN, EVE]).cursor == 3
     assert page(database, 5, sources=[BOB]) == FeedPage([], 6)
     assert page(database, 0, sources=[]) == FeedPage([], 6)
+    assert (page(database, 0, until=5, sources=[EVE]).cursor, ids([page(database, 0, until=5, sources=[EVE])])) == (
+        5,
+        [3],
+    )
+    # As when a labeler was removed.
+    run(database.url, "DELETE FROM pipeline.label_event WHERE id > 2")
+    assert page(database, 2, until=6) == page(database, 2, until=6, sources=[EVE]) == FeedPage([], 6)
 
 
 def test_cursors_outside_of_the_feed(database: Database) -> None:

@@ -15,16 +15,22 @@ SELECT
   );
 
 -- :page
--- Returns up to which id the rows after %(after)s were read, with each of these rows that took effect, in order; a row
--- of nulls where there is none. Unsigned ones only where %(unsigned)s.
+-- Returns up to which id the rows after %(after)s, up to %(until)s (null: all), were read, with each of these rows that
+-- took effect, in order; a row of nulls where there is none. Unsigned ones only where %(unsigned)s.
 -- - page: the rows looked at.
 WITH page AS MATERIALIZED (
-  SELECT * FROM pipeline.label_event WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+  SELECT *
+  FROM pipeline.label_event
+  WHERE id > %(after)s AND id <= coalesce(%(until)s, 9223372036854775807)
+  ORDER BY id
+  LIMIT %(limit)s
 )
 SELECT r.id, p.id, p.src, p.uri, p.cid, p.val, p.neg, p.cts, p.exp, p.sig, p.signed,
   (extract(epoch FROM p.cts_at) * 1000000)::bigint, (extract(epoch FROM p.exp_at) * 1000000)::bigint
 FROM (
-  SELECT greatest((SELECT max(id) FROM page), %(after)s) AS id
+  SELECT greatest(
+    CASE WHEN (SELECT count(*) FROM page) < %(limit)s THEN %(until)s::bigint END, (SELECT max(id) FROM page), %(after)s
+  ) AS id
 ) r
 LEFT JOIN page p ON p.took_effect AND (%(unsigned)s OR p.sig IS NOT NULL)
 ORDER BY p.id;
@@ -36,7 +42,11 @@ WITH page AS MATERIALIZED (
   SELECT e.*
   FROM unnest(%(sources)s::text[]) s (src)
   CROSS JOIN LATERAL (
-    SELECT * FROM pipeline.label_event WHERE src = s.src AND id > %(after)s ORDER BY id LIMIT %(limit)s
+    SELECT *
+    FROM pipeline.label_event
+    WHERE src = s.src AND id > %(after)s AND id <= coalesce(%(until)s, 9223372036854775807)
+    ORDER BY id
+    LIMIT %(limit)s
   ) e
   ORDER BY e.id
   LIMIT %(limit)s
@@ -46,7 +56,8 @@ SELECT r.id, p.id, p.src, p.uri, p.cid, p.val, p.neg, p.cts, p.exp, p.sig, p.sig
 FROM (
   SELECT greatest(
     CASE
-      WHEN (SELECT count(*) FROM page) < %(limit)s THEN (SELECT max(id) FROM pipeline.label_event)
+      WHEN (SELECT count(*) FROM page) < %(limit)s
+        THEN coalesce(%(until)s, (SELECT max(id) FROM pipeline.label_event))
       ELSE (SELECT max(id) FROM page)
     END,
     %(after)s
