@@ -71,8 +71,11 @@ class ServedFeed:
             return feed_bounds(connection, self.sources)
 
     def read(self, after: int, limit: int, until: int | None = None) -> Part:
-        """The next part after an id, of at most `limit` rows, up to the id `until` if that is given, which was the
-        newest before. One that ends where it begins is the end of the feed. Raises errors as `Database.connect` does."""
+        """The next part after an id, of at most `limit` rows. It ends at the id `until`, if that is given, which was the
+        newest before. One that ends where it begins is the end of the feed.
+
+        Raises errors as `Database.connect` does.
+        """
         with self.database.connect("reader") as connection:
             page = read_feed(connection, after, limit=limit, until=until, sources=self.sources, unsigned=self.unsigned)
         frames = list(frames_of(page.events))
