@@ -71,8 +71,8 @@ class ServedFeed:
             return feed_bounds(connection, self.sources)
 
     def read(self, after: int, limit: int, until: int | None = None) -> Part:
-        """The next part after an id, of at most `limit` rows. It ends at the id `until`, if that is given, which was the
-        newest before. One that ends where it begins is the end of the feed.
+        """The next part after an id, of at most `limit` rows. `until`: an id that was the newest before, at which it
+        ends at last. A part that ends where it begins is the end of the feed.
 
         Raises errors as `Database.connect` does.
         """
