@@ -66,5 +66,7 @@ def label_json(label: Label) -> dict[str, Any]:
 
 
 def label_key(label: Label) -> tuple[str, str, str, str]:
-    """What one label replaces another by: source, subject, CID (empty: none) and value."""
+    """What one label replaces another by: source, subject, CID (empty: none) and value. What is no label: itself."""
+    if not isinstance(label, dict):  # a fault that a test has asked for
+        return "", "", "", repr(label)
     return str(label.get("src")), str(label.get("uri")), str(label.get("cid") or ""), str(label.get("val"))
