@@ -27,6 +27,7 @@ from appview_pipeline.network.hosts import Hosts
 from appview_pipeline.network.loop_thread import LoopThread
 from appview_pipeline.network.strangers import labeler_address
 from appview_pipeline.network.subscription import SUBSCRIBE_LABELS, Subscription
+from appview_pipeline.protocol.event_stream import printable
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import DatabaseError
@@ -378,12 +379,21 @@ class Streams:
                 # The database is away: the frames are asked about again when it is there.
                 log.warning("The key of labeler %s could not be looked up: %s", stream.did, error)
                 continue
+            except Exception as error:  # a defect of ours that its document triggers must not hold up the others
+                log.error("The key of labeler %s could not be looked up", stream.did, exc_info=error)
+                why = f"this program failed at its DID document ({printable(f'{type(error).__name__}: {error}')})"
+                stream.hold(f"a signature does not fit its key, and {why}", now)
+                continue
             if identity.state is None or (identity.resolved_at or 0.0) < stream.doubted_at:
                 why = identity.reason or "nobody answers"
                 stream.hold(f"a signature does not fit its key, and its DID document can't be resolved: {why}", now)
                 continue
-            self._keys.resolved(stream.did, identity.labeler_key)
             self._look_due = 0.0  # the endpoint may have changed as well
+            if identity.labeler_key is None and self._keys.needs_key(stream.did):
+                # Until the look that parks it. Its labels come again if it has a key again.
+                stream.hold("a signature does not fit its key, and its DID document has none any more", now)
+                continue
+            self._keys.resolved(stream.did, identity.labeler_key)
 
     def decode(self, taken: list[Taken], _look_up: LookUp | None = None) -> list[LabelFrame]:
         """What was taken, as labels and dead letters. Frames that can't be decided about yet go back to their

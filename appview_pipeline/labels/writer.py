@@ -78,12 +78,7 @@ class LabelWriter:
         `built`: what `build` made of them. Waits and tries again as long as the database is away or busy, until asked
         to stop (`Stopped`).
         """
-        live = [frame for frame in changes if not frame.position.is_lost]
-        if len(live) < len(changes):
-            built = None
-        if not live:
-            return []
-        parts = in_parts(live, self._batch_labels)
+        parts = in_parts(changes, self._batch_labels)
         reports = []
         try:
             for part in parts:
@@ -100,6 +95,11 @@ class LabelWriter:
         share: float = 1.0,
         max_cancelled: int = backoff.BATCH_CANCELLATIONS,
     ) -> list[LabelReport]:
+        live = [frame for frame in frames if not frame.position.is_lost]  # the part before this one may have lost it
+        if len(live) < len(frames):
+            frames, built = live, None
+        if not frames:
+            return []
         self._transactions.at_work = AtWork(time.monotonic(), sum(frame.labels for frame in frames), None)
         try:
             return [self._write_once(frames, built, share=share, max_cancelled=max_cancelled)]
@@ -151,7 +151,12 @@ class LabelWriter:
         return report
 
     def _write_without_slow(self, frame: LabelFrame, error: TookTooLong) -> LabelReport:
-        """Writes a dead letter in place of a label that takes too long, unless PostgreSQL is slow at everything."""
+        """Writes a dead letter in place of a label that takes too long, unless PostgreSQL is slow at everything.
+
+        A frame without labels (a dead letter already, or a cursor alone) is tried until it is written.
+        """
+        if not frame.rows:
+            return self._write_once([frame])
         pause = backoff.batch()
         while not self._answers_quickly():
             log.error("PostgreSQL is slow at everything, so no label is given up; trying again")

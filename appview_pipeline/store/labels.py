@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -98,9 +98,9 @@ class LabelReport:
 
     `events`: label events in it. Of these were `added` new ones, `repeated` those that had been applied before or came
     twice, `withheld` those of labelers that have opted out. `changed`: those that changed what is in effect, which are
-    broadcast. `moved`: labelers whose cursor was not where the batch began; it is left where it is, but their label
-    events are applied. `first_id` and `last_id`: of the events that took effect; None: none did. `apply_ms`:
-    milliseconds of the transaction, without its commit.
+    broadcast. `moved`: labelers whose cursor was not where the batch began, or of which something was withheld; it is
+    left where it is, but their other label events are applied. `first_id` and `last_id`: of the events that took
+    effect; None: none did. `apply_ms`: milliseconds of the transaction, without its commit.
     """
 
     events: int = 0
@@ -311,11 +311,8 @@ def _begin(cursor: Cursor) -> None:
 def _excluded(cursor: Cursor, batch: LabelBatch) -> frozenset[str]:
     """Those of the batch's labelers that are excluded."""
     dids = {row.src for row in batch.rows} | {row[_LETTER_DID] for row in batch.dead_letters}
-    return _those_excluded(cursor, {did for did in dids if isinstance(did, str) and "\0" not in did})
-
-
-def _those_excluded(cursor: Cursor, dids: Collection[str]) -> frozenset[str]:
-    cursor.execute(sections("apply/excluded.sql")["find"], {"dids": list(dids)})
+    named = [did for did in dids if isinstance(did, str) and "\0" not in did]
+    cursor.execute(sections("apply/excluded.sql")["find"], {"dids": named})
     return frozenset(did for (did,) in cursor.fetchall())
 
 
@@ -392,8 +389,8 @@ def _count(
     """Counts in `pipeline.labeler`, and moves the cursors that are where the batch began. Returns the labelers whose
     cursor is elsewhere.
 
-    `withheld`: labelers of which the batch has left something out, because they were excluded. Where one is not any
-    more, its cursor stays: it has been set to 0, and may have been 0 before, but what was left out has to come again.
+    `withheld`: labelers of which the batch has left something out, because they are excluded. Their cursors stay, too:
+    whoever allows one again sets it to 0, where it may have been before, and what was left out has to come again.
     """
     statements = sections(_FILE)
     dids = sorted({*sources, *(it.did for it in progress)})
@@ -413,9 +410,7 @@ def _count(
                 "more": [it.more for it in sources.values()],
             },
         )
-    # Whoever allows a labeler again changes its row, which is locked by now: so this is how it is.
-    allowed = withheld - _those_excluded(cursor, withheld) if withheld else withheld
-    moving = [it for it in progress if places.get(it.did) == (it.endpoint, it.before) and it.did not in allowed]
+    moving = [it for it in progress if places.get(it.did) == (it.endpoint, it.before) and it.did not in withheld]
     if moving:
         cursor.execute(
             statements["advance"],

@@ -39,7 +39,7 @@ def labeler(network: SimulatedNetwork) -> Labeler:
     return network.labelers.add(keeps_all=True)
 
 
-def raw(seq: Any, *labels: dict[str, Any]) -> bytes:
+def raw(seq: Any, *labels: object) -> bytes:
     """A frame with whatever in the place of its sequence number."""
     return framed({"labels": list(labels)} if seq is None else {"seq": seq, "labels": list(labels)})
 
@@ -61,7 +61,7 @@ REJECTED: dict[str, tuple[Act, str]] = {
     "NUL in the value": (lambda it: it.label(SUBJECT, "x\0y"), "label-syntax"),
     "no value": (lambda it: it.label(SUBJECT, ""), "label-syntax"),
     "a CID that is none": (lambda it: it.label(POST, "x", cid="bafy"), "label-syntax"),
-    "a label that is a list": (lambda it: it.send([[1, 2]]), "label-syntax"),  # type: ignore[list-item]
+    "a label that is a list": (lambda it: it.send_raw(raw(1, [1, 2])), "label-syntax"),
     "half a character": (lambda it: it.label(SUBJECT, "x", extra={"uri": 7}), "label-syntax"),
     "text in the place of seq": (lambda it: it.send_raw(raw("7", it.make(SUBJECT, "x"))), "frame-body"),
     "no seq": (lambda it: it.send_raw(raw(None, it.make(SUBJECT, "x"))), "frame-body"),

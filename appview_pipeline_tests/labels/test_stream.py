@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from appview_pipeline import backoff
+from appview_pipeline.identity.cache import KnownIdentity
 from appview_pipeline.indexing.changes import DeadLetter
 from appview_pipeline.labels.label_frame import LabelFrame, Position
 from appview_pipeline.labels.resolutions import Resolutions
@@ -168,7 +169,7 @@ def test_parked_and_tried_again(stream: Stream, scripted: Scripted) -> None:
 
 def several(*received: list[bytes]) -> Streams:
     """The streams of several labelers, which have received so much, in micro-batches of 100 frames."""
-    settings = Settings(batch_events=100, batch_seconds=0.0)
+    settings = Settings(batch_events=100, batch_seconds=0.0, unsigned_labelers=("unsigned",))
     streams = Streams(settings, cast(Database, None), cast(Resolutions, None), cast(Hosts, None))
     for number, frames in enumerate(received):
         scripted = cast(Subscription, Scripted(frames))
@@ -207,3 +208,35 @@ def test_a_defect_that_a_labeler_triggers_is_its_own_trouble(monkeypatch: pytest
     assert [frame.position.did for frame in streams.decode(streams.take())] == ["2", "0"]
     assert {it.did: it.state for it in streams.streams} == {"0": "waiting", "1": "parked", "2": "waiting"}
     assert "this program failed at what it sent after 0 (AssertionError: what it sent" in str(streams.streams[1].reason)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (ValueError("what it says"), "this program failed at its DID document (ValueError: what it says)"),
+        (KnownIdentity("0", None, reason="nobody answers"), "its DID document can't be resolved: nobody answers"),
+        (KnownIdentity("0", "not found", resolved_at=2.0), "its DID document has none any more"),
+        (KnownIdentity("0", "found", labeler_key="did:key:z1", resolved_at=2.0), None),
+    ],
+)
+def test_what_a_doubtful_key_comes_to(answer: KnownIdentity | Exception, reason: str | None) -> None:
+    """Nothing is rejected until there is a document with a key. Whatever happens at one labeler's, others go on."""
+    streams = several([b"x"], [b"x"])
+    doubted = streams._streams["0"]
+    doubted.doubted_at, doubted.doubt = 1.0, Future()
+    if isinstance(answer, Exception):
+        doubted.doubt.set_exception(answer)
+    else:
+        doubted.doubt.set_result(answer)
+    assert taken(streams) == ({"1": 1} if reason else {"0": 1, "1": 1})
+    assert (doubted.held_reason or "").endswith(reason or ""), doubted.held_reason
+    assert doubted.is_held == (reason is not None)
+
+
+def test_without_a_key_a_labeler_that_needs_none_goes_on() -> None:
+    """Of those that need no signature, one that does not fit is rejected all the same."""
+    streams = several([b"x"])
+    (doubted,) = streams.streams
+    doubted.did, doubted.doubt = "unsigned", Future()
+    doubted.doubt.set_result(KnownIdentity("unsigned", "found", resolved_at=2.0))
+    assert taken(streams) == {"unsigned": 1} and not doubted.is_held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,9 @@ from appview_pipeline.labels.writer import LabelWriter, halves, in_parts
 from appview_pipeline.protocol.label import decode_label, read_label
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import Cancelled
 from appview_pipeline.store.labelers import open_labeler, reread, want
+from appview_pipeline.store.labels import LabelReport, apply_labels
 from appview_pipeline_tests.support.label_rows import label_row
 from appview_pipeline_tests.support.refusing_table import refuse
 from appview_pipeline_tests.support.tables import one, rows
@@ -144,6 +147,43 @@ def test_a_position_that_is_lost(database: Database, writer: LabelWriter, positi
     assert position.is_lost and stored(database)[0] == 0
     assert write(writer, [frame(position, 7, "c")]) == 0
     assert stored(database)[1] == ["a", "b"]
+
+
+def test_a_labeler_that_is_allowed_again_between_two_parts_of_a_frame(
+    database: Database, position: Position, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first part was withheld. The cursor was 0 then, is 0 now, and has to stay there, so that all of it comes."""
+    rows(database.url, "SELECT pipeline.forbid_data_collection(%s)", LABELER)
+
+    def apply_then_allow(*arguments: Any, **named: Any) -> LabelReport:
+        report = apply_labels(*arguments, **named)
+        arguments[0].commit()
+        rows(database.url, "SELECT pipeline.allow_data_collection(%s)", LABELER)
+        return report
+
+    monkeypatch.setattr("appview_pipeline.labels.writer.apply_labels", apply_then_allow)
+    writer = LabelWriter(database, Settings(database_url=database.url, batch_events=10))
+    assert write(writer, [frame(position, 7, *(f"v{number}" for number in range(20))), frame(position, 8, "x")]) == 1
+    assert position.is_lost and stored(database) == (0, [], [])
+
+
+def test_a_dead_letter_that_takes_too_long_is_written_in_the_end(
+    database: Database, position: Position, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can take its place."""
+    monkeypatch.setattr(backoff, "batch", lambda: backoff.Backoff(first=0.01, longest=0.01))
+    slow = 2 * backoff.CANCELLATIONS_BY_OTHERS
+
+    def apply_slowly(*arguments: Any, **named: Any) -> LabelReport:
+        nonlocal slow
+        if arguments[1].dead_letters and (slow := slow - 1) > 0:
+            raise Cancelled("canceling statement due to statement timeout")
+        return apply_labels(*arguments, **named)
+
+    monkeypatch.setattr("appview_pipeline.labels.writer.apply_labels", apply_slowly)
+    writer = LabelWriter(database, Settings(database_url=database.url))
+    write(writer, [frame(position, 7, rejected=1)])
+    assert stored(database) == (7, [], ["label-syntax"])
 
 
 def test_lower_numbers_do_not_move_the_cursor_back(database: Database, writer: LabelWriter, position: Position) -> None:
