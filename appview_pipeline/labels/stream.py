@@ -144,16 +144,18 @@ class Stream:
         return True
 
     def observe(self, now: float) -> None:
-        """Takes note of how the connection is. Parks the labeler where trying soon can't help."""
+        """Takes note of how the connection is. Parks the labeler where trying soon can't help, once nothing waits."""
         assert self.subscription is not None and self.position is not None
         status = self.subscription.status
-        if status.state == "future_cursor":
-            how = f"(appview-pipeline labels subscribe {self.did} --from-start)"
-            self.park(f"{status.last_error} {how}", now)
-            return
-        if status.hopeless and not status.connected:
-            self.park(status.last_error or "its server refuses the stream", now)
-            return
+        # What came before is applied first: the server may not send it again.
+        if not (self.waiting or status.buffered_frames):
+            if status.state == "future_cursor":
+                how = f"(appview-pipeline labels subscribe {self.did} --from-start)"
+                self.park(f"{status.last_error} {how}", now)
+                return
+            if status.hopeless and not status.connected:
+                self.park(status.last_error or "its server refuses the stream", now)
+                return
         if self.held_reason is not None:
             self._be("waiting", self.held_reason)
         elif status.connected:

@@ -164,6 +164,29 @@ def test_parked_and_tried_again(stream: Stream, scripted: Scripted) -> None:
     assert stream.describe(identity(key="did:key:z2")) and stream.parked_until == 0.0
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        SubscriptionStatus(state="waiting", hopeless=True, last_error="There is nothing here."),
+        SubscriptionStatus(state="future_cursor", last_error="It lies in the future."),
+    ],
+)
+def test_what_came_before_is_applied_before_it_is_parked(
+    stream: Stream, scripted: Scripted, status: SubscriptionStatus
+) -> None:
+    """It may not come again: a server that was set up anew, for example, has other labels."""
+    scripted.frames, scripted.status = [b"a", b"b"], replace(status, buffered_frames=2)
+    stream.observe(1_000.0)
+    assert (stream.state, stream.reason) == ("waiting", status.last_error)
+    assert stream.take(2, 1) == [b"a"]
+    scripted.status = status
+    stream.observe(1_000.0)
+    assert stream.is_open, "one was received and not decoded yet"
+    assert stream.take(2, 1) == [b"b"]
+    stream.observe(1_000.0)
+    assert stream.state == "parked"
+
+
 # ---- many of them
 
 
