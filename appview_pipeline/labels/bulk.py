@@ -77,7 +77,7 @@ def apply_file(
                 text = _text(line, is_first=number == 1)
                 if not text:
                     continue
-                if number == 1 and text.partition(",")[0].strip().lower() == "subject":
+                if number == 1 and _names_columns(text):
                     columns = _header(text)
                     continue
                 request = _request(text, columns)
@@ -135,6 +135,11 @@ def _text(line: bytes, *, is_first: bool) -> str:
         return line.decode("utf-8-sig" if is_first else "utf-8").strip()
     except UnicodeDecodeError:
         raise _BadLine("The line is not UTF-8.") from None
+
+
+def _names_columns(text: str) -> bool:
+    """Whether a first line does, quoted or not."""
+    return text.partition(",")[0].strip().strip('"').strip().lower() == "subject"
 
 
 def _header(text: str) -> list[str]:

@@ -251,10 +251,10 @@ def announce_expired(connection: Connection) -> int:
         cursor.execute(statements["expired_to"])
         ((since, until),) = cursor.fetchall()
         cursor.execute(statements["expired"], {"from": since, "to": until})
-        ((expired, subjects),) = cursor.fetchall()
+        ((expired, subjects, subjects_are_all),) = cursor.fetchall()
         cursor.execute(statements["move_expired_to"], {"to": until})
         if expired:
-            _send(cursor, {"count": expired}, "expired", subjects, subjects_are_all=expired <= len(subjects))
+            _send(cursor, {"count": expired}, "expired", subjects, subjects_are_all=subjects_are_all)
     return int(expired)
 
 

@@ -72,6 +72,9 @@ def test_a_first_line_may_name_the_columns(database: Database, settings: Setting
     assert summary == BulkSummary(lines=4, refused=1, labels=2, negations=1, unchanged=0)
     assert refused == {5: "'perhaps' is neither true nor false."}
     assert in_effect(database) == [(POST, "", "rude", None)]
+    summary, _ = apply(settings, database, f'"subject","cid","val"\n"{POST}","{CID}","quoted"\n')
+    assert summary == BulkSummary(lines=1, refused=0, labels=1, negations=0, unchanged=0)
+    assert (POST, CID, "quoted", None) in in_effect(database)
     for header in ("subject,value", "subject,val,val", "subject,cid"):
         with pytest.raises(OperatorError, match="The first line names other columns"):
             apply(settings, database, f"{header}\n{POST},spam\n")

@@ -112,8 +112,9 @@ def swept(database: Database, steps: list[list[LabelRow] | str]) -> None:
             assert latecomer.labels == follower.labels
         assert labels_of(database) == {tuple(key): tuple(row) for key, row in model.rows().items()}
     sweep(database)
-    # No more is left than the last of each key, and the last negation of each (src, uri, val).
-    assert events(database) <= len(model.rows()) + len({(key[0], key[1], key[3]) for key in model.rows()})
+    # No more is left than the last of each key, the last negation of each (src, uri, val), and where labels in effect
+    # are newer than it, the negation of a key that readers were told of.
+    assert events(database) <= 2 * len(model.rows()) + len({(key[0], key[1], key[3]) for key in model.rows()})
     for source in SOURCES:
         with database.connect("maintenance") as connection:
             rebuilt = rebuild_labels(connection, source)
@@ -141,6 +142,31 @@ def test_what_decides_stays_and_readers_know_what_is_gone(database: Database) ->
     with database.connect("reader") as connection:
         assert feed_bounds(connection).swept_to == feed_bounds(connection, [ann]).swept_to == 5
         assert feed_bounds(connection, [bob]).swept_to == 0
+
+
+def test_a_reader_who_comes_back_is_told_what_has_ended(database: Database) -> None:
+    """By a negation that a later one has overtaken, of which nobody was told: it would end a label in effect."""
+
+    def said(second: int, cid: str, *, neg: bool = False) -> LabelRow:
+        return label_row(SOURCES[0], "did:plc:x", "spam", cid=cid, neg=neg, cts=f"2025-01-01T00:00:0{second}Z")
+
+    apply_rows(database, [said(1, "bafya")])
+    follower = LabelFollower()
+    follower.catch_up(database)
+    for row in (said(2, "bafya", neg=True), said(6, "bafyc"), said(3, "bafya", neg=True)):
+        apply_rows(database, [row])
+    assert sweep(database) == 1
+    follower.catch_up(database)
+    assert {key[2] for key in follower.labels} == {"bafyc"}
+    # Another negation that readers are told of takes its place.
+    apply_rows(database, [said(7, "bafyb", neg=True)])
+    apply_rows(database, [said(4, "bafya", neg=True)])
+    assert sweep(database) == 2
+    assert rows(database.url, "SELECT cid, took_effect FROM pipeline.label_event ORDER BY cts_at") == [
+        ("bafya", True),
+        ("bafyc", True),
+        ("bafyb", True),
+    ]
 
 
 def test_what_was_noted_of_a_labeler_goes_with_it(database: Database) -> None:

@@ -184,6 +184,30 @@ def test_a_higher_seq_may_change_what_is_in_effect(database: Database) -> None:
     assert (report.changed, report.first_id) == (1, report.last_id)
 
 
+def test_an_event_that_readers_never_had_is_broadcast_once_it_counts(database: Database) -> None:
+    """Also where no row changes: `exp` is stored in milliseconds."""
+    soon, later = "2099-01-01T00:00:00.000100Z", "2099-01-01T00:00:00.000200Z"
+    apply_rows(database, [label(5, exp=soon, seq=2)])
+    assert apply_rows(database, [label(5, exp=later, seq=1)]).changed == 0
+    report = apply_rows(database, [label(5, exp=later, seq=3)])
+    assert (report.added, report.changed) == (0, 1)
+    query = "SELECT exp FROM pipeline.label_event WHERE took_effect ORDER BY id"
+    assert rows(database.url, query) == [(soon,), (later,)]
+    assert apply_rows(database, [label(5, exp=later, seq=4)]).changed == 0
+
+
+@pytest.mark.parametrize("neg", [False, True])
+def test_an_event_that_is_signed_for_the_first_time_is_broadcast_again(database: Database, neg: bool) -> None:
+    """For readers who take no others; but not one that counts no more, or that has another signature than before."""
+    unsigned = label(5, neg=neg, seq=3)
+    apply_rows(database, [unsigned, label(4, cid="bafyold", neg=neg), label(6, cid="bafyold", neg=neg)])
+    signed = [unsigned._replace(sig=b"first"), label(4, cid="bafyold", neg=neg)._replace(sig=b"first")]
+    report = apply_rows(database, signed)
+    assert (report.added, report.changed, report.first_id) == (0, 1, 4)
+    assert one(database.url, "SELECT sig IS NOT NULL FROM pipeline.label_event WHERE id = 4 AND took_effect")
+    assert apply_rows(database, [unsigned._replace(sig=b"second")]).changed == 0
+
+
 # ---- the feed
 
 
@@ -234,6 +258,23 @@ def test_a_payload_has_as_many_subjects_as_fit(database: Database, length: int) 
     assert payload["count"] == 400 and payload["more"]
     assert 1 <= len(payload["subjects"]) < 150
     assert payload["subjects"] == uris[: len(payload["subjects"])]
+
+
+def test_of_any_number_of_labels_that_expire_the_first_are_named(database: Database) -> None:
+    rows(
+        database.url,
+        "INSERT INTO bsky.label (src, uri, cid, val, neg, cts, exp) SELECT %s, 'did:plc:' || mod(n, 300), '', "
+        "'v' || n, false, '', CASE WHEN n < 300 THEN '2025-01-01T00:00:00.000Z' ELSE '2025-01-02T00:00:00.000Z' END "
+        "FROM generate_series(0, 599) n",
+        SRC,
+    )
+    rows(database.url, "UPDATE pipeline.label_feed SET expired_to = '2024-12-31'")
+    with listening(database) as listener:
+        with database.connect("writer") as connection:
+            assert announce_expired(connection) == 600
+        (payload,) = heard(listener)
+    assert (payload["count"], payload["more"]) == (600, True)
+    assert len(payload["expired"]) == len(set(payload["expired"])) == 300
 
 
 def test_expired_labels_are_announced_once(database: Database) -> None:

@@ -33,7 +33,8 @@ CREATE TEMPORARY TABLE stage_label (
   signed bytea
 ) ON COMMIT DELETE ROWS;
 
--- Events that are new, or have another place in the order than before (`is_new` false).
+-- Events that are new, and (`is_new` false) those that have another place in the order than before, or a signature for
+-- the first time.
 CREATE TEMPORARY TABLE label_touched (
   id bigint NOT NULL,
   src text NOT NULL,
@@ -41,7 +42,8 @@ CREATE TEMPORARY TABLE label_touched (
   val text NOT NULL,
   cid text NOT NULL,
   neg boolean NOT NULL,
-  is_new boolean NOT NULL
+  is_new boolean NOT NULL,
+  is_unsaid boolean NOT NULL             -- not new; it took no effect so far, or had no signature
 ) ON COMMIT DELETE ROWS;
 
 -- What has become of the rows of bsky.label that the batch touches or ends.
@@ -85,7 +87,8 @@ WITH moment AS MATERIALIZED (
   FROM stage_label s
 ), known AS MATERIALIZED (
   SELECT s.*, e.id, e.place, e.id IS NOT NULL AND coalesce(s.seq > coalesce(e.seq, -1), false) AS moved,
-    e.id IS NOT NULL AND s.sig IS NOT NULL AND (s.sig, s.signed) IS DISTINCT FROM (e.sig, e.signed) AS signed_anew
+    e.id IS NOT NULL AND s.sig IS NOT NULL AND (s.sig, s.signed) IS DISTINCT FROM (e.sig, e.signed) AS signed_anew,
+    e.id IS NOT NULL AND s.sig IS NOT NULL AND e.sig IS NULL AS signed_first
   FROM moment s
   LEFT JOIN LATERAL (
     SELECT ctid AS place, id, seq, sig, signed
@@ -115,12 +118,13 @@ WITH moment AS MATERIALIZED (
     signed = CASE WHEN k.signed_anew THEN k.signed ELSE e.signed END
   FROM known k
   WHERE e.ctid = k.place AND (k.moved OR k.signed_anew)
-  RETURNING e.id, e.src, e.uri, e.val, e.cid, e.neg, k.moved
+  RETURNING e.id, e.src, e.uri, e.val, e.cid, e.neg, k.moved, k.signed_first,
+    k.signed_first OR NOT e.took_effect AS is_unsaid
 )
 INSERT INTO label_touched
-SELECT id, src, uri, val, cid, neg, true FROM added
+SELECT id, src, uri, val, cid, neg, true, false FROM added
 UNION ALL
-SELECT id, src, uri, val, cid, neg, false FROM renewed WHERE moved;
+SELECT id, src, uri, val, cid, neg, false, is_unsaid FROM renewed WHERE moved OR signed_first;
 
 -- :derive
 -- Brings bsky.label in line with the events, for the keys in label_touched and those that their negations end.
@@ -212,7 +216,7 @@ SELECT src, uri, val, cid, true, true, 'ended', NULL, id FROM ended;
 -- :effects
 -- Finds the events that take effect: labels that are in effect now; negations that have ended something; and those that
 -- are the greatest of their key where nothing of their (src, uri, val) is in effect. One that was known takes effect
--- where its new place in the order has changed its row.
+-- where its new place in the order has changed its row, and where readers can't have had it (is_unsaid).
 -- - ended: (src, uri, val) of which something was in effect and is no longer.
 -- - silent: those with a negation of which nothing is in effect.
 -- Both are asked by IN, which hashes them, and not joined: the planner takes them for small.
@@ -230,9 +234,10 @@ SELECT t.id, t.src, t.uri, t.val, t.neg, t.is_new
 FROM label_touched t
 JOIN label_outcome o USING (src, uri, val, cid)
 WHERE CASE
-    WHEN NOT t.neg THEN t.id = o.last_id AND NOT o.neg AND (t.is_new OR o.change <> 'none')
+    WHEN NOT t.neg THEN t.id = o.last_id AND NOT o.neg AND (t.is_new OR t.is_unsaid OR o.change <> 'none')
     WHEN t.id = o.negation_id AND (t.src, t.uri, t.val) IN (SELECT src, uri, val FROM ended) THEN true
-    ELSE t.is_new AND t.id = o.last_id AND (t.src, t.uri, t.val) IN (SELECT src, uri, val FROM silent)
+    ELSE (t.is_new OR t.is_unsaid) AND t.id = o.last_id
+      AND (t.src, t.uri, t.val) IN (SELECT src, uri, val FROM silent)
   END;
 
 -- :without_effect
@@ -381,7 +386,7 @@ WITH page AS MATERIALIZED (
   LIMIT %(limit)s
 ), noted AS (
   INSERT INTO label_touched
-  SELECT max(id), src, uri, val, cid, false, false FROM page GROUP BY src, uri, val, cid
+  SELECT max(id), src, uri, val, cid, false, false, false FROM page GROUP BY src, uri, val, cid
 )
 SELECT max(id) FROM page;
 
@@ -490,15 +495,23 @@ FROM gone;
 SELECT expired_to, greatest(clock_timestamp(), expired_to) FROM pipeline.label_feed FOR UPDATE;
 
 -- :expired
--- Returns how many labels have expired after %(from)s, up to %(to)s, and up to 300 of their subjects.
-SELECT count(*), (array_agg(uri ORDER BY exp, uri))[1:300]
-FROM (
-  SELECT DISTINCT uri, exp
+-- Returns how many labels have expired after %(from)s, up to %(to)s, the subjects of the 300 that did so first, and
+-- whether these are all. However many they are, only so many subjects are held at once.
+-- - first: these labels.
+WITH first AS MATERIALIZED (
+  SELECT uri
   FROM bsky.label
   WHERE exp > to_char(%(from)s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
     AND exp <= to_char(%(to)s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
     AND NOT neg
-) e;
+  ORDER BY exp
+  LIMIT 300
+)
+SELECT count(*), ARRAY(SELECT DISTINCT uri FROM first ORDER BY uri), count(*) <= 300
+FROM bsky.label
+WHERE exp > to_char(%(from)s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+  AND exp <= to_char(%(to)s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+  AND NOT neg;
 
 -- :move_expired_to
 -- Notes that labels that expired up to %(to)s were announced.

@@ -12,22 +12,33 @@
 -- of this file, {condition} for what a label event has to be, {after} and {direction} for the direction of reading.
 
 -- :of_row
--- The event that decides a row `l` of bsky.label: the newest of its key, or the newest negation of any CID.
+-- The event that decides a row `l` of bsky.label: the newest of its key, as sql/apply/label.sql finds it, or the newest
+-- negation of any CID.
 SELECT v.*
 FROM (
   (
     SELECT v.*
-    FROM pipeline.label_event v
-    WHERE NOT l.neg AND NOT v.neg AND v.uri = l.uri AND v.src = l.src AND v.val = l.val AND v.cid = l.cid
-    ORDER BY v.cts_at DESC, coalesce(v.seq, -1) DESC, v.exp_at DESC NULLS FIRST
+    FROM (
+      SELECT v.*
+      FROM pipeline.label_event v
+      WHERE NOT l.neg AND v.uri = l.uri AND v.src = l.src AND v.val = l.val AND v.cid = l.cid
+      ORDER BY v.cts_at DESC, v.neg DESC, v.exp_at DESC
+      LIMIT 100
+    ) v
+    ORDER BY v.cts_at DESC, coalesce(v.seq, -1) DESC, v.neg DESC, v.exp_at DESC
     LIMIT 1
   )
   UNION ALL
   (
     SELECT v.*
-    FROM pipeline.label_event v
-    WHERE l.neg AND v.neg AND v.uri = l.uri AND v.src = l.src AND v.val = l.val
-    ORDER BY v.cts_at DESC, coalesce(v.seq, -1) DESC, v.exp_at DESC NULLS FIRST, v.cid
+    FROM (
+      SELECT v.*
+      FROM pipeline.label_event v
+      WHERE l.neg AND v.neg AND v.uri = l.uri AND v.src = l.src AND v.val = l.val
+      ORDER BY v.cts_at DESC, coalesce(v.seq, -1) DESC
+      LIMIT 100
+    ) v
+    ORDER BY v.cts_at DESC, coalesce(v.seq, -1) DESC, v.exp_at DESC, v.cid
     LIMIT 1
   )
 ) v
@@ -130,14 +141,23 @@ LIMIT %(examined)s
 -- :by_id
 -- Labels in order of the ids of their events, after the one of the cursor.
 -- - examined: the next events.
--- - page: those that decide the row of their key, and were asked for.
+-- - page: those that decide the row of their key, and were asked for. None does that has a later one of its key, which
+--   leaves out most of what a labeler says and takes back again and again.
 -- - reached: how many events were looked at, and the last of them.
 WITH examined AS (
 {events}
 ), page AS (
   SELECT e.*
   FROM (
-    SELECT * FROM examined WHERE {wanted} ORDER BY id {direction}
+    SELECT *
+    FROM examined x
+    WHERE {wanted} AND NOT EXISTS (
+      SELECT
+      FROM pipeline.label_event o
+      WHERE o.uri = x.uri AND o.src = x.src AND o.val = x.val AND o.cid = x.cid AND o.cts_at > x.cts_at
+      OFFSET 0
+    )
+    ORDER BY id {direction}
   ) e
   CROSS JOIN LATERAL (
     SELECT *

@@ -1,11 +1,12 @@
 -- Deletes past label events that decide nothing any more: the next %(limit)s rows of pipeline.label_event after
 -- label_feed.swept_to that were applied before %(before)s, and older rows that these have overtaken.
 --
--- Guarantees: bsky.label stays as it is and would be derived to the same rows again, whatever comes later. Two kinds of
--- events are kept: the greatest of each (src, uri, cid, val), and the greatest negation of each (src, uri, val)
--- (sql/apply/label.sql has the order). What was deleted and is delivered again is less than these, so it decides
--- nothing. A reader of the feed whose cursor lies before an event that took effect and is deleted finds that out in
--- pipeline.label_swept. Bounded: run it until it has looked at nothing. With the label lock, which the caller takes.
+-- Guarantees: bsky.label stays as it is and would be derived to the same rows again, whatever comes later. Kept are the
+-- greatest event of each (src, uri, cid, val), and the greatest negation of each (src, uri, val) (sql/apply/label.sql
+-- has the order), so what was deleted and is delivered again is less, and decides nothing. Kept is also a negation that
+-- took effect, until another one that did follows it in the feed: readers may still have what it ended. A reader whose
+-- cursor lies before an event that took effect and is deleted finds that out in pipeline.label_swept. Bounded: run it
+-- until it has looked at nothing. With the label lock, which the caller takes.
 --
 -- Of older rows only those are looked at that may have been kept until now: the rows of the same (src, uri, cid, val),
 -- and the greatest negation so far of the same (src, uri, val). So each event is looked at about twice in its life.
@@ -15,8 +16,10 @@
 -- - page: those of them before the first one that is not old.
 -- - candidate: what may be deleted: the page, and older rows that it may have overtaken.
 -- - described: the same with their places in the order.
+-- - last_said: the candidates' last negation of each (src, uri, val) that took effect.
 -- - doomed: those that are less than the greatest event of their key, l, and, if they are negations, than the greatest
 --   one, n. Of events that differ in their exp alone, the 100 latest are looked at, as in sql/apply/label.sql.
+--   Of negations that took effect those that another one follows: n, or one of last_said.
 -- - gone: rows that are deleted.
 -- - noted: what readers of the feed will miss of them; not of excluded accounts, whose names are not stored anew.
 -- - moved: label_feed with its new swept_to.
@@ -55,9 +58,11 @@ WITH next_rows AS MATERIALIZED (
   ) o
 ), described AS MATERIALIZED (
   SELECT e.id, e.src, e.uri, e.val, e.cid, e.neg, e.cts_at, coalesce(e.seq, -1) AS seq,
-    coalesce(e.exp_at, 'infinity') AS exp_at
+    coalesce(e.exp_at, 'infinity') AS exp_at, e.neg AND e.took_effect AS has_ended
   FROM pipeline.label_event e
   WHERE e.id = ANY (ARRAY(SELECT id FROM candidate))
+), last_said AS MATERIALIZED (
+  SELECT src, uri, val, max(id) AS id FROM described WHERE has_ended GROUP BY src, uri, val
 ), doomed AS MATERIALIZED (
   SELECT d.id
   FROM described d
@@ -74,7 +79,7 @@ WITH next_rows AS MATERIALIZED (
     LIMIT 1
   ) l
   LEFT JOIN LATERAL (
-    SELECT e.cts_at, coalesce(e.seq, -1) AS seq
+    SELECT e.id, e.cts_at, coalesce(e.seq, -1) AS seq, e.took_effect
     FROM pipeline.label_event e
     WHERE e.uri = d.uri AND e.src = d.src AND e.val = d.val AND e.neg
     ORDER BY e.cts_at DESC, coalesce(e.seq, -1) DESC
@@ -82,6 +87,7 @@ WITH next_rows AS MATERIALIZED (
   ) n ON d.neg
   WHERE (d.cts_at, d.seq, d.neg, d.exp_at) < (l.cts_at, l.seq, l.neg, l.exp_at)
     AND (NOT d.neg OR (d.cts_at, d.seq) < (n.cts_at, n.seq))
+    AND (NOT d.has_ended OR n.took_effect AND n.id > d.id OR d.id NOT IN (SELECT id FROM last_said))
 ), gone AS (
   DELETE FROM pipeline.label_event e
   WHERE e.id = ANY (ARRAY(SELECT id FROM doomed))
