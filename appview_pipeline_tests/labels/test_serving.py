@@ -535,6 +535,7 @@ class Reader:
         self.thread.join(30)
 
 
+@pytest.mark.slow
 def test_clients_go_on_after_kills_of_the_server_and_of_themselves(database: Database) -> None:
     """Nothing is missed; what is repeated is what the client had not stored yet, so here nothing."""
     port = free_port()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from appview_pipeline import backoff
-from appview_pipeline.labels.label_live import label_live
+from appview_pipeline.labels.label_live import LabelSummary, label_live
 from appview_pipeline.labels.label_process import COMMAND
 from appview_pipeline.settings import load
 from appview_pipeline.store.database import Database
@@ -30,10 +30,16 @@ class LabelChild(Consumer):
 
 @dataclass
 class Reading:
-    """A label process at work on `database`. `troubles`: what it said to its parent."""
+    """A label process at work on `database`. `troubles`: what it said to its parent. `ends`: done once it has ended."""
 
     database: Database
-    troubles: list[str | None] = field(default_factory=list)
+    ends: Future[LabelSummary]
+    troubles: list[str | None]
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.ends.done()
 
     def state(self, labeler: Labeler) -> str | None:
         """The state of a labeler, with the reason."""
@@ -86,11 +92,11 @@ def reading(
         variables["APPVIEW_LABELERS"] = ",".join(labeler.did for labeler in labelers)
     settings = load({**variables, "APPVIEW_DATABASE_URL": database.url, "APPVIEW_BATCH_SECONDS": "0.05", **environment})
     stop = threading.Event()
-    found = Reading(database)
+    troubles: list[str | None] = []
     with ThreadPoolExecutor(1) as pool:
-        ends = pool.submit(label_live, settings, stop.is_set, trouble=found.troubles.append)
+        ends = pool.submit(label_live, settings, stop.is_set, trouble=troubles.append)
         try:
-            yield found
+            yield Reading(database, ends, troubles)
         finally:
             stop.set()
             ends.result(30)
