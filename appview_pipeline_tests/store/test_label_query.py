@@ -325,6 +325,31 @@ def test_every_question_is_answered_by_an_index(filled: Database, with_negated: 
     assert ExplainingCursor.found == set()
 
 
+@pytest.mark.parametrize("many", ["moments", "exps", "cids"])
+def test_however_often_a_labeler_says_one_thing(database: Database, monkeypatch: pytest.MonkeyPatch, many: str) -> None:
+    """1,000 events of one subject and value, of which one counts, cost a page no more than its own rows."""
+    cts = "'2025-06-15'::timestamptz + n * interval '1 ms'" if many == "moments" else "'2025-06-15'::timestamptz"
+    exp = "'2999-01-01'::timestamptz + n * interval '1 ms'" if many == "exps" else "NULL"
+    cid = "'bafy' || n" if many == "cids" else "''"
+    rows(
+        database.url,
+        f"INSERT INTO pipeline.label_event (src, uri, cid, val, neg, cts, cts_at, exp_at, seq) "
+        f"SELECT %s, %s, {cid}, 'spam', {many != 'exps'}, '', {cts}, {exp}, n FROM generate_series(1, 1000) n",
+        SOURCES[0],
+        ANN,
+    )
+    rows(
+        database.url,
+        "INSERT INTO bsky.label SELECT DISTINCT src, uri, cid, val, neg, '2025-06-15T00:00:00.000Z', "
+        "CASE WHEN NOT neg THEN '2999-01-01T00:00:00.000Z' END FROM pipeline.label_event",
+    )
+    monkeypatch.setattr(label_query, "MAX_EXAMINED", 500)
+    questions: list[dict[str, Any]] = [{}, {"sources": SOURCES}, {"subjects": [ANN]}]
+    with database.connect("reader") as connection:
+        for asked in questions:
+            assert _read(connection, True, None, asked) < label_query.MAX_EXAMINED * 110, asked
+
+
 def _read(connection: Connection, with_negated: bool, cursor: str | None, asked: dict[str, Any]) -> float:
     """Rows that one page reads from tables and indexes."""
     plans: list[dict[str, Any]] = []

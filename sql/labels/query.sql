@@ -32,10 +32,14 @@ FROM (
   (
     SELECT v.*
     FROM (
-      SELECT v.*
-      FROM pipeline.label_event v
-      WHERE l.neg AND v.neg AND v.uri = l.uri AND v.src = l.src AND v.val = l.val
-      ORDER BY v.cts_at DESC, coalesce(v.seq, -1) DESC
+      SELECT *
+      FROM (
+        SELECT v.*
+        FROM pipeline.label_event v
+        WHERE l.neg AND v.neg AND v.uri = l.uri AND v.src = l.src AND v.val = l.val
+        ORDER BY v.cts_at DESC, coalesce(v.seq, -1) DESC
+        FETCH FIRST 1 ROW WITH TIES
+      ) ties
       LIMIT 100
     ) v
     ORDER BY v.cts_at DESC, coalesce(v.seq, -1) DESC, v.exp_at DESC, v.cid
