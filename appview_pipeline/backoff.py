@@ -318,8 +318,10 @@ SURVEY_RECHECK_SECONDS = 5.0
 SURVEY_LAG_SECONDS = 120.0
 """A stream that is further behind is left to catch up before its gaps are surveyed."""
 
+SUMMARY_SECONDS = 15.0
+"""Between two lines of the log that sum up what a consumer or the label process applied."""
 LABEL_FEED_POLL_SECONDS = 2.0
-"""Between two looks at the feed of labels when no NOTIFY comes."""
+"""Between two looks at the label feed when no NOTIFY comes."""
 
 
 LABELERS_CHOICE_SECONDS = 60.0

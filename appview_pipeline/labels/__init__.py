@@ -1,1 +1,1 @@
-"""Labels: the streams of labelers, the label service of this index, definitions, and who is told of changes."""
+"""Labels: the streams of labelers, the label service of this index, definitions, and the label feed."""

@@ -1,15 +1,16 @@
-"""The feed of changes of labels, for programs: every label event that took effect, in order, resumed by a cursor.
+"""The label feed, for programs: every label event that took effect, in order, resumed by a cursor.
 
 >>> for page in follow(database, after=stored_cursor):
 ...     for event in page.events:
 ...         ...                    # event.src says event.val of event.uri, or takes it back: event.neg
 ...     store(page.cursor)         # and go on after it, whenever the program is started again
 
-Who applies the events in this order has the labels in effect: of each (src, uri, cid, val) the last one counts, and a
-negation ends all of (src, uri, val), whatever their cid. A label ends by itself at its `exp`, without an event.
+A reader that applies the events in this order has the labels in effect: of each (src, uri, cid, val) the last one
+counts, and a negation ends all of (src, uri, val), whatever their cid. A label ends by itself at its `exp`, without an
+event.
 
 Past events are removed by age (`APPVIEW_LABEL_EVENT_DAYS`), but never those that decide what is in effect. So a reader
-who begins with 0, or comes back after long, ends with the right labels; only what was overtaken meanwhile is missing.
+that begins with 0, or comes back after long, ends with the right labels; only what was overtaken meanwhile is missing.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def follow(
             except FutureCursor:
                 raise
             except (DatabaseError, OperatorError) as error:
-                log.warning("The feed of labels can't be read (%s).", error)
+                log.warning("The label feed can't be read (%s).", error)
                 break  # `listen` has lost its connection too, and waits
             if page.cursor == cursor:
                 break

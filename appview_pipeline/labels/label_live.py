@@ -35,7 +35,6 @@ from appview_pipeline.store.session_lock import SessionLock, session_lock
 
 log = logging.getLogger("appview_pipeline.labels")
 
-SUMMARY_SECONDS = 15.0
 OTHER_FILES = 200
 """Open files that the process may need beside the connections to labelers."""
 
@@ -206,7 +205,7 @@ class Process:
 
     def _log_if_due(self) -> None:
         now = time.monotonic()
-        if (seconds := now - self._logged_at) < SUMMARY_SECONDS:
+        if (seconds := now - self._logged_at) < backoff.SUMMARY_SECONDS:
             return
         self._note()
         log.debug(

@@ -90,7 +90,7 @@ class LabelStreams:
         except FutureCursor as error:
             return error, False
         except (DatabaseError, OperatorError) as error:
-            log.warning("The feed of labels can't be read (%s).", error)
+            log.warning("The label feed can't be read (%s).", error)
             raise unavailable(DATABASE_AWAY) from None
 
     async def _serve(self, client: _Client, cursor: int | None, future: FutureCursor | None, is_outdated: bool) -> None:
@@ -144,7 +144,7 @@ class LabelStreams:
                 return await asyncio.get_running_loop().run_in_executor(self._readers, read)
             except (DatabaseError, OperatorError) as error:
                 wait = away.next()
-                log.warning("The feed of labels can't be read (%s). Next attempt in %.1f s.", error, wait)
+                log.warning("The label feed can't be read (%s). Next attempt in %.1f s.", error, wait)
                 await asyncio.sleep(wait)
 
 

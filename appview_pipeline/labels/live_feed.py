@@ -1,4 +1,4 @@
-"""The newest part of the feed of labels, as frames: read from the database once, for all clients that are up to date.
+"""The newest part of the label feed, as frames: read from the database once, for all clients that are up to date.
 
 Each client has a position: the id up to which it was sent everything. `LiveFeed` holds the frames of the last events
 (`MAX_BYTES`), in parts that follow one another without a hole. A client whose position is within them goes on from
@@ -122,7 +122,7 @@ class LiveFeed:
         self._more = asyncio.Event()
         self._stopping = threading.Event()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._main, name="live feed of labels", daemon=True)
+        self._thread = threading.Thread(target=self._main, name="live label feed", daemon=True)
 
     @property
     def to(self) -> int:
@@ -181,7 +181,7 @@ class LiveFeed:
                     "service again, so that its clients find out."
                 ) from None
             except (DatabaseError, OperatorError) as error:
-                log.warning("The feed of labels can't be read (%s).", error)
+                log.warning("The label feed can't be read (%s).", error)
 
     async def _add(self, part: Part) -> None:
         self._to = part.to

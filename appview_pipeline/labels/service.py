@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.identity.show import find_account
 from appview_pipeline.ingest.rerun import retry_while_busy
+from appview_pipeline.labels.decoding import row_of
 from appview_pipeline.protocol.commit import FUTURE_TOLERANCE
 from appview_pipeline.protocol.label import VERSION, InvalidLabel, Label, read_label, sign_label
 from appview_pipeline.protocol.signing import public_key_of
@@ -33,7 +34,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import identities, label_query
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.label_query import LabelPage, QueriedLabel
-from appview_pipeline.store.labels import LabelBatch, LabelRow, lock_labels
+from appview_pipeline.store.labels import LabelBatch, lock_labels
 from appview_pipeline.store.labels import apply_labels as apply_batch
 from appview_pipeline.store.local_labels import KnownLabel, KnownValue, known_labels, known_values
 
@@ -358,7 +359,7 @@ def _make(
         cts = format_milliseconds(millis)
         labels += [_signed(settings.labeler_key, src, it, cid, cts) for cid in said.versions(it)]
         said.say(it, millis * 1_000)
-    report = apply_batch(connection, LabelBatch([_row(label) for label in labels])) if labels else None
+    report = apply_batch(connection, LabelBatch([row_of(label, None) for label in labels])) if labels else None
     connection.commit()
     if report is not None and report.withheld:
         raise OperatorError(
@@ -429,20 +430,3 @@ def _signed(key: bytes | None, src: str, it: _Wanted, cid: str | None, cts: str)
         return sign_label(key, src=src, uri=it.uri, val=it.val, cid=cid, neg=it.neg, cts=cts, exp=it.exp)
     fields = {"ver": VERSION, "src": src, "uri": it.uri, "cid": cid, "val": it.val}
     return read_label({**fields, "neg": it.neg, "cts": cts, "exp": it.exp}, _ANY_MOMENT)
-
-
-def _row(label: Label) -> LabelRow:
-    return LabelRow(
-        src=label.src,
-        uri=label.uri,
-        cid=label.cid or "",
-        val=label.val,
-        neg=label.neg,
-        cts=label.cts,
-        cts_micros=label.cts_micros,
-        exp=label.exp,
-        exp_micros=label.exp_micros,
-        seq=None,
-        sig=label.sig,
-        signed=None,
-    )

@@ -1,4 +1,4 @@
-"""The feed of changes of labels: label events that took effect, in the order of their ids, which readers resume by."""
+"""The label feed: label events that took effect, in the order of their ids, which readers resume by."""
 
 from __future__ import annotations
 

@@ -1,18 +1,21 @@
-"""The feed of changes of labels: in order, resumed by a cursor, woken by NOTIFY, nothing missed beside writers."""
+"""The label feed: in order, resumed by a cursor, woken by NOTIFY, nothing missed beside writers."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import pytest
 
 from appview_pipeline.labels.feed import FeedPage, FutureCursor, feed_bounds, follow, listen, read_feed
 from appview_pipeline.store.database import Database
+from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import run
 from appview_pipeline_tests.support.label_rows import apply_rows, label_row
 from appview_pipeline_tests.support.tables import one, rows
@@ -187,3 +190,23 @@ def test_readers_beside_writers_miss_nothing(database: Database) -> None:
     expected = [row[0] for row in rows(database.url, "SELECT id FROM pipeline.label_event ORDER BY id")]
     assert ids(small) == ids(large) == expected
     assert len(expected) == writers * sum(batch % 7 + 1 for batch in range(batches))
+
+
+def test_the_documents_examples_run(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (CHECKOUT / "docs" / "serving-labels.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for written, run_here in (
+        ("None", "0"),
+        ("        ...", "        seen.append(event)"),
+        ("= page.cursor", "= page; break"),
+    ):
+        assert written in code
+        code = code.replace(written, run_here, 1)
+    apply_rows(database, [label_row(ANN, "did:plc:x", "spam"), label_row(ANN, "did:plc:y", "spam")])
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    known: dict[str, Any] = {"seen": []}
+    exec(compile(code, "docs/serving-labels.md", "exec"), known)
+    known["database"].close()
+    assert [event.uri for event in known["seen"]] == ["did:plc:x", "did:plc:y"]
+    (query,) = re.findall(r"^```sql\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert [row[2] for row in rows(database.url, query.replace("$1", "0"))] == ["did:plc:x", "did:plc:y"]

@@ -25,6 +25,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.labels import label_streams, live_feed
+from appview_pipeline.labels.decoding import row_of
 from appview_pipeline.labels.serving import serve_labels
 from appview_pipeline.protocol.event_stream import Info, StreamError, control_of
 from appview_pipeline.protocol.label import as_json, read_label, sign_label, verify_label
@@ -41,7 +42,6 @@ from appview_pipeline_tests.support.label_service import (
     LabelServiceProcess,
     label_service,
     labels_in,
-    row_of,
     signed_row,
     take,
 )
@@ -92,7 +92,7 @@ def test_what_another_library_signed_stays_as_it_was(database: Database) -> None
     value = {"ver": 1, "src": ANN, "uri": "did:plc:x", "val": "spam", "cts": label.cts, "neg": False}
     signed = libipld.encode_dag_cbor(value)
     label = replace(label, sig=sign(KEY, signed), signed=signed)
-    apply_rows(database, [row_of(label)])
+    apply_rows(database, [row_of(label, None)])
     with label_service(database) as service:
         with service.connect("?cursor=0") as client:
             (sent,) = take(client, 1)

@@ -93,7 +93,7 @@ def stored_rows(database: Database, number: int) -> dict[Key, ModelRow]:
 
 @dataclass
 class Listener:
-    """Somebody who applies the feed of changes in order of its ids and knows nothing else: a label sets its key, a
+    """Somebody who applies the label feed in the order of its ids and knows nothing else: a label sets its key, a
     negation ends every cid of (src, uri, val)."""
 
     database: Database

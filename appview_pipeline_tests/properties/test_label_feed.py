@@ -1,4 +1,4 @@
-"""Readers of the feed of labels who apply its events in order end with what is in effect, wherever they began, while
+"""Readers of the label feed who apply its events in order end with what is in effect, wherever they began, while
 labels come in any order, event ids are given anew, and past events are swept."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A reader of the feed of labels that applies events in order, as docs/serving-labels.md tells people to do."""
+"""A reader of the label feed that applies events in order, as docs/serving-labels.md tells people to do."""
 
 from __future__ import annotations
 

@@ -19,9 +19,10 @@ from urllib.request import Request, urlopen
 
 from websockets.sync.client import ClientConnection, connect
 
+from appview_pipeline.labels.decoding import row_of
 from appview_pipeline.labels.serving import LabelServer, serve_labels
 from appview_pipeline.protocol.event_stream import control_of
-from appview_pipeline.protocol.label import Label, sign_label
+from appview_pipeline.protocol.label import sign_label
 from appview_pipeline.protocol.label_frames import read_labels_frame
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
@@ -34,24 +35,6 @@ ANN, BOB = ("did:plc:" + letter * 24 for letter in "ab")
 
 _SUBSCRIBE = "/xrpc/com.atproto.label.subscribeLabels"
 _QUERY = "/xrpc/com.atproto.label.queryLabels"
-
-
-def row_of(label: Label, seq: int | None = None) -> LabelRow:
-    """A label as it is applied."""
-    return LabelRow(
-        src=label.src,
-        uri=label.uri,
-        cid=label.cid or "",
-        val=label.val,
-        neg=label.neg,
-        cts=label.cts,
-        cts_micros=label.cts_micros,
-        exp=label.exp,
-        exp_micros=label.exp_micros,
-        seq=seq,
-        sig=label.sig,
-        signed=label.signed,
-    )
 
 
 def signed_row(uri: str, val: str = "spam", *, src: str = ANN, seq: int | None = None, **more: Any) -> LabelRow:

@@ -1,4 +1,4 @@
--- The feed of changes of labels: rows of pipeline.label_event that took effect, in the order of their ids.
+-- The label feed: rows of pipeline.label_event that took effect, in the order of their ids.
 --
 -- Guarantees: reads only. Ids rise in the order in which transactions commit (sql/apply/label.sql), so a reader who
 -- goes on after the id up to which a page was read misses nothing, and reads nothing twice. A page looks at no more

@@ -1,8 +1,8 @@
--- Labels: what every labeler has said, which labelers are read, what their labels mean, and who is told of changes.
+-- Labels: what every labeler has said, which labelers are read, what their labels mean, and the label feed.
 --
 -- Guarantees: `bsky.label` is a function of the rows of `pipeline.label_event`, whatever their order was. Ids of
 -- label_event rise in the order in which their transactions commit, since all that write labels take one lock first
--- (sql/apply/label.sql): whoever has read up to an id has missed nothing before it.
+-- (sql/apply/label.sql): a reader that has come to an id has missed nothing before it.
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Labelers that are read.
@@ -112,7 +112,7 @@ COMMENT ON COLUMN bsky.label.cts IS
 COMMENT ON COLUMN bsky.label.exp IS 'When the label ends, as ISO 8601 in UTC with milliseconds; null: never.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- The feed of changes.
+-- The label feed.
 
 CREATE TABLE pipeline.label_feed (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -120,7 +120,7 @@ CREATE TABLE pipeline.label_feed (
     expired_to timestamptz NOT NULL DEFAULT now()
 );
 INSERT INTO pipeline.label_feed DEFAULT VALUES;
-COMMENT ON TABLE pipeline.label_feed IS 'The feed of changes of labels (pipeline.label_event): one row.';
+COMMENT ON TABLE pipeline.label_feed IS 'The label feed (pipeline.label_event): one row.';
 COMMENT ON COLUMN pipeline.label_feed.singleton IS 'There is one row.';
 COMMENT ON COLUMN pipeline.label_feed.swept_to IS
     'Rows of label_event up to this id are older than APPVIEW_LABEL_EVENT_DAYS, and what decides nothing is removed.';
@@ -131,7 +131,7 @@ CREATE TABLE pipeline.label_swept (
     swept_to bigint NOT NULL
 );
 COMMENT ON TABLE pipeline.label_swept IS
-    'What the feed of changes no longer has, by labeler: a reader of its labels who has not come so far has an outdated '
+    'What the label feed no longer has, by labeler: a reader of its labels that has not come so far has an outdated '
     'cursor.';
 COMMENT ON COLUMN pipeline.label_swept.src IS 'DID of the labeler.';
 COMMENT ON COLUMN pipeline.label_swept.swept_to IS

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from appview_pipeline import backoff
 from appview_pipeline.indexing.changes import Gap
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import record_validators
@@ -34,8 +35,6 @@ from appview_pipeline.store.gaps import open_stream_gaps, was_streamed
 from appview_pipeline.store.stream_lock import stream_lock
 
 log = logging.getLogger("appview_pipeline.consumer")
-
-SUMMARY_SECONDS = 15.0
 
 
 def consume(settings: Settings, stopped: Callable[[], bool]) -> None:
@@ -135,7 +134,7 @@ class _Health:
 
 @dataclass
 class _Summary:
-    """A line in the log every `SUMMARY_SECONDS`: what was applied since the last one."""
+    """A line in the log every `backoff.SUMMARY_SECONDS`: what was applied since the last one."""
 
     subscription: Subscription
     writer: Writer
@@ -156,7 +155,7 @@ class _Summary:
     def log_if_due(self) -> None:
         """Logs the line when its time has come, and begins the next one."""
         seconds = time.monotonic() - self.began
-        if seconds < SUMMARY_SECONDS:
+        if seconds < backoff.SUMMARY_SECONDS:
             return
         status, position = self.subscription.status, self.writer.position
         # The sensor says the same once a minute, from `pipeline.batch`.

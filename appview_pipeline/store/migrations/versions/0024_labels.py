@@ -1,4 +1,4 @@
-"""Labels of labelers, their streams, and the feed of changes."""
+"""Labels of labelers, their streams, and the label feed."""
 
 from appview_pipeline.store.migrations import run
 
