@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from appview_pipeline.indexing.changes import DeadLetter
 from appview_pipeline.store.labels import LabelRow
 
+LABEL_BYTES = 1_000
+"""Bytes of frames for each label, at most; labels have 300 or so."""
+
 
 @dataclass
 class Position:

@@ -17,7 +17,7 @@ from datetime import datetime
 
 from appview_pipeline import backoff
 from appview_pipeline.identity.cache import KnownIdentity
-from appview_pipeline.labels.label_frame import LabelFrame, Position
+from appview_pipeline.labels.label_frame import LABEL_BYTES, LabelFrame, Position
 from appview_pipeline.network.sequence import LeapingNumbers
 from appview_pipeline.network.subscription import Subscription
 from appview_pipeline.store.labelers import LabelerIdentity, LabelerState, State
@@ -214,7 +214,8 @@ class Stream:
             if frame.seq is not None and self.numbers.add(frame.seq) == "doubtful":
                 frame.seq = None  # a number that was made up must not cost what comes after it
             self.accepted += len(frame.rows)
-            self.rejected += len(frame.rejected)
+            # A frame that can't be read counts as the labels that it has room for: it costs as much.
+            self.rejected += sum(1 + len(letter.bytes) // LABEL_BYTES for letter in frame.rejected)
             self.rejected_in_all += len(frame.rejected)
             if frame.rows:
                 newest = max(row.cts_micros for row in frame.rows)

@@ -18,7 +18,7 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.decoding import LookUp
 from appview_pipeline.labels.choice import choose, queue_repositories
 from appview_pipeline.labels.decoding import read_frames
-from appview_pipeline.labels.label_frame import LabelFrame, Position
+from appview_pipeline.labels.label_frame import LABEL_BYTES, LabelFrame, Position
 from appview_pipeline.labels.resolutions import Resolutions
 from appview_pipeline.labels.stream import NO_ANSWER, Stream
 from appview_pipeline.labels.verification import LabelerKeys
@@ -50,8 +50,6 @@ MIN_BUFFER_BYTES = 65_536
 """Bounds of one stream's share of `APPVIEW_BUFFER_BYTES`. A buffer takes one frame more, whatever its size."""
 WINDOW_BYTES = 512 * 1024
 """Bytes of one stream that the kernel may hold for us: there may be hundreds of streams."""
-LABEL_BYTES = 1_000
-"""Bytes of frames in a micro-batch for each of its labels, at most; labels have 300 or so."""
 
 ENDED = "the label process has ended, so nobody reads it"
 """The reason of labelers that wait while no process runs."""

@@ -14,6 +14,9 @@ from appview_pipeline.protocol.event_stream import MAX_FRAME_BYTES, FrameError, 
 
 LABELS_HEADER = b"\xa2atg#labelsbop\x01"
 """Canonical header `{t: "#labels", op: 1}`."""
+MAX_LABELS = 100_000
+"""Labels of a frame: the smallest valid ones that have room in it are fewer. What has no more than a byte or two each
+is made to cost memory and time."""
 
 
 def read_labels_frame(frame: bytes) -> tuple[int, list[object]] | None:
@@ -38,6 +41,8 @@ def read_labels_frame(frame: bytes) -> tuple[int, list[object]] | None:
     labels = body.get("labels")
     if type(labels) is not list:
         raise FrameError("frame-body", "labels is not a list", seq)
+    if len(labels) > MAX_LABELS:
+        raise FrameError("frame-body", f"{len(labels):,} labels; the limit is {MAX_LABELS:,}", seq)
     return seq, labels
 
 

@@ -155,6 +155,16 @@ def test_parked_where_nearly_all_is_rejected(stream: Stream, monkeypatch: pytest
     assert stream.state == "parked" and "lately because: forged" in str(stream.reason)
 
 
+def test_parked_because_of_frames_that_are_large_and_bad(stream: Stream) -> None:
+    """Each costs as much as thousands of labels."""
+    frames = 0
+    while stream.is_open:
+        letter = DeadLetter("frame-body", "no list", None, LABELER, None, b"x" * 5_000_000)
+        stream.count([LabelFrame(cast(Position, stream.position), None, rejected=[letter])], 0.0)
+        frames += 1
+    assert frames == 2 and stream.state == "parked" and stream.rejected_in_all == 2
+
+
 def test_parked_and_tried_again(stream: Stream, scripted: Scripted) -> None:
     scripted.status = SubscriptionStatus(state="waiting", hopeless=True, last_error="There is nothing here.")
     stream.observe(1_000.0)

@@ -100,6 +100,7 @@ def test_other_types_and_operations_are_ignored(header: dict[str, Any]) -> None:
         (framed({"seq": 9, "labels": {}}), "frame-body", 9),
         (framed({"seq": 9, "labels": None}), "frame-body", 9),
         (labels_frame(1, [{"x": b"\0" * MAX_FRAME_BYTES}]), "frame-size", None),
+        (framed({"seq": 9, "labels": [0] * 100_001}), "frame-body", 9),
     ],
 )
 def test_damaged_frames(frame: bytes, kind: str, seq: int | None) -> None:
