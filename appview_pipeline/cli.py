@@ -580,7 +580,9 @@ def _make_labels(
     metavar="URI|DID|PATTERN",
     help="Labels of this subject, or of all that begin so: at://did:plc:x/*. May be repeated. [all]",
 )
-@click.option("--source", "sources", multiple=True, metavar="DID", help="Of this labeler; may be repeated. [all]")
+@click.option(
+    "--source", "sources", multiple=True, metavar="DID|HANDLE", help="Of this labeler; may be repeated. [all]"
+)
 @click.option("--value", "values", multiple=True, help="With this value; may be repeated. [all]")
 @click.option("--negated", is_flag=True, help="Negations too.")
 @click.option("--expired", is_flag=True, help="Labels that have ended, too.")
@@ -624,7 +626,9 @@ def labels_query(
 
 
 @labels.group("definitions", invoke_without_command=True)
-@click.option("--source", "sources", multiple=True, metavar="DID", help="Of this labeler; may be repeated. [all]")
+@click.option(
+    "--source", "sources", multiple=True, metavar="DID|HANDLE", help="Of this labeler; may be repeated. [all]"
+)
 @click.option("--value", "values", multiple=True, help="Of this value; may be repeated. [all]")
 @click.option("--lang", "languages", multiple=True, metavar="TAG", help="Language to show, such as pt-BR. [en]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a definition, with all languages.")
@@ -725,7 +729,9 @@ def labels_definitions_remove(value: str, source: str | None) -> None:
 
 @cli.command("serve-labels")
 @click.option("--own", is_flag=True, help="Only labels of APPVIEW_LABELER_DID, as the service of a labeler has to.")
-@click.option("--source", "sources", multiple=True, metavar="DID", help="Only labels of this labeler; may be repeated.")
+@click.option(
+    "--source", "sources", multiple=True, metavar="DID|HANDLE", help="Only labels of this labeler; may be repeated."
+)
 @click.option("--unsigned", is_flag=True, help="Also labels without a signature, which most clients refuse.")
 def serve_labels(own: bool, sources: tuple[str, ...], unsigned: bool) -> None:
     """Serve labels to others, at APPVIEW_LABELS_ADDRESS: com.atproto.label.subscribeLabels and queryLabels.

@@ -32,10 +32,13 @@ MAX_DESCRIPTION = 10_000
 def list_definitions(
     database: Database, *, sources: Collection[str] = (), values: Collection[str] = ()
 ) -> list[LabelDefinition]:
-    """The definitions of sources and values (none: of all), by source and value. What was set here goes before what
-    the labeler's record says."""
+    """The definitions of sources (DIDs, or handles that are known) and values (none: of all), by source and value.
+
+    What was set here goes before what the labeler's record says. Raises OperatorError.
+    """
+    dids = [known_did(database, source) for source in sources]
     with database.connect("reader") as connection:
-        return label_definitions.read_definitions(connection, sources, values)
+        return label_definitions.read_definitions(connection, dids, values)
 
 
 def set_definition(

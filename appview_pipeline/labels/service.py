@@ -234,15 +234,17 @@ def query_labels(
 
 
 def find_labels(
-    database: Database, *, limit: int, subjects: Sequence[str] = (), **asked: Any
+    database: Database, *, limit: int, subjects: Sequence[str] = (), sources: Sequence[str] = (), **asked: Any
 ) -> Iterator[QueriedLabel]:
     """The first `limit` labels of a query, page by page; its arguments are those of `query_labels`.
 
-    Handles may stand for accounts among the subjects. Raises OperatorError where they are not known.
+    Handles may stand for accounts among the subjects and sources. Raises OperatorError where they are not known, and
+    where a source is neither a DID nor a handle.
     """
     with database.connect("reader") as connection:
         named = _Subjects()
         uris = [named.uri(connection, it) if _has_handle(it) else it for it in subjects]
+        asked["sources"] = [named.did(connection, it) for it in sources]
     cursor: str | None = None
     while limit > 0:
         page = query_labels(database, subjects=uris, cursor=cursor, limit=min(limit, LISTED_AT_ONCE), **asked)

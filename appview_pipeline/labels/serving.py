@@ -26,6 +26,7 @@ from starlette.websockets import WebSocket
 
 from appview_pipeline import __version__, backoff
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.identity.show import known_did
 from appview_pipeline.labels.client_sockets import ClientSocket
 from appview_pipeline.labels.label_queries import QUERY_LABELS, LabelQueries
 from appview_pipeline.labels.label_streams import LabelStreams
@@ -66,8 +67,9 @@ def serve_labels(
 ) -> None:
     """Serves labels at `APPVIEW_LABELS_ADDRESS` until SIGTERM or SIGINT, or until the server is asked to stop.
 
-    All sources by default, or those of `sources`, or only `APPVIEW_LABELER_DID` (`own`), as the service of a labeler
-    has to. Labels without a signature only if `unsigned`. `started` is called once connections are accepted.
+    All sources by default, or those of `sources` (DIDs, or handles that are known), or only `APPVIEW_LABELER_DID`
+    (`own`), as the service of a labeler has to. Labels without a signature only if `unsigned`. `started` is called once
+    connections are accepted.
 
     Raises `OperatorError` for a mistake in the set-up, and what a defect of ours raised.
     """
@@ -75,7 +77,8 @@ def serve_labels(
         raise OperatorError("There are no labels of our own without APPVIEW_LABELER_DID: set it, or leave --own out.")
     if own and sources:
         raise OperatorError("Give either --own or --source.")
-    served = (settings.labeler_did,) if own and settings.labeler_did else tuple(dict.fromkeys(sources)) or None
+    named = [settings.labeler_did] if own and settings.labeler_did else [known_did(database, it) for it in sources]
+    served = tuple(dict.fromkeys(named)) or None
     feed = ServedFeed(database, served, unsigned)
     newest = feed.bounds().newest
     if served is None or settings.labeler_did in served:

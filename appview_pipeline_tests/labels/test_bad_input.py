@@ -62,7 +62,7 @@ REJECTED: dict[str, tuple[Act, str]] = {
     "no value": (lambda it: it.label(SUBJECT, ""), "label-syntax"),
     "a CID that is none": (lambda it: it.label(POST, "x", cid="bafy"), "label-syntax"),
     "a label that is a list": (lambda it: it.send_raw(raw(1, [1, 2])), "label-syntax"),
-    "half a character": (lambda it: it.label(SUBJECT, "x", extra={"uri": 7}), "label-syntax"),
+    "a URI that is a number": (lambda it: it.label(SUBJECT, "x", extra={"uri": 7}), "label-syntax"),
     "text in the place of seq": (lambda it: it.send_raw(raw("7", it.make(SUBJECT, "x"))), "frame-body"),
     "no seq": (lambda it: it.send_raw(raw(None, it.make(SUBJECT, "x"))), "frame-body"),
     "a negative seq": (lambda it: it.send_raw(raw(-7, it.make(SUBJECT, "x"))), "frame-body"),

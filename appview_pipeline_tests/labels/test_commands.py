@@ -129,6 +129,9 @@ def test_a_mistake_is_one_sentence(labels: Commands) -> None:
         labels("apply", "nobody.test", "spam")
     with pytest.raises(OperatorError, match=r"^no account is known to have the handle nobody\.test: give its DID\.$"):
         labels("query", "--subject", "nobody.test")
+    for command in ("query", "definitions"):
+        with pytest.raises(OperatorError, match=r"^'nobody' is neither a DID nor a handle\.$"):
+            labels(command, "--source", "nobody")
     with pytest.raises(OperatorError, match=r"is no severity that readers know"):
         labels("definitions", "set", "rude", "--severity", "bad", "--locale", "en", "a", "b")
 

@@ -167,6 +167,14 @@ def test_a_labeler_of_our_own_needs_its_did(database: Database) -> None:
         pass
 
 
+def test_a_source_that_is_no_labeler_is_a_sentence(database: Database) -> None:
+    with (
+        pytest.raises(OperatorError, match="'x' is neither a DID nor a handle"),
+        label_service(database, sources=["x"]),
+    ):
+        pass
+
+
 def test_an_address_that_is_taken_is_a_sentence(database: Database) -> None:
     with label_service(database) as service, pytest.raises(OperatorError, match="choose another APPVIEW_LABELS_ADD"):
         serve_labels(Settings(labels_address=("127.0.0.1", service.port)), database)
