@@ -38,10 +38,11 @@ class Stream:
     more, because a signature did not fit (since `doubted_at`); `resolution`: for another reason, not before
     `ask_again_at`; `forced_for`: when somebody asked for a newer answer, of the last one that was forced. `held_until`:
     what waits is not decoded before that, because the document can't be had (`held_reason`). `outdated`: the cursor
-    after which its server does not have everything any more; None: it has. `reread_at`: as stored, last. `numbers`
-    says how far the frames reach that were decoded. `accepted` and `rejected` count the newest labels. `is_drained`:
-    nothing that had come waited after the last micro-batch was taken; then all that the labeler had sent is applied
-    once `awaited` is, and it has caught up (`is_caught_up`, until that is written).
+    after which its server does not have everything any more; None: it has (`noted`: the one that was told last).
+    `reread_at`: as stored, last. `numbers` says how far the frames reach that were decoded. `accepted` and `rejected`
+    count the newest labels. `is_drained`: nothing that had come waited after the last micro-batch was taken; then all
+    that the labeler had sent is applied once `awaited` is, and it has caught up (`is_caught_up`, until that is
+    written).
     """
 
     did: str
@@ -59,6 +60,7 @@ class Stream:
     parked_until: float = 0.0
     reread_at: datetime | None = None
     outdated: int | None = None
+    noted: int | None = None
     numbers: LeapingNumbers = field(default_factory=lambda: LeapingNumbers(0))
     newest_cts_micros: int | None = None
     accepted: int = 0
@@ -114,7 +116,7 @@ class Stream:
         self.doubt = self.held_reason = None
         self.held_until = 0.0
         self.is_drained = self.is_caught_up = False
-        self.awaited = None
+        self.awaited = self.noted = None
 
     def park(self, reason: str, now: float) -> None:
         """Reads no more until its time has come, or its document or its cursor changes."""
@@ -204,9 +206,10 @@ class Stream:
         if self.subscription is None:
             return
         for notice in self.subscription.notices():
-            if notice.kind == "info" and notice.name == "OutdatedCursor" and notice.cursor:
+            is_gap = notice.kind == "info" and notice.name == "OutdatedCursor" and notice.cursor
+            if is_gap and notice.cursor != self.noted:  # it may say so a thousand times a second
                 log.warning("Labeler %s does not have all that came after %s any more", self.did, notice.cursor)
-                self.outdated = notice.cursor
+                self.outdated = self.noted = notice.cursor
 
     def count(self, frames: list[LabelFrame], now: float) -> None:
         """Counts what came; parks the labeler where nearly all of it is rejected."""

@@ -345,6 +345,7 @@ class Streams:
 
     def _wait(self) -> None:
         until = time.monotonic() + self._settings.batch_seconds
+        has_news = False
         while not (self._stopped() or self._is_woken) and (left := until - time.monotonic()) > 0:
             self._news.clear()
             waiting = 0
@@ -357,10 +358,11 @@ class Streams:
                 waiting += status.buffered_frames + len(stream.waiting)
             if waiting >= self._settings.batch_events:
                 return
-            if waiting:
-                time.sleep(min(left, backoff.LABELS_POLL_SECONDS))  # more of it is on its way
+            if waiting or has_news:  # more of it is on its way; or news that are no frames, of which there may be many
+                time.sleep(min(left, backoff.LABELS_POLL_SECONDS))
+                has_news = False
             else:
-                self._news.wait(min(left, backoff.LABELERS_IDLE_SECONDS))
+                has_news = self._news.wait(min(left, backoff.LABELERS_IDLE_SECONDS))
         self._is_woken = False
 
     def _settle_doubts(self) -> None:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_NOTED_BYTES = 65_536
 """Bytes of a frame that are kept with a notice."""
+MAX_LOGGED = 10
+"""Notices of a server that are logged as warnings, of one connection."""
 MAX_OTHER_MESSAGES = 1_000
 """Messages of a stranger, between two calls of `allow_others`, that are no events: pings, notices, text, tiny parts of
 messages. A server that sends more keeps us busy for nothing."""
@@ -72,6 +74,7 @@ class Connection(WSListener):
         self.since = time.monotonic()
         self.frames = 0
         self.pongs = 0
+        self._infos = 0
         self._others = 0  # since the last call of `allow_others`
         self.error: StreamError | None = None  # what the server ended the stream with
         self.reason = ""  # what we ended it for
@@ -254,7 +257,10 @@ class Connection(WSListener):
         else:
             name = printable(control.name) or "an unnamed notice"
             self._received.notices.add(Notice(kind="info", name=name, message=message, cursor=self.cursor, frame=kept))
-            log.warning("%s says: %s (%s).", self.url, name, message)
+            # A stranger may say it a thousand times a second.
+            level = logging.WARNING if self._infos < MAX_LOGGED else logging.DEBUG
+            self._infos += 1
+            log.log(level, "%s says: %s (%s).", self.url, name, message)
             self._is_outdated = self._is_outdated or name == "OutdatedCursor"
 
     def _note_text(self, message: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import Future
 from dataclasses import replace
@@ -90,6 +91,12 @@ def test_a_gap_is_noted_before_what_follows_it(stream: Stream, scripted: Scripte
     assert stream.take(2, 100) == [] and stream.outdated == 5 and stream.has_news
     stream.outdated = None
     assert stream.take(2, 100) == [b"a"]
+    scripted.noticed = [Notice("info", "OutdatedCursor", "", cursor=5)]
+    stream.listen()
+    assert stream.outdated is None, "said again of the same cursor"
+    scripted.noticed = [Notice("info", "OutdatedCursor", "", cursor=9)]
+    stream.listen()
+    assert stream.outdated == 9
 
 
 @pytest.mark.parametrize(
@@ -229,6 +236,38 @@ def test_what_some_do_not_use_is_for_the_others() -> None:
     found = taken(streams)
     assert found == {"0": 1, "2": 79, "3": 20}
     assert [stream.did for stream in streams.streams if stream.is_drained][:2] == ["0", "1"]
+
+
+def test_news_without_frames_cost_little() -> None:
+    """A labeler may send a thousand notices a second."""
+    looks = 0
+
+    class Counted(Scripted):
+        @property
+        def status(self) -> SubscriptionStatus:
+            nonlocal looks
+            looks += 1
+            return SubscriptionStatus(state="connected", connected=True)
+
+        @status.setter
+        def status(self, _: object) -> None: ...
+
+    streams = several([])
+    streams._settings = Settings(batch_seconds=0.5)
+    streams.streams[0].subscription = cast(Subscription, Counted())
+    stop = threading.Event()
+
+    def say_something() -> None:
+        while not stop.wait(0.001):
+            streams._news.set()
+
+    thread = threading.Thread(target=say_something)
+    thread.start()
+    try:
+        assert streams.take() == [] and 3 <= looks <= 25
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_a_defect_that_a_labeler_triggers_is_its_own_trouble(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -353,7 +353,9 @@ INFO = info_frame("Chatter", "x" * 60_000)
     ],
     ids=["pings", "notices", "empty parts"],
 )
-def test_a_server_that_keeps_us_busy_for_nothing_is_left(messages: bytes, said: str) -> None:
+def test_a_server_that_keeps_us_busy_for_nothing_is_left(
+    messages: bytes, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     def answer(connection: socket.socket) -> None:
         handshake(connection)
         threading.Thread(target=lambda: discard(connection), daemon=True).start()
@@ -365,6 +367,8 @@ def test_a_server_that_keeps_us_busy_for_nothing_is_left(messages: bytes, said: 
     with raw_server(answer) as (port, _), subscribed(f"ws://127.0.0.1:{port}", Hosts(PRIVATE)) as subscription:
         assert said in (first_end(subscription).last_error or "")
         assert sum(len(notice.frame) for notice in subscription.notices()) <= 1_000_000
+        warned = [it for it in caplog.records if "says: Chatter" in it.message and it.levelname == "WARNING"]
+        assert len(warned) <= 10 * subscription.status.connects
 
 
 def discard(connection: socket.socket) -> None:
