@@ -18,6 +18,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import label_definitions
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.label_definitions import LabelDefinition, Strings
+from appview_pipeline.store.label_query import findable
 
 SEVERITIES = ("inform", "alert", "none")
 BLURS = ("content", "media", "none")
@@ -66,7 +67,7 @@ def set_definition(
     ):
         if word not in known:
             raise OperatorError(f"{word[:100]!r} is no {name} that readers know: {', '.join(known)}.")
-    if not 0 < len(val.encode(errors="replace")) <= MAX_VALUE or "\0" in val:
+    if not 0 < len(val.encode(errors="replace")) <= MAX_VALUE or findable(val) != val:
         raise OperatorError(f"{val[:200]!r} is no value of a label: 1 to {MAX_VALUE} bytes.")
     if not locales:
         raise OperatorError("A definition needs a name and a description in one language at least.")
@@ -94,7 +95,7 @@ def remove_definition(settings: Settings, database: Database, val: str, *, sourc
     was anything. Raises OperatorError."""
     src = _source(settings, database, source)
     with database.connect("writer") as connection:
-        return label_definitions.remove_definition(connection, src, val.replace("\0", ""))
+        return label_definitions.remove_definition(connection, src, val)
 
 
 def strings_in(definition: LabelDefinition, languages: Sequence[str]) -> Strings | None:
@@ -134,7 +135,7 @@ def _check(strings: Strings) -> None:
     if not is_language(strings.lang):
         raise OperatorError(f"{strings.lang[:100]!r} is no language: give a tag such as en or pt-BR.")
     for text, limit, name in ((strings.name, MAX_NAME, "name"), (strings.description, MAX_DESCRIPTION, "description")):
-        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        if findable(text) != text:
             raise OperatorError(f"The {name} in {strings.lang} is not text.")
         if count(text, limit + 1) > limit:
             raise OperatorError(f"The {name} in {strings.lang} is longer than {limit:,} characters.")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline.store.label_query import findable
 from appview_pipeline.store.sql import sections
 
 _FILE = "labels/definition.sql"
@@ -55,7 +56,7 @@ def read_definitions(
 ) -> list[LabelDefinition]:
     """The definitions of sources and values (none: of all), by source and value: what was set here, else what the
     labeler's record says."""
-    asked = {"sources": sorted(set(sources)) or None, "vals": sorted(set(values)) or None}
+    asked = {"sources": sorted(set(map(findable, sources))) or None, "vals": sorted(set(map(findable, values))) or None}
     with connection.cursor() as cursor:
         cursor.execute(sections(_FILE)["list"], asked)
         return [
@@ -94,7 +95,7 @@ def set_definition(connection: Connection, definition: LabelDefinition) -> None:
 def remove_definition(connection: Connection, src: str, val: str) -> bool:
     """Removes what was set here of a value. Returns whether there was anything."""
     with connection.cursor() as cursor:
-        cursor.execute(sections(_FILE)["remove"], {"src": src, "val": val})
+        cursor.execute(sections(_FILE)["remove"], {"src": src, "val": findable(val)})
         return cursor.rowcount > 0
 
 

@@ -107,14 +107,14 @@ def query_page(
     than `limit`, or empty, and have a cursor (`MAX_EXAMINED`). Raises InvalidCursor.
     """
     asked: dict[str, Any] = {
-        "sources": sorted(set(sources)) or None,
-        "vals": sorted(set(values)) or None,
+        "sources": sorted(set(map(findable, sources))) or None,
+        "vals": sorted(set(map(findable, values))) or None,
         "with_expired": with_expired,
         "examined": max(MAX_EXAMINED, limit),
         "limit": limit,
     }
     if subjects and EVERYTHING not in subjects:
-        ranges = _ranges(subjects, sources, tuple(_decoded(cursor, ["", "", "", ""])))
+        ranges = _ranges(subjects, asked["sources"] or (), tuple(_decoded(cursor, ["", "", "", ""])))
         if not ranges:
             return LabelPage([], None)
         asked |= {name: list(column) for name, column in zip(_Range._fields, zip(*ranges, strict=True), strict=True)}
@@ -136,6 +136,16 @@ def query_page(
         key = [newest.id] if key_length == 1 else [newest.uri, newest.src, newest.val, newest.cid]
         return LabelPage(labels, _encoded(key))
     return LabelPage(labels, _encoded(reached) if examined == asked["examined"] else None)
+
+
+def findable(text: str) -> str:
+    """A text to look for: itself, or the empty one, which is nobody's, where PostgreSQL can't hold it (U+0000, half a
+    character)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ""
+    return "" if "\0" in text else text
 
 
 _KEY = ("uri", "src", "val", "cid")
@@ -167,7 +177,8 @@ def _ranges(subjects: Collection[str], sources: Collection[str], after: tuple[st
 def _spans(subjects: Collection[str], sources: Collection[str]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
     """The (uri, src) with which the labels of each pattern begin, and the one that they come before."""
     for subject in subjects:
-        subject = subject.replace("\0", "")  # which PostgreSQL can't hold
+        if findable(subject) != subject:
+            continue
         if subject.endswith("*"):
             yield (subject[:-1], ""), (subject[:-1] + _LAST, "")
         elif not sources:

@@ -104,12 +104,14 @@ def test_our_own_labels_are_defined_by_default(database: Database, settings: Set
         ({"default_setting": "show"}, "no default"),
         ({"val": ""}, "no value of a label"),
         ({"val": "x" * 129}, "no value of a label"),
+        ({"val": "\udcff"}, "no value of a label"),
         ({"locales": []}, "one language at least"),
         ({"locales": [Strings("english!", "a", "b")]}, "is no language"),
         ({"locales": [Strings("en", "", "b")]}, "is empty"),
         ({"locales": [Strings("en", "a" * 65, "b")]}, "longer than 64"),
         ({"locales": [Strings("en", "a", "b" * 10_001)]}, "longer than 10,000"),
         ({"locales": [Strings("en", "a\0", "b")]}, "is not text"),
+        ({"locales": [Strings("en", "a", "\ud800")]}, "is not text"),
         ({"locales": [ENGLISH, ENGLISH]}, "same language"),
         ({"source": "nobody.test"}, "no account is known to have the handle"),
     ],
@@ -121,6 +123,14 @@ def test_what_readers_could_not_show_is_refused(
     with pytest.raises(OperatorError, match=reason):
         set_definition(settings, database, given.pop("val"), **given)
     assert list_definitions(database) == []
+
+
+@pytest.mark.parametrize("text", ["\0", "\udcff"])
+def test_what_no_value_can_have_is_not_found(database: Database, settings: Settings, text: str) -> None:
+    set_definition(settings, database, "rude", locales=[ENGLISH])
+    assert list_definitions(database, values=[text]) == list_definitions(database, sources=[text]) == []
+    assert not remove_definition(settings, database, "rude" + text)
+    assert len(list_definitions(database, values=[text, "rude"])) == 1
 
 
 def test_without_a_labeler_of_ours_a_source_is_needed(database: Database) -> None:

@@ -44,7 +44,7 @@ def check(database: Database, number: int, model: LabelModel) -> None:
     assert counted == model.not_negated()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(SEEDS)
 def test_any_order_batches_and_repetition(shared: Database, seed: int) -> None:
     number = next(_numbers)

@@ -156,6 +156,17 @@ def test_whatever_is_asked_for_is_found_in_order_and_once(
     assert found_any > 40
 
 
+@pytest.mark.parametrize("text", ["\0", "a\0", "\udcff", "a\ud800"])
+def test_what_no_label_can_have_is_not_found(database: Database, text: str) -> None:
+    store(database, [said(1, SOURCES[0], ANN, "spam")])
+    with database.connect("reader") as connection:
+        questions: list[dict[str, Any]] = [{"subjects": [text]}, {"subjects": [text + "*"]}, {"values": [text]}]
+        questions += [{"sources": [text]}, {"sources": [text], "subjects": [ANN]}]
+        for asked in questions:
+            assert query_page(connection, **asked).labels == [], asked
+        assert len(query_page(connection, subjects=[text, ANN]).labels) == 1
+
+
 def test_labels_come_as_they_were_signed(database: Database) -> None:
     store(database, [said(5, SOURCES[0], ANN, "spam", exp=FUTURE), said(6, SOURCES[0], BOB, "spam", cid="bafyone")])
     with database.connect("reader") as connection:
@@ -176,6 +187,15 @@ def test_labels_come_as_they_were_signed(database: Database) -> None:
         "sig": "c2lnbmF0dXJlIDY=",
         "receivedAt": second.received_at,
     }
+
+
+def test_of_labels_of_one_moment_the_one_that_counts_is_shown(database: Database) -> None:
+    early, late = (said(1, SOURCES[0], ANN, "spam", exp=exp) for exp in (FUTURE, None))
+    store(database, [late._replace(seq=2), early._replace(seq=3)])
+    assert rows(database.url, "SELECT exp FROM bsky.label") == [(FUTURE,)]
+    with database.connect("reader") as connection:
+        for subjects in ([], [ANN]):
+            assert [it.exp for it in query_page(connection, subjects=subjects).labels] == [FUTURE]
 
 
 def test_a_negation_is_shown_for_what_it_has_ended(database: Database) -> None:

@@ -158,14 +158,15 @@ def test_a_reader_who_comes_back_is_told_what_has_ended(database: Database) -> N
     assert sweep(database) == 1
     follower.catch_up(database)
     assert {key[2] for key in follower.labels} == {"bafyc"}
-    # Another negation that readers are told of takes its place.
+    # Another negation that readers are told of takes its place, once there is more of its own key.
     apply_rows(database, [said(7, "bafyb", neg=True)])
-    apply_rows(database, [said(4, "bafya", neg=True)])
+    assert sweep(database) == 0
+    apply_rows(database, [said(9, "bafya")])
     assert sweep(database) == 2
-    assert rows(database.url, "SELECT cid, took_effect FROM pipeline.label_event ORDER BY cts_at") == [
-        ("bafya", True),
-        ("bafyc", True),
+    assert rows(database.url, "SELECT cid, neg FROM pipeline.label_event ORDER BY cts_at") == [
+        ("bafyc", False),
         ("bafyb", True),
+        ("bafya", False),
     ]
 
 

@@ -225,6 +225,13 @@ def test_labels_that_a_late_negation_does_not_end_are_broadcast_after_it(databas
     assert (report.last_id or 0) - (report.first_id or 0) == 1
 
 
+def test_what_comes_after_a_negation_anyway_is_broadcast_once(database: Database) -> None:
+    apply_rows(database, [label(1, cid="bafyold")])
+    report = apply_rows(database, [label(5, cid="bafyold", neg=True), label(9, cid="bafynew")])
+    assert (report.first_id, report.last_id) == (2, 3)
+    assert one(database.url, "SELECT max(id) FROM pipeline.label_event") == 3
+
+
 def test_a_negation_that_ends_nothing_and_would_mislead_is_not_broadcast(database: Database) -> None:
     apply_rows(database, [label(9, cid="bafynew")])
     apply_rows(database, [label(5, cid="bafyold", neg=True)])

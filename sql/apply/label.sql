@@ -8,7 +8,8 @@
 -- greatest event of this key. `neg` is true where a negation of (src, uri, val), of whatever cid, is at least as great;
 -- else `exp` is that of this event. So the rows are a function of the set of events, whatever their order, batches and
 -- repetitions were. They are found by look-ups for the keys that a batch touches: what a batch costs depends on what it
--- brings and ends, and not on how much is stored of a subject or labeler.
+-- brings and ends, and not on how much is stored of a subject or labeler. (But a negation reads what is in effect of
+-- its (src, uri, val), also where all of it is newer.)
 -- One transaction at a time writes label events (`lock`). So ids rise in the order of commits, and no statement here
 -- meets a row that changes meanwhile. An event that takes effect, and no other, is broadcast: whoever applies these in
 -- order of id, a negation to every cid, has at the end what is in effect.

@@ -3,7 +3,7 @@
 -- Guarantees: reads only. Returns, of each (src, uri, cid, val), the label or negation that decides what bsky.label
 -- says, as it was signed. A label that a negation of another CID has ended is not among them, but that negation is. A
 -- page looks at %(examined)s rows at most, whatever was asked for, and reads them by an index in the order of its
--- cursor.
+-- cursor; of several sources it reads as many of each. For each of these rows it reads 100 others at most.
 --
 -- Every statement returns one row at least: `examined` and `last_...` say how many rows were looked at, and the last of
 -- them; the columns after these are null where the page is empty.
