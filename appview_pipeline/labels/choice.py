@@ -29,8 +29,8 @@ def queue_repositories(connection: Connection, settings: Settings, chosen: Seque
     """Queues the repositories of labelers that the settings name to be fetched, unless they were fetched before: their
     records say what their labels mean, and without them readers don't show the labeler.
 
-    In a transaction of its own. Whoever excludes an account has its place in the queue and waits for batches of labels,
-    and these wait for rows of labelers.
+    In a transaction of its own. A transaction that excludes an account locks its place in the queue and waits for
+    batches of labels, and these wait for rows of labelers.
     """
     if ALL not in settings.labelers:
         enqueue_new(connection, chosen, reason="requested", priority=ASKED)

@@ -1,4 +1,4 @@
-"""DID documents of labelers, fetched without holding up whoever asks for them."""
+"""DID documents of labelers, fetched without holding up the callers."""
 
 from __future__ import annotations
 

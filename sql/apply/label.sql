@@ -331,7 +331,7 @@ SELECT min(id), max(id), count(*),
 FROM label_effect;
 
 -- :notify
--- Notifies whoever listens, once this is committed.
+-- Notifies the listeners once this is committed.
 SELECT pg_notify(%(channel)s, %(payload)s);
 
 -- :make_labelers

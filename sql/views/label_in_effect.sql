@@ -40,7 +40,8 @@ COMMENT ON VIEW pipeline.label_in_effect IS
     'Labels in effect now: of labelers, on accounts and on records, and those that records give themselves.';
 COMMENT ON COLUMN pipeline.label_in_effect.uri IS 'What is labeled: the DID of an account, or the AT URI of a record.';
 COMMENT ON COLUMN pipeline.label_in_effect.did IS 'The account that is labeled, or whose record is.';
-COMMENT ON COLUMN pipeline.label_in_effect.src IS 'DID of whoever gave the label.';
+COMMENT ON COLUMN pipeline.label_in_effect.src IS
+    'DID of the labeler; of a record that labels itself, its author''s.';
 COMMENT ON COLUMN pipeline.label_in_effect.cid IS 'Version of the record that is meant; empty: any.';
 COMMENT ON COLUMN pipeline.label_in_effect.val IS 'The label''s value.';
 COMMENT ON COLUMN pipeline.label_in_effect.cts IS 'When it was made, as ISO 8601 in UTC with milliseconds.';
