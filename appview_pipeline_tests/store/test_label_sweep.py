@@ -170,6 +170,20 @@ def test_a_reader_who_comes_back_is_told_what_has_ended(database: Database) -> N
     ]
 
 
+def test_of_more_than_100_that_differ_in_their_exp_one_stays(database: Database) -> None:
+    """Else those that were not looked at so far, since others had a later exp, would count afterwards."""
+    for first in (0, 100):
+        exps = [(number, f"2999-01-01T00:{number // 60:02}:{number % 60:02}Z") for number in range(first, first + 100)]
+        apply_rows(
+            database, [label_row(SOURCES[0], "did:plc:x", "spam", exp=exp, seq=500 - number) for number, exp in exps]
+        )
+    before = labels_of(database)
+    assert sweep(database) == 199
+    with database.connect("maintenance") as connection:
+        assert rebuild_labels(connection, SOURCES[0]).corrected == 0
+    assert labels_of(database) == before
+
+
 def test_what_was_noted_of_a_labeler_goes_with_it(database: Database) -> None:
     for source in SOURCES:
         said = [label_row(source, "did:plc:x", "spam", seq=seq, cts=f"2025-01-0{seq}T00:00:00Z") for seq in (1, 2)]

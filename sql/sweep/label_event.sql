@@ -17,7 +17,7 @@
 -- - candidate: what may be deleted: the page, and older rows that it may have overtaken.
 -- - described: the same with their places in the order.
 -- - last_said: the candidates' last negation of each (src, uri, val) that took effect.
--- - doomed: those that are less than the greatest event of their key, l, and, if they are negations, than the greatest
+-- - doomed: those that are not the greatest event of their key, l, and, if they are negations, less than the greatest
 --   one, n. Of events that differ in their exp alone, the 100 latest are looked at, as in sql/apply/label.sql.
 --   Of negations that took effect those that another one follows: n, or one of last_said.
 -- - gone: rows that are deleted.
@@ -58,7 +58,7 @@ WITH next_rows AS MATERIALIZED (
   ) o
 ), described AS MATERIALIZED (
   SELECT e.id, e.src, e.uri, e.val, e.cid, e.neg, e.cts_at, coalesce(e.seq, -1) AS seq,
-    coalesce(e.exp_at, 'infinity') AS exp_at, e.neg AND e.took_effect AS has_ended
+    e.neg AND e.took_effect AS has_ended
   FROM pipeline.label_event e
   WHERE e.id = ANY (ARRAY(SELECT id FROM candidate))
 ), last_said AS MATERIALIZED (
@@ -67,9 +67,9 @@ WITH next_rows AS MATERIALIZED (
   SELECT d.id
   FROM described d
   CROSS JOIN LATERAL (
-    SELECT e.cts_at, coalesce(e.seq, -1) AS seq, e.neg, coalesce(e.exp_at, 'infinity') AS exp_at
+    SELECT e.id
     FROM (
-      SELECT cts_at, seq, neg, exp_at
+      SELECT id, cts_at, seq, neg, exp_at
       FROM pipeline.label_event
       WHERE uri = d.uri AND src = d.src AND val = d.val AND cid = d.cid
       ORDER BY cts_at DESC, neg DESC, exp_at DESC
@@ -85,7 +85,7 @@ WITH next_rows AS MATERIALIZED (
     ORDER BY e.cts_at DESC, coalesce(e.seq, -1) DESC
     LIMIT 1
   ) n ON d.neg
-  WHERE (d.cts_at, d.seq, d.neg, d.exp_at) < (l.cts_at, l.seq, l.neg, l.exp_at)
+  WHERE d.id <> l.id
     AND (NOT d.neg OR (d.cts_at, d.seq) < (n.cts_at, n.seq))
     AND (NOT d.has_ended OR n.took_effect AND n.id > d.id OR d.id NOT IN (SELECT id FROM last_said))
 ), gone AS (
