@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import orjson
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from appview_pipeline import logs
 from appview_pipeline.cli import cli
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.labels.label_live import LabelSummary
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.tables import one, rows
@@ -82,6 +84,11 @@ def test_the_documents_python_runs(labels: Commands, database: Database, capsys:
         environment.setenv("APPVIEW_LABELER_DID", OURS)
         exec(compile(code, "docs/labels.md", "exec"), {})
     assert f"('{OURS}', 'spam'" in capsys.readouterr().out
+
+
+def test_the_documents_summary_of_subscribe_has_all_fields() -> None:
+    (line,) = re.findall(r'^\{"events".*$', (CHECKOUT / "docs" / "labels.md").read_text(), re.MULTILINE)
+    assert list(orjson.loads(line)) == [field.name for field in fields(LabelSummary)]
 
 
 def test_the_documents_sql_runs(database: Database) -> None:
