@@ -251,6 +251,20 @@ def test_a_server_that_was_set_up_anew_waits_for_a_person(database: Database, ne
         it.wait_for_state(labeler, "connected")
 
 
+def test_a_cursor_that_was_moved_back_is_noticed_without_a_new_label(
+    database: Database, network: SimulatedNetwork
+) -> None:
+    """As when a labeler is allowed again a moment after it opted out."""
+    labeler = network.labelers[0]
+    for value in ("a", "b"):
+        labeler.label(SUBJECT, value)
+    with reading(database, network) as it:
+        it.wait_for_cursor(labeler)
+        rows(database.url, "UPDATE pipeline.labeler SET cursor = 0 WHERE did = %s RETURNING 1", labeler.did)
+        it.wait_for_cursor(labeler)
+        assert it.column(labeler, "repeated") == 2
+
+
 # ---- gaps
 
 
