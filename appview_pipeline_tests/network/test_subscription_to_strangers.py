@@ -425,7 +425,7 @@ def test_subscriptions_share_a_thread_and_none_holds_up_the_others() -> None:
                 got[number] += seqs(many[number].take(100, 0))
         assert all(numbers == [10, 20, 30] for numbers in got.values())
         wait_for(lambda: many[2].status.reading_paused and many[1].status.last_error)
-        assert many[2].status.buffered_bytes < 2_000_000
+        assert many[2].status.buffered_bytes < 4_000_000
         assert threading.active_count() - threads < 12
         began = time.monotonic()
         for subscription in many:

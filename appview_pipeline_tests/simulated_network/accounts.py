@@ -201,7 +201,8 @@ class Account:
                     "controller": self.did,
                     "publicKeyMultibase": key.removeprefix("did:key:"),
                 }
-                for name, key in operation["verificationMethods"].items()
+                # The account's present key, also where no operation says so yet.
+                for name, key in {**operation["verificationMethods"], "atproto": self.public_key}.items()
             ],
             "service": [
                 {"id": f"#{name}", "type": service["type"], "serviceEndpoint": service["endpoint"]}

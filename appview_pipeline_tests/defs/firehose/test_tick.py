@@ -91,9 +91,10 @@ def test_the_plots_are_few_and_everything_is_in_sync(ticks: Callable[..., Any], 
     ticks(None)
     graph = defs.resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
-    # Runs materialize these, and the sensors of identities and of fetching.
+    # Runs materialize these, and the sensors of identities, of fetching and of labels.
     others = {
-        dg.AssetKey(name) for name in ("dead_letters", "actors", "fetched_records", "repositories", "network_listing")
+        dg.AssetKey(name)
+        for name in ("dead_letters", "actors", "fetched_records", "repositories", "network_listing", "labels")
     }
     for key in sorted(graph.materializable_asset_keys - others):
         name = key.to_user_string()
