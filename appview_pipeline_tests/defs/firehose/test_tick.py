@@ -129,7 +129,7 @@ def test_a_relay_that_refuses_fails_a_check_in_words(
         assert not last.passed and last.severity == dg.AssetCheckSeverity.ERROR and last.description == remedy
         assert remedy in str(result.skip_reason)
         with Relay([], port=port):
-            for _ in range(4):  # the pauses between its attempts have grown
+            for _ in range(10):  # the pauses between its attempts have grown
                 if not evaluations(instance, "connected")[-1].passed:
                     ticks(None)
             assert evaluations(instance, "connected")[-1].passed
