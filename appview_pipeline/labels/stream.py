@@ -28,6 +28,7 @@ Subscribe = Callable[[str, int], Subscription]
 """Makes the subscription to a server after a cursor; it is not started yet."""
 
 NO_ANSWER = "its DID document has not been fetched yet"
+CONNECTING = "its server has not answered yet"
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Stream:
         self.numbers = LeapingNumbers(cursor)
         self.subscription = self.subscribe(address, cursor)
         self.subscription.start()
-        self._be("waiting", None)
+        self._be("waiting", CONNECTING)
 
     def close(self) -> None:
         """Reads no more; what waits is dropped, and comes again."""
@@ -164,6 +165,8 @@ class Stream:
             self._be("connected", None)
         elif status.last_error is not None:
             self._be("waiting", status.last_error)
+        else:
+            self._be("waiting", CONNECTING)
         if not status.connected or self.is_held:
             self.awaited = None
             return
