@@ -48,18 +48,21 @@ def child(database: Database, network: SimulatedNetwork, **environment: str) -> 
     return LabelChild(database.url, network.relay_url, **{**network.environment(), **environment})
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kills", [pytest.param(6, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.thorough)]
+)
 def test_killed_again_and_again_it_ends_in_the_same_tables(
     database: Database,
     network: SimulatedNetwork,
     server: EmbeddedPostgres,
     template_database: str,
     monkeypatch: pytest.MonkeyPatch,
+    kills: int,
 ) -> None:
     """Small batches, so that a kill meets every part of them. Nothing is lost, and nothing counted twice. (A campaign
     with two kills is among the quick tests: properties/test_label_campaign.py.)"""
     draws = random.Random(7)
-    for _ in range(20):
+    for _ in range(kills):
         network.labelers.label(600)
         kill_one(database, network, draws.uniform(0, 0.1))
     newest = [(labeler.did, labeler.seq) for labeler in sorted(network.labelers, key=lambda it: it.did)]
