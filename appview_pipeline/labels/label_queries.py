@@ -16,11 +16,12 @@ from starlette.responses import JSONResponse, Response
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.labels.live_feed import ServedFeed
+from appview_pipeline.labels.stored_label import label_to_send
 from appview_pipeline.labels.xrpc_answers import DATABASE_AWAY, invalid, number, unavailable
-from appview_pipeline.protocol.label import Label, as_json
+from appview_pipeline.protocol.label import as_json
 from appview_pipeline.protocol.syntax import is_did
 from appview_pipeline.store.errors import DatabaseError
-from appview_pipeline.store.label_query import InvalidCursor, LabelPage, QueriedLabel, query_page
+from appview_pipeline.store.label_query import InvalidCursor, LabelPage, query_page
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ class LabelQueries:
         except (DatabaseError, OperatorError) as error:
             log.warning("Labels can't be read (%s).", error)
             raise unavailable(DATABASE_AWAY) from None
-        labels = [as_json(_label(label)) for label in page.labels if self._feed.unsigned or label.sig is not None]
+        labels = [
+            as_json(label_to_send(label)) for label in page.labels if self._feed.unsigned or label.sig is not None
+        ]
         return JSONResponse({"labels": labels} if page.cursor is None else {"cursor": page.cursor, "labels": labels})
 
     async def check(self) -> None:
@@ -94,20 +97,3 @@ class LabelQueries:
     def _read(self, asked: dict[str, Any]) -> LabelPage:
         with self._feed.database.connect("reader") as connection:
             return query_page(connection, oldest_first=True, **asked)
-
-
-def _label(label: QueriedLabel) -> Label:
-    """The label as its labeler made it; its moments, which no answer has, are left out."""
-    return Label(
-        src=label.src,
-        uri=label.uri,
-        cid=label.cid or None,
-        val=label.val,
-        neg=label.neg,
-        cts=label.cts,
-        exp=label.exp,
-        sig=label.sig,
-        cts_micros=0,
-        exp_micros=None,
-        signed=label.signed,
-    )

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.labels.feed import FutureCursor, check_cursor
-from appview_pipeline.protocol.label import Label, as_wire
+from appview_pipeline.labels.stored_label import label_to_send
+from appview_pipeline.protocol.label import as_wire
 from appview_pipeline.protocol.label_frames import labels_frame
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import DatabaseError
@@ -86,26 +87,9 @@ def frames_of(events: Sequence[LabelEvent]) -> list[Frame]:
     """The frames that hold events, in their order."""
     groups = [events[at : at + MAX_FRAME_LABELS] for at in range(0, len(events), MAX_FRAME_LABELS)]
     return [
-        Frame(group[0].id, group[-1].id, labels_frame(group[-1].id, [as_wire(label_of(event)) for event in group]))
+        Frame(group[0].id, group[-1].id, labels_frame(group[-1].id, [as_wire(label_to_send(event)) for event in group]))
         for group in groups
     ]
-
-
-def label_of(event: LabelEvent) -> Label:
-    """The label as its labeler made it."""
-    return Label(
-        src=event.src,
-        uri=event.uri,
-        cid=event.cid or None,
-        val=event.val,
-        neg=event.neg,
-        cts=event.cts,
-        exp=event.exp,
-        sig=event.sig,
-        cts_micros=event.cts_micros,
-        exp_micros=event.exp_micros,
-        signed=event.signed,
-    )
 
 
 class LiveFeed:

@@ -18,13 +18,14 @@ from appview_pipeline.indexing.shared_rows import letter_rows
 from appview_pipeline.ingest.offenders import QUICK_SHARE, SMALLEST_SHARE
 from appview_pipeline.ingest.transactions import AtWork, TookTooLong, Transactions, reason_of
 from appview_pipeline.labels.label_frame import LabelFrame, Position
-from appview_pipeline.protocol.label import Label, as_wire, encode_label
+from appview_pipeline.labels.stored_label import label_to_send
+from appview_pipeline.protocol.label import as_wire, encode_label
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.batch import DeadLetterLimits
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.dead_letters import LABEL
 from appview_pipeline.store.errors import RefusedData
-from appview_pipeline.store.labels import LabelBatch, LabelerProgress, LabelReport, LabelRow, apply_labels
+from appview_pipeline.store.labels import LabelBatch, LabelerProgress, LabelReport, apply_labels
 from appview_pipeline.store.postgres import limit_transaction
 from appview_pipeline.store.staging import Value
 
@@ -251,27 +252,11 @@ def _given_up(frame: LabelFrame, kind: str, reason: str) -> LabelFrame:
         seq=row.seq,
         did=frame.position.did,
         path=None,
-        bytes=encode_label(as_wire(_label_of(row))),
+        bytes=encode_label(as_wire(label_to_send(row))),
         form=LABEL,
     )
     log.warning("A label of %s becomes a dead letter (%s): %s", frame.position.did, kind, reason)
     return replace(frame, rows=[], rejected=[letter])
-
-
-def _label_of(row: LabelRow) -> Label:
-    return Label(
-        src=row.src,
-        uri=row.uri,
-        cid=row.cid or None,
-        val=row.val,
-        neg=row.neg,
-        cts=row.cts,
-        exp=row.exp,
-        sig=row.sig,
-        cts_micros=row.cts_micros,
-        exp_micros=row.exp_micros,
-        signed=row.signed,
-    )
 
 
 def _labels(frames: Iterable[LabelFrame]) -> int:
