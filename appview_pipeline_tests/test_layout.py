@@ -10,9 +10,12 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 
 PRODUCT, TESTS = CHECKOUT / "appview_pipeline", CHECKOUT / "appview_pipeline_tests"
 
-MIRRORED = {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "labels", "defs"}
+MIRRORED = {
+    *("protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "labels", "operations"),
+    "defs",
+}
 """Packages of the product whose tests have a folder of the same name."""
-OTHERS = {"support", "properties", "conformance", "simulated_network", "benchmark"}
+OTHERS = {"support", "properties", "conformance", "simulated_network", "benchmark", "mutants", "soak"}
 """Folders of `appview_pipeline_tests` that no package of the product stands for (docs/testing.md)."""
 
 
@@ -71,7 +74,8 @@ MAY_IMPORT = {
     "ingest": {"protocol", "network", "store", "leases", "indexing", "identity"},
     "backfill": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest"},
     "labels": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill"},
-    "defs": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "labels"},
+    "operations": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "labels"},
+    "defs": MIRRORED - {"defs"},
 }
 """The packages that each package may import (docs/architecture.md), besides the modules beside them."""
 
@@ -99,8 +103,8 @@ LIBRARIES = {
     "urllib3": ("network/",),
     "idna": ("network/",),
     "certifi": ("network/",),
-    "starlette": ("labels/",),
-    "uvicorn": ("labels/",),
+    "starlette": ("labels/", "operations/"),
+    "uvicorn": ("labels/", "operations/"),
 }
 """Libraries that few places of the product may know."""
 
