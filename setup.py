@@ -59,6 +59,9 @@ INSTALL_REQUIRES = [
     "starlette>=1.0,<2",
     "uvicorn>=0.54,<0.55",
     "websockets>=15,<18",
+    # Metrics for Prometheus (`serve`): the formats that it reads. What is written by it is compared in tests, hence the
+    # bounded range.
+    "prometheus-client>=0.23,<0.27",
     # Command line and its progress bar.
     "click>=8.1,<9",
     "tqdm>=4.66,<5",

@@ -370,7 +370,13 @@ LABELS_PING_SECONDS = 30.0
 """Between two pings of a client of the label service, and how long it has to answer one."""
 LABELS_CLOSE_SECONDS = 5.0
 """How long a client has to take the last frames in, and to answer the end of its stream."""
-LABELS_END_SECONDS = 3
-"""What the label service, once it should end, waits for its clients (whole seconds)."""
 LABELS_RETRY_AFTER = 30
 """Seconds after which a client that was refused, because there are too many or the database is away, may come again."""
+
+SERVING_HEAD_SECONDS = 10.0
+"""How long a client of a server of ours has for the head of a request."""
+SERVING_END_SECONDS = 3
+"""What a server of ours, once it should end, waits for its clients (whole seconds)."""
+
+HEALTHY_SECONDS = 5.0
+"""How long `appview-pipeline healthy` waits for an answer."""

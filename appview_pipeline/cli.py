@@ -749,6 +749,30 @@ def serve_labels(own: bool, sources: tuple[str, ...], unsigned: bool) -> None:
         database.close()
 
 
+@cli.command()
+def serve() -> None:
+    """Serve metrics for Prometheus (/metrics) and health for probes (/livez, /readyz), at APPVIEW_METRICS_ADDRESS.
+
+    Reads the database, and goes on while it is away. Runs until it is stopped (docs/metrics.md).
+    """
+    from appview_pipeline.operations.serving import serve as run
+
+    run(_begin("serve"))
+
+
+@cli.command()
+@click.option("--url", help="What to ask, any http or https URL. [/readyz of `serve` on this machine]")
+def healthy(url: str | None) -> None:
+    """Ask a server whether it is healthy, for a HEALTHCHECK. Exit code 1: it is not, and one sentence says why."""
+    from appview_pipeline.operations.probe import ask, default_url
+
+    settings = _begin("healthy")
+    found = ask(url or default_url(settings))
+    click.echo(found.sentence, err=not found.is_healthy)
+    if not found.is_healthy:
+        sys.exit(1)
+
+
 def main() -> None:
     """Entry point: an operator's mistake is one sentence on standard error and exit code 2."""
     started = time.monotonic()

@@ -577,6 +577,14 @@ class Settings:
         _seconds(1, 3_600),
         90.0,
     )
+    metrics_address: tuple[str, int] = _setting(
+        "APPVIEW_METRICS_ADDRESS",
+        "Where `appview-pipeline serve` listens, `host:port`: metrics for Prometheus, and health for probes. Others "
+        "than this machine should reach it through a proxy that asks who they are (docs/metrics.md).",
+        _host_and_port,
+        ("127.0.0.1", 2481),
+        shown_default="`127.0.0.1:2481`",
+    )
     log_level: str = _setting(
         "APPVIEW_LOG_LEVEL LOG_LEVEL",
         "Level of the least severe log lines shown.",

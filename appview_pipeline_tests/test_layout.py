@@ -11,8 +11,8 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 PRODUCT, TESTS = CHECKOUT / "appview_pipeline", CHECKOUT / "appview_pipeline_tests"
 
 MIRRORED = {
-    *("protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "labels", "operations"),
-    "defs",
+    *("protocol", "network", "store", "leases", "serving", "indexing", "identity"),
+    *("ingest", "backfill", "labels", "operations", "defs"),
 }
 """Packages of the product whose tests have a folder of the same name."""
 OTHERS = {"support", "properties", "conformance", "simulated_network", "benchmark", "mutants", "soak"}
@@ -69,12 +69,13 @@ MAY_IMPORT = {
     "network": {"protocol"},
     "store": set(),
     "leases": {"store"},
+    "serving": set(),
     "indexing": {"protocol", "store"},
     "identity": {"protocol", "network", "store", "leases"},
     "ingest": {"protocol", "network", "store", "leases", "indexing", "identity"},
     "backfill": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest"},
-    "labels": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill"},
-    "operations": {"protocol", "network", "store", "leases", "indexing", "identity", "ingest", "backfill", "labels"},
+    "labels": MIRRORED - {"labels", "operations", "defs"},
+    "operations": MIRRORED - {"operations", "defs"},
     "defs": MIRRORED - {"defs"},
 }
 """The packages that each package may import (docs/architecture.md), besides the modules beside them."""
@@ -103,8 +104,9 @@ LIBRARIES = {
     "urllib3": ("network/",),
     "idna": ("network/",),
     "certifi": ("network/",),
-    "starlette": ("labels/", "operations/"),
-    "uvicorn": ("labels/", "operations/"),
+    "starlette": ("serving/", "labels/", "operations/"),
+    "uvicorn": ("serving/", "labels/client_sockets.py"),
+    "prometheus_client": ("operations/",),
 }
 """Libraries that few places of the product may know."""
 

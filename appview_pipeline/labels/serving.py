@@ -8,13 +8,10 @@ beside the pipeline or without it. All of them have the same sequence numbers.
 from __future__ import annotations
 
 import logging
-import signal
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -40,6 +37,8 @@ from appview_pipeline.labels.xrpc_answers import (
     error_answer,
 )
 from appview_pipeline.network.subscription import SUBSCRIBE_LABELS
+from appview_pipeline.serving.listening import listen
+from appview_pipeline.serving.server import HttpServer
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 
@@ -51,8 +50,6 @@ MAX_MESSAGE_BYTES = 4_096
 """Size limit of what a client may send: the protocol has nothing for it to say."""
 MORE_CONNECTIONS = 200
 """Connections beside those of the streams."""
-BACKLOG = 256
-"""Connections that the kernel keeps until the server takes them."""
 _ABOUT = "This is a label service of the AT Protocol: see /xrpc/{stream} and /xrpc/{query}.\n"
 
 
@@ -84,11 +81,11 @@ def serve_labels(
     if served is None or settings.labeler_did in served:
         for obstacle in obstacles(settings, database):
             log.warning("%s", obstacle)
-    listener = _listener(settings.labels_address)
+    listener = listen(settings.labels_address, "APPVIEW_LABELS_ADDRESS", SEND_BUFFER_BYTES)
     LabelServer(feed, newest, listener, settings.labels_clients, started).run()
 
 
-class LabelServer:
+class LabelServer(HttpServer):
     """A server that listens on a socket."""
 
     def __init__(
@@ -102,66 +99,30 @@ class LabelServer:
         """`newest`: id of the newest label event. `clients`: limit of streams."""
         self._feed = feed
         self._newest = newest
-        self._listener = listener
         self._clients = clients
         self._started = started
-        self._failure: BaseException | None = None
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self._application(),
-                http="h11",
-                ws=ClientSocket,
-                ws_max_size=MAX_MESSAGE_BYTES,
-                ws_ping_interval=backoff.LABELS_PING_SECONDS,
-                ws_ping_timeout=backoff.LABELS_PING_SECONDS,
-                ws_per_message_deflate=False,  # labels are signatures and DIDs, which don't shrink
-                lifespan="on",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                backlog=BACKLOG,
-                limit_concurrency=clients + MORE_CONNECTIONS,
-                timeout_graceful_shutdown=backoff.LABELS_END_SECONDS,
-            )
+        super().__init__(
+            self._application(),
+            listener,
+            connections=clients + MORE_CONNECTIONS,
+            websocket=ClientSocket,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_ping_interval=backoff.LABELS_PING_SECONDS,
+            ws_ping_timeout=backoff.LABELS_PING_SECONDS,
+            ws_per_message_deflate=False,  # labels are signatures and DIDs, which don't shrink
         )
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        port: int = self._listener.getsockname()[1]
-        return port
-
-    def run(self) -> None:
-        """Serves until it is stopped."""
-        with _ended_by_sigterm():
-            self._server.run(sockets=[self._listener])
-        if isinstance(self._failure, OperatorError):
-            raise self._failure
-        if self._failure is not None:
-            raise RuntimeError("the label service failed") from self._failure
-
-    def stop(self) -> None:
-        """Asks it to end, which takes some seconds at most. May be called from any thread."""
-        self._server.should_exit = True
-
-    def _fail(self, error: BaseException) -> None:
-        self._failure = error
-        self.stop()
 
     def _application(self) -> Starlette:
         @asynccontextmanager
         async def lifespan(application: Starlette) -> AsyncIterator[None]:
-            live = LiveFeed(self._feed, self._newest, self._fail)
+            live = LiveFeed(self._feed, self._newest, self.fail)
             streams = LabelStreams(self._feed, live, self._clients)
             queries = LabelQueries(self._feed)
             application.state.streams, application.state.queries = streams, queries
             live.start()
-            host, port = self._listener.getsockname()[:2]
             log.info(
-                "Serves labels at http://%s:%d",
-                f"[{host}]" if ":" in host else host,
-                port,
+                "Serves labels at %s",
+                self.url,
                 extra={
                     "sources": "all" if self._feed.sources is None else ",".join(self._feed.sources),
                     "unsigned": self._feed.unsigned,
@@ -230,37 +191,3 @@ async def _unknown_stream(websocket: WebSocket) -> None:
 
 async def _about(_: Request) -> Response:
     return PlainTextResponse(_ABOUT.format(stream=SUBSCRIBE_LABELS.method, query=QUERY_LABELS))
-
-
-def _listener(address: tuple[str, int]) -> socket.socket:
-    """A socket that listens at an address of this machine. Raises `OperatorError`."""
-    host, port = address
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # its connections have it too
-            listener.bind(where)
-            listener.listen(BACKLOG)
-        except BaseException:
-            listener.close()
-            raise
-    except OSError as error:
-        raise OperatorError(
-            f"Nothing can listen at {host}:{port} ({error.strerror or error}): choose another APPVIEW_LABELS_ADDRESS."
-        ) from error
-    return listener
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """The server ends in order after a SIGTERM, and raises it again then, which would look like a crash."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
