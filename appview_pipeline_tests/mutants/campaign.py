@@ -1,0 +1,126 @@
+"""Puts each defect into a copy of the checkout, and runs the tests that have to notice it."""
+
+from __future__ import annotations
+
+import queue
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+from appview_pipeline_tests.mutants.checkout_copy import CheckoutCopy
+from appview_pipeline_tests.mutants.mutant import Mutant
+
+MUTANT_SECONDS = 180.0
+"""The longest that the tests of one mutant may take; they need a few seconds on a quiet machine."""
+SOUND_SECONDS = 1_800.0
+"""The longest that all chosen tests together may take without a defect."""
+
+_BROKEN = re.compile(
+    r"SyntaxError|IndentationError|UndefinedColumn|UndefinedTable|NameError|ImportError|IndeterminateDat"
+)
+"""What a defect raises that is no defect but a program that can't run: any test notices it, so it shows nothing."""
+
+Fate = Literal["killed", "survived", "timed out", "does not run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a mutant."""
+
+    mutant: Mutant
+    fate: Fate
+    killed_by: str
+    """The test that failed, as pytest names it, below `appview_pipeline_tests/`; empty where none did."""
+    seconds: float
+    words: str
+    """The first line of what the test said."""
+
+
+def run(
+    mutants: Sequence[Mutant], folder: Path, jobs: int, told: Callable[[Result], None], seconds: float = MUTANT_SECONDS
+) -> list[Result]:
+    """Tries all mutants, `jobs` at a time, each in one of as many copies of the checkout below `folder`.
+
+    Returns the results in the order of `mutants`; `told` gets each one as it comes. Raises ValueError where the tests
+    do not pass without any defect, or do not run, or where a mutant's text is not in its file.
+    """
+    copies = [CheckoutCopy(folder / f"copy-{number}") for number in range(jobs)]
+    for mutant in mutants:
+        with copies[0].with_defect(mutant):
+            pass
+    _must_be_sound(copies[0], mutants, folder / "sound.xml")
+    free: queue.SimpleQueue[CheckoutCopy] = queue.SimpleQueue()
+    for copy in copies:
+        free.put(copy)
+
+    def one(mutant: Mutant) -> Result:
+        copy = free.get()
+        try:
+            result = attempt(copy, mutant, seconds)
+        finally:
+            free.put(copy)
+        told(result)
+        return result
+
+    with ThreadPoolExecutor(jobs) as threads:
+        return list(threads.map(one, mutants))
+
+
+def attempt(copy: CheckoutCopy, mutant: Mutant, seconds: float = MUTANT_SECONDS) -> Result:
+    """Runs the tests of one mutant with its defect, up to the first that fails."""
+    report = copy.folder.parent / f"{copy.folder.name}.xml"
+    report.unlink(missing_ok=True)
+    began = time.monotonic()
+    with copy.with_defect(mutant):
+        code = copy.run_tests(mutant.test_ids, report, seconds, "-x")
+    fate, killed_by, words = _fate(code, report)
+    return Result(
+        mutant=mutant, fate=fate, killed_by=killed_by, seconds=round(time.monotonic() - began, 1), words=words
+    )
+
+
+def _fate(code: int | None, report: Path) -> tuple[Fate, str, str]:
+    if code is None:
+        return "timed out", "", ""
+    if code == 0:
+        return "survived", "", ""
+    outcomes = list(_outcomes(report)) if report.exists() else []
+    failed = [(test, words) for test, outcome, words in outcomes if outcome == "failure"]
+    if code != 1 or not failed:
+        return "does not run", "", next((words for _, outcome, words in outcomes if outcome == "error"), f"exit {code}")
+    test, words = failed[0]
+    test = test.partition("[")[0]  # parameters may hold anything
+    return ("does not run" if _BROKEN.search(words) else "killed"), test, words
+
+
+def _outcomes(report: Path) -> Iterator[tuple[str, str, str]]:
+    """Test, outcome (passed, failure, error, skipped) and its message's first line, of a JUnit report."""
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        *folders, last = case.get("classname", "").split(".")
+        test = f"{'/'.join([*folders, last]).removeprefix('appview_pipeline_tests/')}.py::{case.get('name', '')}"
+        found = next((it for it in case if it.tag in ("failure", "error", "skipped")), None)
+        message = "" if found is None else (found.get("message") or "")
+        yield test, "passed" if found is None else found.tag, message.strip().partition("\n")[0]
+
+
+def _must_be_sound(copy: CheckoutCopy, mutants: Sequence[Mutant], report: Path) -> None:
+    """Raises ValueError unless all tests of the mutants pass without a defect, and each mutant has one that ran."""
+    tests = sorted({test for mutant in mutants for test in mutant.test_ids})
+    code = copy.run_tests(tests, report, SOUND_SECONDS)
+    outcomes = list(_outcomes(report)) if report.exists() else []
+    bad = [f"{test}: {words}" for test, outcome, words in outcomes if outcome in ("failure", "error")]
+    if code != 0:
+        raise ValueError(f"without any defect the tests fail (pytest exits with {code}):\n" + "\n".join(bad))
+    passed = {test.partition("[")[0] for test, outcome, _ in outcomes if outcome == "passed"}
+    idle = [it.name for it in mutants if not any(_covers(test, ran) for test in it.tests for ran in passed)]
+    if idle:
+        raise ValueError(f"all tests of {', '.join(idle)} are skipped")
+
+
+def _covers(named: str, ran: str) -> bool:
+    return ran == named.partition("[")[0] or ran.startswith(f"{named}::")
