@@ -120,6 +120,31 @@ def status(as_json: bool) -> None:
         click.echo("\n".join(found.lines()))
 
 
+@cli.command()
+@click.argument("subject", metavar="AT-URI|DID|HANDLE|URL")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def explain(subject: str, as_json: bool) -> None:
+    """Say what is known of a record or an account, and why it is so (docs/explain.md).
+
+    Reads the database and asks nobody. A URL is that of a post, list, feed or starter pack on bsky.app.
+    """
+    from appview_pipeline.operations.explain import explain as run
+    from appview_pipeline.operations.explain_words import as_json as to_json
+    from appview_pipeline.operations.explain_words import lines
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("explain")
+    database = open_database(settings)
+    try:
+        found = run(settings, database, subject)
+    finally:
+        database.close()
+    if as_json:
+        _json_line(to_json(found))
+    else:
+        click.echo("\n".join(lines(found)))
+
+
 @cli.group()
 def privacy() -> None:
     """Accounts that forbid the collection of their data (docs/privacy.md)."""

@@ -48,7 +48,7 @@ from appview_pipeline.store.staging import copy_encoded, copy_rows, make_tables
 
 def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry_run: bool) -> None:
     """The steps of a batch, in the order in which every writer takes its locks."""
-    _plan_for_batches(cursor)
+    plan_for_batches(cursor)
     _stage(cursor, batch)  # by COPY, into temporary tables that all later statements read
 
     removes = batch.report.source == REMOVAL
@@ -163,7 +163,8 @@ def prepare(connection: Connection, effects: Effects) -> None:
     connection.commit()
 
 
-def _plan_for_batches(cursor: Cursor) -> None:
+def plan_for_batches(cursor: Cursor) -> None:
+    """Has the transaction's statements follow indexes, however little is staged."""
     # The planner knows of the staging tables only their size, and would rather read a whole table than follow its
     # index for what it takes for many rows. A batch is never that large. And it thinks that a record has few past
     # states, reads them all and sorts them, where the index has the newest first.
