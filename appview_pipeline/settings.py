@@ -76,6 +76,38 @@ def _days(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def _hours(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be between {low:g} and {high:g} hours")
+        return value
+
+    return parse
+
+
+def _share(text: str) -> float:
+    """A part of a whole."""
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError("must be between 0 and 1")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1e9:
+        raise ValueError("must be between 0 and 1,000,000,000 a second")
+    return value
+
+
+def _header_value(text: str) -> str:
+    """What may stand in an HTTP header. Never quoted back."""
+    if not re.fullmatch(r"[!-~]([ -~]{0,4000}[!-~])?", text):
+        raise AddressError("must be printable ASCII characters")
+    return text
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         for value in allowed:
@@ -584,6 +616,206 @@ class Settings:
         _host_and_port,
         ("127.0.0.1", 2481),
         shown_default="`127.0.0.1:2481`",
+    )
+    lag_warning_seconds: float = _setting(
+        "APPVIEW_LAG_WARNING_SECONDS",
+        "Seconds that the stream may be behind; then `keeps_up` warns. All that is named `..._WARNING_...` is the "
+        "threshold of a check ([operations.md](operations.md#checks)).",
+        _seconds(1, 31_536_000),
+        60.0,
+    )
+    silence_warning_seconds: float = _setting(
+        "APPVIEW_SILENCE_WARNING_SECONDS",
+        "Seconds that a leased process may report nothing, or the stream bring nothing; then `connected`, `resolving`, "
+        "`resolution_keeps_up` and `fetching` fail.",
+        _seconds(1, 31_536_000),
+        180.0,
+    )
+    throughput_warning_share: float = _setting(
+        "APPVIEW_THROUGHPUT_WARNING_SHARE",
+        "Share of the events a second of the hour before that have to come in ten minutes; of fewer `throughput` "
+        "warns. `0`: it does not compare.",
+        _share,
+        0.5,
+    )
+    throughput_warning_rate: float = _setting(
+        "APPVIEW_THROUGHPUT_WARNING_RATE",
+        "Events a second that have to come in ten minutes; of fewer `throughput` warns. `0`: it does not care.",
+        _rate,
+        0.0,
+        shown_default="`0`",
+    )
+    dead_letter_warning_share: float = _setting(
+        "APPVIEW_DEAD_LETTER_WARNING_SHARE",
+        "Share of the events of the last hour that may have a dead letter; of more `few_dead_letters` warns.",
+        _share,
+        0.001,
+    )
+    identity_warning_seconds: float = _setting(
+        "APPVIEW_IDENTITY_WARNING_SECONDS",
+        "Seconds that a new account or an event may wait to be resolved; then `resolution_keeps_up` warns.",
+        _seconds(1, 31_536_000),
+        300.0,
+    )
+    hosts_warning_share: float = _setting(
+        "APPVIEW_HOSTS_WARNING_SHARE",
+        "Share of the network's accounts whose hosts may be left alone at the same time; of more `hosts_reachable` "
+        "warns.",
+        _share,
+        0.05,
+    )
+    fetch_warning_share: float = _setting(
+        "APPVIEW_FETCH_WARNING_SHARE",
+        "Share of the answers about missing records that have to settle whether there is one; of fewer "
+        "`fetches_succeed` warns.",
+        _share,
+        0.95,
+    )
+    pending_warning_seconds: float = _setting(
+        "APPVIEW_PENDING_WARNING_SECONDS",
+        "Seconds that a missing record which may be fetched may wait for it; then `pending_is_fetched` warns.",
+        _seconds(1, 31_536_000),
+        3_600.0,
+    )
+    gap_warning_seconds: float = _setting(
+        "APPVIEW_GAP_WARNING_SECONDS",
+        "Seconds that a gap may be open about which something can be done; then `gaps_close` warns.",
+        _seconds(1, 31_536_000),
+        86_400.0,
+    )
+    incomplete_warning_share: float = _setting(
+        "APPVIEW_INCOMPLETE_WARNING_SHARE",
+        "Share of the repositories that may be incomplete (desynchronized, resyncing, error); of more "
+        "`repositories_complete` warns.",
+        _share,
+        0.01,
+    )
+    repository_warning_seconds: float = _setting(
+        "APPVIEW_REPOSITORY_WARNING_SECONDS",
+        "Seconds that a repository of which something is missing, or that was asked for, may wait though it may be "
+        "fetched; then `repositories_are_fetched` warns.",
+        _seconds(1, 31_536_000),
+        21_600.0,
+    )
+    backfill_warning_seconds: float = _setting(
+        "APPVIEW_BACKFILL_WARNING_SECONDS",
+        "Seconds in which a repository has to be finished while some may be fetched; else `backfill_moves` warns.",
+        _seconds(60, 604_800),
+        21_600.0,
+    )
+    labels_warning_seconds: float = _setting(
+        "APPVIEW_LABELS_WARNING_SECONDS",
+        "Seconds that the labels of a labeler may be behind; then `labelers_keep_up` warns.",
+        _seconds(1, 31_536_000),
+        120.0,
+    )
+    labels_warning_share: float = _setting(
+        "APPVIEW_LABELS_WARNING_SHARE",
+        "Share of a labeler's labels that may be rejected; of more it warns.",
+        _share,
+        0.05,
+    )
+    labels_gap_warning_seconds: float = _setting(
+        "APPVIEW_LABELS_GAP_WARNING_SECONDS",
+        "Seconds that labels may be missing which their server did not keep; then it warns. A stream is read from its "
+        "beginning again once a day at most, and that takes time.",
+        _seconds(1, 31_536_000),
+        172_800.0,
+    )
+    drift_warning_counters: int = _setting(
+        "APPVIEW_DRIFT_WARNING_COUNTERS",
+        "Counters of one recount that may differ; of more `rotating_recount` and `equals_recount` fail. Each one is a "
+        "defect.",
+        _whole_number(0, 10**9),
+        0,
+        shown_default="`0`",
+    )
+    disk_bytes: int | None = _setting(
+        "APPVIEW_DISK_BYTES",
+        "Bytes of the volume that the database is on, for a server on another machine. The embedded database, and a "
+        "server that is reached by a socket, are on a volume that says it itself.",
+        _whole_number(1, 10**18),
+        shown_default="the volume's own",
+    )
+    disk_warning_days: float = _setting(
+        "APPVIEW_DISK_WARNING_DAYS",
+        "Days that the volume has to last, by how tables have grown; of fewer `disk_lasts` warns.",
+        _days(0, 36_500),
+        7.0,
+        shown_default="`7`",
+    )
+    disk_warning_share: float = _setting(
+        "APPVIEW_DISK_WARNING_SHARE",
+        "Share of the volume that has to be free; of less `disk_lasts` warns, and of a third of it, it fails.",
+        _share,
+        0.1,
+    )
+    table_size_days: int = _setting(
+        "APPVIEW_TABLE_SIZE_DAYS",
+        "Days that the hourly sizes of tables are kept.",
+        _whole_number(1, 36_500),
+        90,
+    )
+    transaction_warning_seconds: float = _setting(
+        "APPVIEW_TRANSACTION_WARNING_SECONDS",
+        "Seconds that a transaction may be open; then `transactions_end` warns.",
+        _seconds(1, 31_536_000),
+        3_600.0,
+    )
+    transaction_id_warning_age: int = _setting(
+        "APPVIEW_TRANSACTION_ID_WARNING_AGE",
+        "Transactions since the oldest row version that is not frozen; beyond it `transaction_ids_last` warns, beyond "
+        "1,500,000,000 it fails. PostgreSQL stops writing at 2,100,000,000.",
+        _whole_number(10_000, 2_000_000_000),
+        500_000_000,
+        shown_default="`500000000`",
+    )
+    dead_rows_warning_share: float = _setting(
+        "APPVIEW_DEAD_ROWS_WARNING_SHARE",
+        "Share of the rows of a table that may be dead; of more `vacuum_keeps_up` warns. Small tables are left out.",
+        _share,
+        0.5,
+    )
+    connections_warning_share: float = _setting(
+        "APPVIEW_CONNECTIONS_WARNING_SHARE",
+        "Share of PostgreSQL's `max_connections` that may be taken; of more `connections_left` warns.",
+        _share,
+        0.85,
+    )
+    ticks_warning_count: int = _setting(
+        "APPVIEW_TICKS_WARNING_COUNT",
+        "Ticks of one sensor or schedule that may fail in an hour; of more `ticks_succeed` fails.",
+        _whole_number(0, 100_000),
+        2,
+    )
+    runs_warning_count: int = _setting(
+        "APPVIEW_RUNS_WARNING_COUNT",
+        "Runs of one job that may fail in a day; of more `runs_succeed` warns.",
+        _whole_number(0, 100_000),
+        0,
+        shown_default="`0`",
+    )
+    alert_webhook: str | None = _setting(
+        "APPVIEW_ALERT_WEBHOOK",
+        "URL that gets a POST with JSON when a check or a run fails, and when a check passes again "
+        "([operations.md](operations.md#alerts)). Without it there are log lines.",
+        _url("http", "https"),
+        shown_default="none",
+        secret=True,
+    )
+    alert_webhook_token: str | None = _setting(
+        "APPVIEW_ALERT_WEBHOOK_TOKEN",
+        "Token that this URL gets, in the header `Authorization: Bearer`.",
+        _header_value,
+        shown_default="none",
+        secret=True,
+    )
+    alert_repeat_hours: float = _setting(
+        "APPVIEW_ALERT_REPEAT_HOURS",
+        "Hours after which a check that still fails is said again. `0`: never.",
+        _hours(0, 87_600),
+        24.0,
+        shown_default="`24`",
     )
     log_level: str = _setting(
         "APPVIEW_LOG_LEVEL LOG_LEVEL",

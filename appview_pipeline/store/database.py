@@ -6,6 +6,7 @@ In seconds; a statement beyond its limit is cancelled, a session that leaves a t
 |---|---|---|---|---|
 | writer | `APPVIEW_STATEMENT_TIMEOUT` | 30 | 60 | the write path; a cancelled batch is retried |
 | reader | 30 | 5 | 30 | read-only: status, sensor, checks |
+| health | 5 | 1 | 30 | read-only: `health_report.py`, for checks, alerts and metrics |
 | maintenance | 3,600 | 10 | 300 | sweeps, recounts, reruns; gives up waiting for a lock early |
 | start | 60 | 10 | 60 | checks of a database before it is used (`postgres.START`) |
 | migration | 21,600 | 60 | 300 | (`migrate.MIGRATION`); waits 900 for another process that migrates |
@@ -51,6 +52,7 @@ def roles(settings: Settings) -> dict[str, Role]:
         # Compiling takes longer than the short statements of the write path.
         "writer": Role(statement=settings.statement_timeout, lock=30, idle=60, jit=False),
         "reader": Role(statement=30, lock=5, idle=30, read_only=True),
+        "health": Role(statement=5, lock=1, idle=30, read_only=True),
         "maintenance": Role(statement=3_600, lock=10, idle=300),
     }
 

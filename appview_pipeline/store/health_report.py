@@ -7,23 +7,38 @@ Bounded on a database of any size: estimates of PostgreSQL, partial indexes, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import Any
 
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.settings import Settings
+from appview_pipeline.store import backfill_queue, identities
 from appview_pipeline.store.backfill_queue import QueueState
-from appview_pipeline.store.fetch_reports import LastFetchReport, Outcomes
+from appview_pipeline.store.fetch_reports import LastFetchReport, Outcomes, last_fetch_report, recent_outcomes
 from appview_pipeline.store.identities import QueueLength
-from appview_pipeline.store.identity_reports import LastReport
-from appview_pipeline.store.label_reports import LabelerReport
-from appview_pipeline.store.sync_reports import OpenGaps
-from appview_pipeline.store.upstreams import LeftAlone, StoredUpstream
+from appview_pipeline.store.identity_reports import LastReport, last_report
+from appview_pipeline.store.label_reports import LabelerReport, labeler_reports
+from appview_pipeline.store.labelers import LOCK as LABEL_LOCK
+from appview_pipeline.store.session_lock import lock_key
+from appview_pipeline.store.sql import sections
+from appview_pipeline.store.stream_lock import stream_lock_name
+from appview_pipeline.store.sync_reports import OpenGaps, open_gaps, repository_states
+from appview_pipeline.store.upstreams import LeftAlone, StoredUpstream, left_alone, list_upstreams
 
 MAX_COUNTED = 10_000
 """Rows of a queue that are counted; a count that reaches it means "so many or more"."""
+OUTCOME_SECONDS = 3_600.0
+"""How far back attempts to fetch missing records count."""
+MIN_GROWTH_SECONDS = 10_800.0
+"""Measurements that are nearer to each other say nothing about growth."""
+NAMED_HOSTS = 3
+
+_STREAM_SECONDS = {"recent_seconds": 60, "usual_seconds": 600}
+"""Seconds of the relay's time that a rate needs, to say something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,27 +236,131 @@ def read_health(connection: Connection, settings: Settings) -> HealthReport:
 
     Raises `store.errors.DatabaseError` where a statement fails or exceeds its time.
     """
+
+    def rows(name: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(sections("report/health.sql")[name], parameters or None)
+            return cursor.fetchall()
+
+    held = {key for (key,) in rows("locks")}
+    ((version,),) = rows("version")
+    ((total, incomplete, estimate),) = rows("repositories", limit=MAX_COUNTED)
+    if incomplete >= MAX_COUNTED:
+        incomplete = max(incomplete, estimate)
+    ((urgent, other),) = rows("queue")
+    ((done, records, fetched_bytes, failed, last),) = rows("backfill", seconds=settings.backfill_warning_seconds)
+    ((hosts, accounts, paused, paused_accounts, largest),) = rows("hosts", shown=NAMED_HOSTS)
+    states = repository_states(connection)
     return HealthReport(
         taken_at=datetime.now(timezone.utc),
-        schema_version=None,
-        streams=[],
-        dead_letters_last_hour={},
-        gaps={},
-        open_gaps=OpenGaps(),
-        repositories=RepositoryHealth(),
-        pending=PendingHealth(),
-        identities={},
-        identity_report=None,
-        fetch_report=None,
-        outcomes=Outcomes(),
-        queue=FetchQueueHealth(QueueState({}, 0, 0, 0, None)),
-        backfill=BackfillHealth(0.0),
-        hosts=HostHealth(),
-        left_alone=LeftAlone(0, 0),
-        upstreams=[],
-        is_reading_labels=False,
-        labelers=[],
-        disk=DiskHealth(),
-        server=ServerHealth(),
-        tables={},
+        schema_version=version,
+        streams=[_stream(row, held) for row in rows("streams", **_STREAM_SECONDS, relay=settings.relay_url)],
+        dead_letters_last_hour=dict(rows("dead_letters")),
+        gaps={kind: GapHealth(count, seconds) for kind, count, seconds in rows("gaps", limit=MAX_COUNTED)},
+        open_gaps=open_gaps(connection, MAX_COUNTED),
+        repositories=RepositoryHealth(
+            total=total if states.is_estimate else sum(states.counts.values()),
+            by_state=states.counts,
+            incomplete=incomplete,
+        ),
+        pending=PendingHealth(*rows("pending", limit=MAX_COUNTED)[0]),
+        identities=identities.queue_state(connection, MAX_COUNTED).queues,
+        identity_report=last_report(connection),
+        fetch_report=last_fetch_report(connection),
+        outcomes=recent_outcomes(connection, OUTCOME_SECONDS),
+        queue=FetchQueueHealth(backfill_queue.queue_state(connection, MAX_COUNTED), urgent, other),
+        backfill=BackfillHealth(
+            seconds=settings.backfill_warning_seconds,
+            repositories=done,
+            records=records,
+            bytes=fetched_bytes,
+            failed=failed,
+            last_seconds=last,
+        ),
+        hosts=HostHealth(
+            hosts=hosts, accounts=accounts, paused=paused, paused_accounts=paused_accounts, largest=largest
+        ),
+        left_alone=left_alone(connection),
+        upstreams=list_upstreams(connection),
+        is_reading_labels=lock_key(LABEL_LOCK) in held,
+        labelers=labeler_reports(connection),
+        disk=_disk(connection, settings, rows("disk")[0], rows("growth")),
+        server=_server(rows("server")[0], rows("transactions")),
+        tables={
+            name: TableHealth(rows=live, dead_rows=dead, bytes=size, vacuumed_seconds=vacuumed)
+            for name, live, dead, size, vacuumed in rows("tables")
+        },
+    )
+
+
+def _stream(row: tuple[Any, ...], held: Collection[int]) -> StreamHealth:
+    relay, shard, is_in_use, seq, idle, lag, rate, usual, *sums = row
+    batches, events, rejected, skipped, doubtful, size, decode, apply = sums
+    return StreamHealth(
+        relay=relay,
+        shard=shard,
+        is_in_use=is_in_use,
+        is_consumed=lock_key(stream_lock_name(relay, shard)) in held,
+        seq=seq,
+        idle_seconds=idle,
+        lag_seconds=lag,
+        events_per_second=rate,
+        usual_events_per_second=usual,
+        batches_last_hour=batches,
+        events_last_hour=events,
+        rejected_last_hour=rejected,
+        skipped_last_hour=skipped,
+        doubtful_last_hour=doubtful,
+        bytes_last_hour=size,
+        decode_seconds_last_hour=decode,
+        apply_seconds_last_hour=apply,
+    )
+
+
+def _disk(
+    connection: Connection, settings: Settings, row: tuple[int, str | None], measured: Sequence[tuple[datetime, int]]
+) -> DiskHealth:
+    size, folder = row
+    volume: int | None = None
+    free: int | None = None
+    if settings.disk_bytes is not None:
+        volume, free = settings.disk_bytes, max(settings.disk_bytes - size, 0)
+    elif folder is not None and (settings.database_url is None or (connection.info.host or "/").startswith("/")):
+        volume, free = _volume(folder)
+    growth, seconds = _growth(measured)
+    return DiskHealth(bytes=size, volume_bytes=volume, free_bytes=free, growth=growth, growth_seconds=seconds)
+
+
+def _volume(folder: str) -> tuple[int | None, int | None]:
+    """Bytes of the volume that the folder is on, and those that are free for its owner; None, where it is elsewhere or
+    this process may not look. (A server that is reached by a socket may be in another container.)"""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None, None
+    return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+
+def _growth(measured: Sequence[tuple[datetime, int]]) -> tuple[float | None, float]:
+    """Bytes a day by the newest measurement and earlier ones, and the seconds between: the larger of what the last day
+    and the last week say, since a backfill that has begun says more than the quiet days before."""
+    if not measured:
+        return None, 0.0
+    newest, size = measured[-1]
+    spans = [((newest - hour).total_seconds(), size - before) for hour, before in measured[:-1]]
+    rates = [(added / seconds * 86_400.0, seconds) for seconds, added in spans if seconds >= MIN_GROWTH_SECONDS]
+    return max(rates, default=(None, 0.0))
+
+
+def _server(row: tuple[Any, ...], transactions: Sequence[tuple[float, str]]) -> ServerHealth:
+    version, started_at, connections, most, age = row
+    seconds, whose = transactions[0] if transactions else (None, None)
+    return ServerHealth(
+        version=version,
+        started_at=started_at,
+        connections=connections,
+        max_connections=most,
+        oldest_transaction_seconds=seconds,
+        oldest_transaction=whose,
+        transaction_id_age=age,
     )

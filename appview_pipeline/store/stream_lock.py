@@ -16,7 +16,8 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.session_lock import LockTaken, SessionLock, lock_key, session_lock
 
 
-def _name(relay: str, shard: str) -> str:
+def stream_lock_name(relay: str, shard: str) -> str:
+    """The name of the lock of a stream, or of one shard of it."""
     return f"consumer {relay} {shard}"
 
 
@@ -66,7 +67,8 @@ def stream_lock(
     give up, and `OperatorError` when the database can't be reached.
     """
     taken = f"another consumer is at work on {relay} ({shard})"
-    with session_lock(database, _name(relay, shard), taken=taken, stopped=stopped, patience=patience) as connection:
+    name = stream_lock_name(relay, shard)
+    with session_lock(database, name, taken=taken, stopped=stopped, patience=patience) as connection:
         yield StreamLock(connection)
 
 
@@ -80,7 +82,7 @@ def _join_layout(connection: Connection, relay: str, count: int) -> list[int]:
     with connection.cursor() as cursor:
         cursor.execute("BEGIN")
         try:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(_name(relay, "layouts")),))
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(stream_lock_name(relay, "layouts")),))
             cursor.execute(
                 "SELECT DISTINCT objid::int FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted "
                 "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
