@@ -74,6 +74,7 @@ from appview_pipeline.store.labels import (
 )
 from appview_pipeline.store.pending import missed, postpone, take_missing
 from appview_pipeline.store.repo_states import begin_resync, fail_resync
+from appview_pipeline.store.table_sizes import measure_tables
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.simulated_network.world import World
@@ -247,6 +248,7 @@ STATEMENTS: dict[str, str] = {
     "labels/labeler.reread_gaps": STATE,
     "labels/labeler.states": STATE,
     "labels/labeler.want": LOOKS,
+    "operations/table_size.measure": NOBODY,
     "repair/counters.advance": NOBODY,
     "repair/counters.posts_lock": OTHERS,
     "repair/counters.posts_rewrite": OTHERS,
@@ -348,6 +350,7 @@ MODULES = {
     "repos": "test_live",
     "run_effects": "test_live",
     "signatures": "test_signatures_that_are_settled_later",
+    "table_sizes": "test_sizes_of_tables",
     "upstreams": "test_resolution",
 }
 """Modules of store/ that run such statements, and the test that drives each."""
@@ -960,6 +963,15 @@ def test_sweeps_of_labels(database: Database) -> None:
         assert sweep_label_events(connection, datetime.now(timezone.utc)) == 2
     assert not news_of(before, database, old)
     assert rows(database.url, "SELECT src FROM pipeline.label_swept") == [(bob.did,)]
+
+
+def test_sizes_of_tables(database: Database) -> None:
+    """They say how large tables are, and name no account."""
+    ann = Person(Stream(), "ann")
+    forbid(database, ann)
+    with database.connect("maintenance") as connection:
+        assert len(measure_tables(connection)) > 50
+    assert tables_of(traces(database.url, ann.did)) == KEPT
 
 
 def test_hosting_statuses(database: Database) -> None:
