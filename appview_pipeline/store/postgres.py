@@ -69,7 +69,7 @@ START = Role(statement=60, lock=10, idle=60)
 
 
 @contextmanager
-def transient(url: str, role: Role = START, application_name: str = "appview-pipeline") -> Iterator[Connection]:
+def transient(url: str, role: Role | None = None, application_name: str = "appview-pipeline") -> Iterator[Connection]:
     """One SQLAlchemy connection in `role` (default: `START`), opened for the block and closed after it.
 
     Raises errors that an operator can mend as `OperatorError`; a pooler that shares sessions is one of them.

@@ -149,7 +149,9 @@ def test_what_can_not_be_fetched_or_proved_has_a_reason(audited: Audited) -> Non
     assert "cut short" in found.failed[audited.ann.did]
 
 
-def test_a_repository_that_is_not_indexed_lacks_everything(database: Database, stream: Stream) -> None:
+def test_a_repository_that_is_not_indexed_lacks_everything(
+    database: Database, stream: Stream, no_patience: None
+) -> None:
     ann = Person(stream, "ann")
     ann.commit(post("a", "x"))
     settings = replace(Settings(database_url=database.url), repo_fetches=1)

@@ -155,12 +155,17 @@ def test_hosts_that_fail_hold_up_no_other(database: Database, network: Simulated
     limited.faults.retry_after = 600
     settings = settings_for(network, database, fetch_seconds=3.0, repo_fetches=8)
     done: list[float] = []
+    kinds: set[str] = set()
 
     def progress(so_far: WorkSummary) -> None:
         if so_far.repositories == len(good) and not done:
             done.append(so_far.seconds)
+        kinds.update(so_far.failures)
 
-    found = work(settings, database, progress=progress, max_seconds=10)
+    def stopped() -> bool:
+        return bool(done) and {"parked", "timeout"} <= kinds
+
+    found = work(settings, database, progress=progress, max_seconds=60, stopped=stopped)
     assert found.repositories == len(good) and done[0] < 8, found
     left = unfinished(database)
     assert len(left) == len(everybody) - len(good)

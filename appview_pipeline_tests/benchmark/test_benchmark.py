@@ -88,7 +88,7 @@ def test_a_tiny_form_of_it_gives_every_figure(tmp_path: Path) -> None:
     assert (tmp_path / "history.svg").read_text().count("<circle") == 2
 
 
-@pytest.mark.slow  # about 25 s
+@pytest.mark.thorough  # about 25 s
 def test_two_revisions_alternate() -> None:
     if not (CHECKOUT / ".git").exists():
         pytest.skip("no git checkout")
@@ -107,7 +107,7 @@ def test_the_partition_of_an_account_is_that_of_the_queue(database: Database) ->
     assert [bucket_of(did) for did in dids] == [bucket for (bucket,) in found]
 
 
-@pytest.mark.slow  # about 25 s
+@pytest.mark.thorough  # about 25 s
 def test_a_tiny_backfill_gives_every_figure() -> None:
     ran = subprocess.run(
         [
@@ -216,7 +216,7 @@ def test_what_is_prefilled_is_what_the_write_path_would_have_written(database_ur
             assert count("SELECT count(*) FROM pg_namespace WHERE nspname = 'bench'") == 0
 
 
-@pytest.mark.slow  # about 70 s
+@pytest.mark.thorough  # about 70 s
 def test_a_tiny_backlog_of_accounts_gives_every_figure(tmp_path: Path) -> None:
     written = tmp_path / "figures.json"
     ran = subprocess.run(
