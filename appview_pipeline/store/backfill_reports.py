@@ -9,6 +9,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extras import Json
 
 from appview_pipeline.store.sql import sections
+from appview_pipeline.store.totals import count_reports
 
 _FILE = "backfill/report.sql"
 SWEPT_AT_ONCE = 5_000
@@ -71,6 +72,7 @@ def reports_since(connection: Connection, after: int) -> BackfillTotals:
 
 def sweep_reports(connection: Connection, before: datetime) -> int:
     """Deletes rows that are older than `before`, committing as it goes. Returns how many."""
+    count_reports(connection)
     deleted = 0
     while True:
         with connection.cursor() as cursor:

@@ -10,6 +10,7 @@ from typing import Any
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
+from appview_pipeline.store.totals import count_reports
 
 MAX_REPORTS = 20_000
 """Rows that are read at once, to be reported."""
@@ -121,6 +122,7 @@ def recent_outcomes(connection: Connection, seconds: float) -> Outcomes:
 
 def sweep_fetch_reports(connection: Connection, before: datetime) -> int:
     """Deletes reports from before `before`, committing every `SWEPT_AT_ONCE` rows. Returns how many."""
+    count_reports(connection)
     swept = 0
     while True:
         with connection.cursor() as cursor:

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
+from appview_pipeline.store.totals import count_reports
 
 MAX_REPORTS = 20_000
 """Rows that are read at once, to be reported."""
@@ -112,6 +113,7 @@ def refresh_due(connection: Connection, limit: int = MAX_COUNTED) -> int:
 def sweep_reports(connection: Connection, before: datetime) -> int:
     """Deletes reports, and servers that did not change, from before `before`, committing every `SWEPT_AT_ONCE` rows.
     Returns how many."""
+    count_reports(connection)
     swept = 0
     for name in ("batches", "upstreams"):
         while True:

@@ -10,6 +10,7 @@ from typing import Any
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
+from appview_pipeline.store.totals import count_reports
 
 MAX_BATCHES = 5_000
 SWEPT_AT_ONCE = 20_000
@@ -151,6 +152,7 @@ def aggregate_drift(
 
 def sweep_batches(connection: Connection, before: datetime) -> int:
     """Deletes the batches applied before `before`, committing every `SWEPT_AT_ONCE` rows. Returns how many."""
+    count_reports(connection)
     swept = 0
     while True:
         with connection.cursor() as cursor:

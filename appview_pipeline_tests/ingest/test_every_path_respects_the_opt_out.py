@@ -75,6 +75,7 @@ from appview_pipeline.store.labels import (
 from appview_pipeline.store.pending import missed, postpone, take_missing
 from appview_pipeline.store.repo_states import begin_resync, fail_resync
 from appview_pipeline.store.table_sizes import measure_tables
+from appview_pipeline.store.totals import count_reports
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.simulated_network.world import World
@@ -263,6 +264,8 @@ STATEMENTS: dict[str, str] = {
     "repair/post.gates": DERIVED,
     "repair/post.remains": DERIVED,
     "repair/post.unflag": DERIVED,
+    "report/totals.count": NOBODY,
+    "report/totals.move": NOBODY,
     "schema/0018_privacy.allow_data_collection": REMOVES,
     "schema/0018_privacy.follow_exclusion": STATE,
     "schema/0019_sync.follow_exclusion": STATE,
@@ -351,6 +354,7 @@ MODULES = {
     "run_effects": "test_live",
     "signatures": "test_signatures_that_are_settled_later",
     "table_sizes": "test_sizes_of_tables",
+    "totals": "test_live",
     "upstreams": "test_resolution",
 }
 """Modules of store/ that run such statements, and the test that drives each."""
@@ -501,6 +505,10 @@ def test_live(database: Database, start: Start) -> None:
         relay.publish([bob.commit(post("b", "bob's"))])
         until(lambda: cursor(database, relay.url) == stream.seq, consumer)
         assert consumer.end() < 10
+    rows(database.url, "UPDATE pipeline.batch SET applied_at = applied_at - interval '1 hour'")
+    with database.connect("maintenance") as connection:
+        count_reports(connection)
+    assert one(database.url, "SELECT sum(value) FROM pipeline.total WHERE name = 'stream_withheld'") > 10
     assert tables_of(news_of(before, database, ann)) == KEPT
     # The other one deleted records. That leaves what says so, and the count of likes of a post of hers that she liked.
     news = tables_of(news_of(before, database, old))

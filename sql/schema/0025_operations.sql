@@ -15,3 +15,29 @@ COMMENT ON COLUMN pipeline.table_size.hour IS 'Beginning of the hour in which it
 COMMENT ON COLUMN pipeline.table_size.table_name IS 'Schema and name of the table, with a dot between.';
 COMMENT ON COLUMN pipeline.table_size.bytes IS 'Bytes on the disk: rows, indexes, TOAST.';
 COMMENT ON COLUMN pipeline.table_size.row_estimate IS 'Rows, as PostgreSQL estimates them.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Totals, for counters that never go back though the reports that they are made of are swept.
+
+CREATE TABLE pipeline.total (
+    name text NOT NULL,
+    labels text[] NOT NULL,
+    value numeric NOT NULL,
+    PRIMARY KEY (name, labels)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pipeline.total IS
+    'Sums of the reports of processes (batch, identity_batch, fetch_batch, backfill_batch) up to total_counted: what '
+    'metrics count (sql/report/totals.sql).';
+COMMENT ON COLUMN pipeline.total.name IS 'What is counted.';
+COMMENT ON COLUMN pipeline.total.labels IS 'Of what: a relay and its shard, a collection and an action, a kind, ...';
+COMMENT ON COLUMN pipeline.total.value IS 'How many, or how many bytes or seconds, since the database was made.';
+
+CREATE TABLE pipeline.total_counted (
+    report text PRIMARY KEY,
+    counted_to timestamptz NOT NULL DEFAULT 'epoch'
+);
+INSERT INTO pipeline.total_counted (report) VALUES ('batch'), ('identity'), ('fetch'), ('backfill');
+COMMENT ON TABLE pipeline.total_counted IS 'How far the reports of processes are counted in total.';
+COMMENT ON COLUMN pipeline.total_counted.report IS 'Which reports: those of batch, or of another table ending in _batch.';
+COMMENT ON COLUMN pipeline.total_counted.counted_to IS
+    'Reports from before this time are counted, and may be swept; later ones are not.';
