@@ -210,6 +210,12 @@ POOLER_SECONDS = 5.0
 
 MIGRATION_SECONDS = 900.0
 """How long one process waits for another that migrates the same database."""
+MIGRATION_POLL_SECONDS = 0.2
+"""Between two looks whether the other has ended."""
+MIGRATION_LOCK_SECONDS = 3.0
+MIGRATION_PAUSE_SECONDS = 1.0
+"""How long a migration waits for the lock of a table, and holds up all that come after it; and the pause before the next
+attempt."""
 
 BREAKER_FAILURES = 5
 BREAKER_SECONDS = 60.0

@@ -6,6 +6,7 @@ Any number of processes may call `upgrade` at once: one migrates, the others wai
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,7 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import database_url, postgres
 from appview_pipeline.store.cursors import name_relays
 from appview_pipeline.store.operator_errors import obstacle
+from appview_pipeline.store.sql import sections
 
 VERSION_SCHEMA = "pipeline"
 VERSION_TABLE = "schema_version"
@@ -30,7 +32,7 @@ VERSION_TABLE = "schema_version"
 # "appview" in ASCII: the advisory lock that a migrating process holds in the database that it migrates.
 _LOCK = 0x61707076696577
 MIGRATION = postgres.Role(statement=21_600, lock=60, idle=300)
-"""The role of a migration: an index on a large table takes its time; a wait for a table in use ends after a minute."""
+"""The role of a migration: an index on a large table takes its time; a table in use is tried for a minute."""
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,8 @@ def check_version(connection: Connection, url: str) -> None:
 def upgrade(url: str, to: str = "head") -> str:
     """Migrates the database to version `to` and returns its version afterwards.
 
-    Every migration commits by itself, so an interrupted upgrade goes on where it stopped. Raises `OperatorError` when
+    Every migration commits by itself, so an interrupted upgrade goes on where it stopped. Others may read and write the
+    tables meanwhile: none is locked for longer than a change of the catalog takes. Raises `OperatorError` when
     the database can't be reached, is too old, not UTF-8, or newer than this code, when the role may not create schemas,
     when a schema `bsky` is there that this project did not make, and with the reason for anything else that stops it.
     """
@@ -100,9 +103,7 @@ def _upgrade(url: str, to: str, where: str) -> str:
             _check_known(before, where)
         connection.commit()
 
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, to)
+        _migrate(connection, to)
         after = version_of(connection)
         assert after is not None
         if after == head():
@@ -117,19 +118,53 @@ def _upgrade(url: str, to: str, where: str) -> str:
         return after
 
 
+def _migrate(connection: Connection, to: str) -> None:
+    """Runs the migrations up to version `to`.
+
+    Whoever waits for a table's lock holds up all that come after. So a wait is short, and the migration is begun again
+    after a pause, until the same version has waited for `MIGRATION.lock` seconds in all.
+    """
+    config = _config()
+    config.attributes["connection"] = connection
+    wait = min(MIGRATION.lock, backoff.MIGRATION_LOCK_SECONDS)
+    connection.execute(text(f"SET lock_timeout = '{round(wait * 1000)}ms'"))
+    connection.commit()
+    waiting_at, waiting_since = "", 0.0
+    while True:
+        try:
+            command.upgrade(config, to)
+            return
+        except (psycopg2.errors.LockNotAvailable, OperationalError) as error:
+            if not isinstance(getattr(error, "orig", error), LockNotAvailable):
+                raise
+            connection.rollback()
+            version = version_of(connection) or ""
+            connection.commit()
+            if waiting_at != version or not waiting_since:
+                waiting_at, waiting_since = version, time.monotonic() - wait
+                log.info("a table is in use: the migration from %s is tried again", version or "nothing")
+            if time.monotonic() - waiting_since + wait > MIGRATION.lock:
+                raise
+            time.sleep(backoff.MIGRATION_PAUSE_SECONDS)
+
+
 def _take_turn(connection: Connection, where: str) -> None:
     """Waits until this is the only process migrating the database; the turn ends with the session."""
-    connection.execute(text(f"SET lock_timeout = '{round(backoff.MIGRATION_SECONDS)}s'"))
-    try:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
-    except OperationalError as error:
-        if not isinstance(error.orig, LockNotAvailable):
-            raise
-        raise OperatorError(
-            f"another process has been migrating {where} for more than {backoff.MIGRATION_SECONDS / 60:g} minutes: see "
-            "what holds it up."
-        ) from error
-    connection.execute(text(f"SET lock_timeout = '{round(MIGRATION.lock * 1000)}ms'"))
+    take = sections("report/migration.sql")["take_turn"]
+    deadline = time.monotonic() + backoff.MIGRATION_SECONDS
+    while True:
+        with cast(PsycopgConnection, connection.connection.driver_connection).cursor() as cursor:
+            cursor.execute(take, {"key": _LOCK})
+            (is_mine,) = cursor.fetchone() or (False,)
+        connection.rollback()
+        if is_mine:
+            return
+        if time.monotonic() > deadline:
+            raise OperatorError(
+                f"another process has been migrating {where} for more than {backoff.MIGRATION_SECONDS / 60:g} minutes: "
+                "see what holds it up."
+            )
+        time.sleep(backoff.MIGRATION_POLL_SECONDS)
 
 
 def _check_known(version: str, where: str) -> None:

@@ -45,8 +45,7 @@ COMMENT ON TABLE pipeline.dependency IS
 COMMENT ON COLUMN pipeline.dependency.fact IS 'As version.fact.';
 COMMENT ON COLUMN pipeline.dependency.uri IS 'at:// URI of the reply.';
 
--- All replies of a thread, for gates that arrive late.
-CREATE INDEX post_reply_root_idx ON bsky.post ("replyRoot") WHERE "replyRoot" IS NOT NULL;
+-- post_reply_root_idx is in schema/online/0003_history.sql.
 
 -- Accounts that subscribed to an author's posts.
 CREATE INDEX activity_subscription_subject_idx ON bsky.activity_subscription ("subjectDid");

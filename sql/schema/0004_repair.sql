@@ -32,8 +32,8 @@ COMMENT ON COLUMN pipeline.recount_position.after_key IS 'Last key compared; emp
 COMMENT ON COLUMN pipeline.recount_position.rounds IS 'Rounds completed: how often every counter has been compared.';
 COMMENT ON COLUMN pipeline.recount_position.updated_at IS 'When some were last compared.';
 
+-- The column `form` is in schema/online/0004_repair.sql.
 ALTER TABLE pipeline.dead_letter
-    ADD COLUMN form text CHECK (form IN ('frame', 'block', 'json', 'other')),
     ADD COLUMN rev text COLLATE "C",
     ADD COLUMN cid text,
     ADD COLUMN action text,

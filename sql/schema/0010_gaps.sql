@@ -33,7 +33,7 @@ COMMENT ON COLUMN pipeline.gap.links IS
     'Of chain and sync: the commits known between both ends and these, {"<rev>": [since, prevData, data]}; once they lead from '
     'to_text to from_text nothing is missing.';
 
-CREATE INDEX dead_letter_did_idx ON pipeline.dead_letter (did) WHERE resolved_at IS NULL;
+-- dead_letter_did_idx is in schema/online/0010_gaps.sql.
 
 CREATE TABLE pipeline.dead_letter_day (
     kind text NOT NULL,

@@ -4,19 +4,15 @@
 -- are found without reading the older ones, of which a popular post has tens of thousands. A state as of a rev is found by
 -- one look-up, however often a record was edited.
 
-ALTER TABLE bsky.post
-    ADD COLUMN rev text COLLATE "C";
+-- The column `rev` of bsky.post, its values and the indexes with it are in schema/online/0011_revs_of_posts.sql. Here they
+-- take the place of the former indexes.
 COMMENT ON COLUMN bsky.post.rev IS 'Rev of the commit that wrote this state, as record.rev.';
 
-UPDATE bsky.post p SET rev = r.rev FROM bsky.record r WHERE r.uri = p.uri;
-
--- Posts that are no replies need no entry here; the reference asks by equality, which never finds them.
 DROP INDEX bsky.post_replyparent_idx;
-CREATE INDEX post_reply_parent_idx ON bsky.post ("replyParent", rev) INCLUDE (uri) WHERE "replyParent" IS NOT NULL;
 DROP INDEX bsky.post_reply_root_idx;
-CREATE INDEX post_reply_root_idx ON bsky.post ("replyRoot", rev) WHERE "replyRoot" IS NOT NULL;
+ALTER INDEX bsky.post_reply_root_rev_idx RENAME TO post_reply_root_idx;
 DROP INDEX pipeline.version_parent_idx;
-CREATE INDEX version_parent_idx ON pipeline.version (parent, rev) WHERE parent IS NOT NULL;
+ALTER INDEX pipeline.version_parent_rev_idx RENAME TO version_parent_idx;
 
 -- A post as of a rev: no row when it did not exist then.
 CREATE OR REPLACE FUNCTION pipeline.post_as_of(of_uri text, of_rev text)

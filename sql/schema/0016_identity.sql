@@ -1,21 +1,8 @@
 -- Identity: what resolution keeps of each DID, the queue of resolution, what the identity process did, and the state of
 -- the servers that it asks.
 
-ALTER TABLE pipeline.identity
-    ADD COLUMN state text CHECK (state IN ('found', 'not found', 'tombstoned', 'invalid')),
-    ADD COLUMN source text CHECK (source IN ('plc', 'web', 'import')),
-    ADD COLUMN claimed_handle text,
-    ADD COLUMN handle_source text CHECK (handle_source IN ('dns', 'https')),
-    ADD COLUMN handle_error text,
-    ADD COLUMN labeler text,
-    ADD COLUMN labeler_key text,
-    ADD COLUMN pds_changed_at timestamptz,
-    ADD COLUMN queue text CHECK (queue IN ('new', 'event', 'retry', 'refresh')),
-    ADD COLUMN wanted_at timestamptz,
-    ADD COLUMN asked_at timestamptz,
-    ADD COLUMN event_at timestamptz,
-    ADD COLUMN status_wanted boolean NOT NULL DEFAULT false,
-    ADD CONSTRAINT identity_queued CHECK ((queue IS NULL) = (wanted_at IS NULL));
+-- The columns of pipeline.identity, its indexes and the rows of known accounts are in schema/online/0016_identity.sql.
+
 COMMENT ON TABLE pipeline.identity IS
     'DID documents and handles as last resolved: the durable cache of resolution, and its queue.';
 COMMENT ON COLUMN pipeline.identity.state IS
@@ -57,14 +44,6 @@ COMMENT ON COLUMN pipeline.identity.error IS
 
 ALTER TABLE pipeline.identity ALTER COLUMN next_check_at DROP NOT NULL;
 DROP INDEX pipeline.identity_next_check_at_idx;
-CREATE INDEX identity_queue_idx ON pipeline.identity (queue, wanted_at) WHERE queue IS NOT NULL;
-CREATE INDEX identity_refresh_idx ON pipeline.identity (next_check_at) WHERE queue IS NULL;
-CREATE INDEX identity_handle_idx ON pipeline.identity (claimed_handle) WHERE claimed_handle IS NOT NULL;
-
--- Accounts that were indexed before there was resolution: the job refresh_dids resolves them.
-INSERT INTO pipeline.identity (did, queue, wanted_at)
-SELECT did, 'refresh', now() FROM bsky.actor
-ON CONFLICT (did) DO NOTHING;
 
 COMMENT ON COLUMN bsky.actor.handle IS
     'Handle, verified in both directions; null: none is, and readers see handle.invalid.';

@@ -38,9 +38,6 @@ COMMENT ON COLUMN pipeline.removal.finished_at IS 'When nothing of the account w
 COMMENT ON COLUMN pipeline.removal.records IS 'Records removed so far.';
 COMMENT ON COLUMN pipeline.removal.error IS 'The last failure in words; null: none.';
 
--- A time of an event that lies far in the future came from a wrong clock: it must not hold up the events after it.
-UPDATE pipeline.repo SET account_at = now() WHERE account_at > now() + interval '5 minutes';
-
 CREATE FUNCTION pipeline.tid_of(moment timestamptz) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -108,7 +105,6 @@ COMMENT ON COLUMN pipeline.backfill_queue.reason IS
     'Why: discovered, requested, chain, sync, gap, returned (the account was removed here, and is active again).';
 
 -- Whatever is about an account can be found, to be removed with it.
-CREATE INDEX dependency_uri_idx ON pipeline.dependency USING hash (uri);
-CREATE INDEX reply_to_other_uri_idx ON pipeline.reply_to_other USING hash (uri);
+-- (schema/online/0017_accounts.sql has made the indexes.)
 DROP INDEX pipeline.dead_letter_did_idx;
-CREATE INDEX dead_letter_did_idx ON pipeline.dead_letter (did);
+ALTER INDEX pipeline.dead_letter_all_did_idx RENAME TO dead_letter_did_idx;

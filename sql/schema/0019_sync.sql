@@ -4,9 +4,8 @@
 -- (a gap of it) changes the state in the same transaction, and queues the repository. An excluded account is never
 -- queued.
 
+-- The column `sync_state` is in schema/online/0019_sync.sql.
 ALTER TABLE pipeline.repo
-    ADD COLUMN sync_state text NOT NULL DEFAULT 'unknown'
-        CHECK (sync_state IN ('unknown', 'synchronized', 'desynchronized', 'resyncing', 'error')),
     ADD COLUMN sync_reason text,
     ADD COLUMN sync_at timestamptz,
     ADD COLUMN is_partial boolean NOT NULL DEFAULT false,

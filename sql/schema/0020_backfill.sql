@@ -34,12 +34,7 @@ CREATE INDEX backfill_queue_urgent_idx ON pipeline.backfill_queue (host, priorit
 CREATE INDEX backfill_queue_parked_idx ON pipeline.backfill_queue (parked_at)
     WHERE finished_at IS NULL AND parked_at IS NOT NULL;
 
--- Repositories that the stream brought and that nobody has queued yet, while everything is fetched.
-CREATE INDEX repo_unknown_idx ON pipeline.repo (did)
-    WHERE sync_state = 'unknown' AND sync_reason IS NULL AND active AND NOT excluded;
--- Repositories that are not complete: each is in the queue.
-CREATE INDEX repo_incomplete_idx ON pipeline.repo (did)
-    WHERE sync_state IN ('desynchronized', 'resyncing', 'error');
+-- The indexes of pipeline.repo are in schema/online/0020_backfill.sql.
 
 CREATE TABLE pipeline.pds_host (
     host text PRIMARY KEY,

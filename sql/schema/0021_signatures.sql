@@ -21,9 +21,7 @@ COMMENT ON COLUMN pipeline.unchecked_commit.block IS 'The signed commit object, 
 COMMENT ON COLUMN pipeline.unchecked_commit.since IS 'When the first such commit was applied.';
 COMMENT ON COLUMN pipeline.unchecked_commit.check_at IS 'When it is looked up next whether the key is known.';
 
--- Dead letters of commits that did not fit the account's key, until a fresh key has decided about them.
-CREATE INDEX dead_letter_unsettled ON pipeline.dead_letter (id)
-    WHERE kind = 'commit-signature' AND resolved_at IS NULL AND retried_at IS NULL;
+-- dead_letter_unsettled is in schema/online/0021_signatures.sql.
 
 -- Nothing of an excluded account is to be checked. Its batches lock the same row of pipeline.repo first.
 CREATE FUNCTION pipeline.forget_unchecked() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -57,12 +57,10 @@ COMMENT ON FUNCTION pipeline.states_of_pair IS
 
 -- What is missing: when it is fetched next, and why the last attempt failed. The indexes find what is fetched next, and
 -- what an account has had fetched of late.
+-- (schema/online/0022_exports.sql has added the column `not_before` and both indexes.)
 ALTER TABLE pipeline.pending
-    ADD COLUMN not_before timestamptz DEFAULT now(),
     ADD COLUMN error text;
 DROP INDEX pipeline.pending_expires_at_idx;
-CREATE INDEX pending_account_idx ON pipeline.pending (split_part(uri, '/', 3), expires_at);
-CREATE INDEX pending_not_before_idx ON pipeline.pending (not_before) WHERE not_before IS NOT NULL;
 COMMENT ON TABLE pipeline.pending IS
     'Records that others depend on and that are not indexed. Kind reply: evaluated again when the parent arrives; only '
     'that deletes the row. Other kinds: only fetched.';

@@ -57,13 +57,8 @@ COMMENT ON COLUMN pipeline.labeler.rejected_by_kind IS 'The same by kind of dead
 COMMENT ON COLUMN pipeline.labeler.in_effect IS
     'Rows of bsky.label of it that are not negated; expired ones among them.';
 
--- What a labeler does not keep any more is a gap: of no repository, and of no relay.
-ALTER TABLE pipeline.gap
-    DROP CONSTRAINT gap_kind_check,
-    ADD CONSTRAINT gap_kind_check CHECK (kind IN (
-        'sequence', 'outdated_cursor', 'chain', 'sync', 'commit', 'record', 'repository', 'missing_parent', 'fetch',
-        'labels'
-    ));
+-- What a labeler does not keep any more is a gap: of no repository, and of no relay. (schema/online/0024_labels.sql has
+-- made the constraints and the indexes of large tables.)
 COMMENT ON COLUMN pipeline.gap.kind IS
     'sequence: numbers left out, or the stream went back; outdated_cursor: older than the relay keeps; chain: a commit '
     'does not follow the one we have; sync: the relay announced a repository reset; commit: a commit (or another event) '
@@ -99,10 +94,6 @@ CREATE INDEX label_event_negation_idx ON pipeline.label_event (uri, src, val, ct
 -- All of one labeler: the feed of its own, what is rebuilt, what is removed.
 CREATE INDEX label_event_src_idx ON pipeline.label_event (src, id);
 
--- Labels in effect of a subject (index-only), and those that a negation ends.
-CREATE INDEX label_in_effect_idx ON bsky.label (uri, src, val, cid) INCLUDE (cts, exp) WHERE NOT neg;
--- Those that expire, and whose they are (index-only).
-CREATE INDEX label_exp_idx ON bsky.label (exp) INCLUDE (src) WHERE exp IS NOT NULL AND NOT neg;
 COMMENT ON TABLE bsky.label IS
     'What labelers say of accounts and records: for each (src, uri, cid, val) the newest. Written by the pipeline.';
 COMMENT ON COLUMN bsky.label.neg IS
@@ -251,9 +242,6 @@ COMMENT ON FUNCTION pipeline.query_labels IS
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Labels and frames that were rejected, and labelers that opt out.
 
-ALTER TABLE pipeline.dead_letter
-    DROP CONSTRAINT dead_letter_form_check,
-    ADD CONSTRAINT dead_letter_form_check CHECK (form IN ('frame', 'block', 'json', 'other', 'label', 'label-frame'));
 COMMENT ON COLUMN pipeline.dead_letter.did IS 'Repository or labeler; null: unreadable.';
 COMMENT ON COLUMN pipeline.dead_letter.form IS
     'What bytes is: a frame of a relay, a record''s DAG-CBOR block, a record''s JSON, a label''s DAG-CBOR, a frame of a '
@@ -276,9 +264,6 @@ CREATE TRIGGER labeler_allowed AFTER UPDATE OF excluded ON pipeline.repo
 -- Labels in effect, for people and their tools. What these functions are for is in sql/views/label_in_effect.sql, which
 -- this migration runs after this file.
 
--- Records with self-labels, which are few. The view repeats the condition.
-CREATE INDEX record_self_labels_idx ON bsky.record (uri)
-    WHERE strpos(json, 'com.atproto.label.defs#selfLabels') > 0;
 
 CREATE FUNCTION pipeline.created_at(value text) RETURNS text LANGUAGE plpgsql STABLE AS $$
 BEGIN
