@@ -214,8 +214,8 @@ MIGRATION_POLL_SECONDS = 0.2
 """Between two looks whether the other has ended."""
 MIGRATION_LOCK_SECONDS = 3.0
 MIGRATION_PAUSE_SECONDS = 1.0
-"""How long a migration waits for the lock of a table, and holds up all that come after it; and the pause before the next
-attempt."""
+"""How long a migration waits for the lock of a table, and holds up all that come after it. And the pause before it
+tries again."""
 
 BREAKER_FAILURES = 5
 BREAKER_SECONDS = 60.0

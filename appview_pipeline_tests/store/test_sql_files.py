@@ -11,7 +11,7 @@ from appview_pipeline.store import sql
 from appview_pipeline_tests.support.checkout import CHECKOUT
 
 FILES = sorted(str(path.relative_to(CHECKOUT / "sql")) for path in (CHECKOUT / "sql").rglob("*.sql"))
-STATEMENT_FILES = [name for name in FILES if not name.startswith("schema/")]
+STATEMENT_FILES = [name for name in FILES if name.startswith("schema/online/") or not name.startswith("schema/")]
 
 KEYWORDS = frozenset(
     re.findall(
@@ -64,7 +64,7 @@ def test_of_a_long_statement_the_rows_of_each_part_are_described(name: str) -> N
 
 def test_names_of_prepared_statements_are_not_cut_off() -> None:
     """PostgreSQL cuts names at 63 bytes, with a notice each time."""
-    names = [f"{name.split('/')[1][:-4]}.{key}" for name in STATEMENT_FILES for key in sql.sections(name)]
+    names = [f"{name.rpartition('/')[2][:-4]}.{key}" for name in STATEMENT_FILES for key in sql.sections(name)]
     names += [
         f"duplicates.{key} of {effect.name}"
         for key in sql.sections("apply/duplicates.sql")

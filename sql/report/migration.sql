@@ -26,6 +26,6 @@ SELECT set_config('lock_timeout', '0', false);
 SELECT set_config('lock_timeout', %(wait)s, false);
 
 -- :take_turn
--- Takes the lock of the process that migrates, if nobody has it. It does not wait for it: a waiting statement would hold
--- up the index that the other process builds, for that waits for all that was running before.
+-- Takes the lock of the process that migrates, if nobody has it. It does not wait: a statement that waits would hold up
+-- the index that the other process builds, which waits for all that was running before.
 SELECT pg_try_advisory_lock(%(key)s);
