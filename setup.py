@@ -67,6 +67,14 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66,<5",
 ]
 
+# What the images have besides: Dagster's launchers of runs in containers of their own, of the same release as dagster.
+CONTAINER_REQUIRES = [
+    # docker/dagster.docker-runs.yaml
+    "dagster-docker==0.29.27",
+    # docker/kubernetes/values.yaml
+    "dagster-k8s==0.29.27",
+]
+
 DEV_REQUIRES = [
     "pytest>=8.3",
     # The whole suite runs in two processes.
@@ -127,7 +135,7 @@ setup(
         "appview_pipeline.sql": ["**/*.sql"],
     },
     install_requires=INSTALL_REQUIRES,
-    extras_require={"dev": DEV_REQUIRES},
+    extras_require={"dev": [*DEV_REQUIRES, *CONTAINER_REQUIRES], "containers": CONTAINER_REQUIRES},
     entry_points={
         "console_scripts": [
             "appview-pipeline=appview_pipeline.cli:main",
