@@ -139,6 +139,7 @@ setup(
     entry_points={
         "console_scripts": [
             "appview-pipeline=appview_pipeline.cli:main",
+            "appview-pipeline-daemon=appview_pipeline.defs.daemon:main",
             "appview-simulated-network=appview_pipeline_tests.simulated_network.__main__:main",
         ]
     },

@@ -76,6 +76,8 @@ class SimulatedNetwork:
         self.published = 0
         self.failure: BaseException | None = None
         self._stopping = threading.Event()
+        self._moving = threading.Event()
+        self._moving.set()
         self._mover: threading.Thread | None = None
 
     @property
@@ -121,6 +123,16 @@ class SimulatedNetwork:
             self.published += self.relay.publish(made)
             return made
 
+    def pause(self) -> None:
+        """With `rate`: nothing happens until `resume` but what the caller lets happen. Returns when that is so."""
+        self._moving.clear()
+        with self._publishing:
+            pass
+
+    def resume(self) -> None:
+        """The world goes on by itself."""
+        self._moving.set()
+
     def _steps(self, count: int) -> list[bytes]:
         return [frame for _ in range(count) for frame in self.world.step()]
 
@@ -131,6 +143,11 @@ class SimulatedNetwork:
         self.world.rate = 10 * (rate or 2_000)
         try:
             while not self._stopping.is_set():
+                if not self._moving.is_set():
+                    self._moving.wait()
+                    started, made = time.monotonic(), 0
+                    began, labeled = started, 0
+                    continue
                 self.world.follow(time.time_ns() // 1_000)
                 due = int((time.monotonic() - started) * rate) - made if rate else 50
                 if due <= 0:
@@ -161,6 +178,7 @@ class SimulatedNetwork:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
+        self._moving.set()
         if self._mover:
             self._mover.join(10)
         self.labelers.stop()

@@ -254,11 +254,13 @@ class _Subscription(WSListener):
         self.server.connections += 1
         self.server.cursors.append(self.cursor)
         self.server.open.add(transport)
+        self.server.clients.add(self)
         if not self.silent:
             self.task = asyncio.get_running_loop().create_task(self._serve(transport))
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self.server.open.discard(transport)
+        self.server.clients.discard(self)
         self.writable.set()
         if self.task:
             self.task.cancel()
@@ -428,6 +430,7 @@ class StreamServer:
         self.pings_received = 0
         self.pongs_received = 0
         self.open: set[WSTransport] = set()
+        self.clients: set[_Subscription] = set()
         self.published: asyncio.Event  # set at the next publication; made in the server's loop
         self._shared = thread
         self._thread: LoopThread | None = None
@@ -550,6 +553,23 @@ class StreamServer:
         """Connections are made, and no handshake is ever answered; the open ones are cut. Until `accept`."""
         if self._thread:
             self._thread.run(self._hang())
+
+    def freeze(self) -> None:
+        """The server hangs, its sockets open: nothing is sent on the connections that there are, and no ping answered;
+        new ones are the same. After `thaw` new ones work, and the old ones stay as they are."""
+        self.faults.silent = True
+        if self._thread:
+            self._thread.call(self._freeze)
+
+    def _freeze(self) -> None:
+        for client in self.clients:
+            client.silent = True
+            if client.task is not None:
+                client.task.cancel()
+
+    def thaw(self) -> None:
+        """New connections work again."""
+        self.faults.silent = False
 
     def accept(self) -> None:
         """Connections are accepted and answered again."""

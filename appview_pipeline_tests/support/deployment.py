@@ -23,6 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from websockets import Subprotocol
+from websockets.sync.client import connect
+
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.ports import free_port
 from appview_pipeline_tests.support.waiting import wait_for
@@ -70,6 +73,7 @@ class Deployment:
         self, folder: Path, *, database_url: str, dagster_url: str, environment: Mapping[str, str] | None = None
     ) -> None:
         self.folder = folder
+        self.index_url, self.dagster_url = database_url, dagster_url
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         self.code_port, self.webserver_port, self.metrics_port = free_port(), free_port(), free_port()
@@ -97,7 +101,7 @@ class Deployment:
         here = ("--host", "127.0.0.1", "--port")
         code = ("dagster", "api", "grpc", "-m", "appview_pipeline.defs.definitions")
         self.add(CODE, *code, *here, str(self.code_port))
-        self.add(DAEMON, "dagster._daemon", "run")
+        self.add(DAEMON, "appview_pipeline.defs.daemon", "run")
         self.add(WEBSERVER, "dagster_webserver", *here, str(self.webserver_port))
 
     def add(self, name: str, module: str, *arguments: str, **environment: str) -> Service:
@@ -180,6 +184,11 @@ class Deployment:
         modules = (module,) if module else ("ingest.live.consumer", "identity.resolve_live", "fetch_live", "label_live")
         return {pid: it for pid, it in self.processes().items() if any(f"{one}" in it for one in modules)}
 
+    def children(self) -> dict[int, str]:
+        """What the services have started: leased processes, runs."""
+        own = {service.process.pid for service in self.services.values() if service.process is not None}
+        return {pid: command for pid, command in self.processes().items() if pid not in own}
+
     def log(self, name: str) -> Path:
         """What it wrote."""
         return self.folder / f"{name}.log"
@@ -254,6 +263,15 @@ class Deployment:
         """The status of a run (`SUCCESS`, `STARTED`, ...)."""
         found = self.ask("query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)
         return str(found["runOrError"].get("status"))
+
+    @contextmanager
+    def subscription(self) -> Iterator[None]:
+        """An open page of the UI: its WebSocket, connected during the block."""
+        url = f"ws://127.0.0.1:{self.webserver_port}/graphql"
+        with connect(url, subprotocols=[Subprotocol("graphql-ws")]) as page:
+            page.send(json.dumps({"type": "connection_init", "payload": {}}))
+            assert json.loads(page.recv())["type"] == "connection_ack"
+            yield
 
     def reload_code(self) -> None:
         """Reloads the code location, as the button in the UI does."""

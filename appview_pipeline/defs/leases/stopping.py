@@ -1,10 +1,11 @@
 """Why a leased process should end: its sensor was switched off, the code server was stopped or reloaded, `dagster dev`
-shuts down, or one of Dagster's processes died.
+shuts down, the daemon is asked to end, or one of Dagster's processes died.
 
 Dagster does not notify a tick of any of these, and waits for it, so Ctrl-C would take as long as a tick. These signs
 are watched instead. Where one is missing (another way of deployment, another system) the others still work:
 - the sensor's state in the instance;
-- the service threads of the code server, which end when it is asked to stop (signal, reload, lost heartbeat);
+- the code server, which notes that it is asked to stop (signal, reload, lost heartbeat), and then waits for its runs;
+- a mark in Dagster's storage that the daemon leaves when it is asked to end (`defs/daemon.py`), on any machine;
 - the pipes by which `dagster dev` asks its daemon and webserver to stop. They close the moment it does, while the code
   server hears of it only after the daemon has waited for the tick. They also go with those processes, however they end.
   Linux only;
@@ -21,16 +22,20 @@ from __future__ import annotations
 import math
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 
+from appview_pipeline.defs.leases.code_server import CodeServer, code_server
+
 _CALLS = ("ExternalSensorExecution", "SyncExternalSensorExecution")
 """The methods of Dagster's code server in which a tick runs."""
-_SERVICE_THREADS = ("grpc-server-heartbeat", "grpc-server-cleanup")
+DAEMON_STOPPING = "APPVIEW_DAEMON_STOPPING"
+"""The mark's key; its value is another one each time."""
+_DAEMON_MODULES = ("dagster._daemon", "appview_pipeline.defs.daemon")
+_DAEMON_COMMANDS = ("/dagster-daemon", "/appview-pipeline-daemon")
 _PROC = Path("/proc")
 _HERE = ("unix:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D")
 """How gRPC's address of a caller on this machine begins."""
@@ -79,7 +84,7 @@ def _is_dagster(pid: int) -> bool:
 
 def _is_daemon(pid: int) -> bool:
     arguments = _arguments(pid)
-    return "dagster._daemon" in arguments or any(it.endswith("/dagster-daemon") for it in arguments[:2])
+    return any(it in arguments for it in _DAEMON_MODULES) or any(it.endswith(_DAEMON_COMMANDS) for it in arguments[:2])
 
 
 def _only_daemon() -> int | None:
@@ -89,14 +94,20 @@ def _only_daemon() -> int | None:
     return first[0] if len(first) == 1 else None
 
 
-def _call_of_tick() -> Any:
-    """The gRPC call (`grpc.ServicerContext`) that this thread answers; None outside of a code server."""
+def _call_of_tick() -> tuple[Any, CodeServer | None]:
+    """The gRPC call (`grpc.ServicerContext`) that this thread answers, and what answers it; None outside of a code
+    server."""
     frame = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name in _CALLS:
-            return frame.f_locals.get("_context")
+            return frame.f_locals.get("_context"), code_server(frame.f_locals.get("self"))
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return None, None
+
+
+def daemon_mark(instance: dg.DagsterInstance) -> str | None:
+    """The mark that a daemon left which was asked to end."""
+    return instance.daemon_cursor_storage.get_cursor_values({DAEMON_STOPPING}).get(DAEMON_STOPPING)
 
 
 class Stopping:
@@ -105,15 +116,17 @@ class Stopping:
     def __init__(self, context: dg.SensorEvaluationContext) -> None:
         self._sensor = context.sensor_name
         self._repository = context.repository_name
-        self._threads = [thread for thread in threading.enumerate() if thread.name in _SERVICE_THREADS]
         self._parent = os.getppid()
         self._launcher = _parent(self._parent)
         self._pipes = _shutdown_pipes(self._launcher)
         self._has_dagster_parent = _is_dagster(self._parent)
-        self._call = _call_of_tick()
+        self._call, self._server = _call_of_tick()
         # A daemon here that does not call from here is another Dagster's: its end does not matter.
         calls_from_here = self._call is None or self._call.peer().startswith(_HERE)
         self._daemon = _only_daemon() if calls_from_here and not self._pipes else None
+        self._mark = daemon_mark(context.instance)
+        if self._server is not None:
+            self._server.follow(self)
 
     def seconds_left(self) -> float:
         """How long the daemon still waits for this tick, in seconds; infinite where nothing waits."""
@@ -131,20 +144,29 @@ class Stopping:
 
     def shutdown(self) -> str | None:
         """The reason, when the processes around this code server are ending. Cheap."""
-        if any(not thread.is_alive() for thread in self._threads):
+        if self._server is not None and self._server.is_stopping():
             return "the code server is stopping or reloading"
+        if (reason := self.dagster_ends()) is not None:
+            return reason
+        if self._daemon is not None and not _is_daemon(self._daemon):
+            return "the daemon has ended"
+        return None
+
+    def dagster_ends(self) -> str | None:
+        """The reason, when `dagster dev` or what else started this code server ends: it is not only reloaded."""
         if not all(os.path.lexists(pipe) for pipe in self._pipes):
             return "Dagster is shutting down"
         if self._has_dagster_parent and os.getppid() != self._parent:
             return "the process that ran this code server has ended"
         if self._pipes and _parent(self._parent) != self._launcher:
             return "dagster dev has ended"
-        if self._daemon is not None and not _is_daemon(self._daemon):
-            return "the daemon has ended"
         return None
 
     def switched_off(self, instance: dg.DagsterInstance) -> str | None:
-        """The reason, when the sensor is off. Asks Dagster's storage (some milliseconds)."""
+        """The reason, when the sensor is off or the daemon was asked to end. Asks Dagster's storage (some
+        milliseconds)."""
+        if daemon_mark(instance) != self._mark:
+            return "the daemon is stopping"
         for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
             repository = state.origin.repository_origin.repository_name
             if (

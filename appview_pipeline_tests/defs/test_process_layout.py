@@ -1,0 +1,109 @@
+"""The processes of docker/compose.yaml as plain processes, with docker/dagster.yaml.
+
+What it must show: the network is indexed, a partition is rerun from the webserver; SIGTERM ends each process within
+10 s, with runs and ticks in flight, and leaves nothing running; started again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
+from appview_pipeline_tests.support.database import run_sql
+from appview_pipeline_tests.support.deployment import CODE, DAEMON, STOP_SECONDS, WEBSERVER, Deployment, deployed
+from appview_pipeline_tests.support.tables import one, rows
+from appview_pipeline_tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
+
+NAMES = ("layout_index", "layout_dagster")
+DELETE = "DELETE FROM bsky.like WHERE uri IN (SELECT uri FROM bsky.like LIMIT 7) RETURNING uri"
+STILL_LOST = (
+    "SELECT count(*) FROM bsky.record r WHERE uri = ANY(%s) "
+    "AND NOT EXISTS (SELECT FROM bsky.like l WHERE l.uri = r.uri)"
+)
+MOMENT = 2.0
+"""A process of Python's own, which tracks semaphores, ends a moment after its parent."""
+JOINTS = "SELECT last_seq, lead(first_seq) OVER (ORDER BY id) FROM pipeline.batch WHERE last_seq > 0 ORDER BY id"
+
+
+@pytest.fixture
+def network() -> Iterator[SimulatedNetwork]:
+    with SimulatedNetwork(accounts=60, rate=60.0, labelers=1, label_rate=1.0) as network:
+        yield network
+
+
+@pytest.fixture
+def deployment(server: EmbeddedPostgres, network: SimulatedNetwork) -> Iterator[Deployment]:
+    """The deployment on two databases of its own, as the compose file has them."""
+    folder = Path(tempfile.mkdtemp(prefix="appview-layout-"))
+    for name in NAMES:
+        run_sql(server, f'CREATE DATABASE "{name}"')
+    index, dagster = map(server.url, NAMES)
+    try:
+        with deployed(folder, database_url=index, dagster_url=dagster, environment=network.environment()) as made:
+            yield made
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for name in NAMES:
+            run_sql(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.mark.slow  # about 60 s
+def test_it_indexes_reruns_stops_in_time_and_goes_on(deployment: Deployment, network: SimulatedNetwork) -> None:
+    url = deployment.index_url
+
+    def seq() -> int:
+        return int(one(url, "SELECT coalesce(max(seq), 0) FROM pipeline.cursor"))
+
+    deployment.start(CODE)
+    deployment.start(DAEMON, WEBSERVER)
+    wait_for(deployment.is_up, explain=deployment.last_words)
+    wait_for(lambda: seq() and len(deployment.leased()) == 4, explain=deployment.last_words)
+
+    wait_for(lambda: one(url, "SELECT count(*) FROM bsky.like") > 20, explain=deployment.last_words)
+    lost = [uri for (uri,) in rows(url, DELETE)]
+    rerun = deployment.materialize("likes", time.strftime("%Y-%m-%d-%H:00", time.gmtime()))
+    wait_for(lambda: deployment.status(rerun) == "SUCCESS", explain=lambda: deployment.status(rerun))
+    assert lost and one(url, STILL_LOST, lost) == 0
+
+    # A run that would take minutes, since the host of its repository does not answer.
+    network.pds.faults.everybody = "hang"
+    accounts = [author.did for author in network.world.authors[:3]]
+    run = deployment.launch("resync", {"ops": {"resync_repositories": {"config": {"accounts": accounts}}}})
+    wait_for(lambda: deployment.status(run) == "STARTED", explain=lambda: deployment.status(run))
+    wait_for(lambda: network.pds.faults.by_kind["hang"])
+
+    took = {}
+    took[CODE] = deployment.stop(CODE)
+    wait_for(lambda: not deployment.children(), MOMENT, lambda: f"left by the code server: {deployment.children()}")
+    wait_for(lambda: deployment.status(run) == "CANCELED", explain=lambda: deployment.status(run))
+    reached = seq()
+    assert one(url, "SELECT max(last_seq) FROM pipeline.batch") == reached
+
+    deployment.start(CODE)
+    wait_for(lambda: seq() > reached and len(deployment.leased()) == 4, explain=deployment.last_words)
+    took[DAEMON] = deployment.stop(DAEMON)
+    wait_for(lambda: not deployment.leased(), MOMENT, lambda: f"left by the daemon: {deployment.leased()}")
+    with deployment.subscription():
+        took[WEBSERVER] = deployment.stop(WEBSERVER)
+    took["code server without a daemon"] = deployment.stop(CODE)
+    wait_for(lambda: not deployment.processes(), MOMENT, lambda: f"left: {deployment.processes()}")
+    assert max(took.values()) < STOP_SECONDS, took
+
+    reached = seq()
+    deployment.start(CODE)
+    deployment.start(DAEMON)
+    wait_for(lambda: seq() > reached, explain=deployment.last_words)
+    took[DAEMON] = deployment.stop(DAEMON)
+    assert took[DAEMON] < STOP_SECONDS
+    joints = rows(url, JOINTS)
+    assert len(joints) > 3 and all(last + 1 == first for last, first in joints[:-1]), "nothing was left out or repeated"
+    print(took)
