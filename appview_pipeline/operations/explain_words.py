@@ -187,8 +187,9 @@ def _derived(it: RecordExplanation) -> Iterator[str]:
 
 
 def _row(row: dict[str, Any]) -> str:
-    """The columns that say something, on one line."""
-    text = ", ".join(f"{name}={_text(value)}" for name, value in row.items() if value is not None)
+    """The columns that say something new, on one line."""
+    known = ("uri", "postUri", "cid", "creator", "indexedAt")
+    text = ", ".join(f"{name}={_text(value)}" for name, value in row.items() if value is not None and name not in known)
     return text if len(text) <= MAX_ROW else f"{text[: MAX_ROW - 1]}…"
 
 
@@ -225,6 +226,10 @@ def _reply(it: RecordExplanation) -> Iterator[str]:
     else:
         yield "Its root is not valid, because the parent is in another thread than the one that the reply names."
     yield from _gate(it, reply)
+    expected = (reply.invalid, reply.violating) if reply.invalid or reply.violating else (None, None)
+    row = it.rows.derived.get("post", [{}])[0]
+    if (row.get("invalidReplyRoot"), row.get("violatesThreadGate")) != expected:
+        yield "The flags of its row differ from this. Materialize the asset posts for its hour, and report it."
 
 
 def _gate(it: RecordExplanation, reply: ReplyEvaluation) -> Iterator[str]:
@@ -371,7 +376,7 @@ def _counters(it: RecordExplanation) -> Iterator[str]:
             yield f"A recount of {key} differs from its counters: run the job repair_counters, and report it."
         if trial.reply is not None and trial.reply.violating:
             yield f"It does not count in replyCount of {trial.reply.parent}, because it violates the thread gate."
-        if it.rows.duplicate_of is not None:
+        if it.rows.duplicate_of is not None and COLLECTIONS[it.subject.collection or ""].counters:
             yield "It counts nowhere, because it is a duplicate."
     if own := it.counters.get(it.uri):
         yield f"Its own counters: {', '.join(f'{name} {value:,}' for name, value in own.items())}."
@@ -394,7 +399,7 @@ def _missing(it: RecordExplanation) -> Iterator[str]:
         yield f"It waits for {pending.other} ({pending.kind}), since {_at(pending.since)}. {_fetching(it, pending)}"
     waiting = {pending.other for pending in it.rows.waits_for}
     for uri in sorted(it.missing - waiting):
-        yield f"It names {uri}, which is not indexed. Nothing of this record depends on that."
+        yield f"It names {uri}, which is not indexed."
     for pending in it.rows.waited_for:
         yield f"{pending.other} waits for it ({pending.kind}), since {_at(pending.since)}. {_fetching(it, pending)}"
     yield from _cut(it.rows.waited_for, "records")

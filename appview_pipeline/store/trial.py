@@ -128,8 +128,14 @@ def try_record(connection: Connection, effects: Effects, record: StoredRecord, s
 
 def _try(cursor: Cursor, record: StoredRecord, batch: BatchToApply) -> Trial:
     plan_for_batches(cursor)
-    for table, columns in {"stage_write": SHARED_STAGES["stage_write"], **batch.effects.columns}.items():
-        copy_rows(cursor, table, columns, batch.rows.get(table, ()))
+    # One record: whatever it is joined with is looked up.
+    cursor.execute("SET LOCAL enable_hashjoin = off")
+    tables = {"stage_write": SHARED_STAGES["stage_write"], **batch.effects.columns}
+    with_rows = [table for table in tables if batch.rows.get(table)]
+    for table in with_rows:
+        copy_rows(cursor, table, tables[table], batch.rows[table])
+    if with_rows:
+        cursor.execute(f"ANALYZE {', '.join(with_rows)}")
     known: dict[str, Any] = {"uri": record.uri, "limit": MAX_SHOWN}
     staged = [it for it in batch.effects.in_order if any(batch.rows.get(stage.table) for stage in it.stages)]
     differing = _compare(cursor, batch.effects, staged, known)

@@ -105,13 +105,13 @@ SELECT
   r.did IS NOT NULL, r.rev, r.chain_from, r.export_rev, r.sync_state, r.sync_reason, r.sync_at, r.is_partial IS TRUE,
   r.excluded IS TRUE, coalesce(s.data_collection_forbidden, false), m.reason, m.requested_at, m.finished_at,
   u.rev, u.since,
-  q.reason, q.enqueued_at, q.not_before, q.attempts, q.error
+  CASE WHEN q.finished_at IS NULL THEN q.reason END, q.enqueued_at, q.not_before, q.attempts, q.error
 FROM (VALUES (%(did)s)) v (did)
 LEFT JOIN pipeline.repo r USING (did)
 LEFT JOIN pipeline.actor_setting s USING (did)
 LEFT JOIN pipeline.removal m USING (did)
 LEFT JOIN pipeline.unchecked_commit u USING (did)
-LEFT JOIN pipeline.backfill_queue q ON q.did = v.did AND q.finished_at IS NULL;
+LEFT JOIN pipeline.backfill_queue q USING (did);
 
 -- :labels
 -- What labelers have said of %(subject)s: also what they took back, and what has expired.
