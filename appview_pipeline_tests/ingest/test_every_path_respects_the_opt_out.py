@@ -49,6 +49,7 @@ from appview_pipeline.labels.service import LabelRequest
 from appview_pipeline.labels.service import apply_labels as make_labels
 from appview_pipeline.labels.verification import LabelerKeys
 from appview_pipeline.labels.writer import LabelWriter
+from appview_pipeline.operations.explain import explain
 from appview_pipeline.protocol.export import Export
 from appview_pipeline.protocol.label import encode_label
 from appview_pipeline.protocol.label_frames import labels_frame
@@ -355,6 +356,7 @@ MODULES = {
     "signatures": "test_signatures_that_are_settled_later",
     "table_sizes": "test_sizes_of_tables",
     "totals": "test_live",
+    "trial": "test_explanations",
     "upstreams": "test_resolution",
 }
 """Modules of store/ that run such statements, and the test that drives each."""
@@ -782,6 +784,19 @@ def test_reruns_and_recounts(database: Database) -> None:
     for table in TABLES:
         recount(database, table, rewrite=True)
     assert tables_of(news_of(before, database, ann)) <= {"pipeline.repo"}
+
+
+def test_explanations(database: Database) -> None:
+    """They run the write path's statements, and roll back."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    writes = marked(ann)
+    index(database, ann.commit(*writes))
+    forbid(database, ann)
+    before = traces(database.url, MARK, ann.did)
+    for write in writes:
+        explain(Settings(database_url=database.url), database, ann.uri(write.path))
+    assert tables_of(news_of(before, database, ann)) == set()
 
 
 def test_purges(database: Database) -> None:

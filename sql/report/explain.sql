@@ -123,7 +123,7 @@ ORDER BY l.src, l.val, l.cid
 LIMIT %(limit)s;
 
 -- :labels_in_effect
--- The labels in effect that readers apply to %(subject)s: its own, those that it gives itself, and those of its account.
+-- The labels in effect that readers apply to %(subject)s: its own, those that it gives itself, and its account's.
 SELECT l.uri, l.kind, l.src, l.val, l.cid, l.cts, l.exp
 FROM pipeline.labels_on(%(subject)s) l
 ORDER BY l.kind, l.src, l.val, l.uri
@@ -234,8 +234,8 @@ SELECT 'post_agg', d.uri, c.name
 FROM delta_post d
 CROSS JOIN LATERAL (
   VALUES ('likeCount', d.likes), ('replyCount', d.replies), ('repostCount', d.reposts), ('quoteCount', d.quotes)
-) c (name, by)
-WHERE c.by > 0
+) c (name, moved)
+WHERE c.moved > 0
 UNION
 SELECT 'post_agg', q.subject, 'quoteCount' FROM bsky.quote q WHERE q.uri = %(uri)s
 UNION
@@ -243,8 +243,8 @@ SELECT 'profile_agg', d.did, c.name
 FROM delta_profile d
 CROSS JOIN LATERAL (
   VALUES ('followersCount', d.followers), ('followsCount', d.follows), ('postsCount', d.posts)
-) c (name, by)
-WHERE c.by > 0
+) c (name, moved)
+WHERE c.moved > 0
 ORDER BY 1, 2, 3;
 
 -- :keys_to_recount
