@@ -386,6 +386,7 @@ PATHS = {
     "identity/on_demand.py": "test_resolution",
     "identity/plc_import.py": "test_imports_of_a_directory",
     "identity/worker.py": "test_resolution",
+    "operations/explain.py": "test_explanations",
     "labels/bulk.py": "test_labels_made_here",
     "labels/dead_letters.py": "test_retries_of_labels",
     "labels/service.py": "test_labels_made_here",
