@@ -390,5 +390,15 @@ SERVING_HEAD_SECONDS = 10.0
 SERVING_END_SECONDS = 3
 """What a server of ours, once it should end, waits for its clients (whole seconds)."""
 
-HEALTHY_SECONDS = 5.0
+METRICS_FRESH_SECONDS = 3.0
+"""How long what was read of the database answers for metrics and probes, so that many of them cost as one."""
+METRICS_WAIT_SECONDS = 8.0
+"""How long metrics and probes wait for the database, which is less than Prometheus waits for them (10 s)."""
+METRICS_COUNT_SECONDS = 120.0
+"""How long ago reports were counted last when `appview-pipeline serve` counts them itself: their sweep does it every
+few minutes."""
+METRICS_COUNTED_SECONDS = 3_600.0
+"""The same when there are too many to be added up for an answer: counters are left out until they are counted."""
+
+HEALTHY_SECONDS = 10.0
 """How long `appview-pipeline healthy` waits for an answer."""

@@ -52,7 +52,7 @@ def roles(settings: Settings) -> dict[str, Role]:
         # Compiling takes longer than the short statements of the write path.
         "writer": Role(statement=settings.statement_timeout, lock=30, idle=60, jit=False),
         "reader": Role(statement=30, lock=5, idle=30, read_only=True),
-        "health": Role(statement=5, lock=1, idle=30, read_only=True),
+        "health": Role(statement=5, lock=1, idle=30, read_only=True, jit=False),
         "maintenance": Role(statement=3_600, lock=10, idle=300),
     }
 
@@ -163,11 +163,14 @@ def _note_role(connection: PsycopgConnection, record: ConnectionPoolEntry) -> No
     record.info["role"] = "writer"
 
 
-def open_database(settings: Settings, *, migrate: bool | None = None, patience: float | None = None) -> Database:
+def open_database(
+    settings: Settings, *, migrate: bool | None = None, patience: float | None = None, check: bool = True
+) -> Database:
     """Opens the database of the settings, or the embedded one where they name none (starting it if need be).
 
     `migrate`: bring the schema up to date first; by default only on the embedded database. `patience`: seconds to wait
-    for a start of the embedded database that goes on, see `attach`.
+    for a start of the embedded database that goes on, see `attach`. Without `check` it is not connected to yet: whoever
+    uses it finds out how it is.
 
     Raises `OperatorError` in one sentence when the database can't be reached, when `patience` has run out, or when the
     schema is missing, older or newer than this code.
@@ -182,7 +185,8 @@ def open_database(settings: Settings, *, migrate: bool | None = None, patience: 
         if migrate or (migrate is None and server is not None):
             migrations.upgrade(url)
         try:
-            _check(url)
+            if check:
+                _check(url)
         except (psycopg2.Error, SQLAlchemyError) as error:
             where = database_url.describe(url)
             raise OperatorError(f"{where} could not be checked ({obstacle(error, where)}).") from error

@@ -61,9 +61,25 @@ def version_of(connection: Connection) -> str | None:
     return version
 
 
+def stored_version(connection: PsycopgConnection) -> str | None:
+    """The schema version, read on a connection of the pool; None where there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT to_regclass('{VERSION_SCHEMA}.{VERSION_TABLE}')")
+        if cursor.fetchone() == (None,):
+            return None
+        cursor.execute(f"SELECT version_num FROM {VERSION_SCHEMA}.{VERSION_TABLE}")
+        row = cursor.fetchone()
+    return None if row is None else str(row[0])
+
+
 def check_version(connection: Connection, url: str) -> None:
     """Raises `OperatorError` unless the schema on `connection` is this code's; `url` is for the sentence."""
-    version, where = version_of(connection), database_url.describe(url)
+    refuse_other_version(version_of(connection), url)
+
+
+def refuse_other_version(version: str | None, url: str) -> None:
+    """Raises `OperatorError` unless the schema's version is this code's; `url` is for the sentence."""
+    where = database_url.describe(url)
     if version is None:
         raise OperatorError(f"{where} has no tables of appview-pipeline yet: run `appview-pipeline migrate`.")
     _check_known(version, where)

@@ -1,6 +1,7 @@
 -- Deletes at most %(limit)s reports of the fetch process from before %(before)s, oldest first.
 --
--- Guarantees: only plots need them, and totals, which have counted them (report/totals.sql). Bounded: run it until it deletes nothing.
+-- Guarantees: only plots need them, and totals, which have counted them (report/totals.sql). Bounded: run it until it
+-- deletes nothing.
 DELETE FROM pipeline.fetch_batch
 WHERE id IN (
   SELECT id

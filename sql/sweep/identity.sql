@@ -1,7 +1,8 @@
 -- Deletes at most %(limit)s reports of the identity process from before %(before)s, oldest first; and servers whose row
 -- has not changed since.
 --
--- Guarantees: only plots need them, and totals, which have counted them (report/totals.sql). Bounded: run it until it deletes nothing.
+-- Guarantees: only plots need them, and totals, which have counted them (report/totals.sql). Bounded: run it until it
+-- deletes nothing.
 
 -- :batches
 -- Deletes reports of the identity process.

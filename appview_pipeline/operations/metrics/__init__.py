@@ -1,0 +1,1 @@
+"""What Prometheus is told: families of metrics by topic, made from one reading of the database."""

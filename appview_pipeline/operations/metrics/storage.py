@@ -1,0 +1,101 @@
+"""The database: sizes, growth, connections, transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from appview_pipeline.operations.metrics.family import Family, Values, gauge
+from appview_pipeline.operations.reading import Reading
+from appview_pipeline.store.health_report import HealthReport, TableHealth
+
+
+def _one(value: Callable[[HealthReport], float | int | None]) -> Callable[[Reading], Values]:
+    """A value without labels."""
+    return lambda reading: () if reading.report is None else [((), value(reading.report))]
+
+
+def _tables(value: Callable[[TableHealth], float | int | None]) -> Callable[[Reading], Values]:
+    """A value of each table, named `schema.table`."""
+
+    def values(reading: Reading) -> Values:
+        for name, table in reading.report.tables.items() if reading.report is not None else ():
+            yield (name,), value(table)
+
+    return values
+
+
+def _server(reading: Reading) -> Values:
+    if reading.report is not None:
+        yield (reading.report.server.version,), 1
+
+
+def _started(report: HealthReport) -> float | None:
+    return None if report.server.started_at is None else report.server.started_at.timestamp()
+
+
+FAMILIES: tuple[Family, ...] = (
+    gauge("appview_database_info", "Version of PostgreSQL; 1.", "version", _server),
+    gauge("appview_database_start_timestamp_seconds", "When PostgreSQL was started.", "", _one(_started)),
+    gauge("appview_database_size_bytes", "Bytes of the database.", "", _one(lambda report: report.disk.bytes)),
+    gauge(
+        "appview_database_volume_bytes",
+        "Bytes of its volume, where they are known.",
+        "",
+        _one(lambda report: report.disk.volume_bytes),
+    ),
+    gauge(
+        "appview_database_volume_free_bytes",
+        "Bytes of it that are free.",
+        "",
+        _one(lambda report: report.disk.free_bytes),
+    ),
+    gauge(
+        "appview_database_growth_bytes_per_day",
+        "Bytes a day that the tables grow by, as hourly measurements say.",
+        "",
+        _one(lambda report: report.disk.growth),
+    ),
+    gauge(
+        "appview_database_full_in_days",
+        "Days until the volume is full, if they go on growing so.",
+        "",
+        _one(lambda report: report.disk.days_left),
+    ),
+    gauge(
+        "appview_database_connections",
+        "Connections to the server.",
+        "",
+        _one(lambda report: report.server.connections),
+    ),
+    gauge(
+        "appview_database_max_connections",
+        "Connections that it allows.",
+        "",
+        _one(lambda report: report.server.max_connections),
+    ),
+    gauge(
+        "appview_database_oldest_transaction_seconds",
+        "For how long the oldest transaction has been open.",
+        "",
+        _one(lambda report: report.server.oldest_transaction_seconds or 0.0),
+    ),
+    gauge(
+        "appview_database_transaction_id_age",
+        "Transactions since the oldest row version that is not frozen.",
+        "",
+        _one(lambda report: report.server.transaction_id_age),
+    ),
+    gauge(
+        "appview_table_size_bytes",
+        "Bytes of a table with its indexes, as of the last hourly measurement.",
+        "table",
+        _tables(lambda table: table.bytes),
+    ),
+    gauge("appview_table_rows", "Rows of it, by PostgreSQL's estimate.", "table", _tables(lambda table: table.rows)),
+    gauge(
+        "appview_table_dead_rows",
+        "Row versions that vacuum has to remove, by PostgreSQL's estimate.",
+        "table",
+        _tables(lambda table: table.dead_rows),
+    ),
+)
