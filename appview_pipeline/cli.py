@@ -202,6 +202,49 @@ def privacy_list(as_json: bool) -> None:
         click.echo("No account forbids the collection of its data.")
 
 
+@cli.command()
+@click.argument("names", nargs=-1, metavar="[SWEEP]...")
+@click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after this time. [no limit]")
+def sweep(names: tuple[str, ...], dry_run: bool, seconds: float | None) -> None:
+    """Delete what nothing needs any more, as the job sweep does; of all tables, or of those of the named sweeps.
+
+    Exit code 1: a statement failed. Interrupted at any moment, it goes on where it was when it is run again.
+    """
+    from appview_pipeline.operations.sweeping import SweepSummary, count_due, due_lines, run_sweeps
+    from appview_pipeline.store.database import open_database
+    from appview_pipeline.store.session_lock import LockTaken
+
+    settings = _begin("sweep")
+    database = open_database(settings)
+    try:
+        if dry_run:
+            click.echo("\n".join(due_lines(count_due(settings, database, names))))
+            return
+        with (
+            _interruptible() as stopped,
+            tqdm(unit="rows", desc="sweep", file=sys.stderr) as bar,
+            logging_redirect_tqdm(),
+        ):
+
+            def show(so_far: SweepSummary) -> None:
+                bar.update(so_far.rows - bar.n)
+
+            limit = float("inf") if seconds is None else seconds
+            try:
+                found = run_sweeps(
+                    settings, database, names, seconds=limit, every_walk=True, progress=show, stopped=stopped
+                )
+            except LockTaken as error:
+                raise OperatorError(f"{error}: wait for it to end, or stop it in Dagster.") from None
+    finally:
+        database.close()
+    click.echo("\n".join(found.lines()))
+    click.echo(f"{found.rows:,} rows in {found.seconds:.1f} s; it ended because {found.ended}.")
+    if found.failures:
+        sys.exit(1)
+
+
 @cli.command("dead-letters")
 @click.option("--kind", help="Only this kind.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Most letters shown.")

@@ -588,6 +588,118 @@ class Settings:
         _whole_number(1, 36_500),
         30,
     )
+    sweep_cron: str = _setting(
+        "APPVIEW_SWEEP_CRON",
+        "When the job `sweep` begins (cron): it deletes what nothing needs any more (docs/sweeps.md).",
+        str,
+        "*/10 * * * *",
+    )
+    sweep_seconds: float = _setting(
+        "APPVIEW_SWEEP_SECONDS",
+        "Limit of the seconds that one run of the job `sweep` works; the next one goes on.",
+        _seconds(1, 86_400),
+        240.0,
+    )
+    sweep_rows: int = _setting(
+        "APPVIEW_SWEEP_ROWS",
+        "Limit of the rows that one transaction of a sweep deletes, or looks at.",
+        _whole_number(1, 100_000),
+        2_000,
+    )
+    sweep_walk_hours: float = _setting(
+        "APPVIEW_SWEEP_WALK_HOURS",
+        "Hours between two sweeps of a table that has no index for it, and is read from its beginning to its end.",
+        _hours(0, 8_760),
+        6.0,
+        shown_default="`6`",
+    )
+    pending_hours: float = _setting(
+        "APPVIEW_PENDING_HOURS",
+        "Hours that rows of `pipeline.pending` are kept. Missing records are fetched for the first 24 hours. Rows of "
+        "replies stay until the parent arrives.",
+        _hours(24, 87_600),
+        24.0,
+        shown_default="`24`",
+    )
+    tombstone_days: int = _setting(
+        "APPVIEW_TOMBSTONE_DAYS",
+        "Days that tombstones are kept at least; then they go once everything of their repository is known that is as "
+        "old as they are.",
+        _whole_number(0, 36_500),
+        3,
+    )
+    gap_days: int = _setting(
+        "APPVIEW_GAP_DAYS", "Days that closed gaps are kept. Open ones stay.", _whole_number(1, 36_500), 30
+    )
+    report_days: int = _setting(
+        "APPVIEW_REPORT_DAYS",
+        "Days that rows of `pipeline.batch`, `identity_batch`, `fetch_batch` and `backfill_batch` are kept, and "
+        "servers in `pipeline.upstream`.",
+        _whole_number(1, 36_500),
+        7,
+    )
+    identity_days: int = _setting(
+        "APPVIEW_IDENTITY_DAYS",
+        "Days that the identity of an account is kept of which nothing else is known, and that is in no queue.",
+        _whole_number(1, 36_500),
+        1,
+    )
+    queue_days: int = _setting(
+        "APPVIEW_QUEUE_DAYS",
+        "Days that finished rows of `pipeline.backfill_queue` are kept.",
+        _whole_number(1, 36_500),
+        7,
+    )
+    host_days: int = _setting(
+        "APPVIEW_HOST_DAYS",
+        "Days that a host is kept that nobody has listed, fetched from or failed to since.",
+        _whole_number(1, 36_500),
+        30,
+    )
+    expired_label_days: int = _setting(
+        "APPVIEW_EXPIRED_LABEL_DAYS",
+        "Days that an expired label is kept in `bsky.label`; no reader of the AppView sees it.",
+        _whole_number(1, 36_500),
+        7,
+    )
+    event_days: int = _setting(
+        "APPVIEW_EVENT_DAYS",
+        "Days that Dagster's asset events and check results of the sensors are kept, and finished runs of jobs that "
+        "begin every few minutes. The newest of each asset and partition stays.",
+        _whole_number(1, 36_500),
+        3,
+    )
+    run_days: int = _setting(
+        "APPVIEW_RUN_DAYS",
+        "Days that all other finished runs are kept, except those that made the newest event of an asset or partition.",
+        _whole_number(1, 36_500),
+        14,
+    )
+    prune_cron: str = _setting(
+        "APPVIEW_PRUNE_CRON",
+        "When the job `prune_history` begins (cron): it keeps Dagster's own history short.",
+        str,
+        "17 */6 * * *",
+    )
+    retention_days: int = _setting(
+        "APPVIEW_RETENTION_DAYS DATA_RETENTION_DAYS",
+        "Days that posts, likes and reposts are kept (docs/sweeps.md). `0`: for ever.",
+        _whole_number(0, 36_500),
+        0,
+    )
+    retention_protected: tuple[str, ...] = _setting(
+        "APPVIEW_RETENTION_PROTECTED",
+        "Accounts (DIDs separated by commas) of which everything is kept, and of those that they follow.",
+        _dids,
+        (),
+        shown_default="none",
+    )
+    retention_cron: str = _setting(
+        "APPVIEW_RETENTION_CRON",
+        "When the job `retention` begins (cron), if `APPVIEW_RETENTION_DAYS` is set.",
+        str,
+        "23 3 * * *",
+    )
     statement_timeout: float = _setting(
         "APPVIEW_STATEMENT_TIMEOUT",
         "Limit of the seconds that one statement of the write path may run before its batch is tried again.",

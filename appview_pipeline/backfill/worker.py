@@ -268,7 +268,6 @@ class Worker:
         if any(scope.is_urgent for scope in self.scopes) and self.dids is None:
             queue_incomplete(self.loop_database, stopped=self.stopped)
         with self.loop_database.connect("writer") as connection:
-            host_store.forget_hosts(connection)
             if self.dids is not None:
                 queue.enqueue(connection, self.dids, reason="requested", priority=queue.ASKED)
                 self._note_not_queued(connection, self.dids)

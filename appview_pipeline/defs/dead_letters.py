@@ -2,8 +2,6 @@
 
 # No postponed annotations here: Dagster reads the types of its ops' parameters at definition.
 
-from datetime import datetime, timedelta, timezone
-
 import dagster as dg
 from pydantic import Field
 
@@ -13,7 +11,6 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.dead_letters import RetrySummary
 from appview_pipeline.labels import dead_letters as retries
 from appview_pipeline.store import dead_letters as letters
-from appview_pipeline.store import gaps
 
 SHOWN = 50
 
@@ -119,28 +116,6 @@ def _cell(text: str) -> str:
 def retry_dead_letters() -> None:
     """Retries."""
     retry_letters()
-
-
-@dg.op(description="Deletes dead letters older than APPVIEW_DEAD_LETTER_DAYS.")
-def sweep_dead_letters(context: dg.OpExecutionContext, index: IndexDatabase) -> None:
-    """Sweeps `pipeline.dead_letter`."""
-    before = datetime.now(timezone.utc) - timedelta(days=settings.load().dead_letter_days)
-    with index.open().connect("maintenance") as connection:
-        swept = letters.sweep_letters(connection, before)
-    context.log.info(f"Deleted {swept:,} dead letters")
-    context.add_output_metadata({"rows": swept})
-
-
-@dg.op(
-    description="Closes gaps that what came since proves to be none; deletes those closed APPVIEW_DEAD_LETTER_DAYS ago."
-)
-def sweep_gaps(context: dg.OpExecutionContext, index: IndexDatabase) -> None:
-    """Sweeps `pipeline.gap`."""
-    before = datetime.now(timezone.utc) - timedelta(days=settings.load().dead_letter_days)
-    with index.open().connect("maintenance") as connection:
-        closed, deleted = gaps.sweep_gaps(connection, before)
-    context.log.info(f"Closed {closed:,} gaps, deleted {deleted:,} closed ones")
-    context.add_output_metadata({"closed": closed, "rows": deleted})
 
 
 defs = dg.Definitions(assets=[dead_letters], jobs=[retry_dead_letters])

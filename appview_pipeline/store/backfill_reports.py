@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
 
 from psycopg2.extensions import connection as Connection
 from psycopg2.extras import Json
 
 from appview_pipeline.store.sql import sections
-from appview_pipeline.store.totals import count_reports
 
 _FILE = "backfill/report.sql"
-SWEPT_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True)
@@ -68,17 +65,3 @@ def reports_since(connection: Connection, after: int) -> BackfillTotals:
     columns = (column.name for column in fields(BackfillTotals) if column.name not in ("last_id", "failures"))
     sums: dict[str, int] = {name: int(number or 0) for name, number in zip(columns, numbers, strict=True)}
     return BackfillTotals(last_id=last_id, failures=failures, **sums)
-
-
-def sweep_reports(connection: Connection, before: datetime) -> int:
-    """Deletes rows that are older than `before`, committing as it goes. Returns how many."""
-    count_reports(connection)
-    deleted = 0
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(sections(_FILE)["sweep"], {"before": before, "limit": SWEPT_AT_ONCE})
-            some = cursor.rowcount
-        connection.commit()
-        deleted += some
-        if some < SWEPT_AT_ONCE:
-            return deleted

@@ -8,6 +8,7 @@ In seconds; a statement beyond its limit is cancelled, a session that leaves a t
 | reader | 30 | 5 | 30 | read-only: status, sensor, checks |
 | health | 5 | 1 | 30 | read-only: `health_report.py`, for checks, alerts and metrics |
 | maintenance | 3,600 | 10 | 300 | sweeps, recounts, reruns; gives up waiting for a lock early |
+| sweeper | 60 | 1 | 60 | sweeps; gives up at once, for nothing waits for them |
 | start | 60 | 10 | 60 | checks of a database before it is used (`postgres.START`) |
 | migration | 21,600 | 60 | 300 | (`migrate.MIGRATION`); waits 900 for another process that migrates |
 
@@ -54,6 +55,7 @@ def roles(settings: Settings) -> dict[str, Role]:
         "reader": Role(statement=30, lock=5, idle=30, read_only=True),
         "health": Role(statement=5, lock=1, idle=30, read_only=True, jit=False),
         "maintenance": Role(statement=3_600, lock=10, idle=300),
+        "sweeper": Role(statement=60, lock=1, idle=60),
     }
 
 

@@ -12,7 +12,6 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.store.repo_states import lock_repositories, note_closed_gaps
 from appview_pipeline.store.sql import sections
 
-SWEPT_AT_ONCE = 5_000
 FROM_LABELERS = LABEL, LABEL_FRAME = "label", "label-frame"
 """Forms of dead letters from labelers: one label as DAG-CBOR, and a whole frame of a labeler's stream."""
 
@@ -148,20 +147,3 @@ def mark_failed(connection: Connection, letter: int, kind: str, reason: str) -> 
     """Notes that a retry failed, and why."""
     with connection.cursor() as cursor:
         cursor.execute(sections("repair/dead_letter.sql")["failed"], {"id": letter, "kind": kind, "reason": reason})
-
-
-def sweep_letters(connection: Connection, before: datetime) -> int:
-    """Deletes the letters first seen before `before`, and counts of overflow, committing as it goes. Returns how many
-    letters."""
-    swept = 0
-    for name in ("letters", "overflow", "days"):
-        while True:
-            with connection.cursor() as cursor:
-                cursor.execute(sections("sweep/dead_letter.sql")[name], {"before": before, "limit": SWEPT_AT_ONCE})
-                deleted = cursor.rowcount
-            connection.commit()
-            if name == "letters":
-                swept += deleted
-            if deleted < SWEPT_AT_ONCE:
-                break
-    return swept

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
-from appview_pipeline.store.totals import count_reports
 
 MAX_REPORTS = 20_000
 """Rows that are read at once, to be reported."""
-SWEPT_AT_ONCE = 20_000
 """Rows that one transaction deletes."""
 
 
@@ -118,17 +115,3 @@ def last_fetch_report(connection: Connection) -> LastFetchReport | None:
 def recent_outcomes(connection: Connection, seconds: float) -> Outcomes:
     """What the attempts of the last `seconds` came to."""
     return Outcomes(*_rows(connection, "outcomes", seconds=seconds)[0])
-
-
-def sweep_fetch_reports(connection: Connection, before: datetime) -> int:
-    """Deletes reports from before `before`, committing every `SWEPT_AT_ONCE` rows. Returns how many."""
-    count_reports(connection)
-    swept = 0
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(sections("sweep/fetching.sql")[""], {"before": before, "limit": SWEPT_AT_ONCE})
-            deleted = cursor.rowcount
-        connection.commit()
-        swept += deleted
-        if deleted < SWEPT_AT_ONCE:
-            return swept

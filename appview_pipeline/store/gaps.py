@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection
 
-from appview_pipeline.store.repo_states import lock_repositories, note_closed_gaps
 from appview_pipeline.store.sql import sections
+from appview_pipeline.store.sweeps import GAPS_FILLED, sweep_to_its_end
 
-SWEPT_AT_ONCE = 5_000
 MAX_OPEN = 1_000
 
 
@@ -80,24 +79,5 @@ def close_gap(connection: Connection, gap: int) -> bool:
 def sweep_gaps(connection: Connection, before: datetime) -> tuple[int, int]:
     """Closes what is proven to be complete, and deletes gaps closed before `before`, committing as it goes. Returns how
     many were closed and how many deleted."""
-    statements = sections("sweep/gap.sql")
-    closed = deleted = 0
-    after: int | None = 0
-    while after is not None:
-        with connection.cursor() as cursor:
-            cursor.execute(statements["proven"], {"after": after, "limit": SWEPT_AT_ONCE})
-            ((after, proven, dids),) = cursor.fetchall()
-            if proven:
-                lock_repositories(connection, dids)
-                cursor.execute(statements["close"], {"ids": proven})
-                closed += cursor.rowcount
-                note_closed_gaps(connection, dids)
-        connection.commit()
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(statements["closed"], {"before": before, "limit": SWEPT_AT_ONCE})
-            swept = cursor.rowcount
-        connection.commit()
-        deleted += swept
-        if swept < SWEPT_AT_ONCE:
-            return closed, deleted
+    closed = sweep_to_its_end(connection, GAPS_FILLED, before)
+    return closed, sweep_to_its_end(connection, "closed gaps", before)

@@ -10,10 +10,6 @@ from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
 
-FORGOTTEN_DAYS = 30
-FORGOTTEN_AT_ONCE = 1_000
-"""Hosts of which nothing was seen for so many days are deleted, so many at once."""
-
 
 @dataclass(frozen=True)
 class HostNews:
@@ -87,11 +83,3 @@ def parked_hosts(connection: Connection, limit: int = 100) -> list[ParkedHost]:
 def count_parked_hosts(connection: Connection) -> int:
     """How many hosts are parked now."""
     return int(_fetch(connection, "parked_count")[0][0])
-
-
-def forget_hosts(connection: Connection) -> int:
-    """Deletes some of the hosts of which nothing was seen for long. Returns how many."""
-    with connection.cursor() as cursor:
-        values = {"days": FORGOTTEN_DAYS, "limit": FORGOTTEN_AT_ONCE}
-        cursor.execute(sections("backfill/host.sql")["forget"], values)
-        return cursor.rowcount

@@ -9,13 +9,11 @@ from typing import Any
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
-from appview_pipeline.store.totals import count_reports
 
 MAX_REPORTS = 20_000
 """Rows that are read at once, to be reported."""
 MAX_COUNTED = 100_000
 """Accounts that are due and are counted."""
-SWEPT_AT_ONCE = 20_000
 """Rows that one transaction deletes."""
 
 
@@ -108,20 +106,3 @@ def accounts_met(connection: Connection, after: int | None) -> AccountsMet:
 def refresh_due(connection: Connection, limit: int = MAX_COUNTED) -> int:
     """Accounts whose refresh is due, counted up to `limit`."""
     return int(_rows(connection, "refresh", limit=limit)[0][0])
-
-
-def sweep_reports(connection: Connection, before: datetime) -> int:
-    """Deletes reports, and servers that did not change, from before `before`, committing every `SWEPT_AT_ONCE` rows.
-    Returns how many."""
-    count_reports(connection)
-    swept = 0
-    for name in ("batches", "upstreams"):
-        while True:
-            with connection.cursor() as cursor:
-                cursor.execute(sections("sweep/identity.sql")[name], {"before": before, "limit": SWEPT_AT_ONCE})
-                deleted = cursor.rowcount
-            connection.commit()
-            swept += deleted
-            if deleted < SWEPT_AT_ONCE:
-                break
-    return swept

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection
@@ -23,8 +22,6 @@ from appview_pipeline.store.sql import sections
 ON_DEMAND = "records"
 """`source` of the `Writer` that writes records that were fetched one by one. Parents of replies among them are fetched
 in turn, up to the root of the thread; those of replies in a repository's export are not."""
-
-SWEPT_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True)
@@ -130,20 +127,3 @@ def pending_state(connection: Connection) -> PendingState:
             if oldest_seconds is not None:
                 oldest = max(oldest or 0.0, oldest_seconds)
     return PendingState(sum(by_kind.values()), due, oldest, given_up, by_kind)
-
-
-def sweep_pending(connection: Connection, before: datetime) -> int:
-    """Deletes the rows that expired before `before` and that no evaluation waits for, committing as it goes. Returns
-    how many."""
-    statement = sections("sweep/pending.sql")[""]
-    place = {"uri": "", "kind": "", "missing": ""}
-    deleted = 0
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(statement, {**place, "before": before, "limit": SWEPT_AT_ONCE})
-            row = cursor.fetchone()
-        connection.commit()
-        if row is None:
-            return deleted
-        place = dict(zip(place, row[:3], strict=True))
-        deleted += row[3]

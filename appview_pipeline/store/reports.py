@@ -10,10 +10,8 @@ from typing import Any
 from psycopg2.extensions import connection as Connection
 
 from appview_pipeline.store.sql import sections
-from appview_pipeline.store.totals import count_reports
 
 MAX_BATCHES = 5_000
-SWEPT_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -148,17 +146,3 @@ def aggregate_drift(
     rows = _rows(connection, f"check/{check}.sql", since=since, until=until, limit=limit, shown=shown)
     compared, differing, examples = rows[0]
     return Drift(compared, differing, examples or [])
-
-
-def sweep_batches(connection: Connection, before: datetime) -> int:
-    """Deletes the batches applied before `before`, committing every `SWEPT_AT_ONCE` rows. Returns how many."""
-    count_reports(connection)
-    swept = 0
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(sections("sweep/batch.sql")[""], {"before": before, "limit": SWEPT_AT_ONCE})
-            deleted = cursor.rowcount
-        connection.commit()
-        swept += deleted
-        if deleted < SWEPT_AT_ONCE:
-            return swept

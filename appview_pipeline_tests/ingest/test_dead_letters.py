@@ -19,8 +19,9 @@ from appview_pipeline.ingest import dead_letters as dead_letters_module
 from appview_pipeline.ingest.dead_letters import retry_dead_letters
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.dead_letters import kinds_of_letters, list_letters, sweep_letters
+from appview_pipeline.store.dead_letters import kinds_of_letters, list_letters
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline.store.sweeps import sweep_to_its_end
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update
 from appview_pipeline_tests.support.tables import fresh_database, one, rows
@@ -174,7 +175,9 @@ def test_counts_by_kind_and_the_sweep(database: Database, alice: Person) -> None
     with database.connect("maintenance") as connection:
         kinds = {kind.kind: (kind.open, kind.resolved, kind.only_counted) for kind in kinds_of_letters(connection)}
         assert kinds.pop("lexicon") == (2, 0, 7) and list(kinds.values()) == [(1, 0, 0)]
-        assert sweep_letters(connection, datetime.now(timezone.utc) - timedelta(days=30)) == 1
+        before = datetime.now(timezone.utc) - timedelta(days=30)
+        assert sweep_to_its_end(connection, "dead letters", before) == 1
+        assert sweep_to_its_end(connection, "counts of dead letters", before) == 1
         assert [letter.path for letter in list_letters(connection)] == [None, "app.bsky.feed.post/b"]
         assert [letter.path for letter in list_letters(connection, "lexicon", 5)] == ["app.bsky.feed.post/b"]
         assert {kind.only_counted for kind in kinds_of_letters(connection)} == {0}
@@ -202,7 +205,8 @@ def test_a_day_has_a_budget_for_each_kind(database: Database, alice: Person, mon
     index(database, *frames, validators=Strict(), dead_letter_day_bytes=3_000)
     assert len(letters(database)) == 7
     with database.connect("maintenance") as connection:
-        sweep_letters(connection, datetime.now(timezone.utc))
+        sweep_to_its_end(connection, "dead letters", datetime.now(timezone.utc))
+        sweep_to_its_end(connection, "counts of dead letters", datetime.now(timezone.utc))
     assert one(database.url, "SELECT count(*) FROM pipeline.dead_letter_day") == 1
 
 
@@ -243,7 +247,7 @@ def test_in_the_ui(database: Database, alice: Person, monkeypatch: pytest.Monkey
             assert (said["tried"].value, said["resolved"].value, said["failed lexicon"].value) == (3, 2, 1)
             assert texts(database) == {"one", "two"}
             rows(database.url, "UPDATE pipeline.dead_letter SET first_seen = now() - interval '31 days'")
-            assert defs.resolve_job_def("housekeeping").execute_in_process(instance=instance).success
+            assert defs.resolve_job_def("sweep").execute_in_process(instance=instance).success
             assert one(database.url, "SELECT count(*) FROM pipeline.dead_letter") == 0
     finally:
         database_module.reopen()

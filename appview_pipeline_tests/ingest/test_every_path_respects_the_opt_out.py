@@ -63,7 +63,6 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.identities import Settled, claim, save, want
 from appview_pipeline.store.identity_import import ImportedDocument, import_documents
 from appview_pipeline.store.label_definitions import Strings
-from appview_pipeline.store.label_sweep import sweep_label_events
 from appview_pipeline.store.labelers import LabelerState, note_gap, open_labeler, reread, set_states
 from appview_pipeline.store.labelers import want as want_labelers
 from appview_pipeline.store.labels import (
@@ -75,6 +74,7 @@ from appview_pipeline.store.labels import (
 )
 from appview_pipeline.store.pending import missed, postpone, take_missing
 from appview_pipeline.store.repo_states import begin_resync, fail_resync
+from appview_pipeline.store.sweeps import sweep_to_its_end
 from appview_pipeline.store.table_sizes import measure_tables
 from appview_pipeline.store.totals import count_reports
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
@@ -278,7 +278,12 @@ STATEMENTS: dict[str, str] = {
     "signatures/check.later": EXISTING,
     "sweep/gap.close": REMOVES,
     "sweep/gap.close_of_stream": REMOVES,
-    "sweep/label_event.": LOOKS,
+    "sweep/label.sweep": EXISTING,
+    "sweep/label_event.sweep": LOOKS,
+    "sweep/sweep.begin": NOBODY,
+    "sweep/sweep.failed": NOBODY,
+    "sweep/sweep.note": NOBODY,
+    "sweep/tombstone.raise": LOOKS,
     **{f"apply/{effect.name}.add": CHECKED for effect in EFFECTS.in_order},
 }
 
@@ -339,7 +344,7 @@ MODULES = {
     "identity_claims": "test_resolution",
     "identity_import": "test_imports_of_a_directory",
     "identity_reports": "test_resolution",
-    "label_sweep": "test_sweeps_of_labels",
+    "sweeps": "test_sweeps_of_labels",
     "label_definitions": "test_definitions_of_labels",
     "labelers": "test_labelers_that_are_read",
     "labels": "test_labels",
@@ -984,7 +989,7 @@ def test_sweeps_of_labels(database: Database) -> None:
     forbid(database, old)
     before = traces(database.url, MARK, old.did)
     with database.connect("maintenance") as connection:
-        assert sweep_label_events(connection, datetime.now(timezone.utc)) == 2
+        assert sweep_to_its_end(connection, "label events", datetime.now(timezone.utc)) == 2
     assert not news_of(before, database, old)
     assert rows(database.url, "SELECT src FROM pipeline.label_swept") == [(bob.did,)]
 

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appview_pipeline.store import label_sweep
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.label_feed import feed_bounds, read_feed
-from appview_pipeline.store.label_sweep import sweep_label_events
 from appview_pipeline.store.labels import rebuild_labels
+from appview_pipeline.store.sweeps import sweep_to_its_end
 from appview_pipeline_tests.properties.label_deliveries import delivery, of_sources, stored_rows
 from appview_pipeline_tests.support.label_model import Key, LabelModel, ModelRow, iso_millis
 from appview_pipeline_tests.support.label_rows import apply_rows
@@ -80,9 +79,8 @@ def test_from_any_cursor_while_ids_are_given_anew_and_swept(shared: Database, se
         apply_rows(shared, own)
         for step in rng.sample(("sweep", "join", "read", "go back", "rebuild"), rng.randint(0, 3)):
             if step == "sweep":
-                with pytest.MonkeyPatch.context() as patch, shared.connect("maintenance") as connection:
-                    patch.setattr(label_sweep, "SWEPT_AT_ONCE", rng.choice((1, 3, 1_000)))
-                    sweep_label_events(connection, ALL_OLD)
+                with shared.connect("maintenance") as connection:
+                    sweep_to_its_end(connection, "label events", ALL_OLD, rng.choice((1, 3, 1_000)))
             elif step == "join":
                 with shared.connect("reader") as connection:
                     newest = feed_bounds(connection).newest

@@ -10,11 +10,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from appview_pipeline.store import label_sweep
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.label_feed import feed_bounds
-from appview_pipeline.store.label_sweep import sweep_label_events
 from appview_pipeline.store.labels import LabelRow, rebuild_labels, remove_labels
+from appview_pipeline.store.sweeps import sweep_to_its_end
 from appview_pipeline_tests.support.database import run
 from appview_pipeline_tests.support.label_follower import LabelFollower
 from appview_pipeline_tests.support.label_model import LabelModel
@@ -25,9 +24,9 @@ SOURCES = ["did:plc:" + letter * 24 for letter in "ab"]
 NOW = datetime.now(timezone.utc)
 
 
-def sweep(database: Database, before: datetime = NOW + timedelta(days=1)) -> int:
+def sweep(database: Database, before: datetime = NOW + timedelta(days=1), at_once: int = 2_000) -> int:
     with database.connect("maintenance") as connection:
-        return sweep_label_events(connection, before)
+        return sweep_to_its_end(connection, "label events", before, at_once)
 
 
 def age(database: Database, days: float) -> None:
@@ -79,12 +78,10 @@ def swept_database(fresh: Fresh) -> Iterator[Database]:
 def test_any_order_of_labels_sweeps_and_repetitions(
     swept_database: Database, steps: list[list[LabelRow] | str], at_once: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(label_sweep, "SWEPT_AT_ONCE", at_once)
-        swept(swept_database, steps)
+    swept(swept_database, steps, at_once)
 
 
-def swept(database: Database, steps: list[list[LabelRow] | str]) -> None:
+def swept(database: Database, steps: list[list[LabelRow] | str], at_once: int) -> None:
     run(database.url, "TRUNCATE bsky.label, pipeline.label_event, pipeline.label_swept, pipeline.labeler")
     run(database.url, "UPDATE pipeline.label_feed SET swept_to = 0")
     model, follower = LabelModel(), LabelFollower()
@@ -98,12 +95,12 @@ def swept(database: Database, steps: list[list[LabelRow] | str]) -> None:
         elif step == "again" and said:
             apply_rows(database, said[:: 1 + len(said) % 3])
         elif step == "sweep all":
-            sweep(database)
+            sweep(database, at_once=at_once)
         elif step == "sweep the older half":
             age(database, 10)
             middle = said[len(said) // 2 :]
             apply_rows(database, middle)
-            sweep(database, NOW - timedelta(days=5))
+            sweep(database, NOW - timedelta(days=5), at_once)
         elif step == "follow":
             follower.catch_up(database)
             assert follower.labels == {key for key, row in model.rows().items() if not row.neg}
@@ -203,11 +200,10 @@ def test_what_never_took_effect_does_not_outdate_cursors(database: Database) -> 
     assert rows(database.url, "SELECT * FROM pipeline.label_swept") == []
 
 
-def test_each_event_is_looked_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_event_is_looked_at_once(database: Database) -> None:
     """However many of them stay: a sweep begins where the last one ended."""
-    monkeypatch.setattr(label_sweep, "SWEPT_AT_ONCE", 10)
     apply_rows(database, [label_row(SOURCES[0], f"did:plc:x{number}", "spam", seq=number) for number in range(25)])
-    assert sweep(database) == 0
+    assert sweep(database, at_once=10) == 0
     assert one(database.url, "SELECT swept_to FROM pipeline.label_feed") == 25
     age(database, 91)
     apply_rows(database, [label_row(SOURCES[0], "did:plc:x7", "spam", neg=True, seq=26)])

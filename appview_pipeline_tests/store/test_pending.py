@@ -15,9 +15,9 @@ from appview_pipeline.store.pending import (
     missed,
     pending_state,
     postpone,
-    sweep_pending,
     take_missing,
 )
+from appview_pipeline.store.sweeps import sweep_to_its_end
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.batches import changes_of, feed, index, writer_for
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post
@@ -377,8 +377,8 @@ def test_after_a_day_only_fetching_ends(database: Database, people: tuple[Person
     assert take(database) == [] and len(pending(database)) == 2
     now = datetime.now(timezone.utc)
     with database.connect("maintenance") as connection:
-        assert sweep_pending(connection, now - timedelta(days=3)) == 0
-        assert sweep_pending(connection, now) == 1
+        assert sweep_to_its_end(connection, "pending", now - timedelta(days=3)) == 0
+        assert sweep_to_its_end(connection, "pending", now) == 1
     assert pending(database) == {("r", "reply", f"{POST}/a")}
     index(database, parent)
     assert pending(database) == set()

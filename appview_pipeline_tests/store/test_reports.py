@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from appview_pipeline.store import reports
+from appview_pipeline.store.sweeps import sweep_to_its_end
 from appview_pipeline_tests.support.dagster_events import RELAY, add_batch
 from appview_pipeline_tests.support.database import connect
 
@@ -52,8 +53,8 @@ def test_sweep_keeps_what_is_young(database_url: str) -> None:
     with connect(database_url) as connection:
         for days in range(10):
             add_batch(connection, at=now - timedelta(days=days, minutes=1))
-        assert reports.sweep_batches(connection, now - timedelta(days=7)) == 3
-        assert reports.sweep_batches(connection, now - timedelta(days=7)) == 0
+        assert sweep_to_its_end(connection, "batches", now - timedelta(days=7)) == 3
+        assert sweep_to_its_end(connection, "batches", now - timedelta(days=7)) == 0
 
 
 def test_sweep_keeps_the_newest_of_a_stream(database_url: str) -> None:
@@ -64,7 +65,7 @@ def test_sweep_keeps_the_newest_of_a_stream(database_url: str) -> None:
             for source in (RELAY, "wss://other.example", "replay"):
                 add_batch(connection, source=source, at=now - timedelta(days=days), seq=40 - days)
         add_batch(connection, source="wss://other.example", at=now, seq=40)
-        assert reports.sweep_batches(connection, now - timedelta(days=7)) == 7
+        assert sweep_to_its_end(connection, "batches", now - timedelta(days=7)) == 7
         with connection.cursor() as cursor:
             cursor.execute("SELECT source, last_seq FROM pipeline.batch ORDER BY id")
             kept = cursor.fetchall()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from appview_pipeline.store import backfill_reports, fetch_reports, identity_reports, reports, totals
-from appview_pipeline.store.database import Connection, Database
+from appview_pipeline.store import totals
+from appview_pipeline.store.database import Database
+from appview_pipeline.store.sweeps import sweep_to_its_end
 from appview_pipeline.store.totals import COUNTED_AT_ONCE, Totals, count_reports, read_totals, seconds_behind
 from appview_pipeline_tests.support.database import connect, run
 
@@ -32,12 +32,7 @@ VALUES (1, 5, 3, 2, 9, 1, now() - interval '1 hour');
 INSERT INTO pipeline.backfill_batch (seconds, repositories, created, bytes, failures, ended_at)
 VALUES (1, 4, 40, 400, '{"unreachable": 3}', now() - interval '1 hour')"""
 
-SWEEPS: list[Callable[[Connection, datetime], int]] = [
-    reports.sweep_batches,
-    identity_reports.sweep_reports,
-    fetch_reports.sweep_fetch_reports,
-    backfill_reports.sweep_reports,
-]
+SWEEPS = ("batches", "identity batches", "fetch batches", "backfill batches")
 
 
 def read(database: Database) -> Totals:
@@ -75,7 +70,7 @@ def test_totals_are_those_of_all_reports_whatever_was_counted_and_swept(database
     with database.connect("maintenance") as connection:
         assert 60 <= seconds_behind(connection) < 600
         tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
-        assert sum(sweep(connection, tomorrow) for sweep in SWEEPS) > 100
+        assert sum(sweep_to_its_end(connection, name, tomorrow) for name in SWEEPS) > 100
     swept = read(database)
     assert swept == before, "what was counted is kept, and what was not is not swept"
     run(database.url, BATCHES)  # older than what is counted already: of a clock that was wrong

@@ -13,8 +13,8 @@ from appview_pipeline.store.identity_reports import (
     last_report,
     newest_report,
     reported_after,
-    sweep_reports,
 )
+from appview_pipeline.store.sweeps import sweep_to_its_end
 from appview_pipeline.store.upstreams import (
     MAX_ROWS,
     MAX_UPSTREAMS,
@@ -90,7 +90,7 @@ def test_reports_are_summed_by_hour_and_swept(database: Database) -> None:
         assert reported_after(connection, 4) == [] and reported_after(connection, 3)[0].resolved == 10
         last = last_report(connection)
         assert last is not None and (last.queued, last.oldest_seconds) == (3, 2.5) and last.age_seconds < 60
-        assert sweep_reports(connection, datetime.now(timezone.utc) - timedelta(days=1)) == 2
+        assert sweep_to_its_end(connection, "identity batches", datetime.now(timezone.utc) - timedelta(days=1)) == 2
         assert newest_report(connection) == 4
 
 

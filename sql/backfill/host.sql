@@ -56,13 +56,3 @@ LIMIT %(limit)s;
 -- How many hosts are parked now.
 SELECT count(*) FROM pipeline.pds_host WHERE parked_until > now();
 
--- :forget
--- Deletes at most %(limit)s hosts of which nothing was seen for %(days)s days: strangers name new ones all the time.
-DELETE FROM pipeline.pds_host
-WHERE host IN (
-  SELECT host
-  FROM pipeline.pds_host
-  WHERE greatest(found_at, seen_at, failed_at, delivered_at, listed_at) < now() - make_interval(days => %(days)s)
-  LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED
-);

@@ -30,13 +30,3 @@ SELECT max(id), count(*), sum(repositories), sum(records), sum(created), sum(upd
 FROM pipeline.backfill_batch
 WHERE id > %(after)s;
 
--- :sweep
--- Deletes at most %(limit)s rows that are older than %(before)s, and counted (report/totals.sql).
-DELETE FROM pipeline.backfill_batch
-WHERE id IN (
-  SELECT id
-  FROM pipeline.backfill_batch
-  WHERE ended_at < least(%(before)s, (SELECT counted_to FROM pipeline.total_counted WHERE report = 'backfill'))
-  ORDER BY ended_at
-  LIMIT %(limit)s
-);

@@ -41,3 +41,24 @@ COMMENT ON TABLE pipeline.total_counted IS 'How far the reports of processes are
 COMMENT ON COLUMN pipeline.total_counted.report IS 'Which reports: those of batch, or of another table ending in _batch.';
 COMMENT ON COLUMN pipeline.total_counted.counted_to IS
     'Reports from before this time are counted, and may be swept; later ones are not.';
+CREATE TABLE pipeline.sweep (
+    name text PRIMARY KEY,
+    position text,
+    began_at timestamptz,
+    ended_at timestamptz,
+    rows_deleted bigint NOT NULL DEFAULT 0,
+    last_rows bigint NOT NULL DEFAULT 0,
+    last_run_at timestamptz,
+    error text
+) WITH (fillfactor = 70);
+COMMENT ON TABLE pipeline.sweep IS 'How far each sweep has come, and what it has deleted (docs/sweeps.md).';
+COMMENT ON COLUMN pipeline.sweep.name IS 'Name of the sweep.';
+COMMENT ON COLUMN pipeline.sweep.position IS
+    'Where it goes on in a table that it reads from beginning to end; null: at the beginning.';
+COMMENT ON COLUMN pipeline.sweep.began_at IS 'When it last began at the beginning.';
+COMMENT ON COLUMN pipeline.sweep.ended_at IS 'When it last found nothing more to delete; null: never.';
+COMMENT ON COLUMN pipeline.sweep.rows_deleted IS 'Rows that it has deleted, all runs together.';
+COMMENT ON COLUMN pipeline.sweep.last_rows IS 'Rows that its last run deleted.';
+COMMENT ON COLUMN pipeline.sweep.last_run_at IS 'When it last worked.';
+COMMENT ON COLUMN pipeline.sweep.error IS
+    'Why its last run ended before its time, in words: others held the rows, say; null: it did not.';

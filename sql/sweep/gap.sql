@@ -42,7 +42,34 @@ UPDATE pipeline.gap SET resolved_at = now() WHERE id = ANY (%(ids)s) AND resolve
 -- Closes the gap %(id)s of a stream.
 UPDATE pipeline.gap SET resolved_at = now() WHERE id = %(id)s AND did IS NULL AND resolved_at IS NULL;
 
--- :closed
--- Deletes at most %(limit)s gaps that were closed before %(before)s, oldest first.
-DELETE FROM pipeline.gap
-WHERE id IN (SELECT id FROM pipeline.gap WHERE resolved_at < %(before)s ORDER BY resolved_at LIMIT %(limit)s);
+-- :due
+-- Counts the gaps that were closed before %(before)s, up to %(cap)s.
+SELECT count(*)
+FROM (SELECT FROM pipeline.gap WHERE resolved_at < %(before)s LIMIT %(cap)s) due;
+
+-- :due_open
+-- Counts the open gaps of repositories that are looked at, up to %(cap)s.
+SELECT count(*)
+FROM (
+  SELECT
+  FROM pipeline.gap
+  WHERE resolved_at IS NULL AND kind IN ('chain', 'sync', 'commit', 'record') AND to_text IS NOT NULL
+  LIMIT %(cap)s
+) due;
+
+-- :sweep
+-- Deletes at most %(limit)s gaps that were closed before %(before)s, oldest first. Returns how many, and whether there
+-- may be more (an empty text; null: no).
+WITH gone AS (
+  DELETE FROM pipeline.gap
+  WHERE id IN (
+    SELECT id
+    FROM pipeline.gap
+    WHERE resolved_at < %(before)s
+    ORDER BY resolved_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+  )
+  RETURNING id
+)
+SELECT count(*), CASE WHEN count(*) >= %(limit)s THEN '' END FROM gone;

@@ -10,8 +10,19 @@
 --
 -- Of older rows only those are looked at that may have been kept until now: the rows of the same (src, uri, cid, val),
 -- and the greatest negation so far of the same (src, uri, val). So each event is looked at about twice in its life.
---
--- Returns how many rows after swept_to were looked at, and how many rows were deleted.
+
+-- :due
+-- Counts the rows that are looked at, up to %(cap)s. Fewer are deleted.
+SELECT count(*)
+FROM (
+  SELECT
+  FROM pipeline.label_event
+  WHERE id > (SELECT swept_to FROM pipeline.label_feed) AND received_at < %(before)s
+  LIMIT %(cap)s
+) due;
+
+-- :sweep
+-- Returns how many rows were deleted, and whether there may be more (an empty text; null: no row was looked at).
 -- - next_rows: the next rows of all.
 -- - page: those of them before the first one that is not old.
 -- - candidate: what may be deleted: the page, and older rows that it may have overtaken.
@@ -103,4 +114,4 @@ WITH next_rows AS MATERIALIZED (
 ), moved AS (
   UPDATE pipeline.label_feed SET swept_to = p.id FROM (SELECT max(id) AS id FROM page) p WHERE p.id IS NOT NULL
 )
-SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM gone);
+SELECT (SELECT count(*) FROM gone), CASE WHEN (SELECT count(*) FROM page) > 0 THEN '' END;

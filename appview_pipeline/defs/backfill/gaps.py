@@ -3,7 +3,7 @@
 # No postponed annotations here: Dagster reads the types of its ops' parameters at definition.
 
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 import dagster as dg
 from pydantic import Field
@@ -14,10 +14,10 @@ from appview_pipeline.defs.database import IndexDatabase, database
 from appview_pipeline.defs.progress import EverySeconds
 from appview_pipeline.defs.runs import is_under_way
 from appview_pipeline.errors import OperatorError
-from appview_pipeline.store import gaps
 from appview_pipeline.store.backfill_queue import urgent_due
 from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.session_lock import LockLost, LockTaken
+from appview_pipeline.store.sweeps import GAPS_FILLED, sweep_to_its_end
 from appview_pipeline.store.sync_reports import has_stream_gaps
 
 JOB = "close_gaps"
@@ -53,9 +53,8 @@ def close_open_gaps(context: dg.OpExecutionContext, config: GapsConfig, index: I
 
     try:
         opened = index.open()
-        before = datetime.now(timezone.utc) - timedelta(days=chosen.dead_letter_days)
         with opened.connect("maintenance") as connection:
-            closed, _ = gaps.sweep_gaps(connection, before)
+            closed = sweep_to_its_end(connection, GAPS_FILLED, datetime.now(timezone.utc))
         survey = SurveySummary()
         try:
             survey = close_stream_gaps(chosen, opened, max_seconds=config.max_minutes * 30, progress=surveyed)

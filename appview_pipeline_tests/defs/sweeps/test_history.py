@@ -1,4 +1,4 @@
-"""Histories are kept bounded."""
+"""Dagster's own history is kept short."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
-from appview_pipeline.defs import housekeeping
 from appview_pipeline.defs.definitions import defs
-from appview_pipeline.store import reports
-from appview_pipeline.store.identity_reports import reported_after
-from appview_pipeline_tests.support.dagster_events import add_batch, execute, reported
-from appview_pipeline_tests.support.database import connect
-from appview_pipeline_tests.support.tables import rows
+from appview_pipeline.defs.sweeps import history
+from appview_pipeline_tests.support.dagster_events import reported
 
 
 def postgres_storage(url: str) -> dict[str, Any]:
@@ -30,7 +26,7 @@ def postgres_storage(url: str) -> dict[str, Any]:
 def test_pruning_keeps_the_newest_of_each_asset_and_partition(
     storage: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "AT_ONCE", 7)
+    monkeypatch.setattr(history, "AT_ONCE", 7)
     overrides = postgres_storage(database_url) if storage == "postgres" else {}
     with dg.instance_for_test(overrides=overrides, temp_dir=str(tmp_path)) as instance:
         for number in range(20):
@@ -43,8 +39,8 @@ def test_pruning_keeps_the_newest_of_each_asset_and_partition(
         event_log = instance.event_log_storage
         assert isinstance(event_log, SqlEventLogStorage)
         now = datetime.now(timezone.utc)
-        assert housekeeping.prune_events(instance, now - timedelta(hours=1)) == 0
-        deleted = housekeeping.prune_events(instance, now + timedelta(hours=1))
+        assert history.prune_events(instance, now - timedelta(hours=1)) == 0
+        deleted = history.prune_events(instance, now + timedelta(hours=1))
         assert deleted >= 3 * 19
         assert [r["n"] for r in reported(instance, "firehose")] == [19]
         assert [r["n"] for r in reported(instance, "likes")] == [19, 19]
@@ -62,23 +58,48 @@ def test_pruning_keeps_the_newest_of_each_asset_and_partition(
         assert [r["n"] for r in reported(instance, "firehose")] == [19, 20]
 
 
-def test_the_housekeeping_job_runs(index: None, database_url: str, tmp_path: Path) -> None:
-    with connect(database_url) as connection:
-        for days in (31, 30, 29):
-            add_batch(connection, at=datetime.now(timezone.utc) - timedelta(days=days))
-        old = "INSERT INTO pipeline.identity_batch (seconds, finished_at) VALUES (5, now() - interval '{} days')"
-        execute(connection, old.format(8), old.format(6))
-        said = (
-            "INSERT INTO pipeline.label_event (src, uri, val, cts, cts_at, received_at) "
-            "SELECT 'did:plc:a', 'did:plc:x', 'spam', '', at, at FROM (VALUES (now() - interval '{} days')) a (at)"
-        )
-        execute(connection, said.format(92), said.format(91), said.format(89), said.format(1))
-        with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-            job = defs.resolve_job_def(housekeeping.JOB)
-            for _ in range(2):
-                assert job.execute_in_process(instance=instance).success
-            assert housekeeping.prune_runs(instance, datetime.now(timezone.utc) + timedelta(hours=1)) == 2
-        assert reported_after(connection, 0)[0].last_id == 2 and len(reported_after(connection, 0)) == 1
-        assert reports.newest_batch(connection) == 3, "the newest of a stream stays: it says since when nothing came"
-    assert rows(database_url, "SELECT id FROM pipeline.label_event ORDER BY id") == [(3,), (4,)]
-    assert rows(database_url, "SELECT id FROM pipeline.batch ORDER BY id") == [(1,), (3,)], "partitions begin with 1"
+def test_runs_go_but_those_that_show_the_state_of_an_asset(tmp_path: Path) -> None:
+    @dg.asset
+    def old_news() -> dg.MaterializeResult:  # type: ignore[type-arg]
+        return dg.MaterializeResult(metadata={"n": 1})
+
+    @dg.op
+    def nothing() -> None: ...
+
+    @dg.job
+    def sweep() -> None:
+        nothing()
+
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        made = [dg.materialize([old_news], instance=instance).run_id for _ in range(3)]
+        swept = [sweep.execute_in_process(instance=instance).run_id for _ in range(3)]
+        assert history.prune_runs(instance, later - timedelta(hours=2)) == 0
+        assert history.prune_runs(instance, later, ["sweep"]) == 3
+        assert not any(instance.get_run_by_id(run) for run in swept)
+        assert history.prune_runs(instance, later) == 2
+        assert [run for run in made if instance.get_run_by_id(run)] == made[-1:]
+        assert instance.get_latest_materialization_event(dg.AssetKey("old_news")) is not None
+        assert history.prune_runs(instance, later) == 0
+
+
+def test_many_runs_are_pruned_page_by_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "RUNS_AT_ONCE", 2)
+    monkeypatch.setattr(history, "MAX_RUNS", 20)
+
+    @dg.asset
+    def news() -> None: ...
+
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        for _ in range(7):
+            dg.materialize([news], instance=instance)
+        assert history.prune_runs(instance, later) == 6
+
+
+def test_the_job_runs(tmp_path: Path) -> None:
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        job = defs.resolve_job_def(history.JOB)
+        for _ in range(2):
+            assert job.execute_in_process(instance=instance).success
+        assert history.prune_runs(instance, datetime.now(timezone.utc) + timedelta(hours=1), [history.JOB]) == 2
