@@ -121,7 +121,7 @@ print(export.size, export.blocks, used, seconds)
     "number", [pytest.param(200_000, marks=pytest.mark.slow), pytest.param(1_000_000, marks=pytest.mark.thorough)]
 )
 def test_very_many_records(tmp_path: Path, number: int) -> None:
-    """Index, tree and records of a file, in a process of its own: 40 bytes of memory and a few microseconds a record."""
+    """Index, tree and records of a file, in a process of its own: few bytes of memory and microseconds a record."""
     done = subprocess.run(
         [sys.executable, "-c", MANY, str(tmp_path), str(number)],
         capture_output=True, text=True, timeout=300, check=False,

@@ -69,7 +69,7 @@ PROTOCOL = (
         new="        if not 0 < s < _P256_ORDER or",
         promise="Of the two signatures that ECDSA allows for a message, only the one with low s is valid.",
         documented="docs/verification.md#levels",
-        tests=("protocol/test_signing.py::test_signatures_verify_with_low_s_only",),
+        tests=("protocol/test_signing.py::test_signatures_with_p256_are_of_low_s_too",),
     ),
     Mutant(
         name="a-first-commit-may-begin-anywhere",

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from coincurve import PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,3 +128,16 @@ def test_commits_are_signed() -> None:
     assert not signing.verify_commit(key, altered, commit["sig"])
     assert not signing.verify_commit(key, block, bytes(64))
     assert signing.unsigned_commit(block, bytes(64)) is None
+
+
+def test_signatures_with_p256_are_of_low_s_too() -> None:
+    secret = ec.derive_private_key(12_345, ec.SECP256R1())
+    point = secret.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    key = signing.PublicKey(signing.P256, point)
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    for message in (b"", b"a", b"b"):
+        r, s = decode_dss_signature(secret.sign(message, ec.ECDSA(SHA256())))
+        verified = [
+            signing.verify(key, message, r.to_bytes(32, "big") + it.to_bytes(32, "big")) for it in (s, order - s)
+        ]
+        assert verified == [s <= order // 2, s > order // 2]

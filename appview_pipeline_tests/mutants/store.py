@@ -1,0 +1,124 @@
+"""Defects in how batches are written: transactions, locks, sessions."""
+
+from __future__ import annotations
+
+from appview_pipeline_tests.mutants.mutant import Mutant
+
+STORE = (
+    Mutant(
+        name="the-cursor-in-a-transaction-of-its-own",
+        file="appview_pipeline/store/apply.py",
+        old="            write_report(cursor, batch.report)\n            if move is not None:",
+        new=(
+            "            write_report(cursor, batch.report)\n"
+            "            connection.commit()\n"
+            "            if move is not None:"
+        ),
+        promise="Rows, counters, notifications and the stream's cursor commit together.",
+        documented="docs/architecture.md#guarantees",
+        tests=(
+            "store/test_write_path.py::test_of_two_writers_with_one_position_one_writes",
+            "ingest/test_writer.py::test_of_two_consumers_one_fails_and_has_written_nothing",
+        ),
+    ),
+    Mutant(
+        name="another-place-of-the-cursor-is-no-error",
+        file="appview_pipeline/store/bookkeeping.py",
+        old="    if cursor.rowcount != 1:",
+        new="    if cursor.rowcount > 1:",
+        promise="A batch whose cursor is not where it began is not written.",
+        documented="docs/architecture.md#guarantees",
+        tests=("store/test_write_path.py::test_of_two_writers_with_one_position_one_writes",),
+    ),
+    Mutant(
+        name="a-dry-run-that-commits",
+        file="appview_pipeline/store/apply.py",
+        old="        if dry_run:\n            connection.rollback()",
+        new="        if dry_run:\n            connection.commit()",
+        promise="Looking for the record that PostgreSQL refuses writes nothing.",
+        documented="docs/architecture.md#applying-a-batch",
+        tests=(
+            "store/test_refused_data.py::test_a_record_that_postgres_refuses_is_found_among_its_neighbours",
+            "ingest/test_writer.py::test_a_refused_row_is_found_and_its_neighbours_are_written",
+        ),
+    ),
+    Mutant(
+        name="nobody-takes-the-cross-repository-lock",
+        file="appview_pipeline/store/apply.py",
+        old="    if batch.seen:\n        lock_cross_repository(cursor)",
+        new="    if batch.seen:",
+        promise="Of two writers one evaluates after the other has committed, so neither misses the other's rows.",
+        documented="docs/architecture.md#applying-a-batch",
+        tests=("properties/test_concurrent_writers.py",),
+    ),
+    Mutant(
+        name="the-excluded-are-not-looked-for",
+        file="appview_pipeline/store/exclusion.py",
+        old="    refused = batch.content_of(excluded) if excluded else frozenset[str]()",
+        new="    refused = frozenset[str]()",
+        promise="A batch commits nothing of an account that is excluded, whatever it was built of.",
+        documented="docs/privacy.md#what-happens",
+        tests=("ingest/test_every_path_respects_the_opt_out.py::test_live",),
+    ),
+    Mutant(
+        name="opt-outs-do-not-wait-for-batches",
+        file="appview_pipeline/store/exclusion.py",
+        old=(
+            "        hold_exclusions(cursor)\n"
+            '        cursor.execute(sections("apply/excluded.sql")["find"], {"dids": list(unlocked)})'
+        ),
+        new='        cursor.execute(sections("apply/excluded.sql")["find"], {"dids": list(unlocked)})',
+        promise="Whoever opts out waits for batches that began before: after it nothing new is stored.",
+        documented="docs/privacy.md#what-happens",
+        tests=(
+            "ingest/test_opting_out.py::test_a_batch_under_way_ends_before_the_opt_out_does",
+            "store/test_labels.py::test_whoever_opts_a_labeler_out_waits_for_a_batch_and_nothing_comes_after",
+        ),
+    ),
+    Mutant(
+        name="a-stream-lock-that-is-not-held",
+        file="appview_pipeline/store/session_lock.py",
+        old='        cursor.execute("SELECT pg_try_advisory_lock(%s)", (lock_key(name),))',
+        new='        cursor.execute("SELECT %s IS NOT NULL", (lock_key(name),))',
+        promise="One consumer at a time reads a stream.",
+        documented="docs/architecture.md#where-a-batch-comes-from",
+        tests=("store/test_write_path.py::test_the_streams_lock_is_held_by_one",),
+    ),
+    Mutant(
+        name="a-lost-lock-is-not-noticed",
+        file="appview_pipeline/store/session_lock.py",
+        old="        if time.monotonic() - self._checked < backoff.SESSION_LOCK_CHECK_SECONDS:",
+        new="        if True:",
+        promise="A consumer whose lock is gone with its connection ends, since its place is free for another.",
+        documented="docs/architecture.md#where-a-batch-comes-from",
+        tests=("store/test_write_path.py::test_the_streams_lock_is_waited_for_and_noticed_when_it_is_gone",),
+    ),
+    Mutant(
+        name="two-layouts-at-once",
+        file="appview_pipeline/store/stream_lock.py",
+        old="            if not others:\n",
+        new="            others = []\n            if not others:\n",
+        promise="Consumers of two layouts never run at once.",
+        documented="docs/scaling.md#another-n",
+        tests=("test_shards.py::test_layouts_exclude_one_another_and_shards_do_not",),
+    ),
+    Mutant(
+        name="copy-of-tabs-and-backslashes",
+        file="appview_pipeline/store/staging.py",
+        old="""            "\\\\" not in text
+            and "\\0" not in text""",
+        new="""            "\\0" not in text""",
+        promise="COPY gives back what it was given, whatever a record holds.",
+        documented="SECURITY.md#what-we-promise",
+        tests=("store/test_staging.py::test_any_text_comes_back", "store/test_staging.py::test_any_row_comes_back"),
+    ),
+    Mutant(
+        name="plans-for-ever",
+        file="appview_pipeline/store/prepared.py",
+        old="    if plans.events + events > MAX_EVENTS or time.monotonic() - plans.since > MAX_SECONDS:",
+        new="    if False:",
+        promise="Plans are kept for a minute or 50,000 events, for small and for large batches.",
+        documented="docs/architecture.md#applying-a-batch",
+        tests=("store/test_plans.py::test_plans_are_made_again_after_a_while",),
+    ),
+)
