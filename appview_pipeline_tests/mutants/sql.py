@@ -424,8 +424,8 @@ SQL = (
     Mutant(
         name="pending-replies-expire",
         file="sql/sweep/pending.sql",
-        old="WHERE p.kind <> 'reply' AND p.expires_at < %(before)s",
-        new="WHERE p.expires_at < %(before)s",
+        old="WHERE p.kind <> 'reply' AND p.since < %(before)s AND p.expires_at <= now()",
+        new="WHERE p.since < %(before)s AND p.expires_at <= now()",
         promise="A reply that waits for its parent does so until it arrives; only fetching ends after a day.",
         documented="docs/on-demand.md#when-it-ends",
         tests=("store/test_pending.py::test_after_a_day_only_fetching_ends",),
