@@ -395,8 +395,8 @@ METRICS_FRESH_SECONDS = 3.0
 METRICS_WAIT_SECONDS = 8.0
 """How long metrics and probes wait for the database, which is less than Prometheus waits for them (10 s)."""
 METRICS_COUNT_SECONDS = 120.0
-"""How long ago reports were counted last when `appview-pipeline serve` counts them itself: their sweep does it every
-few minutes."""
+"""How old the oldest report of a batch is that is not counted, when `appview-pipeline serve` counts them itself: their
+sweep does it every few minutes."""
 METRICS_COUNTED_SECONDS = 3_600.0
 """The same when there are too many to be added up for an answer: counters are left out until they are counted."""
 

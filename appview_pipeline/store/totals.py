@@ -56,7 +56,7 @@ def read_totals(connection: Connection) -> Totals:
 
 
 def seconds_behind(connection: Connection) -> float:
-    """Seconds since the reports were last counted."""
+    """Seconds since the oldest report of a batch that is not counted; 0: there is none."""
     return float(_value(connection, "behind"))
 
 

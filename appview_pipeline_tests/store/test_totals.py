@@ -64,11 +64,11 @@ def test_totals_are_those_of_all_reports_whatever_was_counted_and_swept(database
     assert before["backfill_failures"] == {("unreachable",): 3}
 
     with database.connect("maintenance") as connection:
-        assert seconds_behind(connection) > 86_400
+        assert 59_000 < seconds_behind(connection) < 62_000
     count(database)
     assert read(database) == before
     with database.connect("maintenance") as connection:
-        assert 60 <= seconds_behind(connection) < 600
+        assert 0 <= seconds_behind(connection) < 600
         tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
         assert sum(sweep_to_its_end(connection, name, tomorrow) for name in SWEEPS) > 100
     swept = read(database)

@@ -28,9 +28,17 @@ class RestartedServer:
 
     def restart(self) -> None:
         """Crashes the server, its clients' sessions with it, and starts it again. From the main thread."""
+        self.crash()
+        self.start()
+
+    def crash(self) -> None:
+        """Crashes the server, its clients' sessions with it."""
         assert self._server._process is not None
         self._server._process.send_signal(signal.SIGQUIT)
         self._server._process.wait(START_SECONDS)
+
+    def start(self) -> None:
+        """Starts it again. From the main thread."""
         self._server.start()
         self._server.wait_until_ready(START_SECONDS)
 

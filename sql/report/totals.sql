@@ -67,8 +67,10 @@ GROUP BY name, labels
 ORDER BY name, labels;
 
 -- :behind
--- Seconds since the reports were last counted.
-SELECT extract(epoch FROM now() - min(counted_to))::float8 FROM pipeline.total_counted;
+-- Seconds since the oldest report of a batch that is not counted; 0 where there is none.
+SELECT coalesce(extract(epoch FROM now() - min(applied_at)), 0)::float8
+FROM pipeline.batch
+WHERE applied_at >= (SELECT counted_to FROM pipeline.total_counted WHERE report = 'batch');
 
 -- :batch
 -- Sums of reports of micro-batches that are not counted, from before %(until)s: a part of other statements. Histograms
