@@ -21,8 +21,23 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings, load
 
 
+def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from appview_pipeline.store import migrate as migrations
+
+        click.echo(f"appview-pipeline {__version__}, schema {migrations.head()}")
+        context.exit()
+
+
 @click.group()
-@click.version_option(__version__)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, and that of the database schema that it needs.",
+)
 def cli() -> None:
     """Indexes the AT Protocol network into PostgreSQL. Settings come from environment variables (docs/settings.md)."""
 
@@ -47,6 +62,23 @@ def migrate() -> None:
     database = open_database(settings, migrate=True)
     database.close()
     click.echo(f"The schema is at version {migrations.head()}.")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that lets a shell complete commands and options with the Tab key.
+
+    \b
+    bash:  eval "$(appview-pipeline completion bash)"   in ~/.bashrc
+    zsh:   eval "$(appview-pipeline completion zsh)"    in ~/.zshrc
+    fish:  appview-pipeline completion fish > ~/.config/fish/completions/appview-pipeline.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    shells = get_completion_class(shell)
+    assert shells is not None
+    click.echo(shells(cli, {}, "appview-pipeline", "_APPVIEW_PIPELINE_COMPLETE").source())
 
 
 @cli.command()
@@ -143,6 +175,48 @@ def explain(subject: str, as_json: bool) -> None:
         _json_line(to_json(found))
     else:
         click.echo("\n".join(lines(found)))
+
+
+@cli.command("import-predecessor")
+@click.argument("url")
+@click.option("--dry-run", is_flag=True, help="Write nothing, and say what would be taken over.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="DID",
+    help="Whose labels become ours; may be repeated. [APPVIEW_LABELER_DID and did:plc:system]",
+)
+@click.option("--purge", is_flag=True, help="Also remove what is stored here of accounts that opted out there.")
+@click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object.")
+def import_predecessor(url: str, dry_run: bool, sources: tuple[str, ...], purge: bool, as_json: bool) -> None:
+    """Take over opt-outs, label definitions and labels from the predecessor's database at URL (docs/migration.md).
+
+    That database is only read. Give its password in PGPASSFILE rather than in the URL, which others see in the list of
+    processes. Run again, it goes on where it was, and changes nothing that was decided here since. Exit code 1: for
+    some rows APPVIEW_LABELER_DID has to be set first.
+    """
+    from appview_pipeline.operations.import_predecessor import import_predecessor as run
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("import-predecessor")
+    database = open_database(settings)
+    try:
+        with tqdm(unit=" rows", desc="import", file=sys.stderr) as bar, logging_redirect_tqdm():
+
+            def show(what: str, number: int) -> None:
+                bar.set_postfix_str(what)
+                bar.update(number)
+
+            summary = run(settings, database, url, sources=sources, purge=purge, dry_run=dry_run, progress=show)
+    finally:
+        database.close()
+    if as_json:
+        _json_line(summary.as_json())
+    else:
+        click.echo("\n".join(summary.lines()))
+    if not summary.is_complete:
+        sys.exit(1)
 
 
 @cli.group()

@@ -72,6 +72,31 @@ def test_help_and_version() -> None:
         assert failed.returncode == 2 and "Usage" in failed.stderr and "Traceback" not in failed.stderr
 
 
+def test_the_version_names_the_schema_that_the_code_needs() -> None:
+    shown = CliRunner().invoke(cli, ["--version"])
+    assert shown.output == f"appview-pipeline {__version__}, schema {migrations.head()}\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands(shell: str) -> None:
+    shown = CliRunner().invoke(cli, ["completion", shell])
+    assert shown.exit_code == 0 and "_APPVIEW_PIPELINE_COMPLETE" in shown.output
+
+
+def test_what_a_shell_offers() -> None:
+    asked = {"COMP_WORDS": "appview-pipeline priv", "COMP_CWORD": "1", "_APPVIEW_PIPELINE_COMPLETE": "bash_complete"}
+    code = "import sys; sys.argv[0] = 'appview-pipeline'; from appview_pipeline.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        env=environment(**asked),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.stdout == "plain,privacy\n", done.stderr
+
+
 def test_migrate_makes_an_empty_database_ready(server: EmbeddedPostgres, busy: Path) -> None:
     run_sql(server, "CREATE DATABASE cli_empty")
     url = server.url("cli_empty")

@@ -109,6 +109,14 @@ def opted_out(connection: Connection) -> list[OptedOut]:
         return [OptedOut(*row) for row in cursor.fetchall()]
 
 
+def settings_of(connection: Connection, dids: Sequence[str]) -> dict[str, bool]:
+    """What accounts have asked for here: True where they forbid the collection of their data, False where they have
+    allowed it again; the others have asked for nothing."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("privacy/setting.sql")["known"], {"dids": list(dids)})
+        return dict(cursor.fetchall())
+
+
 def holders_of_handle(connection: Connection, handle: str) -> Sequence[str]:
     """The DIDs of accounts that have this handle, verified in both directions: one, or none."""
     with connection.cursor() as cursor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline import __version__
 from appview_pipeline.store import database_url, migrate
 from appview_pipeline.store.backfill_queue import QueueState
 from appview_pipeline.store.backfill_queue import queue_state as fetch_queue_state
@@ -42,7 +43,9 @@ class Stream:
 
 @dataclass(frozen=True)
 class PipelineStatus:
-    """What `status` shows. Row counts are PostgreSQL's estimates (from its statistics).
+    """What `status` shows. `version` is this code's, `schema_version` the database's.
+
+    Row counts are PostgreSQL's estimates (from its statistics).
 
     By kind: `dead_letters` not resolved, `dead_letter_bytes_today` (UTC) of the `dead_letter_day_bytes` allowed, and
     `dead_letters_left_out`, which were only counted in the last 24 hours. `incomplete_repositories` have open gaps.
@@ -53,6 +56,7 @@ class PipelineStatus:
     queue, each counted up to `identities.MAX_COUNTED`. `labels`: what has come of the labelers' streams.
     """
 
+    version: str
     database: str
     schema_version: str | None
     bytes: int
@@ -82,7 +86,10 @@ class PipelineStatus:
 
     def lines(self) -> list[str]:
         """All of it, for people."""
-        lines = [f"Database      {self.database}, schema {self.schema_version}, {self.bytes / 1e6:,.1f} MB"]
+        lines = [
+            f"Version       appview-pipeline {self.version}",
+            f"Database      {self.database}, schema {self.schema_version}, {self.bytes / 1e6:,.1f} MB",
+        ]
         if not self.streams:
             lines.append("Streams       none yet: nothing has been consumed")
         for stream in self.streams:
@@ -199,6 +206,7 @@ def read_status(connection: Connection, url: str, dead_letter_day_bytes: int = 0
         states.counts.update(rows("incomplete_states"))
     of_day = rows("dead_letters_of_day")
     return PipelineStatus(
+        version=__version__,
         database=database_url.describe(url),
         schema_version=migrate.current(url),
         bytes=size,

@@ -26,6 +26,10 @@ LEFT JOIN pipeline.removal r ON r.did = s.did AND r.reason = 'opt-out'
 WHERE s.data_collection_forbidden
 ORDER BY s.updated_at, s.did;
 
+-- :known
+-- Returns what accounts have asked for, if they have: DID, and whether the collection is forbidden.
+SELECT did, data_collection_forbidden FROM pipeline.actor_setting WHERE did = ANY (%(dids)s);
+
 -- :holders
 -- Returns the accounts that have a handle, verified.
 SELECT did FROM bsky.actor WHERE handle = %(handle)s
