@@ -50,6 +50,7 @@ from appview_pipeline.labels.service import apply_labels as make_labels
 from appview_pipeline.labels.verification import LabelerKeys
 from appview_pipeline.labels.writer import LabelWriter
 from appview_pipeline.operations.explain import explain
+from appview_pipeline.operations.import_predecessor import import_predecessor
 from appview_pipeline.protocol.export import Export
 from appview_pipeline.protocol.label import encode_label
 from appview_pipeline.protocol.label_frames import labels_frame
@@ -77,9 +78,11 @@ from appview_pipeline.store.repo_states import begin_resync, fail_resync
 from appview_pipeline.store.sweeps import sweep_to_its_end
 from appview_pipeline.store.table_sizes import measure_tables
 from appview_pipeline.store.totals import count_reports
+from appview_pipeline_tests.conformance.reference.check import scratch_database
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.simulated_network.world import World
+from appview_pipeline_tests.support import predecessor
 from appview_pipeline_tests.support.batches import changes_of, index, writer_for
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.consumers import Start, cursor, until
@@ -392,6 +395,7 @@ PATHS = {
     "identity/plc_import.py": "test_imports_of_a_directory",
     "identity/worker.py": "test_resolution",
     "operations/explain.py": "test_explanations",
+    "operations/import_predecessor.py": "test_labels_of_the_predecessor",
     "labels/bulk.py": "test_labels_made_here",
     "labels/dead_letters.py": "test_retries_of_labels",
     "labels/service.py": "test_labels_made_here",
@@ -962,6 +966,20 @@ def test_labels_made_here(database: Database) -> None:
         make_labels(settings, database, [LabelRequest(bob.did, MARK)])
     with pytest.raises(OperatorError, match="opted out"):
         apply_file(settings, database, BytesIO(f"{bob.did},{MARK}\n".encode()), refuse=lambda number, reason: None)
+    assert news_of(before, database, ann) == {}
+
+
+def test_labels_of_the_predecessor(database: Database) -> None:
+    """They would be those of an operator whose own labeler has opted out."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    forbid(database, ann)
+    before = traces(database.url, MARK, ann.did)
+    with scratch_database(database.url) as url:
+        predecessor.make(url)
+        rows(url, "INSERT INTO labels (uri, src, subject, val) VALUES ('at://x', %s, %s, %s)", ann.did, bob.did, MARK)
+        with pytest.raises(OperatorError, match="opted out"):
+            import_predecessor(Settings(database_url=database.url, labeler_did=ann.did), database, url)
     assert news_of(before, database, ann) == {}
 
 

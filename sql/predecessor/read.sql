@@ -1,5 +1,5 @@
--- The database of the predecessor (PublicAppView), for `appview-pipeline import-predecessor`: what moves, and how much of
--- everything else there is.
+-- The database of the predecessor (PublicAppView), for `appview-pipeline import-predecessor`: what moves, and how much
+-- of everything else there is.
 --
 -- Guarantees: reads only, in one snapshot. The tables are in schema public, where the predecessor makes them.
 
