@@ -29,6 +29,9 @@ def main() -> int:
         default=campaign.MUTANT_SECONDS,
         help="limit of time of a mutant's tests (default %(default)s)",
     )
+    parser.add_argument(
+        "--tests-pass", action="store_true", help="leave out the run without any defect: the suite has just passed"
+    )
     parser.add_argument("--write", action="store_true", help=f"write the results to {table.DOCUMENT.name}")
     options = parser.parse_args()
     known = {it.name for it in MUTANTS} | {it.part for it in MUTANTS}
@@ -40,12 +43,21 @@ def main() -> int:
             print(f"{it.name}  ({it.file})\n    {it.promise}")
         return 0
     began = time.monotonic()
-    print(f"{len(chosen)} mutants; first their tests without any defect", flush=True)
+    print(
+        f"{len(chosen)} mutants" + ("" if options.tests_pass else "; first their tests without any defect"), flush=True
+    )
     with tempfile.TemporaryDirectory(prefix="appview-mutants-") as folder:
         # The tests' PostgreSQL runs as another user when we are root, and must reach what it reads.
         Path(folder).chmod(0o755)
         try:
-            results = campaign.run(chosen, Path(folder), max(options.jobs, 1), _tell, options.seconds)
+            results = campaign.run(
+                chosen,
+                Path(folder),
+                _tell,
+                jobs=max(options.jobs, 1),
+                seconds=options.seconds,
+                tests_pass=options.tests_pass,
+            )
         except ValueError as error:
             print(error, file=sys.stderr)
             return 2

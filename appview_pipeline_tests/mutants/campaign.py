@@ -25,7 +25,7 @@ _BROKEN = re.compile(
 )
 """What a defect raises that is no defect but a program that can't run: any test notices it, so it shows nothing."""
 
-Fate = Literal["killed", "survived", "timed out", "does not run"]
+Fate = Literal["killed", "survived", "timed out", "does not run", "not tried"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,28 +42,38 @@ class Result:
 
 
 def run(
-    mutants: Sequence[Mutant], folder: Path, jobs: int, told: Callable[[Result], None], seconds: float = MUTANT_SECONDS
+    mutants: Sequence[Mutant],
+    folder: Path,
+    told: Callable[[Result], None],
+    *,
+    jobs: int,
+    seconds: float = MUTANT_SECONDS,
+    tests_pass: bool = False,
 ) -> list[Result]:
     """Tries all mutants, `jobs` at a time, each in one of as many copies of the checkout below `folder`.
 
-    Returns the results in the order of `mutants`; `told` gets each one as it comes. Raises ValueError where the tests
-    do not pass without any defect, or do not run, or where a mutant's text is not in its file.
+    Returns the results in the order of `mutants`; `told` gets each one as it comes. A mutant is not tried where a test
+    of its fails without any defect, or where all of them are skipped; with `tests_pass` that is not looked at. Raises
+    ValueError where a mutant's text is not in its file, and where the tests do not run at all.
     """
     copies = [CheckoutCopy(folder / f"copy-{number}") for number in range(jobs)]
     for mutant in mutants:
         with copies[0].with_defect(mutant):
             pass
-    _must_be_sound(copies[0], mutants, folder / "sound.xml")
+    unsound = {} if tests_pass else _unsound(copies[0], mutants, folder / "sound.xml")
     free: queue.SimpleQueue[CheckoutCopy] = queue.SimpleQueue()
     for copy in copies:
         free.put(copy)
 
     def one(mutant: Mutant) -> Result:
-        copy = free.get()
-        try:
-            result = attempt(copy, mutant, seconds)
-        finally:
-            free.put(copy)
+        if (reason := unsound.get(mutant.name)) is not None:
+            result = Result(mutant=mutant, fate="not tried", killed_by="", seconds=0.0, words=reason)
+        else:
+            copy = free.get()
+            try:
+                result = attempt(copy, mutant, seconds)
+            finally:
+                free.put(copy)
         told(result)
         return result
 
@@ -108,19 +118,25 @@ def _outcomes(report: Path) -> Iterator[tuple[str, str, str]]:
         yield test, "passed" if found is None else found.tag, message.strip().partition("\n")[0]
 
 
-def _must_be_sound(copy: CheckoutCopy, mutants: Sequence[Mutant], report: Path) -> None:
-    """Raises ValueError unless all tests of the mutants pass without a defect, and each mutant has one that ran."""
+def _unsound(copy: CheckoutCopy, mutants: Sequence[Mutant], report: Path) -> dict[str, str]:
+    """The mutants of which a test fails without any defect, or no test runs, and why."""
     tests = sorted({test for mutant in mutants for test in mutant.test_ids})
     code = copy.run_tests(tests, report, SOUND_SECONDS)
-    outcomes = list(_outcomes(report)) if report.exists() else []
-    bad = [f"{test}: {words}" for test, outcome, words in outcomes if outcome in ("failure", "error")]
-    if code != 0:
-        raise ValueError(f"without any defect the tests fail (pytest exits with {code}):\n" + "\n".join(bad))
-    passed = {test.partition("[")[0] for test, outcome, _ in outcomes if outcome == "passed"}
-    idle = [it.name for it in mutants if not any(_covers(test, ran) for test in it.tests for ran in passed)]
-    if idle:
-        raise ValueError(f"all tests of {', '.join(idle)} are skipped")
+    if code not in (0, 1) or not report.exists():
+        raise ValueError(f"without any defect the tests do not run (pytest: {code}): {' '.join(tests)}")
+    outcomes = list(_outcomes(report))
+    found = {}
+    for mutant in mutants:
+        own = [it for it in outcomes if any(_covers(test, it[0]) for test in mutant.tests)]
+        failed = [f"{test}: {words}" for test, outcome, words in own if outcome in ("failure", "error")]
+        if failed:
+            found[mutant.name] = f"without the defect it fails, too: {failed[0]}"
+        elif not any(outcome == "passed" for _, outcome, _ in own):
+            found[mutant.name] = "all its tests are skipped"
+    return found
 
 
 def _covers(named: str, ran: str) -> bool:
-    return ran == named.partition("[")[0] or ran.startswith(f"{named}::")
+    """Whether a test that a mutant names (a function, or a file) is the one that ran."""
+    ran = ran.partition("[")[0]
+    return ran == named or ran.startswith(f"{named}::")

@@ -49,7 +49,7 @@ STORE = (
         new="    if batch.seen:",
         promise="Of two writers one evaluates after the other has committed, so neither misses the other's rows.",
         documented="docs/architecture.md#applying-a-batch",
-        tests=("properties/test_concurrent_writers.py",),
+        tests=("properties/test_concurrent_writers.py::test_story",),
     ),
     Mutant(
         name="the-excluded-are-not-looked-for",

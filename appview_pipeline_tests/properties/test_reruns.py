@@ -110,7 +110,7 @@ def damages(draw: st.DrawFn) -> str:
     return f"UPDATE bsky.{table} SET {draw(st.sampled_from(KEYED[table][1]))} WHERE {row_of(table, pick)}"
 
 
-@quick
+@settings(quick, max_examples=15)  # each takes a second
 @given(data=st.data())
 def test_what_was_broken_is_right_again(rerun_index: Rerun, data: st.DataObject) -> None:
     network = data.draw(networks())
