@@ -330,6 +330,27 @@ SURVEY_RECHECK_SECONDS = 5.0
 SURVEY_LAG_SECONDS = 120.0
 """A stream that is further behind is left to catch up before its gaps are surveyed."""
 
+HEALTH_SECONDS = 60
+"""Between two evaluations of the checks (whole seconds)."""
+HEALTH_REPEAT_SECONDS = 290.0
+"""How often a check is reported that passes as before; failures, and what changes, each time."""
+HEALTH_SILENCE_SECONDS = 150.0
+"""A check that its own sensor has not evaluated for so long is evaluated by the health sensor. A code server that has
+begun gives the others as long, before it says what is wrong."""
+HEALTH_DATABASE_SECONDS = 10.0
+"""How long a tick waits for an embedded database that is starting."""
+ALERT_POLL_SECONDS = 30
+"""Between two looks for checks and runs that failed (whole seconds)."""
+ALERT_SECONDS = 10.0
+"""Limit for one delivery of alerts to the webhook, with all its tries."""
+ALERT_TRIES = 3
+
+
+def alert() -> Backoff:
+    """Deliveries of alerts that the webhook did not take."""
+    return Backoff(first=0.5, longest=4.0, jitter=0.5)
+
+
 SUMMARY_SECONDS = 15.0
 """Between two lines of the log that sum up what a consumer or the label process applied."""
 LABEL_FEED_POLL_SECONDS = 2.0

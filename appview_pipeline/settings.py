@@ -860,7 +860,7 @@ class Settings:
         "APPVIEW_DISK_WARNING_SHARE",
         "Share of the volume that has to be free; of less `disk_lasts` warns, and of a third of it, it fails.",
         _share,
-        0.1,
+        0.05,
     )
     table_size_days: int = _setting(
         "APPVIEW_TABLE_SIZE_DAYS",

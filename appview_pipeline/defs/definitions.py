@@ -9,6 +9,7 @@ from appview_pipeline.defs.backfill import definitions as backfill
 from appview_pipeline.defs.fetching import definitions as fetching
 from appview_pipeline.defs.firehose import definitions as firehose
 from appview_pipeline.defs.firehose.sensor import shard_of_location
+from appview_pipeline.defs.health import definitions as health
 from appview_pipeline.defs.identity import definitions as identity
 from appview_pipeline.defs.labels import definitions as labels
 from appview_pipeline.defs.sweeps import definitions as sweeps
@@ -24,6 +25,7 @@ defs = (
         backfill.defs,
         fetching.defs,
         labels.defs,
+        health.defs,
         counters.defs,
         dead_letters.defs,
         privacy.defs,

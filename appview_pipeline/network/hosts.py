@@ -86,6 +86,8 @@ class Hosts:
             _origin(settings.plc_url, "APPVIEW_PLC_URL"),
             _origin(re.sub("^ws", "http", settings.relay_url), "APPVIEW_RELAY_URL"),
         }
+        if settings.alert_webhook is not None:
+            self._trusted.add(_origin(settings.alert_webhook, "APPVIEW_ALERT_WEBHOOK"))
 
     def target(self, url: str, *, is_trusted: bool = False) -> Target:
         """Reads a URL. Raises `FetchError` of kind `url` for one that may not be asked, by its text alone.

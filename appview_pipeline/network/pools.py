@@ -133,10 +133,13 @@ class Adapter(HTTPAdapter):
         """Called by `send`: the pool's own context verifies."""
 
 
-def prepared(url: str, headers: Mapping[str, str]) -> requests.PreparedRequest:
-    """A GET request as `requests` sends it; `url` is in its final form."""
+def prepared(url: str, headers: Mapping[str, str], body: bytes | None = None) -> requests.PreparedRequest:
+    """A GET request as `requests` sends it, or a POST of `body`; `url` is in its final form."""
     request = requests.PreparedRequest()
-    request.method = "GET"
+    request.method = "GET" if body is None else "POST"
     request.url = url
     request.headers = CaseInsensitiveDict(headers)
+    if body is not None:
+        request.body = body
+        request.headers["Content-Length"] = str(len(body))
     return request

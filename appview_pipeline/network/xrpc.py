@@ -138,6 +138,26 @@ class Client:
             raise FetchError("status", f"{target.name} answered HTTP {answer.status}", host=target.name)
         return answer
 
+    def post(
+        self, url: str, body: bytes, *, headers: Mapping[str, str], max_bytes: int, seconds: float | None = None
+    ) -> Answer:
+        """The answer to a POST of `body` to a URL of the settings, as for `get`; no redirect is followed.
+
+        Raises `FetchError`.
+        """
+        answer, target = self._fetch(
+            url,
+            max_bytes=max_bytes,
+            budget=self._budget(seconds),
+            accept="*/*",
+            is_trusted=True,
+            body=body,
+            more_headers=headers,
+        )
+        if answer.status >= 400:
+            raise FetchError("status", f"{target.name} answered HTTP {answer.status}", host=target.name)
+        return answer
+
     def query(
         self,
         service: str,
@@ -257,14 +277,17 @@ class Client:
         is_repeated: bool = False,
         is_trusted: bool = False,
         write: Callable[[bytes], object] | None = None,
+        body: bytes | None = None,
+        more_headers: Mapping[str, str] | None = None,
     ) -> tuple[Answer, Target]:
-        """The answer of any status, and where it is from. `write` gets the body of one with status 200, in pieces."""
+        """The answer of any status, and where it is from. `write` gets the body of one with status 200, in pieces.
+        `body`: what is sent; None for a GET."""
         assert 0 <= redirects <= MAX_REDIRECTS, redirects
-        headers = {"User-Agent": USER_AGENT, "Accept": accept, "Accept-Encoding": "identity"}
+        headers = {"User-Agent": USER_AGENT, "Accept": accept, "Accept-Encoding": "identity", **(more_headers or {})}
         target = self.hosts.target(url, is_trusted=is_trusted)
         followed = 0
         while True:
-            answer = self._ask(target, budget, headers, max_bytes, is_repeated=is_repeated, write=write)
+            answer = self._ask(target, budget, headers, max_bytes, is_repeated=is_repeated, write=write, body=body)
             if answer.status not in _REDIRECTS:
                 return answer, target
             location = answer.headers.get("Location")
@@ -285,6 +308,7 @@ class Client:
         *,
         is_repeated: bool,
         write: Callable[[bytes], object] | None,
+        body: bytes | None,
     ) -> Answer:
         """One request, with its part in the server's state. Raises `FetchError`, also for 429 and 503."""
         began = time.monotonic()
@@ -293,7 +317,9 @@ class Client:
             waited = time.monotonic() - began
             sink = None if write is None else _Sink(write, turn.begins)
             try:
-                answer = _exchange(turn.adapter, target, budget, headers=headers, max_bytes=max_bytes, sink=sink)
+                answer = _exchange(
+                    turn.adapter, target, budget, headers=headers, max_bytes=max_bytes, sink=sink, body=body
+                )
             except FetchError as error:
                 if error.kind == "timeout" and waited > budget.seconds / 2:
                     error.blames_account = False  # the server had too little time: we waited for our turn
@@ -326,6 +352,7 @@ def _exchange(
     headers: Mapping[str, str],
     max_bytes: int,
     sink: _Sink | None,
+    body: bytes | None,
 ) -> Answer:
     """Sends a request and reads its answer. Raises `FetchError`.
 
@@ -335,12 +362,12 @@ def _exchange(
     budget.begin(target.name)
     with spending(budget):
         try:
-            return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes, sink=sink)
+            return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes, sink=sink, body=body)
         except FetchError as error:
             if budget.has_connected or budget.received or error.kind not in ("connection", "tls"):
                 raise
         budget.wants_connection = True
-        return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes, sink=sink)
+        return _send(adapter, target, budget, headers=headers, max_bytes=max_bytes, sink=sink, body=body)
 
 
 def _send(
@@ -351,11 +378,12 @@ def _send(
     headers: Mapping[str, str],
     max_bytes: int,
     sink: _Sink | None,
+    body: bytes | None,
 ) -> Answer:
     budget.allow(MAX_HEADER_BYTES, "a header")
     try:
         response = adapter.send(
-            prepared(target.url, headers), stream=True, timeout=(budget.connect_seconds, budget.read_seconds)
+            prepared(target.url, headers, body), stream=True, timeout=(budget.connect_seconds, budget.read_seconds)
         )
         with response:
             status = response.status_code
@@ -363,14 +391,15 @@ def _send(
                 raise FetchError("connection", f"{target.name} answered HTTP {status}, which is none", host=target.name)
             needs_body = status not in _REDIRECTS and status not in PARKING_STATUSES
             if not needs_body:
-                body = b""
+                answered = b""
             elif sink is not None and status == 200:
-                body = b""
+                answered = b""
                 sink.begins(response.headers)
                 _stream_body(response, target, budget, max_bytes, sink.write)
             else:
-                body = _body(response, target, budget, max_bytes if sink is None else min(max_bytes, MAX_ERROR_BYTES))
-            return Answer(target.url, status, response.headers, body)
+                limit = max_bytes if sink is None else min(max_bytes, MAX_ERROR_BYTES)
+                answered = _body(response, target, budget, limit)
+            return Answer(target.url, status, response.headers, answered)
     except _SinkFailed as error:
         raise error.error from None
     except _MALFORMED as error:

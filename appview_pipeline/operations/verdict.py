@@ -1,4 +1,4 @@
-"""What a condition of health says: passed or not, how bad that is, and what is, in words and numbers."""
+"""What a check says: passed or not, how bad that is, and what is, in words and numbers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from appview_pipeline.store.health_report import HealthReport
 
 Severity = Literal["warn", "error"]
 REMEDIES = "docs/operations.md"
-"""The page whose section "What to do" has a paragraph for each condition."""
+"""The page whose section "What to do" has a paragraph for each check."""
+
+
+def what_to_do(name: str) -> str:
+    """Where to read what to do about a check that fails."""
+    return f"{REMEDIES}#{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a condition says of a health report.
+    """What a check says.
 
-    `asset`: key of the asset whose check it is. `severity`: of a failure; a condition may make it worse than it
+    `asset`: key of the asset whose check it is. `severity`: of a failure; it may be worse than the check
     declares. `words`: one or two sentences: what is, in numbers, and what the limit is. `numbers`: for plots and
     monitors, each with its unit in its name. `remedy`: anchor in docs/operations.md.
     """
@@ -38,12 +43,12 @@ class Verdict:
     @property
     def link(self) -> str:
         """Where to read what to do."""
-        return f"{REMEDIES}#{self.remedy}"
+        return what_to_do(self.remedy)
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """A condition of health that operators watch.
+class Check:
+    """Something that operators watch.
 
     `asset`: key of the asset whose check it is. `severity`: how bad a failure is. `setting`: the variable that holds
     its threshold; None: it has none. `description`: what holds while it passes, without the threshold's value.
@@ -54,4 +59,28 @@ class Condition:
     severity: Severity
     setting: str | None
     description: str
+
+    def verdict(
+        self, passed: bool, words: str, numbers: Mapping[str, float] | None = None, *, severity: Severity | None = None
+    ) -> Verdict:
+        """A verdict of this check; `severity` where it is another than the check's own."""
+        return Verdict(
+            name=self.name,
+            asset=self.asset,
+            passed=passed,
+            severity=severity or self.severity,
+            words=words,
+            numbers={name: round(float(number), 4) for name, number in (numbers or {}).items()},
+        )
+
+    def of_process(self, trouble: str | None, well: str) -> Verdict:
+        """The verdict of those who supervise a process: `trouble` keeps it from its work (None: nothing does, and
+        `well` says so)."""
+        return self.verdict(trouble is None, trouble or well)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition(Check):
+    """A check that is evaluated by a health report."""
+
     judge: Callable[[HealthReport, Settings], Verdict]

@@ -187,12 +187,12 @@ WHERE ended_at > now() - make_interval(secs => %(seconds)s);
 
 -- :hosts
 -- Hosts of repositories, the accounts there as the relay says, and the same of those that are left alone now: parked by
--- those who fetch, or with a breaker or a pause of resolution. The last column names the largest of these, %(shown)s at
+-- those who fetch, or with an open breaker or a pause of resolution. The last column names the largest of these, %(shown)s at
 -- most, each with the reason.
 -- - host: the hosts.
 WITH host AS (
   SELECT h.host, coalesce(h.accounts, 0) AS accounts,
-    coalesce(h.parked_until > now() OR u.breaker <> 'closed' OR u.parked_until > now(), false) AS is_paused,
+    coalesce(h.parked_until > now() OR u.open_until > now() OR u.parked_until > now(), false) AS is_paused,
     coalesce(CASE WHEN h.parked_until > now() THEN h.reason END, u.reason, h.reason, '') AS reason
   FROM pipeline.pds_host h
   LEFT JOIN pipeline.upstream u ON u.host = regexp_replace(h.host, '^https?://', '')

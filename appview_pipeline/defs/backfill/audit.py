@@ -12,6 +12,7 @@ from appview_pipeline.defs.database import IndexDatabase, database
 from appview_pipeline.defs.progress import EverySeconds
 from appview_pipeline.defs.runs import is_under_way
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.operations.verdict import what_to_do
 from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.repo_sample import sample_repositories
 
@@ -33,7 +34,7 @@ class AuditConfig(dg.Config):
     description=(
         "Of a random sample of the repositories that are said to be complete, fetched from their PDSes and proved, the "
         "index has every record, no other one, and none that differs. `appview-pipeline audit` does the same from a "
-        "terminal."
+        f"terminal. What to do when it fails: {what_to_do(CHECK)}"
     ),
 )
 def audit_sample(

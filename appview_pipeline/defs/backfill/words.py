@@ -8,6 +8,7 @@ import dagster as dg
 
 from appview_pipeline.backfill.progress import WorkSummary
 from appview_pipeline.defs.progress import EverySeconds
+from appview_pipeline.operations.words import duration
 
 PROGRESS_SECONDS = 10.0
 """Between two log lines about work that goes on."""
@@ -43,14 +44,6 @@ def in_words(done: WorkSummary) -> str:
         if (eta := done.eta_seconds) is not None:
             line += f", about {duration(eta)} to go"
     return line
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: "35 s", "12 min", "3.5 h", "2.1 days"."""
-    for limit, unit, size in ((100.0, "s", 1.0), (6_000.0, "min", 60.0), (172_800.0, "h", 3_600.0)):
-        if seconds < limit:
-            return f"{seconds / size:,.1f} {unit}" if unit == "h" else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds / 86_400.0:,.1f} days"
 
 
 def metadata_of(done: WorkSummary) -> Metadata:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dagster as dg
 
 from appview_pipeline.defs.backfill.repositories import REPOSITORIES
-from appview_pipeline.defs.backfill.words import count_table, duration
+from appview_pipeline.defs.backfill.words import count_table
 from appview_pipeline.defs.fetching.asset import FETCHED_RECORDS
 from appview_pipeline.defs.in_sync import in_sync_tags
+from appview_pipeline.operations.words import duration
 from appview_pipeline.store.backfill_queue import ASKED, DESYNCHRONIZED, NEW, REST, QueueState
 from appview_pipeline.store.backfill_reports import BackfillTotals
 from appview_pipeline.store.fetch_reports import FetchReport, outcomes_of

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from appview_pipeline.backfill.fetch_process import fetch_process
-from appview_pipeline.defs.backfill.checks import gaps_result
 from appview_pipeline.defs.backfill.pool import know_pool
 from appview_pipeline.defs.check_events import evaluation
 from appview_pipeline.defs.database import database
-from appview_pipeline.defs.fetching import checks
 from appview_pipeline.defs.fetching.events import completeness_event, fetched_event, summary
 from appview_pipeline.defs.leases.leased_tick import LeasedState, LeasedTick
 from appview_pipeline.leases.leased_process import LeasedProcess
+from appview_pipeline.operations.completeness_conditions import FETCHING
 from appview_pipeline.store import fetch_reports, sync_reports
 from appview_pipeline.store.backfill_queue import queue_state
 from appview_pipeline.store.backfill_reports import reports_since
@@ -84,7 +83,6 @@ class Tick(LeasedTick[State]):
             if time.monotonic() < state.events_due:
                 return
             found = fetch_reports.fetched_after(connection, state.report)
-            outcomes = fetch_reports.recent_outcomes(connection, checks.OUTCOME_SECONDS)
             repositories = sync_reports.repository_states(connection)
             queue = queue_state(connection)
             gaps = sync_reports.open_gaps(connection)
@@ -97,13 +95,11 @@ class Tick(LeasedTick[State]):
         seconds = max(now - state.reported_at, 1.0)
         instance.report_runless_asset_event(completeness_event(repositories, queue, gaps, work, seconds))
         state.work, state.reported_at = work.last_id or state.work, now
-        for result in (checks.succeed_result(outcomes, self.settings.skip_pds_fetching), gaps_result(gaps)):
-            instance.report_runless_asset_event(evaluation(result))
         state.events_due = now + EVENTS_SECONDS
 
     def health(self, trouble: str | None) -> dg.AssetCheckEvaluation:
         """The check `fetching`."""
-        return evaluation(checks.fetching_result(trouble))
+        return evaluation(FETCHING.of_process(trouble, "The fetch process runs, and reaches the database."))
 
     def summary(self) -> str:
         """How many records were fetched, and what is missing."""

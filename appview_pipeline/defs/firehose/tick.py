@@ -15,15 +15,15 @@ import dagster as dg
 
 from appview_pipeline.defs.check_events import evaluation
 from appview_pipeline.defs.database import database
-from appview_pipeline.defs.firehose import checks
 from appview_pipeline.defs.firehose.events import firehose_event, summary
 from appview_pipeline.defs.leases.leased_tick import LeasedState, LeasedTick
 from appview_pipeline.defs.tables.events import group_events
 from appview_pipeline.defs.tables.partitions import next_hour, remember_first_hour
 from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline.leases.leased_process import LeasedProcess
+from appview_pipeline.operations.stream_conditions import CONNECTED
 from appview_pipeline.store import reports
-from appview_pipeline.store.reports import Applied, StreamState
+from appview_pipeline.store.reports import Applied
 
 GROUPS_SECONDS = 55.0
 
@@ -99,12 +99,10 @@ class Tick(LeasedTick[State]):
                 state.position = Reported(newest, newest)
             applied = reports.applied_after(connection, state.position.batch, self.relay, shard=self.shard)
             for_groups: list[tuple[Applied, dict[str, int]]] = []
-            shards: list[StreamState] = []
             groups_to = state.position.groups_batch
             groups_due = not begins and time.monotonic() >= state.groups_due
             if groups_due:
                 remember_first_hour(self.settings, connection)
-                shards = reports.stream_state(connection, self.relay)
                 for one in reports.applied_after(connection, groups_to, self.relay, shard=self.shard):
                     in_hour = reports.written_between(connection, one.hour, next_hour(one.hour))
                     for_groups.append((one, in_hour))
@@ -122,19 +120,13 @@ class Tick(LeasedTick[State]):
                 for event in group_events(one, in_hour, all_groups=one.hour != state.hour):
                     instance.report_runless_asset_event(event)
                 state.hour = one.hour
-            self._report_stream(shards, [one for one, _ in for_groups])
             state.position = Reported(state.position.batch, groups_to, state.position.seq)
             state.groups_due = time.monotonic() + GROUPS_SECONDS
 
-    def _report_stream(self, shards: list[StreamState], applied: list[Applied]) -> None:
-        """Evaluates the checks on the stream, also when nothing was applied: the lag check is there to notice that."""
-        events, rejected = sum(one.events for one in applied), sum(one.rejected for one in applied)
-        for result in (checks.stream_result(shards), checks.rejected_result(events, rejected)):
-            self.context.instance.report_runless_asset_event(evaluation(result))
-
     def health(self, trouble: str | None) -> dg.AssetCheckEvaluation:
         """The check `connected`."""
-        return evaluation(checks.connected_result(trouble, self.relay))
+        well = f"The consumer is connected to {self.relay} and to the database."
+        return evaluation(CONNECTED.of_process(trouble, well))
 
     def summary(self) -> str:
         """Events a second, and the lag."""

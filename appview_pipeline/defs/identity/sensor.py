@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dagster as dg
 
-from appview_pipeline.defs.identity.checks import ACTORS
 from appview_pipeline.defs.identity.tick import State, Tick
 from appview_pipeline.defs.leases.leased_tick import evaluate
-from appview_pipeline.defs.tables.groups import IDENTITY_SENSOR
+from appview_pipeline.defs.tables.groups import ACTORS, IDENTITY_SENSOR
 
 _state = State()
 
@@ -19,7 +18,7 @@ _state = State()
 @dg.sensor(
     name=IDENTITY_SENSOR,
     # The asset that it reports, for its page; it requests no runs of it.
-    target=dg.AssetSelection.assets(ACTORS),
+    target=dg.AssetSelection.assets(ACTORS.key),
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=5,
     description=(

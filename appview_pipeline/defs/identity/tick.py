@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 
 import dagster as dg
 
 from appview_pipeline.defs.check_events import evaluation
 from appview_pipeline.defs.database import database
-from appview_pipeline.defs.identity import checks
 from appview_pipeline.defs.identity.events import actors_event, summary
 from appview_pipeline.defs.leases.leased_tick import LeasedState, LeasedTick
 from appview_pipeline.defs.tables.partitions import next_hour, remember_first_hour
 from appview_pipeline.identity.identity_process import identity_process
 from appview_pipeline.leases.leased_process import LeasedProcess
+from appview_pipeline.operations.identity_conditions import RESOLVING
 from appview_pipeline.store import identity_reports, reports, upstreams
 from appview_pipeline.store.identity_reports import ResolvedInHour
 
@@ -68,7 +67,7 @@ class Tick(LeasedTick[State]):
         return f"Identity process started as process {self.state.process.pid}, asking {self.settings.plc_url}"
 
     def report(self) -> None:
-        """Materializes `actors` with what was resolved since the last time, and evaluates its checks, once a minute."""
+        """Materializes `actors` with what was resolved since the last time, once a minute."""
         state, instance = self.state, self.context.instance
         with database().connect("reader") as connection:
             if state.report < 0:  # reporting begins here
@@ -78,26 +77,19 @@ class Tick(LeasedTick[State]):
             remember_first_hour(self.settings, connection)
             resolved = identity_reports.reported_after(connection, state.report)
             in_hours = [reports.written_between(connection, one.hour, next_hour(one.hour)) for one in resolved]
-            last = identity_reports.last_report(connection)
             alone, servers = upstreams.left_alone(connection), upstreams.list_upstreams(connection)
-        if not resolved and (last is None or last.age_seconds < checks.SILENCE_WARNING_SECONDS):
+        if not resolved:
             return
         for one, in_hour in zip(resolved, in_hours, strict=True):
             instance.report_runless_asset_event(actors_event(one, in_hour, alone, servers))
             state.report = one.last_id
-        now = datetime.now(timezone.utc).timestamp()
-        for result in (
-            checks.keeps_up_result(last),
-            checks.reachable_result(alone, servers, self.settings.plc_url, now),
-        ):
-            instance.report_runless_asset_event(evaluation(result))
         self.resolved += resolved
         self.worked = bool(self.resolved)
         state.events_due = time.monotonic() + EVENTS_SECONDS
 
     def health(self, trouble: str | None) -> dg.AssetCheckEvaluation:
         """The check `resolving`."""
-        return evaluation(checks.resolving_result(trouble))
+        return evaluation(RESOLVING.of_process(trouble, "The identity process runs, and reaches the database."))
 
     def summary(self) -> str:
         """How many accounts were resolved, and what waits."""

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from appview_pipeline.defs.backfill.words import count_table, duration
+from appview_pipeline.defs.backfill.words import count_table
 from appview_pipeline.defs.in_sync import in_sync_tags
 from appview_pipeline.defs.labels.asset import LABELS, SOURCE
-from appview_pipeline.defs.labels.news import LabelerNews
+from appview_pipeline.operations.label_conditions import state_in_words
+from appview_pipeline.operations.labeler_news import LabelerNews
+from appview_pipeline.operations.words import duration
 from appview_pipeline.store.label_reports import CONNECTED, PARKED, WAITING, LabelerReport, by_state
 
 Metadata = dict[str, int | float | dg.MetadataValue]
@@ -88,20 +90,6 @@ def parked_table(parked: Sequence[LabelerReport]) -> dg.TableMetadataValue:
         ],
         dg.TableSchema([dg.TableColumn(name, "string") for name in ("labeler", "reason", "for")]),
     )
-
-
-def state_in_words(it: LabelerReport) -> str:
-    """How a labeler is: "connected, all applied", "parked for 3.0 h: its DID document has no key for labels"."""
-    if not it.is_wanted:
-        return "not read any more"
-    if it.state == CONNECTED:
-        if it.silent_seconds is None:
-            return "connected; it has sent nothing yet"
-        if it.is_caught_up:
-            return "connected; everything that it sent is applied"
-        return f"connected; its newest label that is applied is {duration(it.lag_seconds)} old"
-    words = {"new": "not tried yet"}.get(it.state, f"{it.state} for {duration(it.state_seconds)}")
-    return f"{words}: {it.reason}" if it.reason else words
 
 
 def summary(news: Sequence[LabelerNews], labelers: Sequence[LabelerReport], seconds: float) -> str:

@@ -17,13 +17,19 @@ import dagster as dg
 from appview_pipeline.defs.backfill.words import listed
 from appview_pipeline.defs.check_events import evaluation
 from appview_pipeline.defs.database import database
-from appview_pipeline.defs.labels import checks
 from appview_pipeline.defs.labels.events import all_event, labeler_event, summary
-from appview_pipeline.defs.labels.news import LabelerNews, Reported, Window
+from appview_pipeline.defs.labels.news import Reported, Window
 from appview_pipeline.defs.labels.partitions import keep_partitions
 from appview_pipeline.defs.leases.leased_tick import LeasedState, LeasedTick
 from appview_pipeline.labels.label_process import label_process
 from appview_pipeline.leases.leased_process import LeasedProcess
+from appview_pipeline.operations.label_conditions import (
+    NONE_READ,
+    keeps_up_verdict,
+    needs_process,
+    reading_verdict,
+)
+from appview_pipeline.operations.labeler_news import LabelerNews
 from appview_pipeline.store.label_reports import LabelerReport, labeler_reports
 
 EVENTS_SECONDS = 55.0
@@ -66,12 +72,11 @@ class Tick(LeasedTick[State]):
     def __init__(self, context: dg.SensorEvaluationContext, state: State) -> None:
         super().__init__(context, state)
         state.reported_at = state.reported_at or parse(context.cursor)
-        self.is_off = checks.is_switched_off(self.settings)
         self.news: list[LabelerNews] = []
 
     def idle(self) -> bool:
         """With APPVIEW_LABELERS=none there is nothing to read, and where no labels are made here nothing else to do."""
-        return not checks.needs_process(self.settings)
+        return not needs_process(self.settings)
 
     def started_line(self) -> str:
         """The process's start."""
@@ -102,8 +107,8 @@ class Tick(LeasedTick[State]):
         # Of a single labeler the plots are lines; events of another kind between its own would break them.
         if sum(it.is_wanted for it in found) > 1:
             instance.report_runless_asset_event(all_event(of_all, seconds))
-        result = checks.keeps_up_result(state.window.since(found, now), state.trouble, self.is_off)
-        instance.report_runless_asset_event(evaluation(result))
+        verdict = keeps_up_verdict(state.window.since(found, now), state.trouble, self.settings)
+        instance.report_runless_asset_event(evaluation(verdict))
         state.labelers = found
         self.news += of_all
         self.worked = any(it.received for it in self.news)
@@ -113,7 +118,7 @@ class Tick(LeasedTick[State]):
     def _say_that_none_is_read(self) -> None:
         """Once for each code server: what the checks said while labelers were read would stand."""
         if self.state.events_due == 0.0:
-            self.context.instance.report_runless_asset_event(evaluation(checks.keeps_up_result([], is_off=True)))
+            self.context.instance.report_runless_asset_event(evaluation(keeps_up_verdict([], None, self.settings)))
             self.state.events_due = math.inf
 
     def _begin(self, found: list[LabelerReport], now: float) -> tuple[Reported, Reported]:
@@ -129,12 +134,12 @@ class Tick(LeasedTick[State]):
     def health(self, trouble: str | None) -> dg.AssetCheckEvaluation:
         """The check `reading_labels`. Trouble fails the other one as well, also while there are no reports."""
         if trouble is not None and time.monotonic() >= self.state.events_due:
-            down = checks.keeps_up_result(self.state.window.last, trouble, self.is_off)
+            down = keeps_up_verdict(self.state.window.last, trouble, self.settings)
             self.context.instance.report_runless_asset_event(evaluation(down))
-        return evaluation(checks.reading_result(trouble, self.is_off))
+        return evaluation(reading_verdict(trouble, self.settings))
 
     def summary(self) -> str:
         """How many labels came, and how the labelers are."""
         if self.idle():
-            return checks.NONE_READ
+            return NONE_READ
         return summary(self.news, self.state.labelers, time.monotonic() - self.started)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
+from appview_pipeline import settings
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.in_sync import IN_SYNC
 from appview_pipeline.defs.tables.columns import column_schema
@@ -19,6 +20,7 @@ from appview_pipeline.defs.tables.groups import GROUPS, IN_ORDER, TableGroup
 from appview_pipeline.defs.tables.partitions import HOURS
 from appview_pipeline.defs.tables.reruns import Metadata, RerunConfig, collections_of, rerun, rerun_metadata
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.operations.verdict import what_to_do
 from appview_pipeline.store import reports
 
 RECOUNT = "equals_recount"
@@ -76,7 +78,7 @@ def _recount(index: IndexDatabase, group: TableGroup, since: datetime, until: da
     return dg.AssetCheckResult(
         asset_key=dg.AssetKey(group.key),
         check_name=RECOUNT,
-        passed=drift.differing == 0,
+        passed=drift.differing <= settings.load().drift_warning_counters,
         description=f"{drift.differing:,} of {drift.compared:,} counters differ from a recount.{examples}",
         metadata={"compared": drift.compared, "differing": drift.differing},
     )
@@ -89,7 +91,10 @@ def _recount(index: IndexDatabase, group: TableGroup, since: datetime, until: da
         dg.AssetCheckSpec(
             RECOUNT,
             asset=group.key,
-            description="Counters touched in the partition equal a recount (a sample of 2,000).",
+            description=(
+                "Counters touched in the partition equal a recount (a sample of 2,000). Threshold: "
+                f"`APPVIEW_DRIFT_WARNING_COUNTERS`. What to do when it fails: {what_to_do(RECOUNT)}"
+            ),
         )
         for group in GROUPS
         if group.check is not None

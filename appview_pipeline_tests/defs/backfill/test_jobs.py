@@ -14,16 +14,13 @@ import pytest
 from appview_pipeline.backfill.progress import WorkSummary
 from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.backfill import cursor_range as range_module
-from appview_pipeline.defs.backfill.checks import gaps_result
 from appview_pipeline.defs.backfill.listing import backfill_sensor
 from appview_pipeline.defs.backfill.partitions import BUCKETS, bucket_of, key_of
-from appview_pipeline.defs.backfill.words import duration
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.live.replay_range import RangeSummary
 from appview_pipeline.store.backfill_queue import BUCKETS as COUNT
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.sync_reports import OpenGaps
 from appview_pipeline_tests.support.dagster_events import materialize, values
 from appview_pipeline_tests.support.tables import rows
 
@@ -268,14 +265,3 @@ def test_a_range_is_replayed_and_the_result_says_what_the_relay_had(
     assert (found["sent"], found["events"], found["applied_before"], found["sent_part"]) == ("6 to 9", 4, 1, 0.4444)
     assert "| 0 | 6 |" in found["not_sent"]
     assert not run("replay_cursor_range", "replay_numbers", from_seq=0).success
-
-
-def test_spans_of_time_in_words() -> None:
-    assert [duration(s) for s in (7.4, 150.0, 7_000.0, 400_000.0)] == ["7 s", "2 min", "1.9 h", "4.6 days"]
-
-
-def test_no_gap_is_no_trouble() -> None:
-    assert gaps_result(OpenGaps()).passed
-    assert gaps_result(OpenGaps(5, 9e6)).passed, "of accounts that are gone"
-    assert gaps_result(OpenGaps(5, 9e6, 5, 80_000.0)).passed
-    assert not gaps_result(OpenGaps(5, 9e6, 1, 90_000.0)).passed

@@ -17,11 +17,9 @@ from appview_pipeline.defs.backfill.pool import POOL, know_pool
 from appview_pipeline.defs.fetching import sensor as sensor_module
 from appview_pipeline.defs.fetching import tick as tick_module
 from appview_pipeline.defs.fetching.asset import fetched_records
-from appview_pipeline.defs.fetching.checks import fetches_succeed, fetching, succeed_result
 from appview_pipeline.defs.fetching.sensor import fetch_sensor
 from appview_pipeline.defs.fetching.tick import State, parse
 from appview_pipeline.defs.leases import leased_tick
-from appview_pipeline.store.fetch_reports import Outcomes
 from appview_pipeline_tests.support.dagster_events import execute, materialize, reported, switch_off, values
 from appview_pipeline_tests.support.database import connect
 
@@ -110,7 +108,6 @@ def test_what_was_fetched_is_reported_once_with_numbers_that_plot(ticks: Ticks) 
     assert len(reported(instance, "fetched_records")) == 1 and parse(result.cursor) == 2
     assert sensor_module._state.process.starts == 1, "one process through all ticks"
     assert evaluation(instance, "fetched_records", "fetching").passed
-    assert evaluation(instance, "fetched_records", "fetches_succeed").passed
 
 
 def test_how_complete_the_index_is_is_observed(ticks: Ticks, database_url: str) -> None:
@@ -133,35 +130,21 @@ def test_how_complete_the_index_is_is_observed(ticks: Ticks, database_url: str) 
     assert first["queue_asked_for"] == 1 and first["queue_desynchronized"] == 2 and first["queue_rest"] == 2
     assert first["open_gaps"] == 2 and 7_100 < first["oldest_gap_seconds"] < 7_300
     assert "records_per_second" not in first
-    assert evaluation(instance, "repositories", "gaps_close").passed, "about the other one nothing can be done"
     with connect(database_url) as connection:
         execute(
             connection,
-            "UPDATE pipeline.gap SET detected_at = now() - interval '2 d' WHERE did = 'did:plc:3'",
             "INSERT INTO pipeline.backfill_batch (seconds, repositories, records, bytes, failures) "
             "VALUES (5, 4, 4000, 9000000, '{\"timeout\": 2}')",
         )
     _, instance = ticks(code="")
     last = observed(instance)[-1] if "records_per_second" in observed(instance)[-1] else observed(instance)[-2]
     assert last["records_per_second"] > 100 and last["details"]["fetched_since_last_report"]["records"] == 4_000
-    found = evaluation(instance, "repositories", "gaps_close")
-    assert not found.passed and "Open gaps: 1, the oldest for 2.0 days" in str(found.description)
-    assert "given up for now: 1" in str(found.description)
-
-
-def test_what_goes_wrong_is_said_in_words(ticks: Ticks, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with connect(database_url) as connection:
-        execute(connection, "INSERT INTO pipeline.fetch_batch (seconds, asked, found, invalid) VALUES (5, 100, 90, 10)")
-    _, instance = ticks('{"report": 0}', code=SILENT)
-    succeed = evaluation(instance, "fetched_records", "fetches_succeed")
-    assert not succeed.passed and "90.0%" in str(succeed.description)
 
 
 def test_switched_off_the_tick_says_so(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APPVIEW_SKIP_PDS_FETCHING", "1")
-    result, instance = ticks('{"report": 0}')
+    result, _ = ticks('{"report": 0}')
     assert "APPVIEW_SKIP_PDS_FETCHING is on, so no missing records are fetched; 9 missing" in str(result.skip_reason)
-    assert "is on" in str(evaluation(instance, "fetched_records", "fetches_succeed").description)
 
 
 def test_switching_the_sensor_off_ends_the_process(ticks: Ticks) -> None:
@@ -187,7 +170,7 @@ def test_the_pool_of_backfills_has_its_limit_before_the_first_run() -> None:
 
 
 def test_the_asset_and_its_checks_can_be_run_by_hand(index: None, database_url: str) -> None:
-    assert fetched_records and fetching and fetches_succeed
+    assert fetched_records
     with connect(database_url) as connection:
         execute(
             connection,
@@ -203,10 +186,3 @@ def test_the_asset_and_its_checks_can_be_run_by_hand(index: None, database_url: 
     evaluations = {it.check_name: it for it in done.evaluations()}
     assert not evaluations["fetching"].passed and "reported nothing yet" in str(evaluations["fetching"].description)
     assert evaluations["fetches_succeed"].passed
-
-
-def test_few_answers_say_nothing_about_the_rate() -> None:
-    assert succeed_result(Outcomes(found=1, invalid=9), False).passed
-    assert not succeed_result(Outcomes(found=10, invalid=10), False).passed
-    assert succeed_result(Outcomes(found=19, invalid=1), False).passed
-    assert succeed_result(Outcomes(unreachable=500), False).passed, "no host answered"

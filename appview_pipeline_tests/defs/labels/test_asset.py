@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from appview_pipeline.defs.definitions import defs
+from appview_pipeline.defs.health.checks import health_checks
 from appview_pipeline.defs.labels.asset import LABELS, labels
-from appview_pipeline.defs.labels.checks import labelers_keep_up, reading_labels
 from appview_pipeline.defs.labels.partitions import NAME
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.labelers import LOCK
@@ -95,8 +95,8 @@ def test_from_the_start_the_stream_is_begun_anew(instance: dg.DagsterInstance, d
 def test_the_checks_can_be_run_by_hand(instance: dg.DagsterInstance, database: Database) -> None:
     def evaluations() -> dict[str, dg.AssetCheckEvaluation]:
         done = dg.materialize(
-            [labels, reading_labels, labelers_keep_up],
-            selection=dg.AssetSelection.all_asset_checks(),
+            [*defs.assets, health_checks],  # type: ignore[misc]
+            selection=dg.AssetSelection.checks_for_assets("labels"),
             resources=dict(defs.resources or {}),
             instance=instance,
         )

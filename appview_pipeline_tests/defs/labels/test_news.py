@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-import dagster as dg
 import pytest
 
-from appview_pipeline.defs.labels.checks import keeps_up_result
-from appview_pipeline.defs.labels.events import all_event, labeler_event, state_in_words, summary
+from appview_pipeline.defs.labels.events import all_event, labeler_event, summary
 from appview_pipeline.defs.labels.news import (
     MARK_SECONDS,
     MAX_REPORTED,
@@ -17,8 +15,10 @@ from appview_pipeline.defs.labels.news import (
     WINDOW_SECONDS,
     Reported,
     Window,
-    difference,
 )
+from appview_pipeline.operations.label_conditions import keeps_up_verdict, state_in_words
+from appview_pipeline.operations.labeler_news import difference
+from appview_pipeline.settings import Settings
 from appview_pipeline.store.label_reports import LabelerReport
 from appview_pipeline_tests.support.dagster_events import values
 from appview_pipeline_tests.support.labelers import QUIET
@@ -159,47 +159,47 @@ REJECTED = replace(
         pytest.param([QUIET], None, None, "The one labeler that is read is caught up.", id="one"),
         pytest.param(numbered(3), None, None, "Of 3 labelers that are read all are caught up.", id="all"),
         pytest.param([], None, None, "No labelers are read yet.", id="none"),
-        pytest.param([QUIET, PARKED], None, "WARN", "Of 2 labelers 1 parked: did:plc:parked: its DID", id="one parked"),
-        pytest.param([PARKED], None, "ERROR", "take one that is gone out of APPVIEW_LABELERS", id="all parked"),
+        pytest.param([QUIET, PARKED], None, "warn", "Of 2 labelers 1 parked: did:plc:parked: its DID", id="one parked"),
+        pytest.param([PARKED], None, "error", "take one that is gone out of APPVIEW_LABELERS", id="all parked"),
         pytest.param([replace(PARKED, is_wanted=False)], None, None, "No labelers are read yet.", id="not read"),
-        pytest.param([QUIET, BEHIND], None, "WARN", "is applied is 25.0 h old.", id="behind"),
+        pytest.param([QUIET, BEHIND], None, "warn", "is applied is 25.0 h old.", id="behind"),
         pytest.param([replace(BEHIND, newest_seconds=60.0)], None, None, "is caught up", id="a moment behind"),
         pytest.param(
             [replace(QUIET, state="waiting", reason="refused.", state_seconds=500.0)],
-            None, "WARN", "1 not caught up: did:plc:quiet: waiting for 8 min: refused.", id="waiting",
+            None, "warn", "1 not caught up: did:plc:quiet: waiting for 8 min: refused.", id="waiting",
         ),
         pytest.param(
             [replace(QUIET, state="connected", silent_seconds=None, newest_seconds=None, is_caught_up=False)],
             None, None, "is caught up", id="never sent anything",
         ),
         pytest.param(
-            [REJECTED], None, "WARN",
+            [REJECTED], None, "warn",
             "20 of 100 labels of did:plc:bad in 60 s (label-signature 19, label-source 1). `appview-pipeline "
             "dead-letters --kind label-signature`", id="rejected",
         ),
         pytest.param([replace(REJECTED, labels=0, rejected=19)], None, None, "is caught up", id="few labels"),
         pytest.param([replace(QUIET, gap_seconds=90_000.0)], None, None, "is caught up", id="a young gap"),
-        pytest.param([replace(QUIET, gap_seconds=259_200.0)], None, "WARN", "did:plc:quiet, for 3.0 days", id="a gap"),
-        pytest.param([QUIET], "it crashed", "ERROR", "No labels are read: it crashed.", id="process down"),
+        pytest.param([replace(QUIET, gap_seconds=259_200.0)], None, "warn", "did:plc:quiet, for 3.0 days", id="a gap"),
+        pytest.param([QUIET], "it crashed", "error", "No labels are read: it crashed.", id="process down"),
     ],
 )  # fmt: skip
 def test_the_check_names_the_labelers_and_what_to_do(
     labelers: list[LabelerReport], trouble: str | None, severity: str | None, words: str
 ) -> None:
-    result = keeps_up_result([difference(it, None, 60.0) for it in labelers], trouble)
-    assert words in str(result.description)
+    result = keeps_up_verdict([difference(it, None, 60.0) for it in labelers], trouble, Settings())
+    assert words in result.words
     assert result.passed is (severity is None)
     if severity is not None:
-        assert result.severity == dg.AssetCheckSeverity[severity]
-        assert str(result.description).endswith("docs/labels.md says what to do.")
+        assert result.severity == severity
+        assert result.words.endswith("docs/labels.md has more.")
 
 
 def test_of_many_labelers_a_few_are_named() -> None:
-    result = keeps_up_result([difference(replace(it, state="parked"), None, 60.0) for it in numbered(9)])
-    assert "did:plc:004" in str(result.description) and "did:plc:005" not in str(result.description)
-    assert "and 4 more" in str(result.description)
+    parked = [difference(replace(it, state="parked"), None, 60.0) for it in numbered(9)]
+    words = keeps_up_verdict(parked, None, Settings()).words
+    assert "did:plc:004" in words and "did:plc:005" not in words and "and 4 more" in words
 
 
 def test_switched_off_nothing_of_the_past_is_wrong() -> None:
-    result = keeps_up_result([difference(PARKED, None, 60.0)], is_off=True)
-    assert result.passed and "APPVIEW_LABELERS=none" in str(result.description)
+    result = keeps_up_verdict([difference(PARKED, None, 60.0)], None, Settings(labelers=()))
+    assert result.passed and "APPVIEW_LABELERS=none" in result.words
