@@ -16,18 +16,20 @@ def _connected(report: HealthReport, settings: Settings) -> Verdict:
     relay = settings.relay_url
     shards = report.in_use
     if not shards:
-        return CONNECTED.verdict(False, f"Nothing was applied from {relay} ever: the firehose sensor's ticks say why.")
+        return CONNECTED.verdict(
+            False, f"Nothing was applied from {relay} ever: the ticks of the firehose sensor say why."
+        )
     idle = max(stream.idle_seconds for stream in shards)
     numbers = {"seconds_since_last_event": idle}
     missing = [stream.shard for stream in shards if not stream.is_consumed]
     if missing:
         which = f" (shard {', '.join(missing)})" if len(shards) > 1 else ""
-        words = f"No consumer is at work on {relay}{which}: the firehose sensor's ticks say why."
+        words = f"No consumer is at work on {relay}{which}: the ticks of the firehose sensor say why."
         return CONNECTED.verdict(False, words, numbers)
     if idle > settings.silence_warning_seconds:
         words = (
             f"Nothing was applied from {relay} for {duration(idle)} (limit {duration(settings.silence_warning_seconds)}"
-            "): the firehose sensor's ticks say why."
+            "): the ticks of the firehose sensor say why."
         )
         return CONNECTED.verdict(False, words, numbers)
     return CONNECTED.verdict(

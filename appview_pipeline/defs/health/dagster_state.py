@@ -67,6 +67,8 @@ def _failed_ticks(instance: dg.DagsterInstance) -> tuple[dict[str, int], dict[st
     since = datetime.now(timezone.utc).timestamp() - TICK_SECONDS
     counts: dict[str, int] = {}
     errors: dict[str, str] = {}
+    if instance.schedule_storage is None:  # an instance in memory, which has no ticks
+        return counts, errors
     for state in instance.all_instigator_state():
         found = instance.get_ticks(
             state.instigator_origin_id, state.selector_id, after=since, limit=MAX_TICKS, statuses=[TickStatus.FAILURE]

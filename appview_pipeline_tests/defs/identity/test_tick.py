@@ -87,7 +87,7 @@ def test_what_was_resolved_is_reported_once_with_numbers_that_plot(ticks: Ticks,
             "('well.invalid', 'closed', 0, 2, NULL, NULL)",
         )
     result, instance = ticks('{"report": 0}')
-    assert "100 accounts resolved in 2 s, 25 attempts without an answer, 6 in the queue" in str(result.skip_reason)
+    assert re.search(r"100 accounts resolved in \d s, 25 attempts without an answer, 6 in", str(result.skip_reason))
     (event,) = reported(instance, "actors")
     details = event.pop("details")
     assert event == {
