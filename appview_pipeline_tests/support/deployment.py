@@ -26,6 +26,7 @@ from typing import Any
 from websockets import Subprotocol
 from websockets.sync.client import connect
 
+from appview_pipeline.store.embedded import child_process
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.ports import free_port
 from appview_pipeline_tests.support.waiting import wait_for
@@ -110,17 +111,19 @@ class Deployment:
         return self.services[name]
 
     def migrate(self) -> None:
-        """`appview-pipeline migrate`, as the compose file's service of that name."""
-        done = subprocess.run(
-            [sys.executable, "-m", "appview_pipeline.cli", "migrate"],
-            cwd=self.home, env=self.environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        """What the compose file's service of that name does."""
+        for command in (("appview_pipeline.cli", "migrate"), ("dagster", "instance", "migrate")):
+            done = subprocess.run(
+                [sys.executable, "-m", *command],
+                cwd=self.home, env=self.environment, capture_output=True, text=True, timeout=600, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
 
     # ---- processes
 
     def start(self, *names: str) -> None:
-        """Starts these processes, or all, and waits until those that listen do."""
+        """Starts these processes, or all, and waits until the code server listens. They end with the thread that
+        starts them."""
         for name in names or tuple(self.services):
             service = self.services[name]
             assert not service.runs, f"{name} runs already"
@@ -132,6 +135,7 @@ class Deployment:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    preexec_fn=child_process.end_with_us(signal.SIGTERM),
                 )
             service.starts += 1
             # A daemon that comes before the code server looks for it again only after a minute.

@@ -1,0 +1,126 @@
+"""The soak's PostgreSQL: as durable as in production, on a disk that can be full, restarted when it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from appview_pipeline.store.embedded import state_folder
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline.store.embedded.server import PostgresServer
+from appview_pipeline.store.embedded.state_folder import StateFolder
+
+START_SECONDS = 120.0
+FILLER = "filler"
+INDEX, DAGSTER = "index", "dagster"
+
+
+class SoakServer:
+    """A server in `folder`. Its methods are called from the main thread: the server ends with the one that started it.
+
+    `disk`: the folder of a file system of its own, which `fill` fills; None: there is none. `restarts` counts the
+    starts after an end that nobody had asked for.
+    """
+
+    def __init__(self, folder: Path, disk: Path | None) -> None:
+        self.disk = disk
+        self._state = StateFolder(folder)
+        self._owner_lock = self._state.open("owner.lock", os.O_RDWR)
+        state_folder.lock(self._owner_lock, "exclusive")
+        self._server = PostgresServer(self._state)
+        self.restarts = 0
+
+    def start(self) -> None:
+        """The first start, with the two databases of a deployment."""
+        self._server.prepare()
+        self._server.start()
+        self._server.wait_until_ready(START_SECONDS)
+        self._made = EmbeddedPostgres(self._server.socket_dir, self._server.version, self._state, lambda: None)
+        for name in (INDEX, DAGSTER):
+            self._server.create_database(name)
+
+    def url(self, name: str = INDEX) -> str:
+        """SQLAlchemy's URL of a database."""
+        return self._made.url(name)
+
+    @property
+    def folder(self) -> Path:
+        return self._state.path
+
+    def keep_running(self) -> bool:
+        """Starts the server again if it has ended, as a restart policy does. Returns whether it had."""
+        if self._server.exit_code() is None:
+            return False
+        self.restarts += 1
+        self._server.start()
+        return True
+
+    def restart(self) -> None:
+        """A fast restart: sessions are ended, then comes a checkpoint."""
+        self._server.stop()
+        self._server.start()
+
+    def crash(self) -> None:
+        """Ends it without a checkpoint; recovery follows."""
+        assert self._server._process is not None
+        self._server._process.send_signal(signal.SIGQUIT)
+        self._server._process.wait(START_SECONDS)
+        self._server.start()
+
+    def fill(self) -> int:
+        """Leaves no room on its disk; returns the bytes that were free."""
+        assert self.disk is not None
+        free = shutil.disk_usage(self.disk).free
+        with (self.disk / FILLER).open("ab") as filler:
+            for size in (1 << 20, 1 << 12):
+                try:
+                    while True:
+                        os.posix_fallocate(filler.fileno(), os.fstat(filler.fileno()).st_size, size)
+                except OSError:
+                    continue
+        return free
+
+    def drain(self) -> None:
+        """There is room again."""
+        assert self.disk is not None
+        (self.disk / FILLER).unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        self._server.stop()
+        os.close(self._owner_lock)
+
+
+@contextmanager
+def soak_server(size: int) -> Iterator[SoakServer]:
+    """A server on a file system in memory of `size` bytes where we may mount one, else on the system's disk."""
+    folder = Path(tempfile.mkdtemp(prefix="appview-soak-")).resolve()
+    folder.chmod(0o755)  # PostgreSQL does not run as root, and its user must get there
+    mounted = _mount(folder, size)
+    server = None
+    try:
+        (folder / "state").mkdir()
+        server = SoakServer(folder / "state", folder if mounted else None)
+        server.start()
+        yield server
+    finally:
+        if server is not None:
+            if server.disk is not None:
+                server.drain()
+            server.stop()
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mount(folder: Path, size: int) -> bool:
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        return False
+    options = f"size={size},mode=755"
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "appview-soak", str(folder)], check=False)
+    return done.returncode == 0
