@@ -8,6 +8,8 @@ from appview_pipeline.operations.metrics.family import Family, Values, gauge
 from appview_pipeline.operations.reading import Reading
 from appview_pipeline.store.health_report import HealthReport, TableHealth
 
+DAY_SECONDS = 86_400.0
+
 
 def _one(value: Callable[[HealthReport], float | int | None]) -> Callable[[Reading], Values]:
     """A value without labels."""
@@ -50,16 +52,16 @@ FAMILIES: tuple[Family, ...] = (
         _one(lambda report: report.disk.free_bytes),
     ),
     gauge(
-        "appview_database_growth_bytes_per_day",
-        "Bytes a day that the tables grow by, as hourly measurements say.",
+        "appview_database_growth_bytes_per_second",
+        "Bytes a second that the tables grow by, as hourly measurements say.",
         "",
-        _one(lambda report: report.disk.growth),
+        _one(lambda report: None if report.disk.growth is None else report.disk.growth / DAY_SECONDS),
     ),
     gauge(
-        "appview_database_full_in_days",
-        "Days until the volume is full, if they go on growing so.",
+        "appview_database_full_in_seconds",
+        "Seconds until the volume is full, if they go on growing so.",
         "",
-        _one(lambda report: report.disk.days_left),
+        _one(lambda report: None if report.disk.days_left is None else report.disk.days_left * DAY_SECONDS),
     ),
     gauge(
         "appview_database_connections",
