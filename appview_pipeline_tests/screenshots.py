@@ -6,6 +6,7 @@ of data, and saves what headless Chromium shows to docs/images/. Look at each of
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,8 @@ def main() -> None:
     wanted = sys.argv[1:] or list(PICTURES)
     if unknown := sorted(set(wanted) - PICTURES.keys()):
         sys.exit(f"There are no pictures {', '.join(unknown)}: choose among {', '.join(PICTURES)}.")
+    # A script starts its background commands with SIGINT ignored, and `dagster dev` would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if find_chromium() is None:
         sys.exit("There is no Chromium: install the package chromium.")
     with checkout_folder() as folder, SimulatedNetwork(accounts=60, rate=20.0, labelers=4, label_rate=2.0) as network:
@@ -93,7 +96,6 @@ def main() -> None:
                     size = path.stat().st_size
                     print(f"{path.relative_to(CHECKOUT)}: {size:,} bytes{'' if size <= MAX_BYTES else ', too many'}")
         finally:
-            dev.interrupt_all()
             dev.kill()
 
 
