@@ -85,6 +85,9 @@ DEV_REQUIRES = [
     "websockets>=14",
     # A second opinion: the published client reads the simulated network.
     "atproto>=0.0.62,<0.1",
+    # Drives the system's Chromium: the browser test, and the script that takes the pictures of the quick start. Its own
+    # browsers are never downloaded. Its protocol to Chromium changes with each release, hence the narrow range.
+    "playwright>=1.60,<1.70",
     # A test builds the wheel without build isolation.
     "setuptools>=69",
     "wheel",
