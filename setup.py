@@ -100,6 +100,9 @@ DEV_REQUIRES = [
     "types-requests",
     "types-psycopg2",
     "types-tqdm",
+    "types-PyYAML",
+    # Validates the manifests of docker/kubernetes; Kubernetes' own schemas come with it.
+    "kubernetes-validate>=1.33",
     # The recipes of `justfile`: what CI runs, and what people type.
     "rust-just>=1.40,<2",
     # Checks before a commit; its hooks run the tools that are installed here, and need no network.

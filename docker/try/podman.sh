@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: podman's settings, for a machine that has neither systemd nor the right to raise
-# limits. The storage is podman's own.
-CONTAINERS_CONF=$(mktemp)
+# Sourced by stand-ins.sh, and read by session.py: podman's settings, for a machine without systemd and without the right
+# to raise limits.
+CONTAINERS_CONF=${TMPDIR:-/tmp}/appview-try-containers.conf
 export CONTAINERS_CONF
 cat >"$CONTAINERS_CONF" <<EOF
 [containers]
 # Podman would raise them to 1,048,576, which not every machine allows.
-default_ulimits = ["nofile=8192:8192", "nproc=8192:8192"]
+default_ulimits = ["nofile=8192:16384", "nproc=8192:8192"]
 log_driver = "k8s-file"
 [engine]
 runtime = "$(command -v crun >/dev/null && echo crun || echo runc)"

@@ -6,7 +6,7 @@ set -euo pipefail
 
 [ "${1:-}" = postgres ] || exec "$@"
 if [ "$(id -u)" = 0 ]; then
-    chown postgres: "$PGDATA"
+    chown postgres: "$PGDATA" /var/run/postgresql
     chmod 0700 "$PGDATA"
     exec gosu postgres "$0" "$@"
 fi

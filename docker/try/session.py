@@ -1,0 +1,418 @@
+#!/usr/bin/env python3
+"""Runs the compose layout for real, with podman, on the simulated network: `docker/try/session.py`.
+
+It makes stand-ins for the base images (stand-ins.sh), builds the image, starts compose.yaml, and then does what an
+operator does: waits until the stream is indexed and every health check passes, materializes partitions through the
+webserver, ends all containers with SIGTERM, and starts them again, now with compose.docker-runs.yaml, so that each run is
+a container of its own. Everything it starts is removed at the end. It prints a log, and exits with 1 where something is
+not as docs/deploying.md says.
+
+Needs root, podman, podman-compose from 1.3 on (from PyPI; Debian 12's is older), debootstrap where the stand-ins have to
+be made, and Chromium for screenshots. Nothing of it listens on another address than 127.0.0.1 or those of podman's
+network. About ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+DOCKER = HERE.parent
+IMAGE = "localhost/appview-pipeline:try"
+PROJECT = "appview-try"
+STOP_SECONDS = 10
+"""What each process of ours has to end after SIGTERM."""
+SOCKET_GROUP = 10_002
+LONG_LIVED = ("code", "daemon", "webserver", "metrics")
+
+OVERRIDE = """
+# The simulated network is on the loopback addresses of one container, and `code` shares that container's network.
+services:
+  network:
+    image: {image}
+    command: appview-simulated-network --rate {rate} --accounts {accounts} --no-pasts
+    networks:
+      default:
+        aliases: [code]
+  code:
+    network_mode: service:network
+{env_files}
+networks:
+  default:
+    name: {project}
+"""
+LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}"""
+RUN = """
+query ($id: ID!) {
+  runOrError(runId: $id) { ... on Run { status startTime endTime tags { key value } } }
+}"""
+
+_started = time.monotonic()
+
+
+class Wrong(Exception):
+    """Something is not as it should be; its text says what."""
+
+
+def say(text: str) -> None:
+    print(f"{time.monotonic() - _started:7.1f} s  {text}", flush=True)
+
+
+def run(*command: str, check: bool = True, quiet: bool = True, **options: Any) -> str:
+    """Standard output of a command; raises `Wrong` with its last lines where it fails."""
+    done = subprocess.run(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE if quiet else None, **options
+    )
+    if check and done.returncode:
+        # Podman without systemd complains of each health check, which we then run ourselves.
+        lines = f"{done.stdout}\n{done.stderr or ''}".strip().splitlines()
+        words = [line for line in lines if "systemd" not in line][-20:]
+        raise Wrong(f"{' '.join(command)[:200]} ended with {done.returncode}:\n" + "\n".join(words))
+    return done.stdout
+
+
+def wait(what: str, seconds: float, ready: Callable[[], Any]) -> Any:
+    """The first answer of `ready` that is true."""
+    begin, last = time.monotonic(), ""
+    while time.monotonic() - begin < seconds:
+        try:
+            if found := ready():
+                say(f"{what} ({time.monotonic() - begin:.0f} s)")
+                return found
+        except (Wrong, OSError, ValueError, KeyError, IndexError) as error:
+            last = str(error)
+        time.sleep(2)
+    raise Wrong(f"after {seconds:.0f} s still not: {what}. {last}")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Session:
+    """One project of compose, and what an operator asks of it."""
+
+    def __init__(self, folder: Path, rate: int, accounts: int) -> None:
+        self.folder, self.rate, self.accounts = folder, rate, accounts
+        self.webserver_port, self.metrics_port = free_port(), free_port()
+        self.files = ["compose.yaml"]
+        self.override = folder / "override.yaml"
+        self.socket = folder / "podman.sock"
+        settings = run("bash", "-c", f". {HERE / 'podman.sh'}; echo $CONTAINERS_CONF").strip()
+        os.environ.update(
+            CONTAINERS_CONF=settings,
+            COMPOSE_PROJECT_NAME=PROJECT,
+            APPVIEW_IMAGE=IMAGE,
+            # With everything that a URL would not bear.
+            POSTGRES_PASSWORD="p%w@:/? 1",  # noqa: S106 (of a database that only this session sees)
+            POSTGRES_SHARED_BUFFERS="256MB",
+            WEBSERVER_PORT=str(self.webserver_port),
+            METRICS_PORT=str(self.metrics_port),
+            DOCKER_GID=str(SOCKET_GROUP),
+            DOCKER_SOCKET=str(self.socket),
+        )
+        self.write_override()
+
+    def write_override(self, env_file: Path | None = None) -> None:
+        env_files = ""
+        for service in ("daemon", "webserver", "metrics", "migrate") if env_file else ():
+            env_files += f"  {service}:\n    env_file: [{env_file}]\n"
+        if env_file:
+            env_files = f"    env_file: [{env_file}]\n" + env_files
+        self.override.write_text(
+            OVERRIDE.format(
+                image=IMAGE, rate=self.rate, accounts=self.accounts, project=PROJECT, env_files=env_files.rstrip("\n")
+            )
+        )
+
+    def compose(self, *arguments: str) -> str:
+        files = [part for name in self.files for part in ("-f", str(DOCKER / name))]
+        return run("podman-compose", *files, "-f", str(self.override), *arguments)
+
+    def container(self, service: str) -> str:
+        return f"{PROJECT}_{service}_1"
+
+    def state(self, service: str) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(run("podman", "inspect", self.container(service)))[0]["State"]
+        return state
+
+    def inside(self, service: str, *command: str) -> str:
+        return run("podman", "exec", self.container(service), *command)
+
+    def is_healthy(self, service: str) -> bool:
+        """Runs the service's health check, as systemd's timer would where there is systemd."""
+        done = subprocess.run(["podman", "healthcheck", "run", self.container(service)], text=True, capture_output=True)
+        if done.returncode:
+            raise Wrong(f"{service}: {(done.stdout + done.stderr).strip()[-300:]}")
+        return True
+
+    # What is started, in the order of `depends_on`: podman before 4.6 can't wait for health.
+    def start(self) -> None:
+        self.compose("up", "--detach", "--no-deps", "postgres")
+        wait("PostgreSQL is healthy", 120, lambda: self.is_healthy("postgres"))
+        self.compose("up", "--detach", "--no-deps", "migrate")
+        wait("migrated", 180, lambda: self.state("migrate")["Status"] == "exited")
+        if code := self.state("migrate")["ExitCode"]:
+            raise Wrong(
+                f"migrate ended with {code}:\n{run('podman', 'logs', '--tail', '20', self.container('migrate'))}"
+            )
+        self.compose("up", "--detach", "--no-deps", *LONG_LIVED)
+        for service in LONG_LIVED:
+            wait(f"{service} is healthy", 300, lambda service=service: self.is_healthy(service))  # type: ignore[misc]
+
+    def start_network(self) -> None:
+        """The simulated network, and a file of the settings by which the pipeline finds it."""
+        self.compose("up", "--detach", "network")
+        name = self.container("network")
+        said = wait(
+            "the simulated network runs", 300,
+            lambda: re.search(r"APPVIEW_RELAY_URL=.*(?= dagster dev)", run("bash", "-c", f"podman logs {name} 2>&1")),
+        )  # fmt: skip
+        env_file = self.folder / "appview.env"
+        env_file.write_text(
+            "".join(f"{name}={value}\n" for name, value in re.findall(r"(APPVIEW_\w+)=('[^']*'|\S+)", said[0]))
+            .replace("'", "")
+        )  # fmt: skip
+        # The relay is set in compose.yaml, where it is taken from the environment.
+        for line in env_file.read_text().splitlines():
+            if line.startswith("APPVIEW_RELAY_URL="):
+                os.environ["APPVIEW_RELAY_URL"] = line.partition("=")[2]
+        self.write_override(env_file)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.inside("code", "appview-pipeline", "status", "--json"))
+        return found
+
+    def cursor(self) -> int:
+        """The stream's cursor as the database has it."""
+        sql = "SELECT seq FROM pipeline.cursor"
+        return int(self.inside("postgres", "psql", "-U", "appview", "-d", "appview", "-Atc", sql))
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """The data of a GraphQL query or mutation, asked of the webserver by HTTP."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.webserver_port}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            body = json.load(answer)
+        if "errors" in body:
+            raise Wrong(str(body["errors"])[:1_000])
+        return body["data"]
+
+    def materialize(self, asset: str, partition: str) -> dict[str, Any]:
+        """Materializes a partition of an asset as the button of its page does; returns the run, once it has succeeded."""
+        selector = {
+            "repositoryName": "__repository__", "repositoryLocationName": "appview_pipeline",
+            "jobName": "__ASSET_JOB", "assetSelection": [{"path": [asset]}],
+        }  # fmt: skip
+        tags = [{"key": "dagster/partition", "value": partition}]
+        params = {
+            "mode": "default", "selector": selector, "runConfigData": {}, "executionMetadata": {"tags": tags},
+        }  # fmt: skip
+        answer = self.ask(LAUNCH, params=params)["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise Wrong(f"{asset} {partition} is not launched: {answer}")
+        run_id = answer["run"]["runId"]
+
+        def ended() -> Any:
+            found = self.ask(RUN, id=run_id)["runOrError"]
+            return found if found["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+        found: dict[str, Any] = wait(f"the run of {asset} {partition} has ended", 300, ended)
+        seconds = (found["endTime"] or 0) - (found["startTime"] or 0)
+        say(f"run of {asset} {partition}: {found['status']}, {seconds:.1f} s")
+        if found["status"] != "SUCCESS":
+            raise Wrong(f"the run {run_id} of {asset} {partition} has ended with {found['status']}")
+        return found
+
+    def stop(self) -> list[str]:
+        """Ends every container of ours with SIGTERM at once, then PostgreSQL; returns those that took too long."""
+
+        def stop_one(service: str) -> tuple[str, float, int]:
+            begin = time.monotonic()
+            run("podman", "stop", "--time", "120", self.container(service))
+            return service, time.monotonic() - begin, int(self.state(service)["ExitCode"])
+
+        slow = []
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(stop_one, LONG_LIVED))
+        found.append(stop_one("postgres"))
+        for service, seconds, code in found:
+            say(f"SIGTERM: {service} ended after {seconds:.1f} s with exit code {code}")
+            if seconds > STOP_SECONDS or code not in (0, 143):
+                slow.append(service)
+        return slow
+
+    def screenshot(self, path: str, name: str) -> None:
+        browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        if browser is None:
+            say("no Chromium here: no screenshot")
+            return
+        picture = self.folder / f"{name}.png"
+        subprocess.run(
+            [
+                browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1500,1100",
+                "--virtual-time-budget=20000", f"--user-data-dir={self.folder / 'browser'}", f"--screenshot={picture}",
+                f"http://127.0.0.1:{self.webserver_port}{path}",
+            ],
+            capture_output=True, timeout=180,
+        )  # fmt: skip
+        say(f"screenshot {picture}" if picture.exists() else "Chromium made no screenshot")
+
+    def down(self) -> None:
+        with contextlib.suppress(Wrong):
+            self.compose("down", "--volumes", "--timeout", "5")
+        for kind in ("container", "volume", "network"):
+            names = run("podman", kind, "ls", "--quiet", "--filter", f"label=io.podman.compose.project={PROJECT}",
+                        *(["--all"] if kind == "container" else [])).split()  # fmt: skip
+            if names:
+                run("podman", kind, "rm", "--force", *names, check=False)
+
+
+@contextlib.contextmanager
+def podman_service(session: Session) -> Iterator[None]:
+    """Podman's socket that speaks Docker's API."""
+    process = subprocess.Popen(
+        ["podman", "system", "service", "--time", "0", f"unix://{session.socket}"],
+        stdout=subprocess.DEVNULL, stderr=(session.folder / "podman-service.log").open("w"),
+    )  # fmt: skip
+    try:
+        wait("podman's socket is there", 30, session.socket.exists)
+        os.chown(session.socket, 0, SOCKET_GROUP)
+        session.socket.chmod(0o660)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def make_image(rebuild: bool, pip_conf: Path | None) -> None:
+    run("bash", str(HERE / "stand-ins.sh"))
+    if rebuild or subprocess.run(["podman", "image", "exists", IMAGE]).returncode:
+        secret = ["--secret", f"id=pip-conf,src={pip_conf}"] if pip_conf else []
+        run("podman", "build", "--pull=never", "--format", "docker", *secret, "--tag", IMAGE,
+            "--file", str(DOCKER / "Dockerfile"), str(DOCKER.parent))  # fmt: skip
+    size = int(run("podman", "image", "inspect", "--format", "{{.Size}}", IMAGE))
+    say(f"image {IMAGE}: {size / 1e6:,.0f} MB")
+
+
+def hour() -> str:
+    return f"{datetime.now(timezone.utc):%Y-%m-%d-%H:00}"
+
+
+def indexed(session: Session, more_than: int) -> Any:
+    """The one stream in use, once it has gone past a sequence number."""
+    streams = [stream for stream in session.status()["streams"] if stream["in_use"]]
+    return streams[0] if streams and streams[0]["seq"] > more_than else None
+
+
+def whole(session: Session) -> list[str]:
+    """The session; returns what was not as promised."""
+    wrong = []
+    session.start_network()
+    session.start()
+    stream = wait("the stream is indexed", 300, lambda: indexed(session, 0))
+    time.sleep(30)
+    stream = indexed(session, stream["seq"])
+    if stream is None:
+        raise Wrong("the stream stands still")
+    say(f"at {stream['seq']:,}: {stream['events_last_hour']:,} events so far, lag {stream['lag_seconds']:.1f} s")
+    session.materialize("post", hour())
+    session.materialize("repositories", "07")
+    session.screenshot("/overview/activity", "activity")
+    session.screenshot("/assets/firehose", "firehose")
+    say(run("podman", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.CPUPerc}}").strip())
+
+    wrong += session.stop()
+    run("podman", "start", session.container("postgres"))
+    wait("PostgreSQL is back", 60, lambda: session.is_healthy("postgres"))
+    stopped_at = session.cursor()
+    say(f"the cursor is at {stopped_at:,}, committed")
+
+    for service in (*LONG_LIVED, "migrate"):
+        run("podman", "rm", "--force", session.container(service))
+    session.files.append("compose.docker-runs.yaml")
+    os.environ["DAGSTER_RUN_NETWORK"] = f"container:{session.container('network')}"
+    with podman_service(session):
+        session.start()
+        first = wait("it goes on from its cursor", 300, lambda: indexed(session, stopped_at))
+        gaps = session.status()["gaps"]
+        say(f"at {first['seq']:,}; open gaps: {gaps}")
+        for asset, partition in (("post", hour()), ("repositories", "08")):
+            tags = {tag["key"]: tag["value"] for tag in session.materialize(asset, partition)["tags"]}
+            container = tags.get("docker/container_id")
+            if container is None:
+                wrong.append(f"the run of {asset} was not in a container of its own")
+            else:
+                say(f"in a container of its own, {container[:12]} of {tags.get('docker/image', IMAGE)}")
+        session.screenshot("/runs", "runs")
+        wait("every health check passes", 120, lambda: all(session.is_healthy(name) for name in LONG_LIVED))
+        wrong += session.stop()
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--keep-image", action="store_true", help="use the image that the last session has built")
+    parser.add_argument("--pip-conf", type=Path, help="pip's settings for the build: a package index of your own")
+    parser.add_argument("--rate", type=int, default=200, help="frames a second of the simulated network")
+    parser.add_argument("--accounts", type=int, default=500)
+    parser.add_argument("--output", type=Path, help="folder for logs and screenshots, which is kept")
+    options = parser.parse_args()
+    for tool in ("podman", "podman-compose"):
+        if shutil.which(tool) is None:
+            print(f"{tool} is missing; see the head of {__file__}.", file=sys.stderr)
+            return 2
+    folder = options.output or Path(tempfile.mkdtemp(prefix="appview-try-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    session = Session(folder.resolve(), options.rate, options.accounts)
+    session.down()  # of a session that was killed
+    try:
+        say(run("podman", "--version").strip() + ", " + run("podman-compose", "--version").splitlines()[0])
+        make_image(not options.keep_image, options.pip_conf)
+        wrong = whole(session)
+    except Wrong as error:
+        say(f"WRONG: {error}")
+        wrong = [str(error)]
+    finally:
+        for service in ("postgres", "migrate", *LONG_LIVED, "network"):
+            log = subprocess.run(["podman", "logs", session.container(service)], text=True, capture_output=True)
+            if log.returncode == 0:
+                (folder / f"{service}.log").write_text(log.stdout + log.stderr)
+        session.down()
+        if options.output is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    say("everything as promised" if not wrong else f"not as promised: {', '.join(wrong)}"[:2_000])
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
