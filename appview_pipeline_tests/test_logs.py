@@ -106,6 +106,7 @@ def test_the_start_line_shows_what_matters_and_no_secret() -> None:
     settings = Settings(
         database_url="postgresql://user:secret@db.example:5432/appview?password=secret2",
         relay_url="wss://relay.example",
+        plc_url="https://user:secret@plc.example/?key=secret3",
         batch_events=7,
         state_dir=Path("/state"),
         dns_servers=(NameServer("1.1.1.1"), NameServer("2606:4700::1111", 5353)),
@@ -117,9 +118,10 @@ def test_the_start_line_shows_what_matters_and_no_secret() -> None:
     assert line["database_url"] == "postgresql://db.example:5432/appview"
     assert (line["relay_url"], line["batch_events"], line["version"]) == ("wss://relay.example", 7, "1.2")
     assert (line["state_dir"], line["dns_servers"]) == ("/state", "1.1.1.1,[2606:4700::1111]:5353")
-    assert "plc_url" not in line
+    assert line["plc_url"] == "https://plc.example/"
     logs.log_start(Settings(), "replay")
     line = json.loads(stream.getvalue().splitlines()[1])
+    assert "plc_url" not in line
     assert (line["database_url"], line["relay_url"]) == ("embedded", "wss://bsky.network")
 
 

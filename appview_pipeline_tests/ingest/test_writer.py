@@ -66,6 +66,8 @@ def test_a_refused_row_is_found_and_its_neighbours_are_written(database: Databas
     with database.connect("reader") as connection:
         assert cursor_of(connection, RELAY, "0/1") == stream.seq
     assert one(database.url, 'SELECT "postsCount" FROM bsky.profile_agg WHERE did = %s', people[2].did) == 4
+    # Looking for the row has written nothing.
+    assert one(database.url, "SELECT sum(frames) FROM pipeline.batch") == len(frames)
 
 
 # ---- batches that are cancelled for time

@@ -37,10 +37,7 @@ STORE = (
         new="        if dry_run:\n            connection.commit()",
         promise="Looking for the record that PostgreSQL refuses writes nothing.",
         documented="docs/architecture.md#applying-a-batch",
-        tests=(
-            "store/test_refused_data.py::test_a_record_that_postgres_refuses_is_found_among_its_neighbours",
-            "ingest/test_writer.py::test_a_refused_row_is_found_and_its_neighbours_are_written",
-        ),
+        tests=("ingest/test_writer.py::test_a_refused_row_is_found_and_its_neighbours_are_written",),
     ),
     Mutant(
         name="nobody-takes-the-cross-repository-lock",

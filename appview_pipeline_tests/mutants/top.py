@@ -52,11 +52,11 @@ TOP = (
         ),
     ),
     Mutant(
-        name="passwords-of-relays-in-the-log",
+        name="passwords-in-the-log",
         file="appview_pipeline/logs.py",
         old='        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()',
         new="        return value",
-        promise="Passwords of databases and relays appear in no log line.",
+        promise="The password in a URL appears in no log line.",
         documented="SECURITY.md#what-we-promise",
         tests=("test_logs.py::test_the_start_line_shows_what_matters_and_no_secret",),
     ),
