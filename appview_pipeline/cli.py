@@ -135,7 +135,8 @@ def capture(file: Path, seconds: float, cursor: int | None) -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def status(as_json: bool) -> None:
-    """Say where the index stands: cursors, lag, rates, dead letters, gaps, tables."""
+    """Say where the index stands: what is wrong, then cursors, lag, rates, dead letters, gaps, tables."""
+    from appview_pipeline.operations.check import check_health, verdict_lines
     from appview_pipeline.store.database import open_database
     from appview_pipeline.store.status import PipelineStatus, read_status
 
@@ -144,12 +145,38 @@ def status(as_json: bool) -> None:
     try:
         with database.connect("reader") as connection:
             found: PipelineStatus = read_status(connection, database.url, settings.dead_letter_day_bytes)
+        failed = [verdict for verdict in check_health(database, settings) if not verdict.passed]
     finally:
         database.close()
     if as_json:
-        _json_line(found.as_json())
+        _json_line({"checks_that_fail": [verdict.as_json() for verdict in failed], **found.as_json()})
     else:
-        click.echo("\n".join(found.lines()))
+        click.echo("\n".join([*verdict_lines(failed), *found.lines()]))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def check(as_json: bool) -> None:
+    """Evaluate all checks on the health of the pipeline, for a person, cron or a monitor (docs/operations.md).
+
+    What only Dagster knows (ticks, runs, recounts) is not among them. Exit code 1: a check of severity error fails.
+    Checks of severity warn that fail are shown, and leave it 0. Exit code 2: the database can't be asked.
+    """
+    from appview_pipeline.operations.check import check_health, verdict_lines
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("check")
+    database = open_database(settings)
+    try:
+        verdicts = check_health(database, settings)
+    finally:
+        database.close()
+    if as_json:
+        _json_line({"checks": [verdict.as_json() for verdict in verdicts]})
+    else:
+        click.echo("\n".join(verdict_lines(verdicts)))
+    if any(verdict.severity == "error" and not verdict.passed for verdict in verdicts):
+        sys.exit(1)
 
 
 @cli.command()

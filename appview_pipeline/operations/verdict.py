@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.health_report import HealthReport
@@ -39,6 +39,18 @@ class Verdict:
     def remedy(self) -> str:
         """The anchor of the paragraph that says what to do: the name."""
         return self.name
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "name": self.name,
+            "asset": self.asset,
+            "passed": self.passed,
+            "severity": self.severity,
+            "words": self.words,
+            "numbers": dict(self.numbers),
+            "what_to_do": self.link,
+        }
 
     @property
     def link(self) -> str:

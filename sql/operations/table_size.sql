@@ -19,10 +19,3 @@ SELECT table_name, bytes, row_estimate
 FROM pipeline.table_size
 WHERE hour = (SELECT max(hour) FROM pipeline.table_size)
 ORDER BY bytes DESC, table_name;
-
--- :forget
--- Deletes the measurements from before %(before)s, %(limit)s at most.
-DELETE FROM pipeline.table_size
-WHERE (hour, table_name) IN (
-  SELECT hour, table_name FROM pipeline.table_size WHERE hour < %(before)s ORDER BY hour, table_name LIMIT %(limit)s
-);

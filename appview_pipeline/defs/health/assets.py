@@ -5,7 +5,7 @@ A job measures them every hour; the checks on both are evaluated by the health s
 
 # No postponed annotations here: Dagster reads the types of its assets' parameters at definition.
 
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
 import dagster as dg
 
@@ -14,7 +14,7 @@ from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.health import dagster_state
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.health_report import read_health
-from appview_pipeline.store.table_sizes import MeasuredTable, forget_measurements, measure_tables
+from appview_pipeline.store.table_sizes import MeasuredTable, measure_tables
 
 SHOWN_TABLES = 20
 
@@ -32,14 +32,11 @@ SHOWN_TABLES = 20
     op_tags={"dagster/max_runtime": "600"},
 )
 def database_asset(context: dg.AssetExecutionContext, index: IndexDatabase) -> dg.MaterializeResult[None]:
-    """Measures the tables, forgets what was measured long ago, and says how long the disk lasts."""
+    """Measures the tables, and says how long the disk lasts."""
     chosen = settings.load()
-    before = datetime.now(timezone.utc) - timedelta(days=chosen.table_size_days)
     try:
         with index.open().connect("maintenance") as connection:
             measured = measure_tables(connection)
-        with index.open().connect("maintenance") as connection:
-            forgotten = forget_measurements(connection, before)
         with index.open().connect("health") as connection:
             report = read_health(connection, chosen)
     except OperatorError as error:
@@ -57,10 +54,8 @@ def database_asset(context: dg.AssetExecutionContext, index: IndexDatabase) -> d
     if disk.days_left is not None:
         metadata["days_left"] = round(disk.days_left, 1)
     metadata["largest_tables"] = _table(measured[:SHOWN_TABLES])
-    metadata["details"] = dg.MetadataValue.json(
-        {"tables": len(measured), "old_measurements_deleted": forgotten, "server_version": server.version}
-    )
-    context.log.info(f"{len(measured):,} tables measured, {forgotten:,} old measurements deleted")
+    metadata["details"] = dg.MetadataValue.json({"tables": len(measured), "server_version": server.version})
+    context.log.info(f"{len(measured):,} tables measured")
     return dg.MaterializeResult(metadata=metadata)
 
 
