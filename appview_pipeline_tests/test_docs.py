@@ -53,7 +53,7 @@ def read(path: str) -> str:
 
 def anchors(text: str) -> set[str]:
     """The anchors that GitHub makes of a document's headings."""
-    headings = [re.sub(r"[`*_]|\]\([^)]*\)|\[", "", heading) for heading in _HEADING.findall(_FENCED.sub("", text))]
+    headings = [re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading) for heading in _HEADING.findall(_FENCED.sub("", text))]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 

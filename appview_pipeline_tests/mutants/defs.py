@@ -55,12 +55,12 @@ DEFS = (
     ),
     Mutant(
         name="a-silent-relay-is-well",
-        file="appview_pipeline/defs/firehose/tick.py",
-        old="        for result in (checks.stream_result(shards), checks.rejected_result(events, rejected)):",
-        new="        for result in (checks.rejected_result(events, rejected),):",
+        file="appview_pipeline/operations/stream_conditions.py",
+        old="    behind = max([idle, *lags])",
+        new="    behind = max([0.0, *lags])",
         promise="The lag of the stream is checked also when nothing comes.",
-        documented="docs/operations.md#what-to-watch",
-        tests=("defs/firehose/test_tick.py::test_a_relay_gone_silent_fails_the_check",),
+        documented="docs/operations.md#keeps_up",
+        tests=("operations/test_conditions.py::test_it_fails_in_words",),
     ),
     Mutant(
         name="removals-that-fail-succeed",
