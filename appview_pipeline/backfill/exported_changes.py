@@ -3,7 +3,8 @@
 Revs. An export says what a repository holds at its rev, and not since when. A record that the index knows nothing of
 has the TID of its record key as its rev, so that it is evaluated as of the time when it was written; another rev than
 that of the export needs a proof that nothing else was known at the path, so all other writes and all deletions have the
-rev of the export.
+rev of the export. So have records whose TID is not newer than an export that was applied before: they were not there
+then, but may have been before that, and their tombstones need not be there any more.
 
 Times. `indexedAt` of a record that is new to the index is the time at which it says it was written, and of a changed
 one the time of the export's rev; neither is in the future.
@@ -54,9 +55,10 @@ class ExportReader:
         self._now = format_milliseconds(now_micros // 1_000)
         self._notify_from = now_micros - int(settings.notify_window * DAY_MICROS)
 
-    def of(self, did: str, rev: str) -> RecordReader:
-        """The reader of one repository's records, in an export of `rev`."""
-        return RecordReader(self, did, rev)
+    def of(self, did: str, rev: str, floor: str | None = None) -> RecordReader:
+        """The reader of one repository's records, in an export of `rev`. `floor`: the rev of the newest export that was
+        applied whole before (`RepoState.export_rev`)."""
+        return RecordReader(self, did, rev, floor)
 
     def not_in_the_future(self, time: str) -> str:
         """A time (ISO 8601, UTC, milliseconds), or now where it is later; no earlier than 1970."""
@@ -78,7 +80,8 @@ class Refused:
 class RecordReader:
     """Reads records of one repository's export. Made by `ExportReader.of`."""
 
-    def __init__(self, reader: ExportReader, did: str, rev: str) -> None:
+    def __init__(self, reader: ExportReader, did: str, rev: str, floor: str | None = None) -> None:
+        self._floor = floor or ""
         self._reader = reader
         self._did = did
         self._rev = rev
@@ -157,7 +160,7 @@ class RecordReader:
 
     def _rev_of(self, rkey: str, known: IndexedState | None) -> str:
         if known is None:
-            return rkey if is_tid(rkey) and rkey <= self._rev else self._rev
+            return rkey if is_tid(rkey) and self._floor < rkey <= self._rev else self._rev
         # What has the same rev and differs, a commit said that does not belong to this history of the repository. The
         # next TID is newer than that, and older than the next commit.
         return tid_after(self._rev) if known.rev == self._rev else self._rev
@@ -181,17 +184,18 @@ def changes_of_export(
     days: int = -1,
     asked_at: str | None = None,
     is_fetched: bool = True,
+    floor: str | None = None,
 ) -> Iterator[list[Change]]:
     """Yields the parts of what has to be written for the index to hold what the export holds, each of at most
     `part_rows` records; the last one, which may be empty, says so (`ExportState.is_last`).
 
     `days`: with 0 or more, only records of the last so many days are written, and nothing is deleted. `asked_at`,
-    `is_fetched`: as of `ExportState`. `counts` grows while it is iterated.
+    `is_fetched`: as of `ExportState`; `floor`: as of `ExportReader.of`. `counts` grows while it is iterated.
 
     Raises `InvalidExport` where the export is invalid further on: what was yielded before is proved all the same. Where
     only blocks of records are missing or damaged, it raises after all else was yielded.
     """
-    records = reader.of(export.did, export.rev)
+    records = reader.of(export.did, export.rev, floor)
     oldest = None if days < 0 else reader.now_micros - days * DAY_MICROS
     state = ExportState(
         did=export.did,

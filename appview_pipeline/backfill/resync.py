@@ -84,6 +84,8 @@ def prepare(
     Iterating raises `InvalidExport`.
     """
     counts = Counts()
+    with database.connect("reader") as connection:
+        known = read_repos(connection, [export.did]).get(export.did)
     parts = changes_of_export(
         export,
         indexed_states(database, export.did),
@@ -93,6 +95,7 @@ def prepare(
         days=days,
         asked_at=asked_at,
         is_fetched=is_fetched,
+        floor=None if known is None else known.export_rev,
     )
     return Prepared(export.did, export.rev, parts, counts, export.size)
 
@@ -214,7 +217,11 @@ def record_change(database: Database, settings: Settings, fetched: FetchedRecord
         return None
     with database.connect("reader") as connection:
         known = indexed_state(connection, fetched.did, fetched.path)
+        repo = read_repos(connection, [fetched.did]).get(fetched.did)
+    floor = None if repo is None else repo.export_rev
     cid = to_text(fetched.cid)
+    if known is None and floor is not None and fetched.rev < floor:
+        return None  # it was gone by then
     if known is not None and (known.cid == cid or (known.rev is not None and known.rev > fetched.rev)):
         return None
     state = ExportState(
@@ -226,7 +233,7 @@ def record_change(database: Database, settings: Settings, fetched: FetchedRecord
         is_whole=False,
     )
     change = Change(size=len(fetched.block), export=state)
-    records = reader.of(fetched.did, fetched.rev)
+    records = reader.of(fetched.did, fetched.rev, floor)
     write = records.write(fetched.path, collection, cid, fetched.block, known)
     if isinstance(write, Refused):
         change.dead_letters.append(records.letter(fetched.path, cid, fetched.block, write, known))

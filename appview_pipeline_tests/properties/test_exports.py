@@ -40,6 +40,7 @@ from appview_pipeline_tests.properties.random_networks import KINDS
 from appview_pipeline_tests.support.commits import Commit
 from appview_pipeline_tests.support.exports import compared
 from appview_pipeline_tests.support.states import State, differences, dump
+from appview_pipeline_tests.support.sweeping import sweep_tombstones
 from appview_pipeline_tests.support.tables import rows
 
 unshrunk = settings(max_examples=12, suppress_health_check=tuple(HealthCheck), phases=(Phase.explicit, Phase.generate))
@@ -48,8 +49,9 @@ OF_NOW = ("records", "like", "repost", "follow", "actor_block", "list", "list_it
 """Tables that follow from nothing but the records that there are."""
 
 
-def tell(index: Index, network: Network, story: Story) -> None:
-    """Writes a story to the empty index, and in the end what each repository holds."""
+def tell(index: Index, network: Network, story: Story, *, sweeps: bool = False) -> None:
+    """Writes a story to the empty index, and in the end what each repository holds. `sweeps`: after each batch the
+    tombstones are deleted that are not needed any more."""
     index.clean()
     changes = network_changes(network)
     underway: list[Underway] = []
@@ -57,6 +59,8 @@ def tell(index: Index, network: Network, story: Story) -> None:
     def write(some: Sequence[Any]) -> None:
         # A writer of its own for each, as if its process had been started anew.
         Writer(index.database, Settings(database_url=index.database.url), "test").write(some, time.time())
+        if sweeps:
+            sweep_tombstones(index.database)
 
     def go_on(at: int) -> None:
         for it in [it for it in underway if it.due <= at]:
@@ -89,14 +93,20 @@ def fetch_all(index: Index, network: Network) -> None:
 
 
 def check(
-    index: Index, network: Network, story: Story, keep: Callable[[str, dict[str, Any]], bool], *, told: bool = False
+    index: Index,
+    network: Network,
+    story: Story,
+    keep: Callable[[str, dict[str, Any]], bool],
+    *,
+    told: bool = False,
+    sweeps: bool = False,
 ) -> None:
     """Fails where the tables are not those of the stream, or a repository is not complete. `told`: all has arrived but
-    for the last export of each repository."""
+    for the last export of each repository. `sweeps`: as of `tell`."""
     if told:
         fetch_all(index, network)
     else:
-        tell(index, network, story)
+        tell(index, network, story, sweeps=sweeps)
     with index.database.connect("reader") as connection:
         states = read_repos(connection, [commit.did for commit in network.commits])
     open_gaps = rows(index.database.url, "SELECT kind, did FROM pipeline.gap WHERE resolved_at IS NULL")
@@ -138,6 +148,20 @@ def test_every_table_is_that_of_the_whole_stream(index: Index, data: st.DataObje
 def test_what_is_there_now_is_that_of_the_whole_stream(index: Index, data: st.DataObject) -> None:
     network = data.draw(tid_networks())
     check(index, network, data.draw(stories(network)), lambda table, row: table in OF_NOW)
+
+
+@unshrunk
+@given(data=st.data())
+def test_what_is_there_now_is_the_same_while_tombstones_are_swept(index: Index, data: st.DataObject) -> None:
+    network = data.draw(tid_networks())
+    check(index, network, data.draw(stories(network)), lambda table, row: table in OF_NOW, sweeps=True)
+
+
+@unshrunk
+@given(data=st.data())
+def test_every_table_is_the_same_while_tombstones_are_swept(index: Index, data: st.DataObject) -> None:
+    network = data.draw(tid_networks(WITHOUT_HISTORY))
+    check(index, network, data.draw(stories(network)), lambda table, row: True, sweeps=True)
 
 
 def test_a_live_writer_and_a_fetching_one_at_once(index: Index) -> None:

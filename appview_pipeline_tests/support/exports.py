@@ -121,7 +121,9 @@ def compared(database: Database, repository: Repository, *, quiet: bool = False)
         known = stored.get(path, (None, gone.get(prefix + path)))
         if known[0] == op.cid or (known[1] or "") > repository.rev:
             continue
-        rev = op.rkey if known == (None, None) and is_tid(op.rkey) and op.rkey <= repository.rev else repository.rev
+        rev = repository.rev
+        if known == (None, None) and is_tid(op.rkey) and (state.export_rev or "") < op.rkey <= repository.rev:
+            rev = op.rkey
         assert op.cid is not None and op.record is not None
         record, text = decode_record_json(encode(op.record))
         write = RecordWrite(

@@ -8,7 +8,8 @@
 -- :mark
 -- Takes writes that a known deletion overtakes out of the staging table and marks them stale.
 -- - late: writes not newer than their repository's newest applied rev, and all that are of an export.
--- - deleted: those whose record was deleted at or after their rev.
+-- - deleted: those whose record was deleted at or after their rev; and those of an export that is older than one that
+--   was applied whole, whose record is not there. (Below that one there may be no tombstone any more.)
 -- - overtaken: the same, taken out of the staging table.
 -- - remembered: the same, kept as superseded states.
 WITH late AS MATERIALIZED (
@@ -20,6 +21,12 @@ WITH late AS MATERIALIZED (
   SELECT l.uri
   FROM late l
   CROSS JOIN LATERAL (SELECT FROM pipeline.tombstone t WHERE t.uri = l.uri AND t.rev >= l.rev OFFSET 0) t
+  UNION
+  SELECT w.uri
+  FROM stage_export e
+  JOIN known_repo k USING (did)
+  JOIN stage_write w USING (did)
+  WHERE e.rev < k.export_rev AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = w.uri OFFSET 0)
 ), overtaken AS (
   DELETE FROM stage_write w
   USING deleted d
