@@ -151,7 +151,7 @@ def run_sweeps(
     started = time.monotonic()
     until = started + (settings.sweep_seconds if seconds is None else seconds)
     summary = SweepSummary(swept={sweep.name: Swept(sweep) for sweep in chosen(names)})
-    with session_lock(database, LOCK, taken="another run sweeps", stopped=stopped):
+    with session_lock(database, LOCK, taken="another run sweeps", patience=0.0):
         now = datetime.now(timezone.utc)
         with database.connect("reader") as connection:
             states = read_sweeps(connection)
