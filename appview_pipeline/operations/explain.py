@@ -69,6 +69,7 @@ def _explain_record(settings: Settings, database: Database, subject: Subject, co
         account=account,
         is_indexed_collection=collection in IndexedCollections(settings.extra_collections),
         not_indexed=ignored,
+        retention_days=settings.retention_days,
         trial=trial,
         untried=untried,
     )
