@@ -3,12 +3,12 @@
 
 It makes stand-ins for the base images (stand-ins.sh), builds the image, starts compose.yaml, and then does what an
 operator does: waits until the stream is indexed and every health check passes, materializes partitions through the
-webserver, ends all containers with SIGTERM, and starts them again, now with compose.docker-runs.yaml, so that each run is
-a container of its own. Everything it starts is removed at the end. It prints a log, and exits with 1 where something is
-not as docs/deploying.md says.
+webserver, ends all containers with SIGTERM, and starts them again, now with compose.docker-runs.yaml, so that each run
+is a container of its own. Everything it starts is removed at the end. It prints a log, and exits with 1 where something
+is not as docs/deploying.md says.
 
-Needs root, podman, podman-compose from 1.3 on (from PyPI; Debian 12's is older), debootstrap where the stand-ins have to
-be made, and Chromium for screenshots. Nothing of it listens on another address than 127.0.0.1 or those of podman's
+Needs root, podman, podman-compose from 1.3 on (from PyPI; Debian 12's is older), debootstrap where the stand-ins have
+to be made, and Chromium for screenshots. Nothing of it listens on another address than 127.0.0.1 or those of podman's
 network. About ten minutes.
 """
 
@@ -92,7 +92,7 @@ def run(*command: str, check: bool = True, quiet: bool = True, **options: Any) -
         lines = f"{done.stdout}\n{done.stderr or ''}".strip().splitlines()
         words = [line for line in lines if "systemd" not in line][-20:]
         raise Wrong(f"{' '.join(command)[:200]} ended with {done.returncode}:\n" + "\n".join(words))
-    return done.stdout
+    return str(done.stdout)
 
 
 def wait(what: str, seconds: float, ready: Callable[[], Any]) -> Any:
@@ -221,14 +221,14 @@ class Session:
             json.dumps({"query": query, "variables": variables}).encode(),
             {"content-type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 (http, as above)
             body = json.load(answer)
         if "errors" in body:
             raise Wrong(str(body["errors"])[:1_000])
         return body["data"]
 
     def materialize(self, asset: str, partition: str) -> dict[str, Any]:
-        """Materializes a partition of an asset as the button of its page does; returns the run, once it has succeeded."""
+        """Materializes a partition of an asset as its page does; returns the run, once it has succeeded."""
         selector = {
             "repositoryName": "__repository__", "repositoryLocationName": "appview_pipeline",
             "jobName": "__ASSET_JOB", "assetSelection": [{"path": [asset]}],
