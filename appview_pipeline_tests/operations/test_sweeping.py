@@ -19,12 +19,14 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.session_lock import LockTaken, session_lock
 from appview_pipeline.store.sweeps import BY_NAME, SWEEPS, Step, Sweep, read_sweeps
+from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.database import connect, run
-from appview_pipeline_tests.support.frames import Person, Stream, delete, post
+from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post
 from appview_pipeline_tests.support.sweeping import sweep_tombstones
 from appview_pipeline_tests.support.tables import one, rows
 
+CID = "bafyreie5cvv4h45feadgeuwhbcutmh6t2ceseocckahdoe6uat64zmz454"
 A, B, C = (f"did:plc:{letter * 24}" for letter in "abc")
 OLD_AND_YOUNG: dict[str, tuple[str, str, list[str]]] = {
     "pending": (
@@ -284,10 +286,14 @@ def test_the_command_counts_and_deletes(database: Database, monkeypatch: pytest.
     assert isinstance(CliRunner().invoke(cli, ["sweep", "deadletters"]).exception, OperatorError)
 
 
+def follow(rkey: str, subject: str) -> Write:
+    return create(f"app.bsky.graph.follow/{rkey}", {"subject": subject, "createdAt": WHEN})
+
+
 def test_a_deleted_record_stays_deleted_without_its_tombstone(database: Database) -> None:
     """Of a repository that is complete: whatever is delivered again."""
     ann = Person(Stream(), "ann")
-    frames = [ann.commit(post("a", "one")), ann.commit(post("b", "two")), ann.commit(delete("app.bsky.feed.post/a"))]
+    frames = [ann.commit(follow("a", A)), ann.commit(follow("b", B)), ann.commit(delete("app.bsky.graph.follow/a"))]
     for frame in frames:
         index(database, frame)
     assert one(database.url, "SELECT sync_state FROM pipeline.repo") == "synchronized"
@@ -296,9 +302,23 @@ def test_a_deleted_record_stays_deleted_without_its_tombstone(database: Database
     run(database.url, "UPDATE pipeline.repo SET chain_from = rev")
     for frame in frames[:2]:
         index(database, frame)
-    assert rows(database.url, "SELECT text FROM bsky.post") == [("two",)]
-    index(database, ann.commit(post("a", "created again")))
-    assert sorted(rows(database.url, "SELECT text FROM bsky.post")) == [("created again",), ("two",)]
+    assert rows(database.url, 'SELECT "subjectDid" FROM bsky.follow') == [(B,)]
+    index(database, ann.commit(follow("a", C)))
+    assert sorted(rows(database.url, 'SELECT "subjectDid" FROM bsky.follow')) == [(B,), (C,)]
+
+
+def test_tombstones_of_posts_stay(database: Database) -> None:
+    """A quote that arrives late is of a deleted post, and so it is for a rerun."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    frames = [ann.commit(post("a", "one"))]
+    embed = {"uri": ann.uri("app.bsky.feed.post/a"), "cid": CID}
+    late = bob.commit(post("q", "look", embed={"$type": "app.bsky.embed.record", "record": embed}))
+    index(database, *frames, ann.commit(delete("app.bsky.feed.post/a")))
+    assert sweep_tombstones(database) == 0
+    index(database, late)
+    assert one(database.url, "SELECT count(*) FROM bsky.post") == 1
+    assert one(database.url, "SELECT count(*) FROM bsky.quote") == 0
 
 
 @pytest.mark.parametrize(
@@ -315,7 +335,7 @@ def test_a_deleted_record_stays_deleted_without_its_tombstone(database: Database
 )
 def test_a_tombstone_stays_where_something_older_may_still_be_applied(database: Database, doubt: str) -> None:
     ann = Person(Stream(), "ann")
-    index(database, ann.commit(post("a", "one")), ann.commit(delete("app.bsky.feed.post/a")))
+    index(database, ann.commit(follow("a", A)), ann.commit(delete("app.bsky.graph.follow/a")))
     run(database.url, doubt)
     assert sweep_tombstones(database) == 0
     assert one(database.url, "SELECT count(*) FROM pipeline.tombstone") == 1

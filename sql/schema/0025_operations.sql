@@ -62,3 +62,10 @@ COMMENT ON COLUMN pipeline.sweep.last_rows IS 'Rows that its last run deleted.';
 COMMENT ON COLUMN pipeline.sweep.last_run_at IS 'When it last worked.';
 COMMENT ON COLUMN pipeline.sweep.error IS
     'Why its last run ended before its time, in words: others held the rows, say; null: it did not.';
+
+CREATE FUNCTION pipeline.tombstone_stays(collection text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN collection = 'app.bsky.feed.post';
+COMMENT ON FUNCTION pipeline.tombstone_stays IS
+    'Whether tombstones of a collection are kept for ever, because records of others, however late, depend on them: '
+    'quotes and reposts of a post are in no feed and no list of quotes if it was deleted after them.';

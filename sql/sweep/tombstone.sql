@@ -5,7 +5,8 @@
 -- whether there is a tombstone or not. An export sets the floor. Here it is raised to the newest rev of a repository
 -- that is complete, because the index itself is such an export.
 --
--- Guarantees: the result of whatever comes later is the same with and without these tombstones. Not of repositories
+-- Guarantees: the result of whatever comes later is the same with and without these tombstones. Not those of posts,
+-- which decide about quotes and reposts of others (pipeline.tombstone_stays). Not of repositories
 -- that are being fetched, because their export is compared by the floor of before; nor of those with dead letters or
 -- unchecked commits, which may have to be applied with their old revs. Repositories that are not complete keep theirs,
 -- however old: what came before their first commit may still arrive. The repositories are locked, as batches lock
@@ -20,6 +21,7 @@ FROM (
   FROM pipeline.tombstone t
   JOIN pipeline.repo r ON r.did = split_part(t.uri, '/', 3)
   WHERE t.deleted_at < %(before)s
+    AND NOT pipeline.tombstone_stays(t.collection)
     AND r.resync_at IS NULL
     AND NOT r.excluded
     AND (t.rev <= r.export_rev OR (
@@ -34,14 +36,18 @@ FROM (
 -- Looks at the next rows. Returns the repositories of those that are old enough, and where to go on (null: this was the
 -- end).
 WITH page AS MATERIALIZED (
-  SELECT uri, deleted_at
+  SELECT uri, deleted_at, collection
   FROM pipeline.tombstone
   WHERE uri > coalesce(%(position)s::jsonb ->> 0, '')
   ORDER BY uri
   LIMIT %(limit)s
 )
 SELECT
-  ARRAY(SELECT DISTINCT split_part(uri, '/', 3) FROM page WHERE deleted_at < %(before)s),
+  ARRAY(
+    SELECT DISTINCT split_part(uri, '/', 3)
+    FROM page
+    WHERE deleted_at < %(before)s AND NOT pipeline.tombstone_stays(collection)
+  ),
   (SELECT jsonb_build_array(max(uri))::text FROM page HAVING count(*) >= %(limit)s);
 
 -- :lock
@@ -70,6 +76,7 @@ WITH gone AS (
   WHERE t.uri > coalesce(%(position)s::jsonb ->> 0, '')
     AND (%(last)s::text IS NULL OR t.uri <= %(last)s::jsonb ->> 0)
     AND t.deleted_at < %(before)s
+    AND NOT pipeline.tombstone_stays(t.collection)
     AND r.did = split_part(t.uri, '/', 3)
     AND r.did = ANY (%(dids)s)
     AND t.rev <= r.export_rev
