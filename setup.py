@@ -93,6 +93,8 @@ DEV_REQUIRES = [
     "wheel",
     # `dg dev`, `dg list defs`, `dg check defs`: of the same release as dagster.
     "dagster-dg-cli==1.13.27",
+    # Grafana's own library of dashboards: a test reads ours with it. An exact pin: it follows Grafana's releases.
+    "grafana-foundation-sdk==1769699998!10.1.0",
     # Lint, format and types; bounded, because a newer minor version finds new faults in old code.
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<2.5",
