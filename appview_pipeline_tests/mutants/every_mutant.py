@@ -11,6 +11,7 @@ from appview_pipeline_tests.mutants.labels import LABELS
 from appview_pipeline_tests.mutants.leases import LEASES
 from appview_pipeline_tests.mutants.mutant import Mutant
 from appview_pipeline_tests.mutants.network import NETWORK
+from appview_pipeline_tests.mutants.operations import OPERATIONS
 from appview_pipeline_tests.mutants.protocol import PROTOCOL
 from appview_pipeline_tests.mutants.sql import SQL
 from appview_pipeline_tests.mutants.store import STORE
@@ -28,5 +29,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *INGEST,
     *BACKFILL,
     *LABELS,
+    *OPERATIONS,
     *DEFS,
 )
