@@ -100,7 +100,7 @@ STOP_POLL_SECONDS = 0.2
 RUN_END_SECONDS = 4.0
 """What a run has to end by itself when its code server is asked to end; then it is killed, and the transaction in hand
 rolls back."""
-DAGSTER_END_SECONDS = 8.0
+DAGSTER_END_SECONDS = 7.0
 """What the code server and the daemon have to end once they are asked to; then they end by force, which loses no more
 than a crash does: nothing."""
 

@@ -27,9 +27,9 @@ from appview_pipeline_tests.soak.comparison import (
 )
 from appview_pipeline_tests.soak.network_process import NetworkPlan, NetworkProcess
 from appview_pipeline_tests.soak.samples import Sample, Sampler
-from appview_pipeline_tests.soak.server import DAGSTER, INDEX, SoakServer, soak_server
 from appview_pipeline_tests.soak.troubles import Troubles, plan, wait_until_calm
 from appview_pipeline_tests.support.deployment import CODE, METRICS, Deployment, deployed
+from appview_pipeline_tests.support.durable_server import DAGSTER, INDEX, DurableServer, durable_server
 from appview_pipeline_tests.support.tables import rows
 from appview_pipeline_tests.support.waiting import wait_for
 
@@ -66,7 +66,7 @@ class Soak:
 class _Keeper:
     """Restart policies: what ends is started again. `said` are the lines of what happened."""
 
-    def __init__(self, server: SoakServer, deployment: Deployment) -> None:
+    def __init__(self, server: DurableServer, deployment: Deployment) -> None:
         self._server, self._deployment = server, deployment
         self._began = time.monotonic()
         self._server_due = 0.0
@@ -88,7 +88,7 @@ def run(plan_of_network: NetworkPlan, seconds: float, folder: Path) -> Soak:
     """Runs a soak; its logs and samples go to `folder`."""
     soak = Soak(seconds, plan_of_network.rate)
     disk = int(DISK_BYTES + DISK_BYTES_AN_EVENT * plan_of_network.rate * seconds)
-    with soak_server(disk) as server, NetworkProcess(plan_of_network) as network:
+    with durable_server(disk) as server, NetworkProcess(plan_of_network) as network:
         environment = {**network.order("environment"), "APPVIEW_START_CURSOR": "0", "APPVIEW_LOG_LEVEL": "INFO"}
         with deployed(
             folder / "deployment",
@@ -106,7 +106,7 @@ def run(plan_of_network: NetworkPlan, seconds: float, folder: Path) -> Soak:
     return soak
 
 
-def _soak(soak: Soak, server: SoakServer, network: NetworkProcess, deployment: Deployment, folder: Path) -> None:
+def _soak(soak: Soak, server: DurableServer, network: NetworkProcess, deployment: Deployment, folder: Path) -> None:
     keeper = _Keeper(server, deployment)
     say = keeper.say
     url = deployment.index_url

@@ -16,9 +16,9 @@ from typing import Any, TextIO
 import psycopg2
 
 from appview_pipeline_tests.soak.network_process import NetworkProcess
-from appview_pipeline_tests.soak.server import DAGSTER, INDEX, SoakServer
 from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.deployment import Deployment
+from appview_pipeline_tests.support.durable_server import DAGSTER, INDEX, DurableServer
 from appview_pipeline_tests.support.process_use import Taken, taken
 
 LOOK_SECONDS = 1.0
@@ -64,7 +64,7 @@ class Sample:
 class Sampler:
     """Takes samples in a thread of its own, from `start` to `stop`, into `file` as lines of JSON."""
 
-    def __init__(self, server: SoakServer, network: NetworkProcess, deployment: Deployment, file: TextIO) -> None:
+    def __init__(self, server: DurableServer, network: NetworkProcess, deployment: Deployment, file: TextIO) -> None:
         self._server, self._network, self._deployment, self._file = server, network, deployment, file
         self.samples: list[Sample] = []
         self.began = time.monotonic()

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from appview_pipeline_tests.soak.network_process import NetworkProcess
-from appview_pipeline_tests.soak.server import SoakServer
 from appview_pipeline_tests.support.deployment import CODE, DAEMON, Deployment
+from appview_pipeline_tests.support.durable_server import DurableServer
 
 LAST = 0.75
 """No trouble begins after this share of the time: the rest shows how it goes on."""
-SHORTEST_GAP = 45.0
+SHORTEST_GAP = 30.0
 """Seconds between two troubles, at least: each is to be seen by itself."""
 
 
@@ -64,7 +64,7 @@ class Troubles:
                 trouble.caught_up = caught_up_at
 
 
-def plan(server: SoakServer, network: NetworkProcess, deployment: Deployment, seconds: float) -> Troubles:
+def plan(server: DurableServer, network: NetworkProcess, deployment: Deployment, seconds: float) -> Troubles:
     """The troubles of a soak that long: all of them, or as many as there is time for."""
 
     def reload_code() -> None:

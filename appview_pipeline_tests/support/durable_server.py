@@ -1,4 +1,4 @@
-"""The soak's PostgreSQL: as durable as in production, on a disk that can be full, restarted when it ends."""
+"""A PostgreSQL for tests: as durable as in production, on a disk that can be full, restarted when it ends."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ FILLER = "filler"
 INDEX, DAGSTER = "index", "dagster"
 
 
-class SoakServer:
+class DurableServer:
     """A server in `folder`. Its methods are called from the main thread: the server ends with the one that started it.
 
     `disk`: the folder of a file system of its own, which `fill` fills; None: there is none. `restarts` counts the
     starts after an end that nobody had asked for.
     """
 
-    def __init__(self, folder: Path, disk: Path | None) -> None:
+    def __init__(self, folder: Path, disk: Path | None, settings: str = "") -> None:
         self.disk = disk
+        self._settings = settings
         self._state = StateFolder(folder)
         self._owner_lock = self._state.open("owner.lock", os.O_RDWR)
         state_folder.lock(self._owner_lock, "exclusive")
@@ -39,6 +40,7 @@ class SoakServer:
     def start(self) -> None:
         """The first start, with the two databases of a deployment."""
         self._server.prepare()
+        self._state.user_conf.write_text(self._settings)
         self._server.start()
         self._server.wait_until_ready(START_SECONDS)
         self._made = EmbeddedPostgres(self._server.socket_dir, self._server.version, self._state, lambda: None)
@@ -91,21 +93,32 @@ class SoakServer:
         assert self.disk is not None
         (self.disk / FILLER).unlink(missing_ok=True)
 
+    def is_ready(self) -> bool:
+        """Whether it accepts connections."""
+        return self._server.is_ready()
+
+    def said(self) -> str:
+        """Its log."""
+        return self._state.log.read_text(errors="replace")
+
     def stop(self) -> None:
         self._server.stop()
         os.close(self._owner_lock)
 
 
 @contextmanager
-def soak_server(size: int) -> Iterator[SoakServer]:
-    """A server on a file system in memory of `size` bytes where we may mount one, else on the system's disk."""
-    folder = Path(tempfile.mkdtemp(prefix="appview-soak-")).resolve()
+def durable_server(size: int, settings: str = "") -> Iterator[DurableServer]:
+    """A server on a file system in memory of `size` bytes where we may mount one, else on the system's disk.
+
+    `settings`: lines of postgresql.conf.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="appview-durable-")).resolve()
     folder.chmod(0o755)  # PostgreSQL does not run as root, and its user must get there
     mounted = _mount(folder, size)
     server = None
     try:
         (folder / "state").mkdir()
-        server = SoakServer(folder / "state", folder if mounted else None)
+        server = DurableServer(folder / "state", folder if mounted else None, settings)
         server.start()
         yield server
     finally:
@@ -122,5 +135,5 @@ def _mount(folder: Path, size: int) -> bool:
     if os.geteuid() != 0 or shutil.which("mount") is None:
         return False
     options = f"size={size},mode=755"
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "appview-soak", str(folder)], check=False)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "appview-durable", str(folder)], check=False)
     return done.returncode == 0
