@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from appview_pipeline.operations.reading import Reading
-from appview_pipeline.settings import Settings
-from appview_pipeline.store.health_report import HealthReport, StreamHealth
+from appview_pipeline.operations.stream_conditions import CONNECTED, KEEPS_UP
+from appview_pipeline.operations.verdict import Condition
 
 NOTHING_READ = "It can't be told while the database can't be read."
 
@@ -25,9 +25,9 @@ class Part:
         return {"is_healthy": self.is_healthy, "sentence": self.sentence}
 
 
-def parts_of(reading: Reading, settings: Settings) -> dict[str, Part]:
+def parts_of(reading: Reading) -> dict[str, Part]:
     """Every part, by name."""
-    return {name: judge(reading, settings) for name, judge in PARTS.items()}
+    return {name: judge(reading) for name, judge in PARTS.items()}
 
 
 def together(parts: Mapping[str, Part]) -> Part:
@@ -39,7 +39,7 @@ def together(parts: Mapping[str, Part]) -> Part:
     return Part(False, f"Not ready: {', '.join(wrong)}. {' '.join(sentences)}")
 
 
-def _database(reading: Reading, _: Settings) -> Part:
+def _database(reading: Reading) -> Part:
     if not reading.is_reached:
         return Part(False, reading.obstacle or "The database can't be reached.")
     if reading.obstacle is not None and reading.has_schema:
@@ -47,7 +47,7 @@ def _database(reading: Reading, _: Settings) -> Part:
     return Part(True, "The database answers.")
 
 
-def _schema(reading: Reading, _: Settings) -> Part:
+def _schema(reading: Reading) -> Part:
     if not reading.is_reached:
         return Part(False, NOTHING_READ)
     if not reading.has_schema:
@@ -55,49 +55,22 @@ def _schema(reading: Reading, _: Settings) -> Part:
     return Part(True, "The schema is this code's.")
 
 
-def _of_streams(
-    judge: Callable[[StreamHealth, Settings], str | None], healthy: str
-) -> Callable[[Reading, Settings], Part]:
-    """A part that is healthy while `judge` has nothing to say of any stream in use."""
+def _passes(condition: Condition) -> Callable[[Reading], Part]:
+    """A part that is healthy while a condition passes, which says it in its words."""
 
-    def judge_all(reading: Reading, settings: Settings) -> Part:
-        report: HealthReport | None = reading.report
-        if report is None:
+    def part(reading: Reading) -> Part:
+        if reading.report is None:
             return Part(False, NOTHING_READ)
-        if not report.in_use:
-            return Part(False, f"No consumer has begun to read {settings.relay_url} yet.")
-        wrong = [sentence for stream in report.in_use if (sentence := judge(stream, settings)) is not None]
-        return Part(not wrong, " ".join(wrong) or healthy)
+        (verdict,) = (it for it in reading.verdicts if it.name == condition.name)
+        return Part(verdict.passed, verdict.words)
 
-    return judge_all
+    return part
 
 
-def _name(stream: StreamHealth) -> str:
-    return stream.relay if stream.shard == "0/1" else f"{stream.relay} ({stream.shard})"
-
-
-def _consumed(stream: StreamHealth, _: Settings) -> str | None:
-    return None if stream.is_consumed else f"No consumer is at work on {_name(stream)}."
-
-
-def _fresh(stream: StreamHealth, settings: Settings) -> str | None:
-    if stream.idle_seconds > settings.silence_warning_seconds:
-        return (
-            f"Nothing has been applied of {_name(stream)} for {stream.idle_seconds:,.0f} s; the limit is "
-            f"{settings.silence_warning_seconds:,.0f} s."
-        )
-    if stream.lag_seconds is not None and stream.lag_seconds > settings.lag_warning_seconds:
-        return (
-            f"{_name(stream)} is applied {stream.lag_seconds:,.0f} s late; the limit is "
-            f"{settings.lag_warning_seconds:,.0f} s."
-        )
-    return None
-
-
-PARTS: Mapping[str, Callable[[Reading, Settings], Part]] = {
+PARTS: Mapping[str, Callable[[Reading], Part]] = {
     "database": _database,
     "schema": _schema,
-    "consumer": _of_streams(_consumed, "A consumer is at work."),
-    "stream": _of_streams(_fresh, "The stream is fresh."),
+    "consumer": _passes(CONNECTED),
+    "stream": _passes(KEEPS_UP),
 }
 """What makes each part healthy."""

@@ -53,16 +53,14 @@ def serve(
         yield
 
     listener = listen(settings.metrics_address, "APPVIEW_METRICS_ADDRESS")
-    server = HttpServer(_application(settings, readings, lifespan), listener, connections=CONNECTIONS)
+    server = HttpServer(_application(readings, lifespan), listener, connections=CONNECTIONS)
     try:
         server.run()
     finally:
         index.close()
 
 
-def _application(
-    settings: Settings, readings: Readings, lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]]
-) -> Starlette:
+def _application(readings: Readings, lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]]) -> Starlette:
     async def metrics(request: Request) -> Response:
         body, content_type = render(await readings.latest(), readings.counts, request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": content_type})
@@ -71,14 +69,14 @@ def _application(
         excluded = set(request.query_params.getlist("exclude"))
         if unknown := excluded - PARTS.keys():
             raise HTTPException(400, f"There is no part {', '.join(sorted(unknown))}: {', '.join(PARTS)}.")
-        parts = parts_of(await readings.latest(), settings)
+        parts = parts_of(await readings.latest())
         return _answer({name: part for name, part in parts.items() if name not in excluded})
 
     async def ready_part(request: Request) -> Response:
         name = request.path_params["part"]
         if name not in PARTS:
             raise HTTPException(404, f"There is no part {name!r}: {', '.join(PARTS)}.")
-        return _answer({name: parts_of(await readings.latest(), settings)[name]})
+        return _answer({name: parts_of(await readings.latest())[name]})
 
     return Starlette(
         routes=[

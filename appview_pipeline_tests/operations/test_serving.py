@@ -48,7 +48,7 @@ def always_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings_of(url: str) -> Settings:
-    return Settings(database_url=url, relay_url=RELAY)
+    return Settings(database_url=url, relay_url=RELAY, lag_warning_seconds=1_800.0, silence_warning_seconds=7_200.0)
 
 
 @pytest.fixture
@@ -106,24 +106,23 @@ def test_what_is_wrong_is_said(service: MetricsService, database: Database) -> N
         return alone.json["parts"][part]["sentence"]
 
     run(database.url, "UPDATE pipeline.cursor SET updated_at = now() - interval '1 hour'")
-    assert re.fullmatch(rf"Nothing has been applied of {RELAY} for 3,6\d\d s; the limit is 180 s\.", says("stream"))
+    assert re.match("The newest event applied is .* behind", says("stream"))
     run(database.url, "UPDATE pipeline.cursor SET updated_at = now()")
-    run(database.url, "UPDATE pipeline.batch SET relay_time = applied_at - interval '100 s'")
-    assert says("stream") == f"{RELAY} is applied 100 s late; the limit is 60 s."
+    run(database.url, "UPDATE pipeline.batch SET relay_time = applied_at - interval '1 hour'")
+    assert re.match("The newest event applied is .* behind", says("stream"))
     run(database.url, "UPDATE pipeline.batch SET relay_time = applied_at")
     assert service.get("/readyz").status == 200
     holders = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = "
     rows(database.url, f"{holders} (SELECT oid FROM pg_database WHERE datname = current_database())")
     wait_for(lambda: service.get("/readyz").status == 503)
-    assert says("consumer") == f"No consumer is at work on {RELAY}."
+    assert says("consumer").startswith(f"No consumer is at work on {RELAY}")
     assert service.samples()["appview_stream_consumer_running"] == {STREAM: 0}
 
 
 def test_an_index_that_has_not_begun(database: Database) -> None:
     with metrics_service(settings_of(database.url)) as service:
-        assert service.get("/readyz").sentence == (
-            f"Not ready: consumer, stream. No consumer has begun to read {RELAY} yet."
-        )
+        sentence = service.get("/readyz").sentence
+        assert sentence.startswith(f"Not ready: consumer, stream. Nothing was applied from {RELAY} ever")
         assert service.samples()["appview_up"] == {(): 1}
 
 
