@@ -151,6 +151,14 @@ def test_a_pause_between_two_ticks_that_is_shorter_than_the_lease_does_not_end_t
     assert "the lease was not renewed for 3 s" in consumer._last_line and consumer.starts == 1
 
 
+def test_the_child_ends_at_once_when_its_lease_is_given_back(make: Callable[[str], LeasedProcess]) -> None:
+    consumer = make(LEASED)
+    assert consumer.keep()
+    until(lambda: consumer._last_line == "up")
+    consumer.stop(60.0)
+    assert consumer.ended is not None and consumer.ended.last_line == "the lease was given back"
+
+
 def test_the_child_ends_with_a_parent_that_is_killed() -> None:
     parent = subprocess.Popen(
         [

@@ -21,9 +21,9 @@ LEASES = (
         file="appview_pipeline/leases/lease.py",
         old='        self._end("the lease was given back")',
         new="        pass",
-        promise="A leased process ends when the process that started it dies.",
+        promise="A leased process ends at once when the process that started it dies, or gives the lease back.",
         documented="docs/architecture.md#where-a-batch-comes-from",
-        tests=("leases/test_leased_process.py::test_the_child_ends_with_a_parent_that_is_killed",),
+        tests=("leases/test_leased_process.py::test_the_child_ends_at_once_when_its_lease_is_given_back",),
     ),
     Mutant(
         name="a-deaf-child-lives-on",

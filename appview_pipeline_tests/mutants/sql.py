@@ -396,7 +396,7 @@ SQL = (
     ),
     Mutant(
         name="an-opt-out-that-leaves-the-bytes",
-        file="sql/schema/0018_privacy.sql",
+        file="sql/schema/0025_operations.sql",
         old="            UPDATE pipeline.dead_letter SET bytes = NULL WHERE did = account AND bytes IS NOT NULL;",
         new="",
         promise="An opt-out removes the bytes of the account's dead letters.",

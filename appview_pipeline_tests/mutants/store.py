@@ -67,10 +67,7 @@ STORE = (
         new='        cursor.execute(sections("apply/excluded.sql")["find"], {"dids": list(unlocked)})',
         promise="Whoever opts out waits for batches that began before: after it nothing new is stored.",
         documented="docs/privacy.md#what-happens",
-        tests=(
-            "ingest/test_opting_out.py::test_a_batch_under_way_ends_before_the_opt_out_does",
-            "store/test_labels.py::test_whoever_opts_a_labeler_out_waits_for_a_batch_and_nothing_comes_after",
-        ),
+        tests=("ingest/test_opting_out.py::test_a_batch_under_way_ends_before_the_opt_out_does",),
     ),
     Mutant(
         name="a-stream-lock-that-is-not-held",

@@ -69,3 +69,32 @@ RETURN collection = 'app.bsky.feed.post';
 COMMENT ON FUNCTION pipeline.tombstone_stays IS
     'Whether tombstones of a collection are kept for ever, because records of others, however late, depend on them: '
     'quotes and reposts of a post are in no feed and no list of quotes if it was deleted after them.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- An opt-out takes its locks in the order of batches: the repository, all accounts (sql/apply/excluded.sql), and only
+-- then what follow_exclusion changes. Otherwise it and a batch with an #identity event of the account, whose row of
+-- pipeline.identity both write, could wait for one another.
+
+CREATE OR REPLACE FUNCTION pipeline.setting_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    account text;
+    forbidden boolean;
+BEGIN
+    FOR account IN SELECT DISTINCT a FROM unnest(ARRAY[OLD.did, NEW.did]) a WHERE a IS NOT NULL ORDER BY a LOOP
+        forbidden := EXISTS (SELECT FROM pipeline.actor_setting WHERE did = account AND data_collection_forbidden);
+        IF forbidden THEN
+            INSERT INTO pipeline.repo (did) VALUES (account) ON CONFLICT DO NOTHING;
+            PERFORM FROM pipeline.repo WHERE did = account FOR UPDATE;
+            -- Dead letters are stored without the lock of the repository, which may not be known: after this lock,
+            -- those of batches that began earlier are there, and later batches find the account excluded.
+            PERFORM pg_advisory_xact_lock(hashtext('appview-pipeline: accounts without a repository'));
+        END IF;
+        PERFORM pipeline.follow_exclusion(account, 'allowed');
+        IF forbidden THEN
+            UPDATE pipeline.dead_letter SET bytes = NULL WHERE did = account AND bytes IS NOT NULL;
+        END IF;
+        PERFORM pg_notify('appview_privacy', account);
+    END LOOP;
+    RETURN NULL;
+END
+$$;
