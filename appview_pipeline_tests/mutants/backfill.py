@@ -52,8 +52,8 @@ BACKFILL = (
     Mutant(
         name="a-guessed-rev-of-the-future",
         file="appview_pipeline/backfill/exported_changes.py",
-        old="            return rkey if is_tid(rkey) and rkey <= self._rev else self._rev",
-        new="            return rkey if is_tid(rkey) else self._rev",
+        old="            return rkey if is_tid(rkey) and self._floor < rkey <= self._rev else self._rev",
+        new="            return rkey if is_tid(rkey) and self._floor < rkey else self._rev",
         promise="The rev that a record's key stands in for is never later than the export's.",
         documented="docs/backfill.md#one-repository",
         tests=("backfill/test_exported_changes.py::test_a_record_that_nothing_is_known_of_has_the_rev_of_its_key",),

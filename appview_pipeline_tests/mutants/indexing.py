@@ -12,7 +12,7 @@ INDEXING = (
         new="            elif seen.rev != event.rev:",
         promise="Within a batch the state of a record with the newest rev counts, whatever came last.",
         documented="docs/architecture.md#applying-a-batch",
-        tests=("properties/test_order_independence.py::test_any_order_at_all",),
+        tests=("store/test_effects_of_events.py::test_in_a_batch_the_newest_rev_counts_whatever_comes_last",),
     ),
     Mutant(
         name="superseded-states-are-forgotten",
