@@ -18,6 +18,7 @@ class Request:
     path: str
     headers: dict[str, str]
     connection: socket.socket
+    body: bytes = b""
 
 
 Answer = Callable[[Request], "bytes | None"]
@@ -121,8 +122,14 @@ def _read(connection: socket.socket) -> Request | None:
         if not piece:
             return None
         data += piece
-    first, *lines = data.decode("latin-1").split("\r\n")
-    match = re.fullmatch(r"GET (\S+) HTTP/1\.1", first)
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    match = re.fullmatch(r"(GET|POST) (\S+) HTTP/1\.1", first)
     assert match is not None, first
     headers = dict(line.split(": ", 1) for line in lines if line)
-    return Request(match[1], headers, connection)
+    while len(body) < int(headers.get("Content-Length", 0)):
+        piece = connection.recv(65_536)
+        if not piece:
+            return None
+        body += piece
+    return Request(match[2], headers, connection, body)
