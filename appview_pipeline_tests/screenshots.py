@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
-from appview_pipeline_tests.support.browser import DagsterPages, dagster_pages, find_chromium
+from appview_pipeline_tests.support.browser import SLOWEST_TICK, DagsterPages, dagster_pages, find_chromium
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.dagster_dev import Dev, checkout_folder, until
 
@@ -28,13 +28,14 @@ NAVIGATION = 240
 
 
 def _lineage(pages: DagsterPages, path: Path) -> None:
-    pages.resize(1_700, 1_500)
+    pages.resize(1_640, 1_500)
     pages.lineage("firehose", "record", "posts", "notifications")
+    pages.settle()
     pages.picture(path, left=540, top=110)
 
 
 def _plots(pages: DagsterPages, path: Path) -> None:
-    pages.resize(1_400, 1_700)
+    pages.resize(1_400, 1_620)
     pages.plots("firehose")
     pages.picture(path, left=NAVIGATION)
 
@@ -84,7 +85,8 @@ def main() -> None:
     if find_chromium() is None:
         sys.exit("There is no Chromium: install the package chromium.")
     with checkout_folder() as folder, SimulatedNetwork(accounts=60, rate=20.0, labelers=4, label_rate=2.0) as network:
-        dev = Dev(folder, {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")})
+        environment = {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")}
+        dev = Dev(folder, {**environment, "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": SLOWEST_TICK})
         try:
             until(dev.is_up, "the webserver answers", PATIENCE)
             until(lambda: len(dev.materializations("firehose")) >= ENOUGH, "there is something to be seen", PATIENCE)
@@ -94,7 +96,10 @@ def main() -> None:
                     path = IMAGES / f"{name}.png"
                     PICTURES[name](pages, path)
                     size = path.stat().st_size
-                    print(f"{path.relative_to(CHECKOUT)}: {size:,} bytes{'' if size <= MAX_BYTES else ', too many'}")
+                    print(
+                        f"{path.relative_to(CHECKOUT)}: {size:,} bytes{'' if size <= MAX_BYTES else ', too many'}",
+                        flush=True,
+                    )
         finally:
             dev.kill()
 

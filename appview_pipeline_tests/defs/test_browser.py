@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
-from appview_pipeline_tests.support.browser import dagster_pages, find_chromium
+from appview_pipeline_tests.support.browser import SLOWEST_TICK, dagster_pages, find_chromium
 from appview_pipeline_tests.support.dagster_dev import Dev, checkout_folder, until
 
 pytest.importorskip("playwright", reason="playwright drives the browser; it comes with the extra dev")
@@ -21,7 +21,8 @@ pytestmark = [
 def test_what_people_see_and_do_in_dagster() -> None:
     """About 60 s on a quick machine, most of it for two ticks and for the run."""
     with checkout_folder() as folder, SimulatedNetwork(accounts=40, rate=20.0) as network:
-        dev = Dev(folder, {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")})
+        environment = {**network.environment(), "APPVIEW_STATE_DIR": str(folder / ".appview")}
+        dev = Dev(folder, {**environment, "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": SLOWEST_TICK})
         try:
             until(dev.is_up, "the webserver answers")
             until(lambda: dev.materializations("likes"), "the stream is indexed")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,9 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 """Names under which systems have it."""
 PATIENCE = 120.0
 """Seconds that a step waits for what it needs; only a failure takes as long."""
+
+SLOWEST_TICK = "300"
+"""Value of DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS: on a busy machine Dagster would give up the first ticks after 60 s."""
 
 RUN_OF_PARTITION = """
 query ($partition: String!) {
@@ -57,6 +60,8 @@ class DagsterPages:
         self._open("asset-groups")
         self.page.locator("[class*=CollapsedGroupNode]").first.wait_for()
         self.page.keyboard.press("Alt+KeyE")  # "expand all groups", as the graph's menu has it
+        self.page.wait_for_url("**expanded=**")
+        self.page.reload(wait_until="domcontentloaded")  # the graph is fitted into the window when it is opened
         for asset in assets:
             self.page.locator(f"svg foreignObject :text-is('{asset}'):visible").first.wait_for()
 
@@ -86,8 +91,9 @@ class DagsterPages:
         """Opens the newest partition of an asset."""
         self._open(f"assets/{asset}?view=partitions")
         self.page.get_by_text("Partitions Selected").first.wait_for()
-        self.page.get_by_test_id("cell").or_(self.page.locator("[data-index='0']")).first.click()
+        self.page.locator(r":text-matches('^\d{4}-\d\d-\d\d-\d\d:00$'):visible").last.click()
         self._text("Metadata")
+        self.page.get_by_text("No partition selected").wait_for(state="hidden")
 
     def materialize_latest(self, asset: str) -> str:
         """Launches a run of the newest partition of an asset, by the button of its page. Returns the run's id."""
@@ -107,6 +113,13 @@ class DagsterPages:
         """Opens the page of a run, and waits until it says this status."""
         self._open(f"runs/{run_id}")
         self._text(status)
+
+    def settle(self, seconds: float = 30.0) -> None:
+        """Gives a page time to show all that it loads; some never end to load."""
+        from playwright.sync_api import TimeoutError as StillLoading
+
+        with suppress(StillLoading):
+            self.page.wait_for_load_state("networkidle", timeout=seconds * 1000)
 
     def picture(self, path: Path, *, left: int = 0, top: int = 0) -> None:
         """Saves what the window shows, without so much of it on the left and at the top."""
