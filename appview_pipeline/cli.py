@@ -65,6 +65,32 @@ def migrate() -> None:
 
 
 @cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Then restore it beside the folder, and read every row of it.")
+def backup(folder: Path, check: bool) -> None:
+    """Back the embedded database up to FOLDER, which must not exist yet, while everything goes on (docs/backup.md).
+
+    Restoring is copying FOLDER/state to a new state folder (APPVIEW_STATE_DIR). The last line of the output is a JSON
+    summary. For a database of your own use pg_basebackup or pg_dump.
+    """
+    from appview_pipeline.store.embedded.backup import back_up, check_backup
+
+    settings = _begin("backup")
+    with tqdm(unit="B", unit_scale=True, desc=folder.name, file=sys.stderr) as bar, logging_redirect_tqdm():
+
+        def show(done: int, total: int) -> None:
+            bar.total = max(done, total)
+            bar.update(done - bar.n)
+
+        made = back_up(settings, folder, progress=show)
+    found = asdict(made)
+    if check:
+        restored = check_backup(folder, settings)
+        found["checked"] = {"rows": sum(restored.rows.values()), "cursors": restored.cursors}
+    _json_line(found)
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print a script that lets a shell complete commands and options with the Tab key.

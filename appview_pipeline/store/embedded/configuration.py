@@ -44,8 +44,8 @@ def server_settings(memory: int, disk: int, *, ephemeral: bool, lz4: bool) -> di
         "wal_buffers": _mebibytes(memory // 256, 4, 64),
         "wal_writer_delay": "20ms",
         "wal_compression": "lz4" if lz4 else "off",
-        # No replicas of an embedded server; the log then carries only what crash recovery needs.
-        "wal_level": "minimal",
+        # No replicas of an embedded server, but backups while it runs (backup.py), which `minimal` does not allow.
+        "wal_level": "replica",
         "max_wal_senders": "0",
         # Micro-batches commit a few times a second, so `off` would gain next to nothing, and a consumer that outlives
         # a crash of the server could believe in a batch that is gone.
@@ -65,6 +65,7 @@ def server_settings(memory: int, disk: int, *, ephemeral: bool, lz4: bool) -> di
             "fsync": "off",
             "full_page_writes": "off",
             "synchronous_commit": "off",
+            "wal_level": "minimal",
             "shared_buffers": _mebibytes(memory // 16, 32, 128),
             "max_wal_size": "1GB",
             "min_wal_size": "80MB",
