@@ -78,7 +78,11 @@ def run(
         return result
 
     with ThreadPoolExecutor(jobs) as threads:
-        return list(threads.map(one, mutants))
+        try:
+            return list(threads.map(one, mutants))
+        except BaseException:  # Ctrl-C, say: those at work end first
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def attempt(copy: CheckoutCopy, mutant: Mutant, seconds: float = MUTANT_SECONDS) -> Result:
