@@ -30,5 +30,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *BACKFILL,
     *LABELS,
     *OPERATIONS,
+    *OPERATIONS,
     *DEFS,
 )

@@ -448,4 +448,45 @@ SQL = (
         documented="docs/gaps.md#kinds-of-gaps",
         tests=("ingest/test_gaps.py::test_the_sweep_closes_what_is_proven_and_deletes_what_is_closed",),
     ),
+    Mutant(
+        name="tombstones-above-the-floor",
+        file="sql/sweep/tombstone.sql",
+        old="    AND r.did = ANY (%(dids)s)\n    AND t.rev <= r.export_rev\n  RETURNING t.uri",
+        new="    AND r.did = ANY (%(dids)s)\n  RETURNING t.uri",
+        promise=(
+            "A tombstone is deleted only below the floor of its repository: no late event can bring its record back."
+        ),
+        documented="docs/sweeps.md#tombstones",
+        tests=("operations/test_sweeping.py::test_a_tombstone_stays_where_something_older_may_still_be_applied",),
+    ),
+    Mutant(
+        name="tombstones-of-posts-go",
+        file="sql/sweep/tombstone.sql",
+        old="    AND NOT pipeline.tombstone_stays(t.collection)\n    AND r.did = split_part",
+        new="    AND r.did = split_part",
+        promise="Tombstones of posts stay, since quotes and reposts of others depend on them.",
+        documented="docs/sweeps.md#tombstones",
+        tests=("operations/test_sweeping.py::test_tombstones_of_posts_stay",),
+    ),
+    Mutant(
+        name="sweeps-wait-for-others",
+        file="sql/sweep/dead_letter.sql",
+        old="    ORDER BY first_seen\n    LIMIT %(limit)s\n    FOR UPDATE SKIP LOCKED",
+        new="    ORDER BY first_seen\n    LIMIT %(limit)s\n    FOR UPDATE",
+        promise="A sweep skips rows that others hold: it never holds the live path up, nor waits for it.",
+        documented="docs/sweeps.md#how-a-sweep-works",
+        tests=("operations/test_sweeping.py::test_what_is_old_goes_and_what_is_needed_stays",),
+    ),
+    Mutant(
+        name="identities-that-are-needed-are-swept",
+        file="sql/sweep/identity.sql",
+        old=(
+            "    AND NOT EXISTS (SELECT FROM pipeline.backfill_queue q WHERE q.did = i.did OFFSET 0)\n"
+            "  FOR UPDATE OF i SKIP LOCKED"
+        ),
+        new="  FOR UPDATE OF i SKIP LOCKED",
+        promise="The identity of an account that is queued to be fetched is never swept.",
+        documented="docs/sweeps.md#what-is-deleted",
+        tests=("operations/test_sweeping.py::test_what_is_old_goes_and_what_is_needed_stays",),
+    ),
 )

@@ -65,7 +65,7 @@ AT_LEAST = {
     "backfill": 10,
     "labels": 10,
     "serving": 0,
-    "operations": 0,
+    "operations": 8,
     "defs": 6,
 }
 """So many mutants each part has at least."""
