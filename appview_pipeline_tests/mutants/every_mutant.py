@@ -30,6 +30,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *BACKFILL,
     *LABELS,
     *OPERATIONS,
-    *OPERATIONS,
     *DEFS,
 )
