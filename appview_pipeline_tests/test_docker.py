@@ -271,6 +271,10 @@ def test_manifests_fit_kubernetes_schemas(path: Path) -> None:
         validator.validate(broken, "1.33", strict=True)
 
 
+def chart_values() -> Any:
+    return yaml.safe_load((KUBERNETES / "values.yaml").read_text(encoding="utf-8"))
+
+
 def pods() -> Iterator[tuple[str, Any]]:
     for document in documents():
         if document["kind"] in ("Deployment", "Job"):
@@ -278,7 +282,7 @@ def pods() -> Iterator[tuple[str, Any]]:
 
 
 def test_pods_run_our_image_as_its_user_and_write_nothing() -> None:
-    values = read("kubernetes/values.yaml")
+    values = chart_values()
     image = values["dagsterWebserver"]["image"]
     assert {name for name, _ in pods()} == {"appview-migrate", "appview-metrics", "appview-labels"}
     for name, pod in pods():
@@ -318,7 +322,7 @@ def test_no_secret_is_in_the_repository() -> None:
 def test_the_charts_run_launcher_is_accepted_by_dagster() -> None:
     """The chart turns these values into the launcher's settings, by these names."""
     launcher_type = pytest.importorskip("dagster_k8s").K8sRunLauncher
-    values = read("kubernetes/values.yaml")
+    values = chart_values()
     given = values["runLauncher"]["config"]["k8sRunLauncher"]
     config = {
         "service_account_name": "dagster",
@@ -350,13 +354,13 @@ def test_the_charts_run_launcher_is_accepted_by_dagster() -> None:
 
 
 def test_the_chart_has_the_same_limits_and_one_code_location() -> None:
-    values, plain = read("kubernetes/values.yaml"), read("dagster.yaml")
+    values, plain = chart_values(), read("dagster.yaml")
     (deployment,) = values["dagster-user-deployments"]["deployments"]
     assert deployment["deploymentStrategy"] == {"type": "Recreate"}, "never two code locations at once"
     assert deployment["includeConfigInLaunchedRuns"] == {"enabled": False}
     daemon = values["dagsterDaemon"]
     assert daemon["sensors"]["useThreads"] and daemon["sensors"]["numWorkers"] == plain["sensors"]["num_workers"]
-    assert daemon["runMonitoring"]["maxRuntimeSeconds"] == plain["run_monitoring"]["max_runtime_seconds"]
+    assert daemon["runMonitoring"]["enabled"] == plain["run_monitoring"]["enabled"]
     assert values["concurrency"]["pools"]["granularity"] == plain["concurrency"]["pools"]["granularity"] == "run"
     assert values["telemetry"] == plain["telemetry"]
     assert f"version {dagster_version()}" in (KUBERNETES / "values.yaml").read_text(encoding="utf-8")

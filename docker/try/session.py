@@ -175,16 +175,16 @@ class Session:
     # What is started, in the order of `depends_on`: podman before 4.6 can't wait for health.
     def start(self) -> None:
         self.compose("up", "--detach", "--no-deps", "postgres")
-        wait("PostgreSQL is healthy", 120, lambda: self.is_healthy("postgres"))
+        wait("PostgreSQL is healthy", 300, lambda: self.is_healthy("postgres"))
         self.compose("up", "--detach", "--no-deps", "migrate")
-        wait("migrated", 180, lambda: self.state("migrate")["Status"] == "exited")
+        wait("migrated", 300, lambda: self.state("migrate")["Status"] == "exited")
         if code := self.state("migrate")["ExitCode"]:
             raise Wrong(
                 f"migrate ended with {code}:\n{run('podman', 'logs', '--tail', '20', self.container('migrate'))}"
             )
         self.compose("up", "--detach", "--no-deps", *LONG_LIVED)
         for service in LONG_LIVED:
-            wait(f"{service} is healthy", 300, lambda service=service: self.is_healthy(service))  # type: ignore[misc]
+            wait(f"{service} is healthy", 600, lambda service=service: self.is_healthy(service))  # type: ignore[misc]
 
     def start_network(self) -> None:
         """The simulated network, and a file of the settings by which the pipeline finds it."""
@@ -246,7 +246,7 @@ class Session:
             found = self.ask(RUN, id=run_id)["runOrError"]
             return found if found["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
 
-        found: dict[str, Any] = wait(f"the run of {asset} {partition} has ended", 300, ended)
+        found: dict[str, Any] = wait(f"the run of {asset} {partition} has ended", 600, ended)
         seconds = (found["endTime"] or 0) - (found["startTime"] or 0)
         say(f"run of {asset} {partition}: {found['status']}, {seconds:.1f} s")
         if found["status"] != "SUCCESS":
@@ -339,7 +339,7 @@ def whole(session: Session) -> list[str]:
     wrong = []
     session.start_network()
     session.start()
-    stream = wait("the stream is indexed", 300, lambda: indexed(session, 0))
+    stream = wait("the stream is indexed", 600, lambda: indexed(session, 0))
     time.sleep(30)
     stream = indexed(session, stream["seq"])
     if stream is None:
@@ -363,7 +363,7 @@ def whole(session: Session) -> list[str]:
     os.environ["DAGSTER_RUN_NETWORK"] = f"container:{session.container('network')}"
     with podman_service(session):
         session.start()
-        first = wait("it goes on from its cursor", 300, lambda: indexed(session, stopped_at))
+        first = wait("it goes on from its cursor", 600, lambda: indexed(session, stopped_at))
         gaps = session.status()["gaps"]
         say(f"at {first['seq']:,}; open gaps: {gaps}")
         for asset, partition in (("post", hour()), ("repositories", "08")):
@@ -374,7 +374,7 @@ def whole(session: Session) -> list[str]:
             else:
                 say(f"in a container of its own, {container[:12]} of {tags.get('docker/image', IMAGE)}")
         session.screenshot("/runs", "runs")
-        wait("every health check passes", 120, lambda: all(session.is_healthy(name) for name in LONG_LIVED))
+        wait("every health check passes", 300, lambda: all(session.is_healthy(name) for name in LONG_LIVED))
         wrong += session.stop()
     return wrong
 
