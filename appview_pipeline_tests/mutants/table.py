@@ -19,13 +19,14 @@ mutant is a small defect in the product. Each breaks one promise, and the test b
 
 
 def written(mutants: Sequence[Mutant], results: Sequence[Result]) -> str:
-    """The document: rows of `results`, and for mutants without a result the rows that the document has already."""
+    """The document. For mutants without a result the test that killed them is the one that the document has already."""
     rows = rows_of(DOCUMENT.read_text(encoding="utf-8")) if DOCUMENT.exists() else {}
-    rows |= {result.mutant.name: _row(result.mutant, _test(result)) for result in results}
+    tests = {name: row.removesuffix(" |").rpartition(" | ")[2] for name, row in rows.items()}
+    tests |= {result.mutant.name: _test(result) for result in results}
     lines = [_HEAD]
     for part in sorted({mutant.part for mutant in mutants}):
         lines += [f"## `{part}`", "", "| mutant | the promise that it breaks | killed by |", "|---|---|---|"]
-        lines += [rows.get(it.name) or _row(it, "not tried yet") for it in mutants if it.part == part]
+        lines += [_row(it, tests.get(it.name, "not tried yet")) for it in mutants if it.part == part]
         lines.append("")
     return "\n".join(lines)
 
