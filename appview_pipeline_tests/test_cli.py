@@ -15,9 +15,12 @@ from click.testing import CliRunner
 
 from appview_pipeline import __version__
 from appview_pipeline.cli import cli
+from appview_pipeline.operations.conditions import CONDITIONS
 from appview_pipeline.store import migrate as migrations
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline.store.session_lock import lock_key
+from appview_pipeline.store.stream_lock import stream_lock_name
 from appview_pipeline_tests.simulated_network.corpus import read_corpus, write_corpus
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.support.busy_world import busy_frames
@@ -163,6 +166,8 @@ def test_capture_and_then_replay(
 def test_status(database: Database, busy: Path) -> None:
     empty = run("status", DATABASE_URL=database.url)
     assert empty.returncode == 0 and "none yet" in empty.stdout
+    assert empty.stdout.startswith("FAILURE   connected: Nothing was applied from "), "what is wrong comes first"
+    assert "what to do: docs/operations.md#connected\n" in empty.stdout
     replayed(database, busy, 100)
     rows(database.url, "INSERT INTO pipeline.cursor (relay, seq) VALUES ('wss://relay.example', 1234)")
     rows(
@@ -186,6 +191,26 @@ def test_status(database: Database, busy: Path) -> None:
     assert found["repository_states"] == states
     assert found["gaps"] == {"sequence": 1}
     assert found["ignored_collections"]
+    failing = {it["name"]: it for it in found["checks_that_fail"]}
+    assert failing["connected"]["severity"] == "error" and "gaps_close" not in failing
+
+
+def test_check(database: Database) -> None:
+    """Its exit code is for monitors: 1 where a check of severity error fails."""
+    failed = run("check", DATABASE_URL=database.url)
+    assert failed.returncode == 1 and failed.stdout.startswith("FAILURE   connected: ")
+    assert "\nWARNING   keeps_up: " in failed.stdout and "\nok        gaps_close: No gap is open" in failed.stdout
+    as_json = run("check", "--json", DATABASE_URL=database.url)
+    assert as_json.returncode == 1 and as_json.stdout.count("\n") == 1
+    checks = {it["name"]: it for it in json.loads(as_json.stdout)["checks"]}
+    assert len(checks) == len(CONDITIONS) and checks["connections_left"]["numbers"]["connections"] >= 1
+    rows(database.url, "INSERT INTO pipeline.cursor (relay, seq) VALUES ('wss://bsky.network', 1)")
+    rows(database.url, "INSERT INTO pipeline.identity_batch (seconds) VALUES (1)")
+    rows(database.url, "INSERT INTO pipeline.fetch_batch (seconds, asked, found, invalid) VALUES (1, 50, 10, 40)")
+    with database.dedicated("writer") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", (lock_key(stream_lock_name("wss://bsky.network", "0/1")),))
+        warned = run("check", DATABASE_URL=database.url, APPVIEW_LABELERS="none")
+    assert warned.returncode == 0 and warned.stdout.startswith("WARNING   fetches_succeed: "), warned.stdout
 
 
 def test_an_unreachable_database_is_one_sentence(busy: Path) -> None:

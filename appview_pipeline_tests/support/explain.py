@@ -34,3 +34,11 @@ def whole_tables(node: dict[str, Any]) -> Iterator[str]:
         yield node.get("Relation Name") or node["Index Name"]
     for child in node.get("Plans", ()):
         yield from whole_tables(child)
+
+
+def sequential_scans(node: dict[str, Any]) -> Iterator[str]:
+    """The permanent tables that a plan reads without any index, however small the index would be."""
+    if node["Node Type"] == "Seq Scan" and node.get("Schema") in ("bsky", "pipeline"):
+        yield node["Relation Name"]
+    for child in node.get("Plans", ()):
+        yield from sequential_scans(child)

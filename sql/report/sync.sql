@@ -40,7 +40,9 @@ WITH RECURSIVE kinds (kind) AS (
     ORDER BY g.detected_at
     LIMIT %(limit)s
   ) g
-  LEFT JOIN pipeline.repo r ON r.did = g.did
+  LEFT JOIN LATERAL (
+    SELECT sync_state, excluded, active FROM pipeline.repo WHERE did = g.did OFFSET 0
+  ) r ON true
 )
 SELECT count(*), extract(epoch FROM now() - min(detected_at))::float8, count(*) FILTER (WHERE waits IS NOT TRUE),
   extract(epoch FROM now() - min(detected_at) FILTER (WHERE waits IS NOT TRUE))::float8

@@ -18,6 +18,7 @@ from appview_pipeline.defs.health.alerts import MAX_WAITING, Said, check_alerts,
 from appview_pipeline.operations.database_conditions import DISK_LASTS
 from appview_pipeline.operations.stream_conditions import KEEPS_UP
 from appview_pipeline.operations.verdict import Verdict
+from appview_pipeline.settings import load
 from appview_pipeline_tests.support.http_server import HttpServer, ok
 from appview_pipeline_tests.support.ports import free_port
 
@@ -123,7 +124,7 @@ def test_what_nobody_took_is_sent_with_the_next_tick(
         assert len(server.requests) == 1
     said = Said.parse(dead.cursor)
     many = [replace(said.waiting[0], name=f"check {n}") for n in range(MAX_WAITING + 5)]
-    assert alerts_module.say(said, many, alerts_module.settings.load()) is not None
+    assert alerts_module.say(said, many, load()) is not None
     assert [it.name for it in said.waiting] == [f"check {n}" for n in range(5, MAX_WAITING + 5)]
 
 
