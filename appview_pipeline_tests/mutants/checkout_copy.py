@@ -29,7 +29,9 @@ class CheckoutCopy:
         if SHARED.is_dir() and not (link := folder.parent / SHARED.name).exists():
             link.symlink_to(SHARED)
         # Compiled files that are checked by content: by time and size, an edit within a second could go unnoticed.
-        self._python("-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "appview_pipeline")
+        # (Python keeps to that when it compiles one again.)
+        compiled = ("appview_pipeline", "appview_pipeline_tests")
+        self._python("-m", "compileall", "-q", "--invalidation-mode", "checked-hash", *compiled)
         found = self._python(
             "-c", "from appview_pipeline.store import sql; print(sql.__file__, sql.folder(), sep='\\n')"
         )
@@ -44,7 +46,7 @@ class CheckoutCopy:
 
     def _environment(self) -> dict[str, str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("APPVIEW_", "PYTEST_"))}
-        return ours | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        return ours | {"PYTHONPATH": str(self.folder)}
 
     @contextmanager
     def with_defect(self, mutant: Mutant) -> Iterator[None]:
