@@ -116,6 +116,7 @@ def test_the_image_is_small_pinned_and_not_roots() -> None:
     assert not any(re.search(r"\bpip\b", line) for line in last), "packages are installed in the first stage"
     users = [line.split()[1] for line in last if line.startswith("USER")]
     assert users == ["10001:10001"]
+    assert any(line.startswith("HEALTHCHECK") for line in last)
     assert "--require-hashes" in (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 
 

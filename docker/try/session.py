@@ -120,7 +120,7 @@ class Session:
 
     def __init__(self, folder: Path, rate: int, accounts: int) -> None:
         self.folder, self.rate, self.accounts = folder, rate, accounts
-        self.webserver_port, self.metrics_port = free_port(), free_port()
+        self.webserver_port, self.metrics_port, self.prometheus_port = free_port(), free_port(), free_port()
         self.files = ["compose.yaml"]
         self.override = folder / "override.yaml"
         self.socket = folder / "podman.sock"
@@ -134,6 +134,7 @@ class Session:
             POSTGRES_SHARED_BUFFERS="256MB",
             WEBSERVER_PORT=str(self.webserver_port),
             METRICS_PORT=str(self.metrics_port),
+            PROMETHEUS_PORT=str(self.prometheus_port),
             DOCKER_GID=str(SOCKET_GROUP),
             DOCKER_SOCKET=str(self.socket),
         )
@@ -271,6 +272,13 @@ class Session:
                 slow.append(service)
         return slow
 
+    def targets_up(self) -> list[str]:
+        """The jobs of Prometheus whose target answers."""
+        query = f"http://127.0.0.1:{self.prometheus_port}/api/v1/query?query=up"
+        with urllib.request.urlopen(query, timeout=30) as answer:
+            found = json.load(answer)["data"]["result"]
+        return sorted(sample["metric"]["job"] for sample in found if sample["value"][1] == "1")
+
     def screenshot(self, path: str, name: str) -> None:
         browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
         if browser is None:
@@ -349,6 +357,8 @@ def whole(session: Session) -> list[str]:
     session.materialize("repositories", "07")
     session.screenshot("/overview/activity", "activity")
     session.screenshot("/assets/firehose", "firehose")
+    session.compose("--profile", "monitoring", "up", "--detach", "--no-deps", "prometheus")
+    wait("Prometheus reads the metrics", 180, lambda: session.targets_up() == ["appview", "prometheus"])
     say(run("podman", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.CPUPerc}}").strip())
 
     wrong += session.stop()
@@ -403,7 +413,7 @@ def main() -> int:
         say(f"WRONG: {error}")
         wrong = [str(error)]
     finally:
-        for service in ("postgres", "migrate", *LONG_LIVED, "network"):
+        for service in ("postgres", "migrate", *LONG_LIVED, "prometheus", "network"):
             log = subprocess.run(["podman", "logs", session.container(service)], text=True, capture_output=True)
             if log.returncode == 0:
                 (folder / f"{service}.log").write_text(log.stdout + log.stderr)
