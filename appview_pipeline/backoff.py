@@ -123,6 +123,10 @@ def rerun() -> Backoff:
 
 RERUN_TRIES = 10
 """Tries before a rerun gives up and says so."""
+TRIAL_LOCK_SECONDS = 2.0
+"""Seconds that `explain` waits for rows that others hold. It then says so, and a person asks again."""
+TRIAL_SECONDS = 30.0
+"""Limit of each of its statements."""
 
 
 def resolution(attempts: int) -> float:

@@ -3,7 +3,7 @@
 No rule is written down twice. The record is staged as a rerun stages it, and the statements of `sql/apply/` evaluate
 it, find whom it notifies and count it, as if it had just come. What they have found in their temporary tables is read,
 and then everything is rolled back. Where something differs from the record, its rows are locked for that moment. A
-trial waits for nobody longer than `WAIT_SECONDS`.
+trial waits for nobody longer than `backoff.TRIAL_LOCK_SECONDS`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from appview_pipeline import backoff
 from appview_pipeline.store.apply import plan_for_batches
 from appview_pipeline.store.batch import SHARED_STAGES, BatchToApply, StoredRecord
 from appview_pipeline.store.effects import Effect, Effects
@@ -26,10 +27,6 @@ from appview_pipeline.store.repairs import Stage
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_rows
 from appview_pipeline.store.statements import count_rows, run, run_for_number
-
-WAIT_SECONDS = 2
-"""How long a trial waits for a lock."""
-
 
 class GateRule(NamedTuple):
     """A rule of a thread gate (`kind` None: it admits nobody), the relationship that it asks for (None: for none), and
@@ -119,7 +116,10 @@ def try_record(connection: Connection, effects: Effects, record: StoredRecord, s
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                cursor.execute(f"SET LOCAL jit = off; SET LOCAL lock_timeout = '{WAIT_SECONDS}s'")
+                cursor.execute(
+                    f"SET LOCAL jit = off; SET LOCAL lock_timeout = '{backoff.TRIAL_LOCK_SECONDS}s'; "
+                    f"SET LOCAL statement_timeout = '{backoff.TRIAL_SECONDS}s'"
+                )
                 return _try(cursor, record, stage([record]))
         finally:
             if not connection.closed:

@@ -9,14 +9,13 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from appview_pipeline import cli
+from appview_pipeline import backoff, cli
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.registry import COLLECTIONS
 from appview_pipeline.operations.explain import explain
 from appview_pipeline.operations.explain_words import as_json, lines, sections
 from appview_pipeline.operations.explanation import RecordExplanation
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import trial
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.explain import ExplainingCursor
@@ -413,7 +412,7 @@ def test_rows_that_others_hold_are_said_to_be_busy(
     database: Database, people: dict[str, Person], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong flag is set right inside of the trial, which therefore meets the lock of another writer."""
-    monkeypatch.setattr(trial, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(backoff, "TRIAL_LOCK_SECONDS", 0.05)
     ann, bob = people["ann"], people["bob"]
     uri = bob.uri(f"{POST}/q")
     quote = {"embed": {"$type": "app.bsky.embed.record", "record": strong_ref(ann.uri(f"{POST}/a"))}}
