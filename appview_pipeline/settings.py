@@ -922,6 +922,12 @@ class Settings:
         shown_default="none",
         secret=True,
     )
+    alert_after_seconds: float = _setting(
+        "APPVIEW_ALERT_AFTER_SECONDS",
+        "Seconds that a check has to fail before that is said. One that passes again sooner should wake nobody.",
+        _seconds(0, 86_400),
+        60.0,
+    )
     alert_repeat_hours: float = _setting(
         "APPVIEW_ALERT_REPEAT_HOURS",
         "Hours after which a check that still fails is said again. `0`: never.",

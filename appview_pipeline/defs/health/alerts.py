@@ -32,10 +32,11 @@ MAX_WAITING = 50
 
 @dataclass
 class Failing:
-    """A check that fails: since when, when that was last said, and how bad it was then. Times: seconds since 1970."""
+    """A check that fails: since when, when that was last said (None: not yet), and how bad it was then. Times are
+    seconds since 1970."""
 
     since: float
-    said: float
+    said: float | None
     severity: str
 
 
@@ -69,10 +70,11 @@ class Said:
 
 
 def new_alerts(
-    said: Said, records: Mapping[dg.AssetCheckKey, AssetCheckExecutionRecord], now: float, repeat_hours: float
+    said: Said, records: Mapping[dg.AssetCheckKey, AssetCheckExecutionRecord], now: float, chosen: Settings
 ) -> list[Alert]:
-    """What is to be said of the checks now, which `said` then knows: checks that fail since the last time, that fail
-    worse, that still fail after `repeat_hours` (0: never), and that pass again."""
+    """What is to be said of the checks now, which `said` then knows: checks that fail for APPVIEW_ALERT_AFTER_SECONDS,
+    that fail worse, that still fail after APPVIEW_ALERT_REPEAT_HOURS (0: never), and that pass again."""
+    repeat_seconds = chosen.alert_repeat_hours * 3_600.0
     alerts = []
     for key, record in records.items():
         evaluation = record.evaluation
@@ -83,16 +85,21 @@ def new_alerts(
         if evaluation.passed:
             if before is not None:
                 del said.checks[name]
-                alerts.append(_alert(key, evaluation, PASSED, now - before.since))
+                if before.said is not None:
+                    alerts.append(_alert(key, evaluation, PASSED, now - before.since))
             continue
         severity = _severity(evaluation)
-        if before is None or (severity == "error" and before.severity != "error"):
-            since = record.create_timestamp if before is None else before.since
-            said.checks[name] = Failing(since=since, said=now, severity=severity)
-            alerts.append(_alert(key, evaluation, FAILED, None if before is None else now - before.since))
-        elif repeat_hours and now - before.said >= repeat_hours * 3_600.0:
-            before.said, before.severity = now, severity
-            alerts.append(_alert(key, evaluation, STILL_FAILED, now - before.since))
+        if before is None:
+            before = said.checks[name] = Failing(since=record.create_timestamp, said=None, severity=severity)
+        is_worse = before.said is not None and severity == "error" and before.severity != "error"
+        if is_worse or (before.said is None and now - before.since >= chosen.alert_after_seconds):
+            state = FAILED
+        elif before.said is not None and repeat_seconds and now - before.said >= repeat_seconds:
+            state = STILL_FAILED
+        else:
+            continue
+        before.said, before.severity = now, severity
+        alerts.append(_alert(key, evaluation, state, now - before.since))
     return alerts
 
 
@@ -143,8 +150,9 @@ def say(said: Said, alerts: list[Alert], chosen: Settings) -> str | None:
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=backoff.ALERT_POLL_SECONDS,
     description=(
-        "Says when a check fails, when it still fails after APPVIEW_ALERT_REPEAT_HOURS, and when it passes again: in "
-        "its log, and to APPVIEW_ALERT_WEBHOOK if that is set. Its cursor is what it has said."
+        "Says when a check fails for APPVIEW_ALERT_AFTER_SECONDS, when it still fails after APPVIEW_ALERT_REPEAT_HOURS, "
+        "and when it passes again: in its log, and to APPVIEW_ALERT_WEBHOOK if that is set. Its cursor is what it has "
+        "said."
     ),
 )
 def check_alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -157,7 +165,7 @@ def check_alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     assert context.repository_def is not None, "a code location has a repository"
     keys = sorted(context.repository_def.asset_graph.asset_check_keys, key=lambda key: key.to_user_string())
     records = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
-    alerts = new_alerts(said, records, time.time(), chosen.alert_repeat_hours)
+    alerts = new_alerts(said, records, time.time(), chosen)
     log_alerts(context.log, alerts)
     trouble = say(said, alerts, chosen)
     if trouble is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,7 @@ Tick = Callable[[str | None], dg.SensorResult]
 @pytest.fixture
 def instance(monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     monkeypatch.setattr(backoff, "ALERT_TRIES", 1)
+    monkeypatch.setenv("APPVIEW_ALERT_AFTER_SECONDS", "0")
     with dg.instance_for_test() as made:
         yield made
 
@@ -90,6 +92,7 @@ def test_what_still_fails_is_said_again_after_a_while(
     cursor = tick(None).cursor
     said = Said.parse(cursor)
     (failing,) = said.checks.values()
+    assert failing.said is not None
     failing.said -= 23 * 3_600.0
     failing.since -= 23 * 3_600.0
     tick(str(said))
@@ -104,6 +107,23 @@ def test_what_still_fails_is_said_again_after_a_while(
     assert "still failed for 23.0 h" in str(again.skip_reason)
     tick(again.cursor)
     assert len(webhook.requests) == 2
+
+
+def test_what_fails_for_a_moment_is_not_said(
+    instance: dg.DagsterInstance, tick: Tick, webhook: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPVIEW_ALERT_AFTER_SECONDS", "60")
+    report(instance, KEEPS_UP.verdict(False, "61 s behind"))
+    cursor = tick(None).cursor
+    said = Said.parse(cursor)
+    (failing,) = said.checks.values()
+    assert failing.said is None and sent(webhook) == []
+    failing.since -= 60.0
+    report(instance, KEEPS_UP.verdict(True, "fine"))
+    assert Said.parse(tick(cursor).cursor) == Said() and sent(webhook) == []
+    report(instance, KEEPS_UP.verdict(False, "99 s behind"))
+    tick(str(said))
+    assert sent(webhook) == [("keeps_up", "failed", "warn")]
 
 
 def test_what_nobody_took_is_sent_with_the_next_tick(
@@ -137,7 +157,7 @@ def test_without_a_webhook_it_is_logged(instance: dg.DagsterInstance, tick: Tick
     said = Said()
     key = dg.AssetCheckKey(dg.AssetKey("firehose"), "keeps_up")
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])
-    alerts_module.log_alerts(log, alerts_module.new_alerts(said, records, 1e9, 24.0))
+    alerts_module.log_alerts(log, alerts_module.new_alerts(said, records, time.time(), load()))
     ((level, text),) = lines
     assert level == 30 and text.startswith("ALERT {") and json.loads(text[6:])["name"] == "keeps_up"
 
