@@ -28,6 +28,7 @@ from appview_pipeline.store.sql import sections
 from appview_pipeline.store.staging import copy_rows
 from appview_pipeline.store.statements import count_rows, run, run_for_number
 
+
 class GateRule(NamedTuple):
     """A rule of a thread gate (`kind` None: it admits nobody), the relationship that it asks for (None: for none), and
     whether that existed as of the reply's rev."""

@@ -150,9 +150,9 @@ def say(said: Said, alerts: list[Alert], chosen: Settings) -> str | None:
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=backoff.ALERT_POLL_SECONDS,
     description=(
-        "Says when a check fails for APPVIEW_ALERT_AFTER_SECONDS, when it still fails after APPVIEW_ALERT_REPEAT_HOURS, "
-        "and when it passes again: in its log, and to APPVIEW_ALERT_WEBHOOK if that is set. Its cursor is what it has "
-        "said."
+        "Says when a check fails for APPVIEW_ALERT_AFTER_SECONDS, when it still fails after "
+        "APPVIEW_ALERT_REPEAT_HOURS, and when it passes again: in its log, and to APPVIEW_ALERT_WEBHOOK if that is "
+        "set. Its cursor is what it has said."
     ),
 )
 def check_alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
