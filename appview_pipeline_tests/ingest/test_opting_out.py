@@ -182,7 +182,7 @@ def test_a_batch_under_way_ends_before_the_opt_out_does(
         writing = pool.submit(writer_for(hooked).write, changes_of(frame), time.time())
         assert reached.wait(60)
         forbidding = pool.submit(rows, database.url, FORBID, ann.did)
-        wait_for(lambda: blocked(database) == 1)
+        wait_for(lambda: forbidding.done() or blocked(database) == 1)
         assert not forbidding.done()
         go_on.set()
         (report,) = writing.result()

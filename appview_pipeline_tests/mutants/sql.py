@@ -89,7 +89,7 @@ SQL = (
         new="""WHERE false""",
         promise="An older record that arrives late takes the place of the newer one that says the same.",
         documented="docs/architecture.md#applying-a-batch",
-        tests=(DUPLICATES,),
+        tests=("store/test_effects_of_events.py::test_an_older_like_that_comes_late_takes_the_place",),
     ),
     Mutant(
         name="nobody-is-promoted",
@@ -98,7 +98,7 @@ SQL = (
         new="t.change IN ('updated', 'recreated')",
         promise="When the record that counts is deleted, the next one that says the same takes its place.",
         documented="docs/architecture.md#applying-a-batch",
-        tests=(DUPLICATES,),
+        tests=("store/test_effects_of_events.py::test_of_two_likes_the_first_counts_until_it_is_deleted",),
     ),
     Mutant(
         name="a-tie-of-revs",
@@ -107,7 +107,7 @@ SQL = (
         new='ORDER BY creator, subject, rev, uri COLLATE "C" DESC',
         promise="Of two records of one commit that say the same the one with the first record key counts.",
         documented="docs/architecture.md#applying-a-batch",
-        tests=(DUPLICATES, "indexing/test_same_path_twice.py::test_as_if_each_operation_were_a_commit"),
+        tests=("store/test_effects_of_events.py::test_of_two_reposts_in_one_commit_the_first_key_counts",),
     ),
     Mutant(
         name="counters-are-replaced",

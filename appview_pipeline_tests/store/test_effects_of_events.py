@@ -94,3 +94,38 @@ def test_in_a_batch_the_newest_rev_counts_whatever_comes_last(database: Database
     second = ann.commit(update("app.bsky.feed.post/a", {"text": "second", "createdAt": WHEN}))
     index(database, second, first)
     assert one(database.url, "SELECT text FROM bsky.post") == "second"
+
+
+def counting(database: Database, table: str = "like") -> list[str]:
+    """The record keys of the rows that count, and those of duplicates after them."""
+    found = rows(database.url, f'SELECT uri FROM bsky."{table}" ORDER BY uri')
+    found += rows(database.url, "SELECT uri FROM bsky.duplicate_record ORDER BY uri")
+    return [uri.rpartition("/")[2] for (uri,) in found]
+
+
+def test_of_two_likes_the_first_counts_until_it_is_deleted(database: Database, ann: Person, ben: Person) -> None:
+    uri = ann.uri("app.bsky.feed.post/a")
+    for write, expected, count in (
+        (like("b", uri), ["b"], 1),
+        (like("a", uri), ["b", "a"], 1),
+        (delete("app.bsky.feed.like/b"), ["a"], 1),
+        (delete("app.bsky.feed.like/a"), [], 0),
+    ):
+        index(database, ben.commit(write))
+        assert counting(database) == expected
+        assert one(database.url, 'SELECT "likeCount" FROM bsky.post_agg') == count
+
+
+def test_an_older_like_that_comes_late_takes_the_place(database: Database, ann: Person, ben: Person) -> None:
+    uri = ann.uri("app.bsky.feed.post/a")
+    older, newer = ben.commit(like("b", uri)), ben.commit(like("a", uri))
+    index(database, newer)
+    index(database, older)
+    assert counting(database) == ["b", "a"]
+    assert one(database.url, 'SELECT "likeCount" FROM bsky.post_agg') == 1
+
+
+def test_of_two_reposts_in_one_commit_the_first_key_counts(database: Database, ann: Person, ben: Person) -> None:
+    record = {"subject": strong_ref(ann.uri("app.bsky.feed.post/a")), "createdAt": WHEN}
+    index(database, ben.commit(*(create(f"app.bsky.feed.repost/{rkey}", record) for rkey in ("c", "a", "b"))))
+    assert counting(database, "repost") == ["a", "b", "c"]
