@@ -427,3 +427,6 @@ METRICS_COUNTED_SECONDS = 3_600.0
 
 HEALTHY_SECONDS = 10.0
 """How long `appview-pipeline healthy` waits for an answer."""
+
+RETENTION_REFRESH_SECONDS = 300.0
+"""How long a writer goes by what it knows of protected accounts, and of how old a record may be."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from appview_pipeline import __version__, logs
-from appview_pipeline.errors import OperatorError
+from appview_pipeline.errors import OperatorError, Stopped
 from appview_pipeline.settings import Settings, load
 
 
@@ -374,6 +374,55 @@ def sweep(names: tuple[str, ...], dry_run: bool, seconds: float | None) -> None:
     click.echo(f"{found.rows:,} rows in {found.seconds:.1f} s; it ended because {found.ended}.")
     if found.failures:
         sys.exit(1)
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Only count what would be deleted, what is kept, and why.")
+@click.option("--now", is_flag=True, help="Delete now, as the job retention does.")
+def retention(dry_run: bool, now: bool) -> None:
+    """Delete posts, likes and reposts older than APPVIEW_RETENTION_DAYS, but for those of protected accounts.
+
+    Interrupted at any moment, it goes on where it was when it is run again.
+    """
+    from appview_pipeline.ingest.retention import RetentionSummary, apply_retention, count_retention
+    from appview_pipeline.store.database import open_database
+    from appview_pipeline.store.retention import OUTCOMES
+    from appview_pipeline.store.session_lock import LockTaken
+
+    if dry_run == now:
+        raise click.UsageError("Give --dry-run or --now.")
+    settings = _begin("retention")
+    database = open_database(settings)
+    try:
+        if dry_run:
+            before, counted = count_retention(settings, database)
+            click.echo(f"Records older than {before}:")
+            for row in counted:
+                click.echo(f"{row.rows:>13,}  {row.kind:<6}  {OUTCOMES[row.outcome]}")
+            if not counted:
+                click.echo("There are none.")
+            return
+        with (
+            _interruptible() as stopped,
+            tqdm(unit="records", desc="retention", file=sys.stderr) as bar,
+            logging_redirect_tqdm(),
+        ):
+
+            def show(so_far: RetentionSummary) -> None:
+                bar.update(so_far.total - bar.n)
+
+            try:
+                found = apply_retention(settings, database, progress=show, stopped=stopped)
+            except LockTaken as error:
+                raise OperatorError(f"{error}: wait for it to end, or stop it in Dagster.") from None
+            except Stopped:
+                sys.exit(130)
+    finally:
+        database.close()
+    click.echo(
+        f"{found.total:,} records of {found.accounts:,} accounts deleted that were older than {found.before}, in "
+        f"{found.seconds:.1f} s."
+    )
 
 
 @cli.command("dead-letters")

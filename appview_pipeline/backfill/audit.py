@@ -16,6 +16,7 @@ from appview_pipeline.backfill.compare import ExportedRepository, merged
 from appview_pipeline.backfill.exported_changes import ExportReader, RecordReader, Refused
 from appview_pipeline.backfill.fetch import FetchFailed
 from appview_pipeline.ingest.dead_letters import EXCLUDED
+from appview_pipeline.ingest.old_records import OldRecords, old_records
 from appview_pipeline.ingest.rerun import LOOK_CHUNK, wrongly_derived
 from appview_pipeline.protocol.cbor import InvalidRecord, decode_record_json
 from appview_pipeline.protocol.cid import to_text
@@ -25,7 +26,7 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.indexed_records import IndexedState, indexed_states
 from appview_pipeline.store.repo_states import read_repos
 
-COUNTS = ("records", "missing", "extra", "differing", "refused", "newer", "ignored", "underived")
+COUNTS = ("records", "missing", "extra", "differing", "refused", "newer", "old", "ignored", "underived")
 """What is counted of each repository, and summed up."""
 MAX_FETCHES = 8
 """Repositories that are audited at a time: each may hold `APPVIEW_REPO_MEMORY_BYTES`."""
@@ -49,8 +50,9 @@ class RepositoryAudit:
     only its newest records were fetched. `records`: those of the export of collections that are indexed; `same` of them
     are indexed as they are. `missing`: in the export and not in the index; `extra`: the other way round; `differing`:
     in both, and not the same. `refused` may not be indexed, and are not. `newer`: the index has a later rev of them
-    than the export. `ignored`: of collections that are not indexed. `underived`: indexed records whose rows in other
-    tables are not what they should be (only a deep audit looks).
+    than the export. `old` are not indexed because of their age (APPVIEW_RETENTION_DAYS). `ignored`: of collections that
+    are not indexed. `underived`: indexed records whose rows in other tables are not what they should be (only a deep
+    audit looks).
     """
 
     did: str
@@ -64,6 +66,7 @@ class RepositoryAudit:
     differing: int = 0
     refused: int = 0
     newer: int = 0
+    old: int = 0
     ignored: int = 0
     underived: int = 0
     seconds: float = 0.0
@@ -98,6 +101,7 @@ class AuditSummary:
     differing: int = 0
     refused: int = 0
     newer: int = 0
+    old: int = 0
     ignored: int = 0
     underived: int = 0
     failed: dict[str, str] = field(default_factory=dict)
@@ -203,6 +207,7 @@ def compare_with_index(settings: Settings, database: Database, export: ExportedR
     started = time.monotonic()
     reader = ExportReader(settings, time.time_ns() // 1_000)
     records = reader.of(export.did, export.rev)
+    too_old = old_records(settings, database)
     with database.connect("reader") as connection:
         repo = read_repos(connection, [export.did]).get(export.did)
     found = RepositoryAudit(export.did, export.rev)
@@ -229,7 +234,7 @@ def compare_with_index(settings: Settings, database: Database, export: ExportedR
         elif is_newer:
             found.newer += 1
         else:
-            _add_unlike(found, records, path, collection, cid, export.block(cid), known)
+            _add_unlike(found, records, path, collection, cid, export.block(cid), known, too_old)
     found.seconds = time.monotonic() - started
     return found
 
@@ -242,10 +247,14 @@ def _add_unlike(
     cid: bytes,
     block: bytes,
     known: IndexedState | None,
+    too_old: OldRecords | None,
 ) -> None:
     """Counts a record that is not in the index as the export has it."""
-    if isinstance(records.write(path, collection, to_text(cid), block, known), Refused):
+    write = records.write(path, collection, to_text(cid), block, known)
+    if isinstance(write, Refused):
         found.refused += 1
+    elif too_old is not None and write.action == "create" and too_old.is_old(write):
+        found.old += 1
     elif known is None:
         found.add("missing", path, f"{to_text(cid)} is not indexed")
     elif known.cid is None:

@@ -21,6 +21,7 @@ from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.indexing.events import refusal
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
+from appview_pipeline.ingest.old_records import OldRecords
 from appview_pipeline.protocol.cbor import InvalidRecord, Record, decode_as_sent
 from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.protocol.export import InvalidExport, Kind
@@ -185,12 +186,14 @@ def changes_of_export(
     asked_at: str | None = None,
     is_fetched: bool = True,
     floor: str | None = None,
+    too_old: OldRecords | None = None,
 ) -> Iterator[list[Change]]:
     """Yields the parts of what has to be written for the index to hold what the export holds, each of at most
     `part_rows` records; the last one, which may be empty, says so (`ExportState.is_last`).
 
     `days`: with 0 or more, only records of the last so many days are written, and nothing is deleted. `asked_at`,
-    `is_fetched`: as of `ExportState`; `floor`: as of `ExportReader.of`. `counts` grows while it is iterated.
+    `is_fetched`: as of `ExportState`; `floor`: as of `ExportReader.of`. `too_old`: records that are
+    not indexed any more because of their age, and are not missing. `counts` grows while it is iterated.
 
     Raises `InvalidExport` where the export is invalid further on: what was yielded before is proved all the same. Where
     only blocks of records are missing or damaged, it raises after all else was yielded.
@@ -222,6 +225,10 @@ def changes_of_export(
             if oldest is not None and is_tid(rkey) and tid_to_micros(rkey) < oldest:
                 counts.old += 1
                 continue
+            is_new = known is None or known.cid is None
+            if too_old is not None and is_new and too_old.has_old_key(export.did, collection, rkey):
+                counts.old += 1
+                continue
             try:
                 block = export.block(cid)
             except InvalidExport as error:
@@ -234,7 +241,9 @@ def changes_of_export(
             if isinstance(write, Refused):
                 counts.refused += 1
                 parts.letter(records.letter(path, to_text(cid), block, write, known))
-            elif oldest is not None and records.own_micros(rkey, write.record) < oldest:
+            elif (oldest is not None and records.own_micros(rkey, write.record) < oldest) or (
+                too_old is not None and is_new and too_old.is_old(write)
+            ):
                 counts.old += 1
             else:
                 if write.action == "create":

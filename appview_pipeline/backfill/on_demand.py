@@ -26,6 +26,7 @@ from appview_pipeline.backfill.resync import record_change
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.collections import post, postgate, threadgate
+from appview_pipeline.ingest.old_records import KnownOldRecords
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.syntax import is_did, parse_at_uri
 from appview_pipeline.settings import Settings
@@ -146,6 +147,7 @@ class OnDemand:
         self._database = database
         self._fetcher = fetcher
         self._writer = writer
+        self._too_old = KnownOldRecords(settings, database)
         self._ready: deque[Task] = deque()
         self._waiting: defaultdict[str, deque[Task]] = defaultdict(deque)
         self._at_host: Counter[str] = Counter()
@@ -200,12 +202,15 @@ class OnDemand:
             self._look_at = now + backoff.MISSING_RECORDS_SECONDS
         by_did: defaultdict[str, list[Wanted]] = defaultdict(list)
         failures: list[Miss] = []
+        too_old = self._too_old.get()
         for missing in taken:
             if missing.uri in self._known:
                 continue
             wanted = read_missing(missing)
             if wanted is None:
                 failures.append(Miss(missing.uri, "nothing can be fetched by this name", 0.0, is_final=True))
+            elif too_old is not None and too_old.has_old_key(wanted.did, wanted.collection, wanted.rkey):
+                failures.append(Miss(missing.uri, "it is older than APPVIEW_RETENTION_DAYS", 0.0, is_final=True))
             else:
                 by_did[wanted.did].append(wanted)
         whole = self._incomplete([did for did, wanted in by_did.items() if is_fetched_whole(wanted)])

@@ -17,7 +17,9 @@ from appview_pipeline.backfill.compare import Counts, ExportedRepository
 from appview_pipeline.backfill.exported_changes import ExportReader, Refused, changes_of_export
 from appview_pipeline.backfill.fetch import FetchedRecord, FetchFailed, export_failed
 from appview_pipeline.indexing.changes import Change, ExportState
+from appview_pipeline.indexing.collection import RecordWrite
 from appview_pipeline.ingest.dead_letters import EXCLUDED
+from appview_pipeline.ingest.old_records import old_records
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.protocol.export import Export, InvalidExport
@@ -96,6 +98,7 @@ def prepare(
         asked_at=asked_at,
         is_fetched=is_fetched,
         floor=None if known is None else known.export_rev,
+        too_old=old_records(settings, database),
     )
     return Prepared(export.did, export.rev, parts, counts, export.size)
 
@@ -205,7 +208,8 @@ def fail(database: Database, did: str, reason: str) -> None:
 
 def record_change(database: Database, settings: Settings, fetched: FetchedRecord) -> Change | None:
     """The change of a single record that its repository proves; None where the index has it, or something newer, where
-    there is no such record, and where its collection is not indexed or readers can't show its account.
+    it is too old to be indexed, where there is no such record, and where its collection is not indexed or readers can't
+    show its account.
 
     A record that may not be indexed is a dead letter in the change.
     """
@@ -235,6 +239,9 @@ def record_change(database: Database, settings: Settings, fetched: FetchedRecord
     change = Change(size=len(fetched.block), export=state)
     records = reader.of(fetched.did, fetched.rev, floor)
     write = records.write(fetched.path, collection, cid, fetched.block, known)
+    too_old = old_records(settings, database)
+    if isinstance(write, RecordWrite) and write.action == "create" and too_old is not None and too_old.is_old(write):
+        return None
     if isinstance(write, Refused):
         change.dead_letters.append(records.letter(fetched.path, cid, fetched.block, write, known))
     else:

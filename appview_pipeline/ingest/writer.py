@@ -15,6 +15,8 @@ into dead letters. So a cancelled batch is handled by its cause:
   (`Trial.answers_quickly`), the records in it that take too long become dead letters of kind `time-out`, which can be
   retried, and the stream goes on. While PostgreSQL is slow at everything nothing is given up.
 
+Records that are too old to be indexed are left out (`old_records.py`), where a retention is set.
+
 Content of accounts that are excluded is taken out of the changes (`indexing/exclusion.py`). The transaction itself
 finds out who is excluded; where the batch was built with another idea of that, it is built again (`ExclusionChanged`).
 
@@ -34,6 +36,7 @@ from appview_pipeline.indexing.batch import Batch, build
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.exclusion import withhold
 from appview_pipeline.ingest.offenders import SMALLEST_SHARE, Objection, Trial, given_up, halves, named
+from appview_pipeline.ingest.old_records import KnownOldRecords
 from appview_pipeline.ingest.restore import MISSING_BLOCK, restore
 from appview_pipeline.ingest.transactions import AtWork, TookTooLong, Transactions, reason_of
 from appview_pipeline.settings import Settings
@@ -88,6 +91,7 @@ class Writer:
         self._dead_letter_bytes = settings.dead_letter_bytes
         self._transactions = Transactions(database, stopped)
         self._excluded: frozenset[str] = frozenset()
+        self._old = KnownOldRecords(settings, database)
         self._trial = Trial(self._transactions, source, settings.dead_letter_bytes)
         self.position = position
 
@@ -245,6 +249,8 @@ class Writer:
         self._excluded = (remembered - change.allowed) | change.excluded
 
     def _batch_of(self, changes: Sequence[Change]) -> Batch:
+        if (old := self._old.get()) is not None:
+            changes = old.without_old(changes)
         return build(
             withhold(changes, self._excluded),
             self._source,

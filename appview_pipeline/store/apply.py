@@ -40,6 +40,7 @@ from appview_pipeline.store.repos import (
     update_accounts,
     write_actors,
 )
+from appview_pipeline.store.retention import RETENTION, forget_batch, lock_batch
 from appview_pipeline.store.run_effects import drop_stale, run_effects, run_under_lock
 from appview_pipeline.store.signatures import keep_unchecked
 from appview_pipeline.store.sql import sections
@@ -51,8 +52,11 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     plan_for_batches(cursor)
     _stage(cursor, batch)  # by COPY, into temporary tables that all later statements read
 
-    removes = batch.report.source == REMOVAL
-    if removes:
+    is_retention = batch.report.source == RETENTION
+    removes = batch.report.source == REMOVAL or is_retention
+    if is_retention:
+        lock_batch(cursor)
+    elif removes:
         begin_batch(cursor)
 
     # What the batch's own repositories bring. Only writers of the same repositories wait for each other here.
@@ -67,7 +71,7 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     write_actors(cursor, batch, repos, accounts)
     # The newest rev of each record wins; this finds what is stale.
     changes = write_records(cursor, batch, overtaken=repos.overtaken)
-    if removes:
+    if removes and not is_retention:
         count_batch(cursor)
     # Posts are evaluated as of their own rev: past states are needed.
     versions = keep_versions(cursor, batch, changes, overtaken=repos.overtaken)
@@ -93,6 +97,8 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
         excluded=bool(excluded),
     )
 
+    if is_retention:
+        forget_batch(cursor, batch)  # past states that nothing needs any more, and what else no record covers
     write_dead_letters(cursor, batch, limits)
     if excluded:
         forget_deletes(cursor, batch)

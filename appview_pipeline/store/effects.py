@@ -110,6 +110,8 @@ class Effect:
     evaluated by its records. `counters`: tables of counters that its rows move. `account_rows`: None where the table
     has no index by account.
 
+    `expires`: its records are deleted by age where a retention is set (ingest/retention.py).
+
     `misses`: what its records show of others and is fetched where it is not indexed, as kinds of `pipeline.pending`
     (docs/on-demand.md). The SQL file has the query `misses` for it: (uri, kind, missing) of staged records.
     """
@@ -128,6 +130,7 @@ class Effect:
     notifies: Notifies | None = None
     counters: tuple[str, ...] = ()
     misses: tuple[str, ...] = ()
+    expires: bool = False
     account_rows: AccountRows | None = AccountRows()
 
     def derives(self, table: str) -> bool:
@@ -172,6 +175,8 @@ class Effects:
             if effect.notifies is not None and effect.notifies.stays
             for reason in effect.notifies.reasons
         )
+        self.expiring = frozenset(effect.nsid for effect in self.declared if effect.expires)
+        """Collections whose records are deleted by age where a retention is set."""
         self.deciding_stages = tuple(effect.stages[0].table for effect in self.in_order if effect.decides_on_posts)
         """Staging tables of the collections that posts are evaluated by."""
         self.missing_stages = tuple(stage.table for effect in self.in_order if effect.misses for stage in effect.stages)

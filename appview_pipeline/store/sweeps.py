@@ -330,6 +330,12 @@ def take_step(connection: Connection, sweep: Sweep, before: datetime, limit: int
     return step
 
 
+def note_steps(connection: Connection, name: str, rows: int, position: str | None) -> None:
+    """Notes rows that were deleted otherwise than by `take_step`, and where to go on (None: nothing is left)."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("sweep/sweep.sql")["note"], {"name": name, "rows": rows, "position": position})
+
+
 def note_failure(connection: Connection, name: str, error: str) -> None:
     """Notes why a run stopped working on a sweep before its time."""
     with connection.cursor() as cursor:

@@ -38,6 +38,7 @@ from appview_pipeline.ingest.live.replay_range import replay_range
 from appview_pipeline.ingest.recount import recount
 from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
+from appview_pipeline.ingest.retention import apply_retention
 from appview_pipeline.ingest.signatures import settle_signatures
 from appview_pipeline.ingest.verification import verifier_for
 from appview_pipeline.labels.bulk import apply_file
@@ -388,6 +389,7 @@ PATHS = {
     "ingest/live/consumer.py": "test_live",
     "ingest/live/replay_range.py": "test_replay_of_a_range",
     "ingest/removal.py": "test_purges",
+    "ingest/retention.py": "test_retention",
     "ingest/rerun.py": "test_reruns_and_recounts",
     "ingest/signatures.py": "test_signatures_that_are_settled_later",
     "ingest/transactions.py": "test_live",
@@ -827,6 +829,20 @@ def test_purges(database: Database) -> None:
     index(database, *everything(ann, stream))
     assert tables_of(traces(database.url, ann.did, MARK)) == purged
     assert one(database.url, "SELECT data_collection_forbidden FROM pipeline.actor_setting")
+
+
+def test_retention(database: Database) -> None:
+    """It only deletes, of accounts that have opted out too: their records that are kept are those of before."""
+    stream = Stream()
+    ann = Person(stream, "ann")
+    index(database, *everything(ann, stream))
+    forbid(database, ann)
+    before = traces(database.url, MARK, ann.did)
+    settings = Settings(database_url=database.url, retention_days=1)
+    assert apply_retention(settings, database).total > 0
+    assert news_of(before, database, ann) == {}
+    index(database, *everything(ann, stream), retention_days=1)
+    assert tables_of(news_of(before, database, ann)) <= {"pipeline.repo"}
 
 
 def test_imports_of_a_directory(database: Database) -> None:

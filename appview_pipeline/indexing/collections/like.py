@@ -42,4 +42,5 @@ COLLECTION = Collection(
     history=History("sortAt", columns=("relationship", "record")),
     notifies=Notifies(("like", "like-via-repost"), once=True, of_posts=True),
     counters=("post_agg",),
+    expires=True,
 )

@@ -180,4 +180,5 @@ COLLECTION = Collection(
     notifies=Notifies(("reply", "mention", "quote")),
     counters=("post_agg", "profile_agg"),
     misses=("root", "quote", "embed"),
+    expires=True,
 )

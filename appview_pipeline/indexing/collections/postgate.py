@@ -30,5 +30,6 @@ COLLECTION = Collection(
     always=(Step("unflag"),),
     decides_on_posts=True,
     history=History(body=True),
+    expires=True,
     account_rows=None,
 )

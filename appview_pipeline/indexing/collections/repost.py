@@ -50,4 +50,5 @@ COLLECTION = Collection(
     notifies=Notifies(("repost", "repost-via-repost"), once=True, of_posts=True),
     counters=("post_agg",),
     misses=("subject",),
+    expires=True,
 )

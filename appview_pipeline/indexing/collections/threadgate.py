@@ -49,5 +49,6 @@ COLLECTION = Collection(
     decides_on_posts=True,
     history=History(body=True),
     misses=("list",),
+    expires=True,
     account_rows=None,
 )
