@@ -10,16 +10,22 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 from dagster._config import process_config, validate_config
 from dagster._core.instance.config import dagster_instance_config
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.workspace.config_schema import WORKSPACE_CONFIG_SCHEMA
+from grpc_health.v1 import health
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -118,6 +124,28 @@ def test_the_image_is_small_pinned_and_not_roots() -> None:
     assert users == ["10001:10001"]
     assert any(line.startswith("HEALTHCHECK") for line in last)
     assert "--require-hashes" in (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+
+
+def code_healthy(port: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, DOCKER / "code-healthy", str(port)], text=True, capture_output=True, timeout=60
+    )
+
+
+def test_the_health_check_asks_the_code_location() -> None:
+    servicer = health.HealthServicer()
+    server = grpc.server(ThreadPoolExecutor(2))
+    add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    servicer.set("DagsterApi", HealthCheckResponse.SERVING)
+    server.start()
+    assert code_healthy(port).returncode == 0
+    servicer.set("DagsterApi", HealthCheckResponse.NOT_SERVING)
+    done = code_healthy(port)
+    assert (done.returncode, done.stderr) == (1, f"The code location at port {port} does not serve.\n")
+    server.stop(None).wait()
+    done = code_healthy(port)
+    assert (done.returncode, done.stderr) == (1, f"The code location at port {port} does not answer: UNAVAILABLE.\n")
 
 
 # -- Dagster's settings

@@ -42,7 +42,10 @@ SOCKET_GROUP = 10_002
 LONG_LIVED = ("code", "daemon", "webserver", "metrics")
 
 OVERRIDE = """
-# The simulated network is on the loopback addresses of one container, and `code` shares that container's network.
+# The simulated network is on the loopback addresses of one container. `code` and the containers of runs share that
+# container's network, which podman allows outside of pods only.
+x-podman:
+  in_pod: false
 services:
   network:
     image: {image}
