@@ -24,7 +24,7 @@ FROM generate_series(1, 100) n"""
 """A batch each 10 minutes, the newest one 10 minutes ago."""
 OTHERS = """
 INSERT INTO pipeline.batch (source, rejected_by_kind, applied_at)
-VALUES ('replay:a.zst', '{"lexicon": 5}', now() - interval '2 hours'), ('backfill', '{}', now());
+VALUES ('replay:a.zst', '{"lexicon": 5}', now() - interval '2 hours'), ('backfill', '{"lexicon": 2}', now());
 INSERT INTO pipeline.identity_batch (seconds, resolved, failed, verified, finished_at)
 VALUES (1, 7, 2, 5, now() - interval '1 hour'), (1, 3, 0, 0, now());
 INSERT INTO pipeline.fetch_batch (seconds, asked, found, absent, signatures_checked, signatures_bad, finished_at)
@@ -52,7 +52,7 @@ def test_totals_are_those_of_all_reports_whatever_was_counted_and_swept(database
     before = read(database)
     assert before["stream_events"] == {(RELAY, "0/1"): 1_000}
     assert before["operations"] == {("stream", "a.b.c", "create"): 300, ("stream", "a.b.c", "delete"): 100}
-    assert before["rejected"] == {("stream", "lexicon"): 100, ("replay", "lexicon"): 5}
+    assert before["rejected"] == {("stream", "lexicon"): 100, ("replay", "lexicon"): 5, ("backfill", "lexicon"): 2}
     assert before["rows_written"] == {("stream", "like"): 200}
     assert before["ignored_operations"] == {("stream",): 200}
     assert before["stream_apply_bucket"][RELAY, "0/1", "0.05"] == 90
