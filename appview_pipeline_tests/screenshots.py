@@ -28,9 +28,9 @@ NAVIGATION = 240
 
 
 def _lineage(pages: DagsterPages, path: Path) -> None:
-    pages.resize(1_640, 1_500)
+    pages.resize(1_400, 1_620)
     pages.lineage("firehose", "record", "posts", "notifications")
-    pages.settle()
+    pages.settle(materialized=("firehose", "record", "posts", "likes", "labels", "notifications", "profile_aggregates"))
     pages.picture(path, left=540, top=110)
 
 

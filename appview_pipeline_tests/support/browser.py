@@ -7,9 +7,10 @@ page, and for nothing else.
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ class DagsterPages:
         """Opens the newest partition of an asset."""
         self._open(f"assets/{asset}?view=partitions")
         self.page.get_by_text("Partitions Selected").first.wait_for()
-        self.page.locator(r":text-matches('^\d{4}-\d\d-\d\d-\d\d:00$'):visible").last.click()
+        self.page.locator(":text-matches('^[0-9-]{13}:00$'):visible").last.click()
         self._text("Metadata")
         self.page.get_by_text("No partition selected").wait_for(state="hidden")
 
@@ -114,12 +115,11 @@ class DagsterPages:
         self._open(f"runs/{run_id}")
         self._text(status)
 
-    def settle(self, seconds: float = 30.0) -> None:
-        """Gives a page time to show all that it loads; some never end to load."""
-        from playwright.sync_api import TimeoutError as StillLoading
-
-        with suppress(StillLoading):
-            self.page.wait_for_load_state("networkidle", timeout=seconds * 1000)
+    def settle(self, materialized: Iterable[str]) -> None:
+        """Waits until the graph shows in green that these assets are materialized: it loads that later."""
+        green = "svg foreignObject [class*=AssetNode][style*=background-green]"
+        for asset in materialized:
+            self.page.locator(green, has_text=re.compile(f"^{asset}$")).first.wait_for()
 
     def picture(self, path: Path, *, left: int = 0, top: int = 0) -> None:
         """Saves what the window shows, without so much of it on the left and at the top."""
