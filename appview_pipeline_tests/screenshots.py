@@ -31,7 +31,7 @@ def _lineage(pages: DagsterPages, path: Path) -> None:
     pages.resize(1_400, 1_620)
     pages.lineage("firehose", "record", "posts", "notifications")
     pages.settle(materialized=("firehose", "record", "posts", "likes", "labels", "notifications", "profile_aggregates"))
-    pages.picture(path, left=540, top=110)
+    pages.picture(path, left=540, top=110, bottom=90)
 
 
 def _plots(pages: DagsterPages, path: Path) -> None:

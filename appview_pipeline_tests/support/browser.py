@@ -94,7 +94,7 @@ class DagsterPages:
         self.page.get_by_text("Partitions Selected").first.wait_for()
         self.page.locator(":text-matches('^[0-9-]{13}:00$'):visible").last.click()
         self._text("Metadata")
-        self.page.get_by_text("No partition selected").wait_for(state="hidden")
+        self.page.get_by_text("No metadata entries").wait_for(state="hidden")
 
     def materialize_latest(self, asset: str) -> str:
         """Launches a run of the newest partition of an asset, by the button of its page. Returns the run's id."""
@@ -121,11 +121,11 @@ class DagsterPages:
         for asset in materialized:
             self.page.locator(green, has_text=re.compile(f"^{asset}$")).first.wait_for()
 
-    def picture(self, path: Path, *, left: int = 0, top: int = 0) -> None:
-        """Saves what the window shows, without so much of it on the left and at the top."""
+    def picture(self, path: Path, *, left: int = 0, top: int = 0, bottom: int = 0) -> None:
+        """Saves what the window shows, without so much of it on the left, at the top and at the bottom."""
         size = self.page.viewport_size
         assert size is not None
-        clip = {"x": left, "y": top, "width": size["width"] - left, "height": size["height"] - top}
+        clip = {"x": left, "y": top, "width": size["width"] - left, "height": size["height"] - top - bottom}
         self.page.screenshot(path=path, animations="disabled", clip=clip)  # type: ignore[arg-type]
 
     def resize(self, width: int, height: int) -> None:
