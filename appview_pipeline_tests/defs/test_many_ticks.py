@@ -133,10 +133,10 @@ def many_ticks(sensor: str, count: int, instance: dg.DagsterInstance, databases:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sensor", SENSORS)
-def test_after_100_ticks_as_after_10(
+def test_after_40_ticks_as_after_10(
     sensor: str, instance: dg.DagsterInstance, database_url: str, dagster_url: str
 ) -> None:
-    many_ticks(sensor, 100, instance, (database_url, dagster_url))
+    many_ticks(sensor, 40, instance, (database_url, dagster_url))
 
 
 @pytest.mark.thorough
