@@ -133,20 +133,22 @@ def _soak(soak: Soak, server: DurableServer, network: NetworkProcess, deployment
                 say(report.line(sampler.samples[-1]))
             time.sleep(0.5)
         wait_until_calm(soak.troubles, sampler.now, say)
-        rest = network.order("rest")
-        soak.published, soak.lost = rest.published, rest.lost
-        say(f"the network rests: {rest.published:,} events, {len(rest.living):,} accounts, {rest.lost} commits lost")
+        network.order("heal")
 
         def step() -> None:
             keeper.step()
             soak.troubles.note(sampler.caught_up_at)
 
         try:
-            soak.rest_seconds = wait_for_rest(url, rest, REST_PATIENCE, step, say)
-            say(f"the index is at rest after {soak.rest_seconds:,.0f} s")
+            # While the network goes on: a stream that is silent can't be told from one that is behind.
             settings = settings_of(deployment)
             soak.green_seconds, soak.red = wait_for_green(settings, deployment, GREEN_PATIENCE, step, say)
             say(f"all green after {soak.green_seconds:,.0f} s" if not soak.red else f"not green: {soak.red}")
+            rest = network.order("rest")
+            soak.published, soak.lost = rest.published, rest.lost
+            say(f"the network rests: {rest.published:,} events, {len(rest.living):,} accounts, {rest.lost} lost")
+            soak.rest_seconds = wait_for_rest(url, rest, REST_PATIENCE, step, say)
+            say(f"the index is at rest after {soak.rest_seconds:,.0f} s")
             soak.compared = compare(settings, rest, say)
         except AssertionError as error:
             soak.failures.append(str(error))

@@ -202,7 +202,7 @@ def wait_for_green(
             return now - began, dict(red)
         if now - said > 15:
             said = now
-            say(f"{now - began:,.0f} s after the index came to rest, not green: {dict(red)}")
+            say(f"{now - began:,.0f} s after the last trouble, not green: {dict(red)}")
         time.sleep(2.0)
 
 

@@ -89,6 +89,10 @@ class _Served:
     def labeler_works(self, number: int) -> None:
         self.network.labelers[number].thaw()
 
+    def heal(self) -> None:
+        """The relay loses nothing any more; the network goes on."""
+        self.network.world.mishaps.stop()
+
     def rest(self) -> Rest:
         """Nothing changes any more. Accounts that were away return, and those of which a commit was lost commit once
         more, which is what shows it."""

@@ -85,7 +85,8 @@ def _lines(soak: Soak) -> Iterator[str]:
     yield f"started again: {soak.restarts}"
     yield f"SIGTERM to end: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in soak.stopped.items())}"
     yield ""
-    yield f"at rest after {soak.rest_seconds:,.0f} s, all checks green {soak.green_seconds:,.0f} s later"
+    yield f"all checks green {soak.green_seconds:,.0f} s after the last trouble"
+    yield f"the index at rest {soak.rest_seconds:,.0f} s after the network"
     compared = soak.compared
     yield (
         f"compared in {compared.seconds:,.0f} s: {compared.repositories:,} repositories, {compared.records:,} records, "

@@ -21,10 +21,12 @@ from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.firehose import sensor as sensor_module
 from appview_pipeline.defs.firehose.tick import Reported, State
-from appview_pipeline.defs.leases import leased_tick
+from appview_pipeline.defs.leases import leased_tick, stopping
+from appview_pipeline.defs.leases.code_server import code_server
 from appview_pipeline.defs.tables.partitions import key_of
 from appview_pipeline.ingest.live.consumer_process import consumer_process
 from appview_pipeline_tests.simulated_network.relay import Relay
+from appview_pipeline_tests.support.code_server import Servicer
 from appview_pipeline_tests.support.dagster_events import add_batch, reported
 from appview_pipeline_tests.support.database import connect
 
@@ -181,10 +183,9 @@ def test_a_stopping_code_server_ends_tick_and_consumer(
     ticks: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leased_tick, "TICK_SECONDS", 30.0)
-    stop = threading.Event()
-    service = threading.Thread(target=stop.wait, name="grpc-server-cleanup")
-    service.start()
-    threading.Timer(1.5, stop.set).start()
+    servicer = Servicer()
+    monkeypatch.setattr(stopping, "_call_of_tick", lambda: (None, code_server(servicer)))
+    threading.Timer(1.5, servicer._shutdown_once_executions_finish_event.set).start()
     started = time.monotonic()
     result, _ = ticks(None)
     assert time.monotonic() - started < 6
