@@ -120,11 +120,11 @@ def test_an_index_that_others_wait_for_would_be_noticed(url: str, monkeypatch: p
     fill(url, ROWS)
     watched = Watched(monkeypatch)
     with connect(url) as connection:
-        watched.execute(connection, "schema/0099_x.sql", "CREATE INDEX later ON bsky.record (cid)")
+        watched.execute(connection, "schema/0099_x", "CREATE INDEX later ON bsky.record (cid)")
         connection.rollback()
-        watched.execute(connection, "schema/0099_x.sql", "ALTER TABLE bsky.\"like\" ADD CHECK (cid <> '')")
+        watched.execute(connection, "schema/0099_x", "ALTER TABLE bsky.\"like\" ADD CHECK (cid <> '')")
         connection.rollback()
-        watched.execute(connection, "schema/0099_x.sql", "ALTER TABLE bsky.repost ADD COLUMN moved text")
+        watched.execute(connection, "schema/0099_x", "ALTER TABLE bsky.repost ADD COLUMN moved text")
     assert watched.found == {("0099", "bsky.record"), ("0099", "bsky.like")}
 
 
