@@ -187,8 +187,8 @@ WHERE ended_at > now() - make_interval(secs => %(seconds)s);
 
 -- :hosts
 -- Hosts of repositories, the accounts there as the relay says, and the same of those that are left alone now: parked by
--- those who fetch, or with an open breaker or a pause of resolution. The last column names the largest of these, %(shown)s at
--- most, each with the reason.
+-- those who fetch, or with an open breaker or a pause of resolution. The last column names the largest of these, at
+-- most %(shown)s, each with the reason.
 -- - host: the hosts.
 WITH host AS (
   SELECT h.host, coalesce(h.accounts, 0) AS accounts,
