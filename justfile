@@ -53,6 +53,10 @@ thorough minutes="60" *options:
 bench *options:
     python -m appview_pipeline_tests.benchmark "$@"
 
+# Take the pictures of docs/quick-start.md again, or those named; needs Chromium.
+pictures *names:
+    python -m appview_pipeline_tests.screenshots "$@"
+
 # Run the hooks of .pre-commit-config.yaml on all files.
 hooks:
     pre-commit run --all-files

@@ -23,7 +23,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import explain as store
 from appview_pipeline.store.batch import BatchToApply, StoredRecord
 from appview_pipeline.store.database import Connection, Database
-from appview_pipeline.store.errors import Busy
+from appview_pipeline.store.errors import Busy, DatabaseError
 from appview_pipeline.store.trial import Trial, try_record
 
 MAX_NAMED = 100
@@ -100,6 +100,8 @@ def _try(database: Database, subject: Subject, state: store.StoredState) -> tupl
             trial = try_record(connection, EFFECTS, record, stage)
     except Busy as error:
         return None, f"Others hold rows that are needed for it ({error}). Try again in a moment."
+    except DatabaseError as error:  # a server that only reads, say
+        return None, f"PostgreSQL refused that: {error}."
     if unreadable:
         return None, "The stored record can't be read as a record of its collection."
     return trial, None

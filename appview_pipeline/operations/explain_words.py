@@ -302,6 +302,9 @@ def _notifications(it: RecordExplanation) -> Iterator[str]:
     if collection is None or collection.notifies is None:
         yield "Records of this collection notify nobody."
         return
+    if it.trial is None:
+        yield "Whom it does not notify, and why, can't be derived now."
+        return
     found = list(_not_notified(it))
     yield from found
     if not found and not it.rows.notified and not it.rows.muted:

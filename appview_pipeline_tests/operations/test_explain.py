@@ -424,3 +424,14 @@ def test_rows_that_others_hold_are_said_to_be_busy(
     assert says(found["Derived rows"], "can't be derived now", "Try again in a moment")
     assert says(of(database, uri)["Evaluation"], "No post gate applies to it")
     assert one(database.url, 'SELECT "violatesEmbeddingRules" FROM bsky.post WHERE uri = %s', uri) is True
+
+
+def test_on_a_server_that_only_reads_the_stored_rows_are_told(database: Database, people: dict[str, Person]) -> None:
+    """A trial needs temporary tables. What is stored needs nothing."""
+    ann = people["ann"]
+    index(database, ann.commit(post("a", "x")))
+    database.roles["maintenance"] = database.roles["reader"]
+    found = of(database, ann.uri(f"{POST}/a"))
+    assert says(found["Derived rows"], "post: text=x")
+    assert says(found["Derived rows"], "can't be derived now", "PostgreSQL refused that", "read-only")
+    assert found["Notifications"] == ["Whom it does not notify, and why, can't be derived now."]
