@@ -26,6 +26,7 @@ from appview_pipeline_tests.soak.comparison import (
     wait_for_rest,
 )
 from appview_pipeline_tests.soak.network_process import NetworkPlan, NetworkProcess
+from appview_pipeline_tests.soak.pruning import Pruner
 from appview_pipeline_tests.soak.samples import Sample, Sampler
 from appview_pipeline_tests.soak.troubles import Troubles, plan, wait_until_calm
 from appview_pipeline_tests.support.deployment import CODE, METRICS, Deployment, deployed
@@ -122,6 +123,8 @@ def _soak(soak: Soak, server: DurableServer, network: NetworkProcess, deployment
         soak.troubles = plan(server, network, deployment, soak.seconds)
         for line in soak.troubles.left_out:
             say(f"left out: {line}")
+        pruner = Pruner(deployment, say)
+        pruner.start()
         sampler.start(level=int(soak.rate * LEVEL_SECONDS))
         said = 0.0
         while (now := sampler.now()) < soak.seconds:
@@ -153,6 +156,7 @@ def _soak(soak: Soak, server: DurableServer, network: NetworkProcess, deployment
         except AssertionError as error:
             soak.failures.append(str(error))
         finally:
+            pruner.stop()
             sampler.stop()
             soak.samples = sampler.samples
     soak.restarts = {name: service.starts - 1 for name, service in deployment.services.items()}

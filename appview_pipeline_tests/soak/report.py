@@ -16,6 +16,9 @@ MB = 1_000_000
 GROWTH = {"memory": (0.15, 25 * MB), "files": (0.1, 8), "threads": (0.1, 4)}
 """What the last quarter may be above the second one: a share, and so much more. Bytes for memory."""
 CONNECTIONS = (0.1, 4)
+PRUNED = ("event_logs", "asset_check_executions", "asset_event_tags")
+"""Tables of Dagster's history that are pruned all the time (`pruning.py`)."""
+ROWS = (0.3, 500)
 JUDGED_SECONDS = 600.0
 """A soak that is shorter is no measure of growth: caches still fill."""
 CATCH_UP_SECONDS = 180.0
@@ -136,10 +139,8 @@ def _growth(soak: Soak) -> Iterator[str]:
     for found in _connections(soak):
         if found.grew(*CONNECTIONS):
             yield f"connections to {found.name} grew from {found.early:.0f} to {found.late:.0f}"
-    for name in ("event_logs", "job_ticks", "asset_check_executions"):
-        early, late = (
-            rate_of(soak.samples, name, soak.seconds * start, soak.seconds * end)
-            for start, end in ((0.25, 0.5), (0.75, 1.0))
-        )
-        if early is not None and late is not None and late > early * 1.25 + 10:
-            yield f"Dagster's {name} grow faster and faster: {early:,.0f}, then {late:,.0f} rows a minute"
+    for name in PRUNED:
+        values = [(it.at, float(it.dagster_rows[name])) for it in soak.samples if name in it.dagster_rows]
+        rows = course(name, values, soak.seconds)
+        if rows is not None and rows.grew(*ROWS):
+            yield f"Dagster's {name} grew from {rows.early:,.0f} to {rows.late:,.0f} rows"

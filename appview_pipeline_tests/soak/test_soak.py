@@ -51,7 +51,7 @@ def evenly(**growth: float) -> list[Sample]:
 
 
 def test_what_stays_flat_is_as_promised() -> None:
-    assert report.problems(soak(evenly(rows=1.5))) == []
+    assert report.problems(soak(evenly())) == []
     assert report.table(soak(evenly())).endswith("0 differences")
 
 
@@ -68,10 +68,9 @@ def test_what_grows_is_not(growth: dict[str, float], words: str) -> None:
     assert words in problem
 
 
-def test_an_event_log_that_grows_faster_and_faster_is_not() -> None:
-    samples = [sample(at, rows=int(at**2 / 100)) for at in map(float, range(0, int(SECONDS), 10))]
-    (problem,) = report.problems(soak(samples))
-    assert "event_logs grow faster and faster" in problem
+def test_an_event_log_that_grows_although_it_is_pruned_is_not() -> None:
+    (problem,) = report.problems(soak(evenly(rows=1.5)))
+    assert "event_logs grew" in problem
 
 
 def test_each_broken_promise_is_said() -> None:
