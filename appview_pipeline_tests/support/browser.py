@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 """Names under which systems have it."""
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds that a step waits for what it needs; only a failure takes as long."""
 
 SLOWEST_TICK = "300"
