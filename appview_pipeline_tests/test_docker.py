@@ -13,15 +13,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import sqlalchemy
 import yaml
 from dagster._config import process_config, validate_config
 from dagster._core.instance.config import dagster_instance_config
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.runs.schema import DaemonHeartbeatsTable
 from dagster._core.workspace.config_schema import WORKSPACE_CONFIG_SCHEMA
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
@@ -31,6 +34,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from appview_pipeline.settings import Settings
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline_tests.conformance.reference.check import scratch_database
 from appview_pipeline_tests.support.checkout import CHECKOUT
 
 DOCKER = CHECKOUT / "docker"
@@ -126,10 +131,16 @@ def test_the_image_is_small_pinned_and_not_roots() -> None:
     assert "--require-hashes" in (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 
 
-def code_healthy(port: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, DOCKER / "code-healthy", str(port)], text=True, capture_output=True, timeout=60
-    )
+def ask_health(script: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, DOCKER / script, *arguments],
+        text=True, capture_output=True, timeout=60, env={**os.environ, **environment},
+    )  # fmt: skip
+    return done.returncode, done.stderr.strip()
+
+
+def code_healthy(port: int) -> tuple[int, str]:
+    return ask_health("code-healthy", str(port))
 
 
 def test_the_health_check_asks_the_code_location() -> None:
@@ -139,13 +150,34 @@ def test_the_health_check_asks_the_code_location() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     servicer.set("DagsterApi", HealthCheckResponse.SERVING)
     server.start()
-    assert code_healthy(port).returncode == 0
+    assert code_healthy(port) == (0, "")
     servicer.set("DagsterApi", HealthCheckResponse.NOT_SERVING)
-    done = code_healthy(port)
-    assert (done.returncode, done.stderr) == (1, f"The code location at port {port} does not serve.\n")
+    assert code_healthy(port) == (1, f"The code location at port {port} does not serve.")
     server.stop(None).wait()
-    done = code_healthy(port)
-    assert (done.returncode, done.stderr) == (1, f"The code location at port {port} does not answer: UNAVAILABLE.\n")
+    assert code_healthy(port) == (1, f"The code location at port {port} does not answer: UNAVAILABLE.")
+
+
+def test_the_health_check_reads_the_daemons_heartbeats(server: EmbeddedPostgres) -> None:
+    with scratch_database(server.url("postgres")) as url:
+        given = url.replace("postgresql://", "postgresql+psycopg2://", 1)
+        code, said = ask_health("daemon-healthy", DAGSTER_PG_URL=given)
+        assert code == 1 and said.startswith("Dagster's database does not answer: relation")
+        engine = sqlalchemy.create_engine(given)
+        try:
+            DaemonHeartbeatsTable.create(engine)
+            assert ask_health("daemon-healthy", DAGSTER_PG_URL=given) == (1, "The daemon has never been at work.")
+            now = datetime.now(timezone.utc).replace(tzinfo=None)
+            for kind, seconds, healthy in (("SCHEDULER", 3_600, False), ("SENSOR", 10, True)):
+                with engine.begin() as connection:
+                    connection.execute(
+                        DaemonHeartbeatsTable.insert().values(
+                            daemon_type=kind, daemon_id="1", timestamp=now - timedelta(seconds=seconds), body=""
+                        )
+                    )
+                code, said = ask_health("daemon-healthy", DAGSTER_PG_URL=given)
+                assert (code == 0) == healthy and (not said or "last at work 3,6" in said)
+        finally:
+            engine.dispose()
 
 
 # -- Dagster's settings
