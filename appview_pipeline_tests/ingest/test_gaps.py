@@ -374,10 +374,12 @@ def test_the_sweep_closes_what_is_proven_and_deletes_what_is_closed(database: Da
     index(database, made_up, refused)
     index(database, altered(ann.commit(post("b", "x")), prevData=None), ben.commit(post("lost", "again")))
     assert [gap[0] for gap in open_gaps(database)] == ["commit", "record"]
+    cid = Person(stream, "cid")
+    index(database, altered(cid.commit(post("a", "x")), tooBig=True))  # nothing proves this one
     long_ago = datetime.now(timezone.utc) - timedelta(days=30)
     with database.connect("maintenance") as connection:
         assert sweep_gaps(connection, long_ago) == (2, 0)
-        assert open_gaps(database) == []
+        assert [gap[1] for gap in open_gaps(database)] == [cid.did]
         assert sweep_gaps(connection, datetime.now(timezone.utc)) == (0, 2)
 
 

@@ -76,6 +76,7 @@ def test_whatever_changes_the_setting_the_same_follows(database: Database, ann: 
         assert rows(database.url, "SELECT reason FROM pipeline.backfill_queue") == [("allowed",)]
         assert rows(database.url, "SELECT kind FROM pipeline.gap WHERE resolved_at IS NULL") == [("repository",)]
         assert rows(database.url, "SELECT queue FROM pipeline.identity") == [("event",)]
+        assert rows(database.url, "SELECT chain_from FROM pipeline.repo") == [(None,)], "nothing counts as applied"
     assert rows(database.url, ALLOW, ann.did) == [(False,)]
 
 

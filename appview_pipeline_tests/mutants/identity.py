@@ -74,8 +74,8 @@ IDENTITY = (
     Mutant(
         name="an-event-leaves-the-answer-new",
         file="appview_pipeline/identity/cache.py",
-        old="        if row.asked_at is not None and (row.resolved_at is None or row.asked_at > row.resolved_at):",
-        new="        if False:",
+        old='        if row.queue == "event":\n',
+        new="        if False:\n",
         promise="After an #identity event the network is asked anew.",
         documented="docs/identity.md#what-it-does",
         tests=(

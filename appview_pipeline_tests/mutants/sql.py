@@ -374,7 +374,7 @@ SQL = (
         new="        AND q.not_before <= now()\n      ORDER BY q.not_before DESC\n      LIMIT h.count",
         promise="Of the repositories of one priority the one that waits longest is fetched first.",
         documented="docs/backfill.md#the-queue",
-        tests=("store/test_backfill_queue.py::test_the_highest_priority_goes_first_and_then_who_waits_longest",),
+        tests=("store/test_backfill_queue.py::test_of_one_priority_the_one_that_waits_longest_goes_first",),
     ),
     Mutant(
         name="two-processes-take-one-repository",
@@ -405,7 +405,7 @@ SQL = (
     ),
     Mutant(
         name="an-opt-out-that-leaves-the-queue",
-        file="sql/schema/0018_privacy.sql",
+        file="sql/schema/0019_sync.sql",
         old="        DELETE FROM pipeline.backfill_queue WHERE did = account;",
         new="",
         promise="Nothing of an account that opted out is fetched any more.",
@@ -414,7 +414,7 @@ SQL = (
     ),
     Mutant(
         name="an-allowed-account-is-not-fetched",
-        file="sql/schema/0018_privacy.sql",
+        file="sql/schema/0019_sync.sql",
         old="        UPDATE pipeline.repo SET chain_from = NULL WHERE did = account;",
         new="",
         promise="Of an account that allows the collection again no commit from before counts as applied.",
@@ -461,9 +461,9 @@ SQL = (
     ),
     Mutant(
         name="tombstones-of-posts-go",
-        file="sql/sweep/tombstone.sql",
-        old="    AND NOT pipeline.tombstone_stays(t.collection)\n    AND r.did = split_part",
-        new="    AND r.did = split_part",
+        file="sql/schema/0025_operations.sql",
+        old="RETURN collection = 'app.bsky.feed.post';",
+        new="RETURN false;",
         promise="Tombstones of posts stay, since quotes and reposts of others depend on them.",
         documented="docs/sweeps.md#tombstones",
         tests=("operations/test_sweeping.py::test_tombstones_of_posts_stay",),
@@ -475,7 +475,7 @@ SQL = (
         new="    ORDER BY first_seen\n    LIMIT %(limit)s\n    FOR UPDATE",
         promise="A sweep skips rows that others hold: it never holds the live path up, nor waits for it.",
         documented="docs/sweeps.md#how-a-sweep-works",
-        tests=("operations/test_sweeping.py::test_what_is_old_goes_and_what_is_needed_stays",),
+        tests=("operations/test_sweeping.py::test_rows_that_others_hold_are_skipped_and_the_others_go",),
     ),
     Mutant(
         name="identities-that-are-needed-are-swept",

@@ -210,6 +210,16 @@ def test_what_is_old_goes_and_what_is_needed_stays(database: Database, name: str
         assert one(database.url, "SELECT in_effect FROM pipeline.labeler") == 3
 
 
+def test_rows_that_others_hold_are_skipped_and_the_others_go(database: Database) -> None:
+    run(database.url, OLD_AND_YOUNG["dead letters"][0].replace("[29, 31]", "[31, 32, 33]"))
+    with connect(database.url) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT FROM pipeline.dead_letter WHERE reason = '33' FOR UPDATE")
+        found = run_sweeps(settings_of(database), database, ["dead letters"])
+        assert (found.rows, found.swept["dead letters"].failure) == (2, None)
+        holder.rollback()
+    assert left(database, "dead letters") == ["33"]
+
+
 def test_tables_take_turns_and_a_run_ends_when_its_time_is_over(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,13 @@ def test_the_highest_priority_goes_first_and_then_who_waits_longest(database: Da
     assert [it.did for it in on(database, lambda c: queue.take(c, bucket, {ONE: 10, TWO: 10}, 60.0))] == [A]
 
 
+def test_of_one_priority_the_one_that_waits_longest_goes_first(database: Database) -> None:
+    for did in (B, C, A):  # each in a transaction of its own, and so at its own time
+        enqueue(database, did, priority=queue.DESYNCHRONIZED)
+    taken = [on(database, lambda c: queue.take(c, URGENT, {ONE: 1}, 60.0)) for _ in range(3)]
+    assert [[it.did for it in some] for some in taken] == [[B], [C], [A]]
+
+
 def test_a_priority_is_raised_and_never_lowered(database: Database) -> None:
     enqueue(database, A, priority=queue.NEW, reason="new")
     assert enqueue(database, A, priority=queue.ASKED, reason="requested") == 0, "it waited before"
