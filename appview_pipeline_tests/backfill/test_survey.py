@@ -13,7 +13,9 @@ import pytest
 from appview_pipeline import backoff
 from appview_pipeline.backfill import pages as pages_module
 from appview_pipeline.backfill import survey as survey_module
+from appview_pipeline.backfill.pages import RepositoryPage
 from appview_pipeline.backfill.survey import SurveySummary, close_stream_gaps
+from appview_pipeline.network.xrpc import Client
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.shards import number_of
 from appview_pipeline.store.database import Database
@@ -252,4 +254,21 @@ def test_a_relay_that_fails_leaves_the_gap_open(
     found = close_stream_gaps(settings, database)
     assert found.failed == 1 and found.closed == 0 and "could not be read" in found.ended
     assert "tried again later" in close_stream_gaps(settings, database).ended
+    assert open_gaps(database) == 1
+
+
+def test_a_list_that_is_cut_off_leaves_the_gap_open(
+    database: Database, behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cursor leads to the same page again and again: nobody knows what the others would have said."""
+    _, settings, _ = behind()
+    note_gap(database, settings)
+    read = survey_module.repository_page
+
+    def same_again(client: Client, origin: str, cursor: str | None, **more: Any) -> RepositoryPage:
+        return replace(read(client, origin, None, **more), cursor="again")
+
+    monkeypatch.setattr(survey_module, "repository_page", same_again)
+    found = close_stream_gaps(settings, database)
+    assert found.closed == 0 and "cut off" in found.ended
     assert open_gaps(database) == 1

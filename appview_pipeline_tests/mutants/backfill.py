@@ -141,6 +141,6 @@ BACKFILL = (
         new="            if False:",
         promise="A list of the relay that is cut off leaves the gaps open.",
         documented="docs/backfill.md#after-an-outage",
-        tests=("backfill/test_survey.py::test_a_relay_that_fails_leaves_the_gap_open",),
+        tests=("backfill/test_survey.py::test_a_list_that_is_cut_off_leaves_the_gap_open",),
     ),
 )

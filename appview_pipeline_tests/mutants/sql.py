@@ -415,9 +415,12 @@ SQL = (
     Mutant(
         name="an-allowed-account-is-not-fetched",
         file="sql/schema/0019_sync.sql",
-        old="        UPDATE pipeline.repo SET chain_from = NULL WHERE did = account;",
+        old=(
+            "        INSERT INTO pipeline.gap AS g (kind, did) VALUES ('repository', account)\n"
+            "        ON CONFLICT ON CONSTRAINT gap_once DO UPDATE SET resolved_at = NULL, detected_at = now();\n"
+        ),
         new="",
-        promise="Of an account that allows the collection again no commit from before counts as applied.",
+        promise="What came while an account was excluded is known to be missing once it is allowed again.",
         documented="docs/privacy.md#allowing-it-again",
         tests=("ingest/test_opting_out.py::test_whatever_changes_the_setting_the_same_follows",),
     ),
