@@ -5,7 +5,7 @@ Mostly it is sensors that evaluate them (`sensor.py`, and each leased process's 
 
 # No postponed annotations here: Dagster reads the types of its checks' parameters at definition.
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 
@@ -22,6 +22,7 @@ from appview_pipeline.operations.label_conditions import LABELERS_KEEP_UP, READI
 from appview_pipeline.operations.stream_conditions import CONNECTED
 from appview_pipeline.operations.verdict import Check, Verdict, what_to_do
 from appview_pipeline.settings import Settings
+from appview_pipeline.store.database import Database
 from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.health_report import read_health
 
@@ -44,11 +45,13 @@ def spec(check: Check) -> dg.AssetCheckSpec:
     )
 
 
-def evaluate_all(instance: dg.DagsterInstance, index: IndexDatabase, chosen: Settings) -> list[Verdict]:
+def evaluate_all(
+    instance: dg.DagsterInstance, open_database: Callable[[], Database], chosen: Settings
+) -> list[Verdict]:
     """What every check says now. Where the database does not answer, what can be said without it."""
     of_dagster = dagster_state.judge(dagster_state.read_failures(instance), chosen)
     try:
-        with index.open().connect("health") as connection:
+        with open_database().connect("health") as connection:
             report = read_health(connection, chosen)
     except (OperatorError, DatabaseError) as error:
         return [DATABASE_ANSWERS.of_process(f"The database can't be asked: {error}", ANSWERS), *of_dagster]
@@ -63,7 +66,7 @@ def health_checks(context: dg.AssetCheckExecutionContext, index: IndexDatabase) 
     selected = context.selected_asset_check_keys
     wanted = {key.name for key in selected}
     said = set()
-    for verdict in evaluate_all(context.instance, index, settings.load()):
+    for verdict in evaluate_all(context.instance, index.open, settings.load()):
         if verdict.name in wanted:
             said.add(verdict.name)
             yield result(verdict)

@@ -10,10 +10,11 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from appview_pipeline import backoff, settings
 from appview_pipeline.defs.check_events import evaluation
-from appview_pipeline.defs.database import IndexDatabase, database
+from appview_pipeline.defs.database import database
 from appview_pipeline.defs.health.checks import CHECKS, SUPERVISED, evaluate_all
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.operations.verdict import Verdict
+from appview_pipeline.store.database import Database
 
 _began = time.monotonic()
 
@@ -60,12 +61,12 @@ def health_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     except OperatorError as error:
         return dg.SkipReason(str(error))
     try:
-        database(patience=backoff.HEALTH_DATABASE_SECONDS)
+        _open()
     except OperatorError as error:
         # A start of the embedded database is no failure, and may take a while.
         if time.monotonic() - _began < backoff.HEALTH_SILENCE_SECONDS:
             return dg.SkipReason(str(error))
-    verdicts = evaluate_all(context.instance, IndexDatabase(), chosen)
+    verdicts = evaluate_all(context.instance, _open, chosen)
     keys = [key_of(verdict) for verdict in verdicts]
     last: Records = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     has_begun = time.monotonic() - _began >= backoff.HEALTH_SILENCE_SECONDS
@@ -76,6 +77,11 @@ def health_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
             context.instance.report_runless_asset_event(evaluation(verdict))
             reported += 1
     return dg.SkipReason(in_words(verdicts))
+
+
+def _open() -> Database:
+    """The database. Raises `OperatorError` where it can't be opened soon: a tick must not wait for a long start."""
+    return database(patience=backoff.HEALTH_DATABASE_SECONDS)
 
 
 def in_words(verdicts: list[Verdict]) -> str:

@@ -79,6 +79,6 @@ def test_without_a_database_the_check_on_it_says_why(index: None, monkeypatch: p
     monkeypatch.setattr(settings, "load", lambda: nowhere)
     database_module.reopen()
     with dg.instance_for_test() as instance:
-        answers, *others = evaluate_all(instance, IndexDatabase(), nowhere)
+        answers, *others = evaluate_all(instance, IndexDatabase().open, nowhere)
     assert not answers.passed and answers.name == "database_answers" and answers.severity == "error"
     assert "127.0.0.1" in answers.words and {it.name for it in others} == {"ticks_succeed", "runs_succeed"}
