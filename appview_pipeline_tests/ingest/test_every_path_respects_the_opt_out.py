@@ -840,7 +840,8 @@ def test_retention(database: Database) -> None:
     before = traces(database.url, MARK, ann.did)
     settings = Settings(database_url=database.url, retention_days=1)
     assert apply_retention(settings, database).total > 0
-    assert news_of(before, database, ann) == {}
+    assert tables_of(news_of(before, database, ann)) <= {"bsky.profile_agg"}, "which counts less"
+    before = traces(database.url, MARK, ann.did)
     index(database, *everything(ann, stream), retention_days=1)
     assert tables_of(news_of(before, database, ann)) <= {"pipeline.repo"}
 

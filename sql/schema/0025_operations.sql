@@ -65,7 +65,9 @@ COMMENT ON COLUMN pipeline.sweep.error IS
 
 CREATE FUNCTION pipeline.tombstone_stays(collection text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN collection = 'app.bsky.feed.post';
+BEGIN ATOMIC
+    SELECT collection = 'app.bsky.feed.post';
+END;
 COMMENT ON FUNCTION pipeline.tombstone_stays IS
     'Whether tombstones of a collection are kept for ever, because records of others, however late, depend on them: '
     'quotes and reposts of a post are in no feed and no list of quotes if it was deleted after them.';
