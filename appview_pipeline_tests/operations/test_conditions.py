@@ -185,6 +185,8 @@ def test_thresholds_are_settings() -> None:
     ("name", "report", "changed"),
     [
         ("throughput", stream(events_per_second=259.0), {"throughput_warning_share": 0.0}),
+        ("few_dead_letters", stream(rejected_last_hour=1_801), {"dead_letter_warning_share": 0.002}),
+        ("disk_lasts", disk(growth=100_000_000_000.0), {"disk_warning_days": 5.0}),
         ("keeps_up", stream(lag_seconds=61.0), {"lag_warning_seconds": 62.0}),
         ("fetches_succeed", replace(WELL, outcomes=Outcomes(found=90, invalid=10)), {"skip_pds_fetching": True}),
         ("pending_is_fetched", replace(WELL, pending=PendingHealth(9, 7, 4e3)), {"skip_pds_fetching": True}),
