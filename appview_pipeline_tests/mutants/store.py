@@ -115,4 +115,49 @@ STORE = (
         documented="docs/architecture.md#applying-a-batch",
         tests=("store/test_plans.py::test_plans_are_made_again_after_a_while",),
     ),
+    Mutant(
+        name="an-unfinished-index-stays",
+        file="appview_pipeline/store/migrations/__init__.py",
+        old="            if cursor.fetchone() is not None:",
+        new="            if False:",
+        promise="A migration that was killed goes on, and builds an index again that was left unfinished.",
+        documented="docs/operations.md#upgrading",
+        tests=(
+            "store/test_migrating_filled_tables.py"
+            "::test_readers_and_writers_go_on_beside_an_index_build_that_is_killed_and_repeated",
+        ),
+    ),
+    Mutant(
+        name="an-index-that-writers-wait-for",
+        file="sql/schema/online/0024_labels.sql",
+        old="CREATE INDEX CONCURRENTLY IF NOT EXISTS record_self_labels_idx",
+        new="CREATE INDEX IF NOT EXISTS record_self_labels_idx",
+        promise="A migration keeps nobody from a large table for longer than a change of the catalog takes.",
+        documented="docs/operations.md#upgrading",
+        tests=(
+            "store/test_migrations_lock_briefly.py"
+            "::test_statements_outside_of_the_transaction_may_be_repeated_and_lock_briefly",
+        ),
+    ),
+    Mutant(
+        name="a-constraint-that-everybody-waits-for",
+        file="sql/schema/online/0024_labels.sql",
+        old="'label', 'label-frame')) NOT VALID;",
+        new="'label', 'label-frame'));",
+        promise="A migration reads no rows of a large table while it keeps others from it.",
+        documented="docs/operations.md#upgrading",
+        tests=(
+            "store/test_migrating_filled_tables.py"
+            "::test_large_tables_are_neither_rewritten_nor_locked_while_rows_are_read",
+        ),
+    ),
+    Mutant(
+        name="a-backup-without-its-log",
+        file="appview_pipeline/store/embedded/backup.py",
+        old="            if _WAL_FILE.fullmatch(path.name) and first[1] <= path.name <= last_wal_file:",
+        new="            if False:",
+        promise="A backup has all that makes it consistent.",
+        documented="docs/backup.md#the-embedded-database",
+        tests=("store/embedded/test_backup.py::test_the_command",),
+    ),
 )
