@@ -56,7 +56,7 @@ def imported(folder: str) -> set[str]:
                 names.add(str(node.module).partition(".")[0])
     others = names - sys.stdlib_module_names - {"appview_pipeline", "appview_pipeline_tests"}
     distributions = importlib.metadata.packages_distributions()
-    return {distributions[name][0].lower() for name in others}
+    return {distributions[name][0].lower().replace("_", "-") for name in others}
 
 
 def test_every_requirement_is_used_and_every_import_is_required() -> None:
