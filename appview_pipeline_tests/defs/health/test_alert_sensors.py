@@ -30,7 +30,7 @@ Tick = Callable[[str | None], dg.SensorResult]
 def instance(monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     monkeypatch.setattr(backoff, "ALERT_TRIES", 1)
     monkeypatch.setenv("APPVIEW_ALERT_AFTER_SECONDS", "0")
-    with dg.instance_for_test() as made:
+    with dg.DagsterInstance.ephemeral() as made:
         yield made
 
 
