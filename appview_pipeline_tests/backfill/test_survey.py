@@ -206,6 +206,22 @@ def test_a_gap_that_is_found_during_a_survey_needs_another(
     assert found.closed == 2 and found.compared > 60, "the second begins at the beginning"
 
 
+def test_a_gap_that_is_found_while_a_survey_is_interrupted_needs_another(database: Database, behind: Behind) -> None:
+    _, settings, _ = behind()
+    note_gap(database, settings, ago="20 min")
+    left = iter(range(3))
+    first = close_stream_gaps(settings, database, stopped=lambda: next(left, None) is None)
+    assert first.closed == 0 and first.ended == "it was asked to end"
+    note_gap(database, settings, shard="0/2")
+    found: SurveySummary | None = None
+    while found is None:
+        try:
+            found = close_stream_gaps(settings, database)
+        except LockTaken:  # the session of the run before has not ended yet
+            continue
+    assert found.closed == 2 and found.compared > 61, "the second begins at the beginning"
+
+
 def test_only_repositories_of_the_shards_that_have_a_gap(database: Database, behind: Behind) -> None:
     _, settings, changed = behind()
     rows(database.url, "UPDATE pipeline.batch SET shard = '1/2'")

@@ -129,10 +129,7 @@ BACKFILL = (
         new="            covered = list(gaps)",
         promise="A gap that is found during a survey needs another one.",
         documented="docs/backfill.md#after-an-outage",
-        tests=(
-            "backfill/test_survey.py::test_a_gap_that_is_found_during_a_survey_needs_another",
-            "backfill/test_survey.py::test_a_survey_that_is_interrupted_is_gone_on_with",
-        ),
+        tests=("backfill/test_survey.py::test_a_gap_that_is_found_while_a_survey_is_interrupted_needs_another",),
     ),
     Mutant(
         name="a-cut-off-list-closes-gaps",

@@ -465,8 +465,8 @@ SQL = (
     Mutant(
         name="tombstones-of-posts-go",
         file="sql/schema/0025_operations.sql",
-        old="RETURN collection = 'app.bsky.feed.post';",
-        new="RETURN false;",
+        old="    SELECT collection = 'app.bsky.feed.post';",
+        new="    SELECT false;",
         promise="Tombstones of posts stay, since quotes and reposts of others depend on them.",
         documented="docs/sweeps.md#tombstones",
         tests=("operations/test_sweeping.py::test_tombstones_of_posts_stay",),
