@@ -277,6 +277,7 @@ STATEMENTS: dict[str, str] = {
     "schema/0018_privacy.forbid_data_collection": STATE,
     "schema/0018_privacy.setting_changed": REMOVES,
     "schema/0024_labels.labeler_allowed": STATE,
+    "schema/0025_operations.setting_changed": REMOVES,
     "signatures/check.break_chains": STATE,
     "signatures/check.disown": EXISTING,
     "signatures/check.later": EXISTING,

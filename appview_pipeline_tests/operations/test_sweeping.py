@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from appview_pipeline.backfill.resync import resync
 from appview_pipeline.cli import cli
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.operations import sweeping
@@ -20,9 +21,11 @@ from appview_pipeline.store.database import Database
 from appview_pipeline.store.session_lock import LockTaken, session_lock
 from appview_pipeline.store.sweeps import BY_NAME, SWEEPS, Step, Sweep, read_sweeps
 from appview_pipeline_tests.simulated_network.repository import Write
-from appview_pipeline_tests.support.batches import index
+from appview_pipeline_tests.support.batches import index, writer_for
 from appview_pipeline_tests.support.database import connect, run
+from appview_pipeline_tests.support.exports import Repository, compared
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post
+from appview_pipeline_tests.support.memory_fetcher import MemoryFetcher
 from appview_pipeline_tests.support.sweeping import sweep_tombstones
 from appview_pipeline_tests.support.tables import one, rows
 
@@ -315,6 +318,27 @@ def test_a_deleted_record_stays_deleted_without_its_tombstone(database: Database
     assert rows(database.url, 'SELECT "subjectDid" FROM bsky.follow') == [(B,)]
     index(database, ann.commit(follow("a", C)))
     assert sorted(rows(database.url, 'SELECT "subjectDid" FROM bsky.follow')) == [(B,), (C,)]
+
+
+def test_an_export_that_is_older_than_the_floor_brings_nothing_back(database: Database) -> None:
+    ann = Person(Stream(), "ann")
+    index(database, ann.commit(follow("a", A)))
+    older = Repository.of(ann)
+    index(database, ann.commit(delete("app.bsky.graph.follow/a")))
+    assert sweep_tombstones(database) == 1
+    for part in compared(database, older).changes():
+        writer_for(database).write([part], time.time())
+    assert one(database.url, "SELECT count(*) FROM bsky.record") == 0
+
+
+def test_a_record_that_was_created_again_is_newer_than_the_floor(database: Database) -> None:
+    """Its key may be as old as the record that was deleted: its deletion is known to be older than the new one."""
+    ann, key = Person(Stream(), "ann"), "3juflq34ucn2p"
+    index(database, ann.commit(follow(key, A)), ann.commit(delete(f"app.bsky.graph.follow/{key}")))
+    assert sweep_tombstones(database) == 1
+    ann.commit(follow(key, B))  # which the stream does not bring
+    resync(settings_of(database), database, MemoryFetcher(ann), writer_for(database), ann.did)
+    assert rows(database.url, "SELECT rev FROM bsky.record") == [(ann.repository.rev,)]
 
 
 def test_tombstones_of_posts_stay(database: Database) -> None:
