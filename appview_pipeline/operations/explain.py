@@ -16,6 +16,7 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.identity.show import show_account
 from appview_pipeline.indexing.batch import build_again
 from appview_pipeline.indexing.registry import COLLECTIONS, EFFECTS, IndexedCollections
+from appview_pipeline.ingest.old_records import old_records
 from appview_pipeline.operations.explanation import AccountExplanation, Explanation, RecordExplanation
 from appview_pipeline.operations.subjects import Subject, find_subject, post_gate_of
 from appview_pipeline.protocol.syntax import is_did
@@ -60,6 +61,7 @@ def _explain_record(settings: Settings, database: Database, subject: Subject, co
         rows = store.read_record(connection, EFFECTS, subject.uri)
         account = store.read_repository(connection, subject.did)
         ignored = store.not_indexed(connection, collection)
+    old = old_records(settings, database)
     trial, untried = None, None
     if rows.record is not None and collection in COLLECTIONS and COLLECTIONS[collection].stages:
         trial, untried = _try(database, subject, rows.record)
@@ -69,7 +71,7 @@ def _explain_record(settings: Settings, database: Database, subject: Subject, co
         account=account,
         is_indexed_collection=collection in IndexedCollections(settings.extra_collections),
         not_indexed=ignored,
-        retention_days=settings.retention_days,
+        is_too_old=old is not None and old.has_old_key(subject.did, collection, subject.rkey or ""),
         trial=trial,
         untried=untried,
     )

@@ -451,13 +451,13 @@ def _why_not_indexed(it: RecordExplanation) -> Iterator[str]:
         yield "It was refused (see its dead letters). The job retry_dead_letters tries again."
     if any(gap.kind == "record" and gap.from_text == it.uri.split("/", 3)[3] for gap in it.account.gaps):
         yield "Its commit was applied without it: a gap of its repository, which is fetched."
-    if rows.tombstone is None and not repository.is_excluded and not rows.versions:
-        yield _never_seen(it)
-    if it.retention_days and _is_older(it.subject.rkey or "", it.now - timedelta(days=it.retention_days)):
+    if it.is_too_old:
         yield (
-            f"Its record key is that of a record of more than {it.retention_days:,} days ago (APPVIEW_RETENTION_DAYS): "
-            "posts, likes and reposts that are so old are deleted here (docs/sweeps.md)."
+            "It is older than APPVIEW_RETENTION_DAYS, by its record key: such records are deleted here, and are not "
+            "indexed again (docs/sweeps.md)."
         )
+    elif rows.tombstone is None and not repository.is_excluded and not rows.versions:
+        yield _never_seen(it)
 
 
 def _never_seen(it: RecordExplanation) -> str:
@@ -507,11 +507,6 @@ def _repository(account: AccountRows) -> Iterator[str]:
     if it.queue_reason is not None and it.queued_at is not None:
         failed = f"; {it.attempts:,} attempts failed: {it.queue_error}" if it.queue_error else ""
         yield f"It waits to be fetched ({it.queue_reason}), since {_at(it.queued_at)}{failed}."
-
-
-def _is_older(rkey: str, moment: datetime) -> bool:
-    """Whether a record key says a time that is before a moment."""
-    return is_tid(rkey) and tid_to_micros(rkey) < moment.timestamp() * 1_000_000
 
 
 def _cut(rows: list[Any], what: str) -> Iterator[str]:

@@ -24,7 +24,7 @@ class RecordExplanation:
     `post_gate_rev`: of a quote, the state of the quoted post's gate as of its rev. `named`: the accounts that the
     record names, in order; `removed` and `blocks` are of those. `missing`: the records that it names and that are not
     indexed. `counters`: of the posts and accounts that count it, and its own. `not_indexed`: what was met of a
-    collection that is not indexed. `retention_days`: after so many days some records are deleted here; 0: none are.
+    collection that is not indexed. `is_too_old`: retention keeps no such record, by its record key.
     """
 
     subject: Subject
@@ -32,7 +32,7 @@ class RecordExplanation:
     account: AccountRows
     is_indexed_collection: bool
     not_indexed: NotIndexed | None = None
-    retention_days: int = 0
+    is_too_old: bool = False
     trial: Trial | None = None
     untried: str | None = None
     parent: tuple[str, str | None, bool | None] | None = None
