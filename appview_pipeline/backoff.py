@@ -97,10 +97,10 @@ GRACE_SECONDS = 4.0
 """What a leased process has for the batch in hand once its end is decided; then it ends, and the batch rolls back."""
 STOP_POLL_SECONDS = 0.2
 """How often a wait looks whether it should end."""
-RUN_END_SECONDS = 4.0
+RUN_END_SECONDS = 3.0
 """What a run has to end by itself when its code server is asked to end; then it is killed, and the transaction in hand
 rolls back."""
-DAGSTER_END_SECONDS = 7.0
+DAGSTER_END_SECONDS = 6.0
 """What the code server and the daemon have to end once they are asked to; then they end by force, which loses no more
 than a crash does: nothing."""
 

@@ -52,8 +52,10 @@ class Ends:
     """Whether all of Dagster ends."""
 
     reason: str | None = None
+    asked = 0
 
     def dagster_ends(self) -> str | None:
+        self.asked += 1
         return self.reason
 
 
@@ -68,12 +70,12 @@ def test_its_runs_are_canceled_and_then_killed(instance: dg.DagsterInstance, mon
 
     servicer._shutdown_once_executions_finish_event.set()
     assert server.is_stopping()
-    time.sleep(1.0)  # that nothing happens can't be waited for
+    wait_for(lambda: ends.asked > 2, 60)
     processes = [process for process, _ in servicer._executions.values()]
     assert all(process.is_alive() for process in processes), "reloaded: its runs go on"
 
     ends.reason = "Dagster is shutting down"
-    wait_for(lambda: processes[0].exitcode == 0)
+    wait_for(lambda: processes[0].exitcode == 0, 60)
     monkeypatch.setattr(backoff, "RUN_END_SECONDS", 0.0)
     wait_for(lambda: processes[1].exitcode == -signal.SIGKILL)
     statuses = [instance.get_run_by_id(run).status for run in (willing, stubborn)]  # type: ignore[union-attr]
