@@ -37,6 +37,8 @@ from appview_pipeline_tests.support.waiting import wait_for
 DISK_BYTES_AN_EVENT = 6_000
 """Room on the small disk for each event, log included; and some to begin with."""
 DISK_BYTES = 3_000_000_000
+SERVER = "shared_buffers = '1GB'\nmax_wal_size = '2GB'\n"
+"""Its disk is in memory: a quarter of the machine's memory besides would be too much."""
 LEVEL_SECONDS = 3.0
 """The index is level with the relay when it is no more than so many seconds of events behind."""
 REST_PATIENCE = 1_200.0
@@ -89,7 +91,7 @@ def run(plan_of_network: NetworkPlan, seconds: float, folder: Path) -> Soak:
     """Runs a soak; its logs and samples go to `folder`."""
     soak = Soak(seconds, plan_of_network.rate)
     disk = int(DISK_BYTES + DISK_BYTES_AN_EVENT * plan_of_network.rate * seconds)
-    with durable_server(disk) as server, NetworkProcess(plan_of_network) as network:
+    with durable_server(disk, SERVER) as server, NetworkProcess(plan_of_network) as network:
         environment = {**network.order("environment"), "APPVIEW_START_CURSOR": "0", "APPVIEW_LOG_LEVEL": "INFO"}
         with deployed(
             folder / "deployment",

@@ -31,7 +31,7 @@ class NetworkPlan:
     accounts: int = 3_000
     seed: int = 1
     lost: float = 0.0002
-    window: int = 1_500_000_000
+    window: int = 800_000_000
     labelers: int = 4
     label_rate: float = 5.0
 

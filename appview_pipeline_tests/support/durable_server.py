@@ -17,19 +17,20 @@ from appview_pipeline.store.embedded.server import PostgresServer
 from appview_pipeline.store.embedded.state_folder import StateFolder
 
 START_SECONDS = 120.0
-FILLER = "filler"
+FILL_TRIES = 100
 INDEX, DAGSTER = "index", "dagster"
 
 
 class DurableServer:
     """A server in `folder`. Its methods are called from the main thread: the server ends with the one that started it.
 
-    `disk`: the folder of a file system of its own, which `fill` fills; None: there is none. `restarts` counts the
-    starts after an end that nobody had asked for.
+    `disk`: the folder of a file system of its own, of `size` bytes, which `fill` fills; None: there is none.
+    `restarts` counts the starts after an end that nobody had asked for.
     """
 
-    def __init__(self, folder: Path, disk: Path | None, settings: str = "") -> None:
+    def __init__(self, folder: Path, disk: Path | None, size: int, settings: str = "") -> None:
         self.disk = disk
+        self._size = size
         self._settings = settings
         self._state = StateFolder(folder)
         self._owner_lock = self._state.open("owner.lock", os.O_RDWR)
@@ -75,23 +76,19 @@ class DurableServer:
         self._server._process.wait(START_SECONDS)
         self._server.start()
 
-    def fill(self) -> int:
-        """Leaves no room on its disk; returns the bytes that were free."""
+    def fill(self) -> None:
+        """Leaves no room on its disk. The disk is made smaller, since a file that fills it would take memory."""
         assert self.disk is not None
-        free = shutil.disk_usage(self.disk).free
-        with (self.disk / FILLER).open("ab") as filler:
-            for size in (1 << 20, 1 << 12):
-                try:
-                    while True:
-                        os.posix_fallocate(filler.fileno(), os.fstat(filler.fileno()).st_size, size)
-                except OSError:
-                    continue
-        return free
+        for _ in range(FILL_TRIES):  # the server writes meanwhile
+            usage = shutil.disk_usage(self.disk)
+            if _resize(self.disk, usage.used):
+                return
+        raise AssertionError(f"{self.disk} could not be made as small as what it holds")
 
     def drain(self) -> None:
         """There is room again."""
         assert self.disk is not None
-        (self.disk / FILLER).unlink(missing_ok=True)
+        assert _resize(self.disk, self._size), f"{self.disk} could not be made larger again"
 
     def is_ready(self) -> bool:
         """Whether it accepts connections."""
@@ -118,7 +115,7 @@ def durable_server(size: int, settings: str = "") -> Iterator[DurableServer]:
     server = None
     try:
         (folder / "state").mkdir()
-        server = DurableServer(folder / "state", folder if mounted else None, settings)
+        server = DurableServer(folder / "state", folder if mounted else None, size, settings)
         server.start()
         yield server
     finally:
@@ -136,4 +133,11 @@ def _mount(folder: Path, size: int) -> bool:
         return False
     options = f"size={size},mode=755"
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "appview-durable", str(folder)], check=False)
+    return done.returncode == 0
+
+
+def _resize(folder: Path, size: int) -> bool:
+    # Whole pages, and 0 would be no limit.
+    options = f"remount,size={max(size, 4_096)}"
+    done = subprocess.run(["mount", "-o", options, str(folder)], check=False, stderr=subprocess.DEVNULL)
     return done.returncode == 0
