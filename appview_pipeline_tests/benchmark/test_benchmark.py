@@ -24,6 +24,7 @@ from appview_pipeline_tests.benchmark.databases import TableSize
 from appview_pipeline_tests.benchmark.measure import Live, Percentiles, Run
 from appview_pipeline_tests.benchmark.prefill import prefill
 from appview_pipeline_tests.benchmark.report import COLUMNS, Result
+from appview_pipeline_tests.benchmark.sizing import KINDS, bytes_a_row, measure
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.tables import rows
 
@@ -188,6 +189,12 @@ def test_a_line_and_the_plot_of_a_known_result(tmp_path: Path) -> None:
 def test_what_is_prefilled_is_what_the_write_path_would_have_written(database_url: str) -> None:
     url = libpq_url(database_url)
     prefill(url, corpus(400, small=True), 3_000)
+    found = measure(url)
+    likes = found.tables["bsky.like"]
+    assert bytes_a_row(likes) == (likes.table + likes.index) / likes.rows > 100
+    # A post has a longer record than a like, and more rows.
+    assert found.kinds.keys() == KINDS.keys() and found.kinds["post"] > found.kinds["like"] > bytes_a_row(likes)
+    assert found.account > 0 and 1_000 < found.record < 20_000
     with closing(psycopg2.connect(url)) as connection:
         began, ended = datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2100, 1, 1, tzinfo=timezone.utc)
         for check in ("post_aggregates", "profile_aggregates"):
