@@ -23,6 +23,8 @@ EDGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 """Upper edges of the histograms' buckets, in seconds. Counted batches keep the edges with which they were counted."""
 COUNTED_AT_ONCE = 20_000
 """Reports that one transaction counts."""
+MAX_COLLECTIONS = 200
+"""Collections whose operations are counted by name."""
 MARGIN_SECONDS = 60.0
 """Reports that are no older are not counted yet: more may come from sessions that PostgreSQL does not show us."""
 
@@ -37,6 +39,11 @@ def _statement(name: str, reports: Sequence[str]) -> str:
     return named(fill_placeholders(sections(_FILE)[name], {"{uncounted}": parts}), f"totals.{name}")
 
 
+def _parameters(until: datetime | str) -> dict[str, Any]:
+    """Those of the statements about uncounted reports."""
+    return {"until": until, "edges": list(EDGES), "collections": MAX_COLLECTIONS}
+
+
 def _value(connection: Connection, name: str, **parameters: Any) -> Any:
     """The first column of a statement's first row; None where there is no row."""
     with connection.cursor() as cursor:
@@ -49,7 +56,7 @@ def read_totals(connection: Connection) -> Totals:
     """All totals. Its time grows with the reports that were not counted yet: a millisecond for a hundred."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(_statement("read", REPORTS), {"until": "infinity", "edges": list(EDGES)})
+        cursor.execute(_statement("read", REPORTS), _parameters("infinity"))
         for name, labels, value in cursor:
             found.setdefault(name, {})[tuple(labels)] = float(value)
     return found
@@ -75,7 +82,7 @@ def _count_some(connection: Connection, report: str) -> bool:
     until = last if between is None else min(last, between)
     if until > since:
         with connection.cursor() as cursor:
-            cursor.execute(_statement("count", (report,)), {"until": until, "edges": list(EDGES)})
+            cursor.execute(_statement("count", (report,)), _parameters(until))
             cursor.execute(sections(_FILE)["move"], {"report": report, "until": until})
     connection.commit()
     return since < until < last

@@ -20,6 +20,7 @@ from appview_pipeline_tests.support.checkout import CHECKOUT
 DOCKER = CHECKOUT / "docker"
 PROMETHEUS = DOCKER / "prometheus"
 GRAFANA = DOCKER / "grafana"
+PROVISIONING = GRAFANA / "provisioning"
 FAMILIES = {family.name for families in TOPICS.values() for family in families}
 OF_THE_PROCESS = {"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"}
 
@@ -153,9 +154,9 @@ def test_the_compose_file_has_what_they_name(dashboard: dict[str, Any]) -> None:
     ((target,),) = (it["targets"] for it in job["static_configs"])
     service, _, port = target.partition(":")
     assert services[service]["environment"]["APPVIEW_METRICS_ADDRESS"].endswith(f":{port}")
-    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text("utf-8"))["datasources"]
+    (source,) = yaml.safe_load((PROVISIONING / "datasources" / "prometheus.yml").read_text("utf-8"))["datasources"]
     assert source["url"] == "http://prometheus:9090" and "prometheus" in services
-    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/appview.yml").read_text("utf-8"))["providers"]
+    (provider,) = yaml.safe_load((PROVISIONING / "dashboards" / "appview.yml").read_text("utf-8"))["providers"]
     mounted = {volume.split(":")[1]: volume.split(":")[0] for volume in services["grafana"]["volumes"]}
     assert mounted[provider["options"]["path"]] == "./grafana/dashboards"
     assert mounted["/etc/grafana/provisioning"] == "./grafana/provisioning"

@@ -92,6 +92,39 @@ def test_a_report_of_a_transaction_that_goes_on_is_counted_when_it_comes(
     assert read(database)["stream_events"] == {(RELAY, "0/1"): 1_010}
 
 
+def test_collections_that_anybody_invents_are_counted_together(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totals, "MAX_COLLECTIONS", 5)
+
+    def arrive(first: int, last: int, minutes: int) -> None:
+        run(
+            database.url,
+            f"""
+            INSERT INTO pipeline.batch (source, ops, applied_at)
+            SELECT '{RELAY}', jsonb_build_object('z.' || n, '{{"create": 1}}'::jsonb),
+                now() - {minutes} * interval '1 min'
+            FROM generate_series({first}, {last}) n
+            ORDER BY n""",
+        )
+
+    def collections() -> dict[str, float]:
+        return {collection: value for (_, collection, _), value in read(database)["operations"].items()}
+
+    arrive(6, 8, 9)
+    arrive(1, 5, 8)
+    first = {"z.6": 1, "z.7": 1, "z.8": 1, "z.1": 1, "z.2": 1, "(others)": 3}
+    assert collections() == first
+    count(database)
+    assert collections() == first
+    arrive(1, 20, 0)
+    second = {**dict.fromkeys(first, 2), "(others)": 18}
+    assert collections() == second
+    monkeypatch.setattr(totals, "MARGIN_SECONDS", 0.0)
+    count(database)
+    assert collections() == second
+
+
 def test_counting_goes_on_in_parts_beside_those_who_read_and_count(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

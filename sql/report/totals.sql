@@ -78,6 +78,10 @@ WHERE applied_at >= (SELECT counted_to FROM pipeline.total_counted WHERE report 
 -- - batch: the reports; `origin` is `stream` or what else applied it (a word, without the name of a file or relay).
 -- - stream: batches of each shard of each stream, added up.
 -- - timed: times of these batches, in seconds.
+-- - operation: operations by origin, collection and action, and the first batch that has the collection.
+-- - known: collections that have totals already.
+-- - named: collections that totals name. Anybody can invent collections (with APPVIEW_EXTRA_COLLECTIONS=*): beyond
+--   %(collections)s they are counted together. The first ones come first, so that none loses its place.
 WITH batch AS MATERIALIZED (
   SELECT *, starts_with(source, 'ws') AS is_stream,
     CASE WHEN starts_with(source, 'ws') THEN 'stream' ELSE split_part(source, ':', 1) END AS origin
@@ -98,6 +102,25 @@ WITH batch AS MATERIALIZED (
     VALUES ('stream_apply', b.apply_ms::numeric), ('stream_decode', b.decode_ms::numeric)
   ) t (name, ms)
   WHERE b.is_stream AND t.ms IS NOT NULL
+), operation AS (
+  SELECT b.origin, c.key AS collection, a.key AS action, sum(a.value::bigint) AS number, min(b.id) AS first_id
+  FROM batch b
+  CROSS JOIN LATERAL jsonb_each(b.ops) c
+  CROSS JOIN LATERAL jsonb_each_text(c.value) a
+  GROUP BY b.origin, c.key, a.key
+), known AS MATERIALIZED (
+  SELECT DISTINCT labels[2] AS collection FROM pipeline.total WHERE name = 'operations'
+), named AS (
+  SELECT collection FROM known
+  UNION ALL
+  (
+    SELECT o.collection
+    FROM operation o
+    WHERE NOT EXISTS (SELECT FROM known k WHERE k.collection = o.collection)
+    GROUP BY o.collection
+    ORDER BY min(o.first_id), o.collection
+    LIMIT greatest(%(collections)s - (SELECT count(*) FROM known), 0)
+  )
 )
 SELECT n.name, s.labels, n.value::numeric AS value
 FROM stream s
@@ -115,11 +138,10 @@ FROM timed t
 CROSS JOIN unnest(%(edges)s::float8[]) e (edge)
 GROUP BY t.name, t.source, t.shard, e.edge
 UNION ALL
-SELECT 'operations', ARRAY[b.origin, c.key, a.key], sum(a.value::bigint)
-FROM batch b
-CROSS JOIN LATERAL jsonb_each(b.ops) c
-CROSS JOIN LATERAL jsonb_each_text(c.value) a
-GROUP BY b.origin, c.key, a.key
+SELECT 'operations', ARRAY[o.origin, coalesce(n.collection, '(others)'), o.action], sum(o.number)
+FROM operation o
+LEFT JOIN named n ON n.collection = o.collection
+GROUP BY o.origin, coalesce(n.collection, '(others)'), o.action
 UNION ALL
 SELECT 'ignored_operations', ARRAY[b.origin], sum(i.value::bigint)
 FROM batch b
