@@ -93,7 +93,7 @@ BACKFILL = (
         new="                cid",
         promise="A single record counts only where a signed commit proves it.",
         documented="docs/on-demand.md#how-a-record-is-fetched",
-        tests=("backfill/test_fetch.py::test_proofs_that_prove_something_else",),
+        tests=("backfill/test_fetch.py::test_a_bad_signature_counts_after_one_fresh_resolution",),
     ),
     Mutant(
         name="an-older-export-counts",
