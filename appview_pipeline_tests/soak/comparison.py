@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 import psycopg2
+from sqlalchemy.exc import SQLAlchemyError
 
 from appview_pipeline.backfill.audit import audit
 from appview_pipeline.backfill.fetch import Fetcher
@@ -108,7 +109,8 @@ def compare(settings: Settings, rest: Rest, say: Callable[[str], None]) -> Compa
             found.differences.append(f"{len(summary.failed):,} repositories could not be audited: {', '.join(some)}")
         took = time.monotonic() - began
         say(f"audit: {summary.repositories:,} repositories, {summary.records:,} records, in {took:,.0f} s")
-        with database.connect("reader") as connection:
+        # A recount of everything takes longer than a reader may.
+        with database.connect("maintenance") as connection:
             now = datetime.now(timezone.utc)
             for check in ("post_aggregates", "profile_aggregates"):
                 drift = aggregate_drift(connection, check, now - timedelta(days=1), now + timedelta(days=1), 10**9)
@@ -196,7 +198,10 @@ def wait_for_green(
     began = said = time.monotonic()
     while True:
         step()
-        red: Mapping[str, str] = {**red_conditions(settings), **red_checks(deployment)}
+        try:
+            red: Mapping[str, str] = {**red_conditions(settings), **red_checks(deployment)}
+        except (psycopg2.Error, SQLAlchemyError) as error:
+            red = {"Dagster's storage": str(error).partition("\n")[0]}
         now = time.monotonic()
         if not red or now - began > patience:
             return now - began, dict(red)
