@@ -265,8 +265,9 @@ class Session:
             process = Path(f"/proc/{self.state(service)['Pid']}")
             begin = time.monotonic()
             stopping = subprocess.Popen(
-                ["podman", "stop", "--time", "120", self.container(service)], stdout=subprocess.DEVNULL
-            )
+                ["podman", "stop", "--time", "120", self.container(service)],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
             while process.exists() and time.monotonic() - begin < 150:
                 time.sleep(0.05)
             seconds = time.monotonic() - begin
