@@ -559,9 +559,9 @@ class StreamServer:
         new ones are the same. After `thaw` new ones work, and the old ones stay as they are."""
         self.faults.silent = True
         if self._thread:
-            self._thread.call(self._freeze)
+            self._thread.run(self._freeze())
 
-    def _freeze(self) -> None:
+    async def _freeze(self) -> None:
         for client in self.clients:
             client.silent = True
             if client.task is not None:
