@@ -56,6 +56,7 @@ NOT_DUMPED = {
     "pipeline.fetch_batch",
     "pipeline.identity_batch",
     "pipeline.kept_notification",
+    "pipeline.sweep",
     "pipeline.upstream",
     "pipeline.schema_version",
     "bsky.kysely_migration",
