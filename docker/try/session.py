@@ -314,7 +314,9 @@ class Session:
             names = run("podman", kind, "ls", "--quiet", "--filter", f"label=io.podman.compose.project={PROJECT}",
                         *(["--all"] if kind == "container" else [])).split()  # fmt: skip
             if names:
-                run("podman", kind, "rm", "--force", *names, check=False)
+                # The containers of runs share a container's network, so they go with it.
+                more = ["--depend"] if kind == "container" else []
+                run("podman", kind, "rm", "--force", *more, *names, check=False)
 
 
 @contextlib.contextmanager
