@@ -13,7 +13,7 @@ import pytest
 from appview_pipeline import backoff
 from appview_pipeline.backfill import pages as pages_module
 from appview_pipeline.backfill import survey as survey_module
-from appview_pipeline.backfill.pages import RepositoryPage
+from appview_pipeline.backfill.pages import RepositoryPage, repository_page
 from appview_pipeline.backfill.survey import SurveySummary, close_stream_gaps
 from appview_pipeline.network.xrpc import Client
 from appview_pipeline.settings import Settings, load
@@ -279,7 +279,7 @@ def test_a_list_that_is_cut_off_leaves_the_gap_open(
     """Its cursor leads to the same page again and again: nobody knows what the others would have said."""
     _, settings, _ = behind()
     note_gap(database, settings)
-    read = survey_module.repository_page
+    read = repository_page
 
     def same_again(client: Client, origin: str, cursor: str | None, **more: Any) -> RepositoryPage:
         return replace(read(client, origin, None, **more), cursor="again")
