@@ -52,6 +52,7 @@ class Soak:
 
     seconds: float
     rate: float
+    audit_seconds: float = 300.0
     samples: list[Sample] = field(default_factory=list)
     troubles: Troubles = field(default_factory=lambda: Troubles(()))
     published: int = 0
@@ -87,9 +88,9 @@ class _Keeper:
             self.say(f"the {name} had ended; started again")
 
 
-def run(plan_of_network: NetworkPlan, seconds: float, folder: Path) -> Soak:
+def run(plan_of_network: NetworkPlan, seconds: float, folder: Path, audit_seconds: float = 300.0) -> Soak:
     """Runs a soak; its logs and samples go to `folder`."""
-    soak = Soak(seconds, plan_of_network.rate)
+    soak = Soak(seconds, plan_of_network.rate, audit_seconds)
     disk = int(DISK_BYTES + DISK_BYTES_AN_EVENT * plan_of_network.rate * seconds)
     with durable_server(disk, SERVER) as server, NetworkProcess(plan_of_network) as network:
         environment = {**network.order("environment"), "APPVIEW_START_CURSOR": "0", "APPVIEW_LOG_LEVEL": "INFO"}
@@ -154,7 +155,7 @@ def _soak(soak: Soak, server: DurableServer, network: NetworkProcess, deployment
             say(f"the network rests: {rest.published:,} events, {len(rest.living):,} accounts, {rest.lost} lost")
             soak.rest_seconds = wait_for_rest(url, rest, REST_PATIENCE, step, say)
             say(f"the index is at rest after {soak.rest_seconds:,.0f} s")
-            soak.compared = compare(settings, rest, say)
+            soak.compared = compare(settings, rest, soak.audit_seconds, say)
         except AssertionError as error:
             soak.failures.append(str(error))
         finally:
@@ -175,15 +176,16 @@ def _soak(soak: Soak, server: DurableServer, network: NetworkProcess, deployment
 @click.option("--rate", default=1_000.0, help="Events a second.")
 @click.option("--accounts", default=3_000, help="Accounts at the start.")
 @click.option("--seed", default=1, help="Another seed, another world.")
+@click.option("--audit-minutes", default=5.0, help="How long repositories are audited at the end.")
 @click.option("--folder", type=click.Path(path_type=Path), help="For logs and samples.  [default: deleted at the end]")
-def main(minutes: float, rate: float, accounts: int, seed: int, folder: Path | None) -> None:
+def main(minutes: float, rate: float, accounts: int, seed: int, audit_minutes: float, folder: Path | None) -> None:
     """Everything at once, for a long time: the index becomes what the network is, whatever machines do."""
     # Whoever ends it early must not leave a file system and processes behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     made = Path(tempfile.mkdtemp(prefix="appview-soak-logs-")) if folder is None else folder
     made.mkdir(parents=True, exist_ok=True)
     try:
-        soak = run(NetworkPlan(rate, accounts, seed), minutes * 60, made)
+        soak = run(NetworkPlan(rate, accounts, seed), minutes * 60, made, audit_minutes * 60)
         click.echo(report.table(soak))
         problems = report.problems(soak)
         for problem in problems:

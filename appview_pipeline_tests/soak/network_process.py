@@ -10,12 +10,17 @@ import contextlib
 import multiprocessing
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any
 
+from appview_pipeline.indexing.registry import COLLECTIONS
+from appview_pipeline.protocol import cid
 from appview_pipeline_tests.simulated_network.network import SimulatedNetwork
+from appview_pipeline_tests.simulated_network.repository import Repository
 from appview_pipeline_tests.simulated_network.world import World
 
 HOMES = 5
@@ -39,7 +44,8 @@ class NetworkPlan:
 @dataclass(frozen=True)
 class Rest:
     """What the network is when nothing changes any more. `labels`: what each labeler's stream has, as (seq, label);
-    `keeps_all`: labelers that take nothing out of it."""
+    `keeps_all`: labelers that take nothing out of it. `contents`: of each living account, the digest of its indexed
+    records."""
 
     newest: int
     published: int
@@ -48,6 +54,19 @@ class Rest:
     labels: dict[str, list[tuple[int, dict[str, Any]]]]
     keeps_all: list[str]
     lost: int
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+
+def digest(records: Iterable[tuple[str, str]]) -> bytes:
+    """What a repository holds, in 32 bytes. `records`: paths and CIDs, in any order."""
+    return sha256("\n".join(sorted(f"{path} {record_cid}" for path, record_cid in records)).encode()).digest()
+
+
+def _contents(repository: Repository) -> Iterator[tuple[str, str]]:
+    for path in repository.paths():
+        stored = repository.get(path)
+        if stored is not None and path.partition("/")[0] in COLLECTIONS:
+            yield path, cid.to_text(stored[0])
 
 
 @dataclass
@@ -106,14 +125,16 @@ class _Served:
                 network.happen(world.reactivate, author.did)
             if author.did in world.mishaps.dids:
                 network.happen(world.write, author.did)
+        living = [it for it in world.authors if it.account.status != "deleted"]
         return Rest(
             newest=network.relay.window.newest_seq,
             published=network.published,
-            living=[it.did for it in world.authors if it.account.status != "deleted"],
+            living=[it.did for it in living],
             deleted=[it.did for it in world.authors if it.account.status == "deleted"],
             labels={it.did: list(it.labels.items()) for it in network.labelers},
             keeps_all=[it.did for it in network.labelers if it.keeps_all],
             lost=sum(world.mishaps.by_kind.values()),
+            contents={it.did: digest(_contents(it.repository)) for it in living},
         )
 
 

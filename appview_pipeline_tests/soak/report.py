@@ -93,6 +93,7 @@ def _lines(soak: Soak) -> Iterator[str]:
     compared = soak.compared
     yield (
         f"compared in {compared.seconds:,.0f} s: {compared.repositories:,} repositories, {compared.records:,} records, "
+        f"{compared.audited:,} of them audited ({compared.audited_records:,} records), "
         f"{compared.labels:,} label events; {len(compared.differences)} differences"
     )
 

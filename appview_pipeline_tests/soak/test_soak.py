@@ -10,15 +10,18 @@ import pytest
 from websockets.sync.client import connect
 
 from appview_pipeline.protocol.frames import Commit, decode_frame
+from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.soak import report
 from appview_pipeline_tests.soak.__main__ import Soak
-from appview_pipeline_tests.soak.comparison import Compared
-from appview_pipeline_tests.soak.network_process import NetworkPlan, NetworkProcess
+from appview_pipeline_tests.soak.comparison import Compared, stored_contents
+from appview_pipeline_tests.soak.network_process import NetworkPlan, NetworkProcess, Rest, digest
 from appview_pipeline_tests.soak.samples import Sample, course, rate_of, read_samples
 from appview_pipeline_tests.soak.troubles import LAST, Trouble, Troubles, plan
+from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.frames import Person, Stream, post
 from appview_pipeline_tests.support.process_use import Taken, taken
+from appview_pipeline_tests.support.tables import rows
 
 SECONDS = 1_800.0
 MB = 1_000_000
@@ -37,7 +40,7 @@ def sample(at: float, memory: int = 100 * MB, files: int = 20, rows: int = 0, co
 
 def soak(samples: list[Sample], **changes: Any) -> Soak:
     """A soak in which all was as promised, but for the changes."""
-    made = Soak(SECONDS, 1_000.0, samples, published=int(SECONDS * 1_000), compared=Compared(repositories=3))
+    made = Soak(SECONDS, 1_000.0, samples=samples, published=int(SECONDS * 1_000), compared=Compared(repositories=3))
     return dataclasses.replace(made, **changes)
 
 
@@ -197,3 +200,18 @@ def test_a_frozen_stream_server_keeps_its_sockets_open_and_is_silent() -> None:
                 assert is_commit(another.recv(timeout=60)) and is_commit(another.recv(timeout=60))
             with pytest.raises(TimeoutError):
                 client.recv(timeout=0.2)
+
+
+def test_a_repository_is_what_its_records_are(database: Database) -> None:
+    stream = Stream()
+    ann, ben = Person(stream, "ann"), Person(stream, "ben")
+    index(database, ann.commit(post("one", "1"), post("two", "2")), ben.commit(post("one", "3")))
+    rest = Rest(
+        newest=0, published=0, living=[ann.did, "did:plc:silent"], deleted=[ben.did], labels={}, keeps_all=[], lost=0
+    )
+    found = Compared()
+    stored = stored_contents(database.url, rest, found)
+    cids = rows(database.url, "SELECT cid FROM bsky.record WHERE did = %s ORDER BY uri", ann.did)
+    ours = [(f"app.bsky.feed.post/{rkey}", cid) for rkey, (cid,) in zip(("one", "two"), cids, strict=True)]
+    assert stored == {ann.did: digest(reversed(ours))} and (found.repositories, found.records) == (2, 2)
+    assert stored[ann.did] != digest(ours[:1]) and stored[ann.did] != digest([ours[0], (ours[1][0], ours[0][1])])
