@@ -341,6 +341,8 @@ HEALTH_REPEAT_SECONDS = 290.0
 HEALTH_SILENCE_SECONDS = 150.0
 """A check that its own sensor has not evaluated for so long is evaluated by the health sensor. A code server that has
 begun gives the others as long, before it says what is wrong."""
+HEALTH_READ_SECONDS = 30.0
+"""Limit for reading all that health is evaluated by; each statement has its own. A tick may take 60 s in all."""
 HEALTH_DATABASE_SECONDS = 10.0
 """How long a tick waits for an embedded database that is starting."""
 ALERT_POLL_SECONDS = 30

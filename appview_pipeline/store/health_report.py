@@ -8,16 +8,19 @@ Bounded on a database of any size: estimates of PostgreSQL, partial indexes, and
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from psycopg2.extensions import connection as Connection
 
+from appview_pipeline import backoff
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import backfill_queue, identities
 from appview_pipeline.store.backfill_queue import QueueState
+from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.fetch_reports import LastFetchReport, Outcomes, last_fetch_report, recent_outcomes
 from appview_pipeline.store.identities import QueueLength
 from appview_pipeline.store.identity_reports import LastReport, last_report
@@ -36,6 +39,9 @@ OUTCOME_SECONDS = 3_600.0
 MIN_GROWTH_SECONDS = 10_800.0
 """Measurements that are nearer to each other say nothing about growth."""
 NAMED_HOSTS = 3
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _STREAM_SECONDS = {"recent_seconds": 60, "usual_seconds": 600}
 """Seconds of the relay's time that a rate needs, to say something."""
@@ -234,13 +240,19 @@ class HealthReport:
 def read_health(connection: Connection, settings: Settings) -> HealthReport:
     """Reads the health of the database behind `connection`, in one transaction of the role `health`.
 
-    Raises `store.errors.DatabaseError` where a statement fails or exceeds its time.
+    Raises `store.errors.DatabaseError` where a statement fails or exceeds its time, and where all together exceed
+    `HEALTH_READ_SECONDS`.
     """
+    began = time.monotonic()
+
+    def ask(question: Callable[Concatenate[Connection, P], T], *values: P.args, **more: P.kwargs) -> T:
+        seconds = time.monotonic() - began
+        if seconds > backoff.HEALTH_READ_SECONDS:
+            raise DatabaseError(f"it has not answered all questions within {seconds:,.0f} s")
+        return question(connection, *values, **more)
 
     def rows(name: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        with connection.cursor() as cursor:
-            cursor.execute(sections("report/health.sql")[name], parameters or None)
-            return cursor.fetchall()
+        return ask(_rows, name, parameters)
 
     held = {key for (key,) in rows("locks")}
     ((version,),) = rows("version")
@@ -250,25 +262,25 @@ def read_health(connection: Connection, settings: Settings) -> HealthReport:
     ((urgent, other),) = rows("queue")
     ((done, records, fetched_bytes, failed, last),) = rows("backfill", seconds=settings.backfill_warning_seconds)
     ((hosts, accounts, paused, paused_accounts, largest),) = rows("hosts", shown=NAMED_HOSTS)
-    states = repository_states(connection)
+    states = ask(repository_states)
     return HealthReport(
         taken_at=datetime.now(timezone.utc),
         schema_version=version,
         streams=[_stream(row, held) for row in rows("streams", **_STREAM_SECONDS, relay=settings.relay_url)],
         dead_letters_last_hour=dict(rows("dead_letters")),
         gaps={kind: GapHealth(count, seconds) for kind, count, seconds in rows("gaps", limit=MAX_COUNTED)},
-        open_gaps=open_gaps(connection, MAX_COUNTED),
+        open_gaps=ask(open_gaps, MAX_COUNTED),
         repositories=RepositoryHealth(
             total=total if states.is_estimate else sum(states.counts.values()),
             by_state=states.counts,
             incomplete=incomplete,
         ),
         pending=PendingHealth(*rows("pending", limit=MAX_COUNTED)[0]),
-        identities=identities.queue_state(connection, MAX_COUNTED).queues,
-        identity_report=last_report(connection),
-        fetch_report=last_fetch_report(connection),
-        outcomes=recent_outcomes(connection, OUTCOME_SECONDS),
-        queue=FetchQueueHealth(backfill_queue.queue_state(connection, MAX_COUNTED), urgent, other),
+        identities=ask(identities.queue_state, MAX_COUNTED).queues,
+        identity_report=ask(last_report),
+        fetch_report=ask(last_fetch_report),
+        outcomes=ask(recent_outcomes, OUTCOME_SECONDS),
+        queue=FetchQueueHealth(ask(backfill_queue.queue_state, MAX_COUNTED), urgent, other),
         backfill=BackfillHealth(
             seconds=settings.backfill_warning_seconds,
             repositories=done,
@@ -280,10 +292,10 @@ def read_health(connection: Connection, settings: Settings) -> HealthReport:
         hosts=HostHealth(
             hosts=hosts, accounts=accounts, paused=paused, paused_accounts=paused_accounts, largest=largest
         ),
-        left_alone=left_alone(connection),
-        upstreams=list_upstreams(connection),
+        left_alone=ask(left_alone),
+        upstreams=ask(list_upstreams),
         is_reading_labels=lock_key(LABEL_LOCK) in held,
-        labelers=labeler_reports(connection),
+        labelers=ask(labeler_reports),
         disk=_disk(connection, settings, rows("disk")[0], rows("growth")),
         server=_server(rows("server")[0], rows("transactions")),
         tables={
@@ -291,6 +303,12 @@ def read_health(connection: Connection, settings: Settings) -> HealthReport:
             for name, live, dead, size, vacuumed in rows("tables")
         },
     )
+
+
+def _rows(connection: Connection, name: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sections("report/health.sql")[name], parameters or None)
+        return cursor.fetchall()
 
 
 def _stream(row: tuple[Any, ...], held: Collection[int]) -> StreamHealth:

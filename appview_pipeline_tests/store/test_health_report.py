@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from appview_pipeline import backoff
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store import health_report, sync_reports
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import DatabaseError
 from appview_pipeline.store.health_report import HealthReport, read_health
 from appview_pipeline.store.labelers import LOCK
 from appview_pipeline.store.session_lock import session_lock
+from appview_pipeline.store.sql import sections
 from appview_pipeline.store.stream_lock import stream_lock
-from appview_pipeline.store.sync_reports import OpenGaps
+from appview_pipeline.store.sync_reports import OpenGaps, repository_states
 from appview_pipeline.store.table_sizes import measure_tables
 from appview_pipeline_tests.support import explain
 from appview_pipeline_tests.support.explain import ExplainingCursor
@@ -203,6 +206,42 @@ def test_the_server_itself(database: Database) -> None:
     assert server.started_at is not None and server.version and found.is_reading_labels
     assert found.schema_version == one_version(database)
     assert read(database).server.oldest_transaction_seconds is None
+
+
+def test_connections_are_counted_without_a_privilege(database: Database) -> None:
+    """A role that is no superuser does not see of what type the sessions of others are."""
+    rows(database.url, "CREATE ROLE without_privileges")
+    try:
+        with database.dedicated("writer"), database.dedicated("health") as connection, connection.cursor() as cursor:
+            cursor.execute("SET ROLE without_privileges")
+            cursor.execute(sections("report/health.sql")["server"])
+            assert cursor.fetchall()[0][2] >= 2, "these two"
+    finally:
+        rows(database.url, "DROP ROLE without_privileges")
+
+
+def test_a_database_that_answers_each_question_slowly_does_not_take_for_ever(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "HEALTH_READ_SECONDS", 0.0)
+    with pytest.raises(DatabaseError, match="has not answered all questions within 0 s"):
+        read(database)
+
+
+def test_after_a_crash_nothing_is_taken_for_empty_or_counted_row_by_row(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL forgets its statistics when it crashes, is restored, or when a standby takes over."""
+    rows(database.url, FILL[0])
+    rows(database.url, FILL[3])
+    rows(database.url, "ANALYZE")
+    rows(database.url, "SELECT pg_stat_reset()")
+    monkeypatch.setattr(sync_reports, "COUNTED_ROWS", 1_000)
+    with database.connect("health") as connection:
+        assert repository_states(connection).is_estimate, "a count would read the whole table"
+    found = read(database)
+    assert found.repositories.total == found.tables["pipeline.repo"].rows == found.pending.rows == 20_000
+    assert found.repositories.by_state == {"synchronized": 19_800, "desynchronized": 200}
 
 
 def one_version(database: Database) -> str:

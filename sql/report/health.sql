@@ -2,6 +2,9 @@
 --
 -- Guarantees: reads only. No statement costs more where the index is larger: each reads estimates of PostgreSQL, the
 -- first rows of an index up to a limit, or tables that are swept.
+--
+-- PostgreSQL's estimates of rows are the larger of two: its statistics are gone after a crash, a restore or a failover,
+-- and what VACUUM and ANALYZE leave in pg_class is old where much was added since.
 
 -- :streams
 -- The cursors with what was applied of them in the last hour: relay, shard, whether the cursor belongs to the layout of
@@ -112,7 +115,11 @@ ORDER BY k.kind;
 -- Repositories (PostgreSQL's estimate); those that are not complete, counted up to %(limit)s; and PostgreSQL's estimate
 -- of these, which is that of their index (-1: none yet).
 SELECT
-  (SELECT greatest(n_live_tup, 0) FROM pg_stat_user_tables WHERE relid = 'pipeline.repo'::regclass),
+  (
+    SELECT greatest(pg_stat_get_live_tuples(oid), reltuples::bigint, 0)
+    FROM pg_class
+    WHERE oid = 'pipeline.repo'::regclass
+  ),
   (
     SELECT count(*)
     FROM (
@@ -128,7 +135,11 @@ SELECT
 -- Pending rows (PostgreSQL's estimate), those whose missing record may be fetched now, counted up to %(limit)s, and for
 -- how many seconds the first of them.
 SELECT
-  (SELECT greatest(n_live_tup, 0) FROM pg_stat_user_tables WHERE relid = 'pipeline.pending'::regclass),
+  (
+    SELECT greatest(pg_stat_get_live_tuples(oid), reltuples::bigint, 0)
+    FROM pg_class
+    WHERE oid = 'pipeline.pending'::regclass
+  ),
   (SELECT count(*) FROM (SELECT FROM pipeline.pending WHERE not_before <= now() LIMIT %(limit)s) counted),
   (SELECT extract(epoch FROM now() - min(not_before))::float8 FROM pipeline.pending WHERE not_before <= now());
 
@@ -207,9 +218,11 @@ FROM host;
 
 -- :tables
 -- Tables: rows and dead rows as PostgreSQL estimates them, bytes as measured last, seconds since the last VACUUM.
-SELECT t.schemaname || '.' || t.relname, greatest(t.n_live_tup, 0), greatest(t.n_dead_tup, 0), s.bytes,
+SELECT t.schemaname || '.' || t.relname, greatest(t.n_live_tup, c.reltuples::bigint, 0), greatest(t.n_dead_tup, 0),
+  s.bytes,
   extract(epoch FROM now() - greatest(t.last_vacuum, t.last_autovacuum))::float8
 FROM pg_stat_user_tables t
+JOIN pg_class c ON c.oid = t.relid
 LEFT JOIN pipeline.table_size s
   ON s.hour = (SELECT max(hour) FROM pipeline.table_size) AND s.table_name = t.schemaname || '.' || t.relname
 WHERE t.schemaname IN ('bsky', 'pipeline')
@@ -237,9 +250,10 @@ ORDER BY s.hour;
 
 -- :server
 -- PostgreSQL's version, its start, its connections, how many it takes (without those of superusers), and the age in
--- transactions of the oldest row version of this database that is not frozen.
+-- transactions of the oldest row version of this database that is not frozen. Of other roles' sessions only a role with
+-- pg_read_all_stats sees the type; without it, background workers of their databases count too.
 SELECT current_setting('server_version'), pg_postmaster_start_time(),
-  (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+  (SELECT count(*) FROM pg_stat_activity WHERE coalesce(backend_type = 'client backend', datid IS NOT NULL)),
   (
     SELECT (max(setting) FILTER (WHERE name = 'max_connections'))::int
       - coalesce(sum(setting::int) FILTER (WHERE name <> 'max_connections'), 0)::int

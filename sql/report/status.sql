@@ -85,7 +85,11 @@ WHERE resolved_at IS NULL AND did IS NOT NULL AND kind <> 'labels';
 SELECT
   pg_database_size(current_database()),
   (SELECT count(*) FROM pipeline.pending),
-  (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'pipeline.repo'::regclass),
+  (
+    SELECT greatest(pg_stat_get_live_tuples(oid), reltuples::bigint, 0)
+    FROM pg_class
+    WHERE oid = 'pipeline.repo'::regclass
+  ),
   (SELECT count(*) FROM pipeline.actor_setting WHERE data_collection_forbidden);
 
 -- :ignored
@@ -97,8 +101,8 @@ LIMIT 10;
 
 -- :rows
 -- Rows of the largest tables (PostgreSQL's estimate).
-SELECT relname, n_live_tup
-FROM pg_stat_user_tables
-WHERE schemaname = 'bsky'
+SELECT relname, greatest(pg_stat_get_live_tuples(oid), reltuples::bigint, 0)
+FROM pg_class
+WHERE relnamespace = 'bsky'::regnamespace
   AND relname IN ('record', 'post', 'like', 'repost', 'follow', 'profile', 'notification', 'post_agg', 'label')
 ORDER BY relname;

@@ -3,8 +3,8 @@
 -- Guarantees: reads only, and counts no large table.
 
 -- :size
--- How many repositories there are: PostgreSQL's estimate.
-SELECT greatest(n_live_tup, 0) FROM pg_stat_user_tables WHERE relid = 'pipeline.repo'::regclass;
+-- How many repositories there are: the larger of PostgreSQL's two estimates, since a crash or a failover forgets one.
+SELECT greatest(pg_stat_get_live_tuples(oid), reltuples::bigint, 0) FROM pg_class WHERE oid = 'pipeline.repo'::regclass;
 
 -- :counted
 -- Repositories by state, counted.
@@ -12,10 +12,10 @@ SELECT sync_state, count(*) FROM pipeline.repo GROUP BY sync_state;
 
 -- :estimated
 -- Repositories by state, as PostgreSQL's sample of the table (ANALYZE) says; no rows where there is none yet.
-SELECT s.state, round(s.share * t.n_live_tup)::bigint
+SELECT s.state, round(s.share * greatest(pg_stat_get_live_tuples(c.oid), c.reltuples::bigint))::bigint
 FROM pg_stats p
 CROSS JOIN LATERAL unnest(p.most_common_vals::text::text[], p.most_common_freqs) s (state, share)
-JOIN pg_stat_user_tables t ON t.relid = 'pipeline.repo'::regclass
+JOIN pg_class c ON c.oid = 'pipeline.repo'::regclass
 WHERE p.schemaname = 'pipeline' AND p.tablename = 'repo' AND p.attname = 'sync_state';
 
 -- :gaps

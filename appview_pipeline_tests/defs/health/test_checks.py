@@ -13,6 +13,7 @@ from appview_pipeline.defs import database as database_module
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.health.checks import CHECKS, SUPERVISED, evaluate_all, health_checks
+from appview_pipeline.operations.conditions import CONDITIONS
 from appview_pipeline.settings import SETTINGS
 from appview_pipeline_tests.support.checkout import CHECKOUT
 
@@ -49,6 +50,9 @@ def test_every_check_is_in_the_table_with_its_asset_severity_and_threshold() -> 
             assert severity == known[name].severity
             assert threshold == (f"`{known[name].setting}`" if known[name].setting else "none")
         assert threshold == "none" or threshold.strip("`") in variables
+    of_dagster = [name for name, *_ in rows if name not in {it.name for it in CONDITIONS}]
+    assert len(of_dagster) == 6 and of_dagster == [name for name, *_ in rows][-6:]
+    assert "without Dagster, but for the last six of the table." in section("Checks")
 
 
 def test_every_description_links_its_paragraph() -> None:
