@@ -16,7 +16,7 @@ from datetime import datetime, timedelta, timezone
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.errors import Busy, DatabaseError
+from appview_pipeline.store.errors import Busy, Cancelled, DatabaseError
 from appview_pipeline.store.session_lock import session_lock
 from appview_pipeline.store.sweeps import (
     BY_NAME,
@@ -161,7 +161,7 @@ def run_sweeps(
             if not every_walk and _rests(swept.sweep, state, settings, now):
                 swept.waits = True
                 continue
-            position = state.position if state is not None and swept.sweep.walks else None
+            position = state.position if state is not None else None
             turns.append(_Turn(swept, swept.sweep.before(settings, now), position))
         while turns:
             if stopped():
@@ -213,12 +213,14 @@ class _Turn:
                         swept.sweep.prepare(connection)
                     begin_sweep(connection, swept.sweep.name)
                 step = take_step(connection, swept.sweep, self.before, limit, self.position)
-        except Busy as error:
-            self._leave(database, f"others are in the way: {error}")
         except DatabaseError as error:
-            log.error("The sweep of %s failed: %s: %s", swept.sweep.table, error.statement, error)
-            swept.is_ours = True
-            self._leave(database, f"{error.statement}: {error}")
+            # Steps are small: one that takes longer than a statement may would do so the next time, too.
+            if isinstance(error, Busy) and not isinstance(error, Cancelled):
+                self._leave(database, f"others are in the way: {error}")
+            else:
+                log.error("The sweep of %s failed: %s: %s", swept.sweep.table, error.statement, error)
+                swept.is_ours = True
+                self._leave(database, f"{error.statement}: {error}")
         else:
             swept.rows += step.rows
             swept.steps += 1

@@ -262,6 +262,32 @@ def test_a_table_without_an_index_is_gone_on_with_and_then_left_alone_for_a_whil
     assert run_sweeps(one_row, database, ["pending"]).rows == 1
 
 
+def test_gaps_behind_those_that_stay_open_have_their_turn(database: Database) -> None:
+    """However many open gaps there are: a run goes on where the last one had to end."""
+    run(
+        database.url,
+        f"INSERT INTO pipeline.repo (did, rev, export_rev) VALUES ('{A}', '3m', '3m');"
+        "INSERT INTO pipeline.gap (kind, did, from_text, to_text) "
+        f"VALUES ('chain', '{A}', '3a', '3x'), ('chain', '{A}', '3a', '3y'), ('chain', '{A}', '3a', '3b')",
+    )
+    for _ in range(3):
+        steps = iter([False])
+        run_sweeps(settings_of(database, sweep_rows=1), database, ["filled gaps"], stopped=lambda: next(steps, True))
+    assert rows(database.url, "SELECT to_text FROM pipeline.gap WHERE resolved_at IS NOT NULL") == [("3b",)]
+
+
+def test_one_whose_step_takes_too_long_has_failed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else was in the way, and the next run would fare no better."""
+
+    def dawdle(cursor: Any, sweep: Sweep, parameters: object) -> Step:
+        cursor.execute("SET LOCAL statement_timeout = 50")
+        cursor.execute("SELECT pg_sleep(60)")
+        raise AssertionError
+
+    monkeypatch.setattr(sweeping, "SWEEPS", (replace(BY_NAME["closed gaps"], step=dawdle),))
+    assert "timeout" in run_sweeps(settings_of(database), database).failures["closed gaps"]
+
+
 def test_one_that_fails_holds_up_no_other_and_says_why(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode(cursor: Any, sweep: Sweep, parameters: object) -> Step:
         cursor.execute("SELECT no_such_column FROM pipeline.gap")

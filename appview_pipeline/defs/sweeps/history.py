@@ -30,7 +30,7 @@ AT_ONCE = 2_000
 RUNS_AT_ONCE = 500
 """Runs that are read at once."""
 MAX_RUNS = 5_000
-"""Runs that one run of the job looks at; the next one goes on."""
+"""Runs of a job that one run of `prune_history` deletes, about; the next one goes on."""
 
 
 def _delete_old_events(connection: Connection, before: datetime) -> int:
@@ -116,29 +116,30 @@ def _shown_runs(instance: dg.DagsterInstance) -> set[str]:
 def prune_runs(instance: dg.DagsterInstance, before: datetime, jobs: Collection[str] | None = None) -> int:
     """Deletes finished runs from before that time, of `jobs` (None: of all). Returns how many.
 
-    Runs that made the newest event of an asset or partition stay. Looks at no more than `MAX_RUNS` of each job.
+    Runs that made the newest event of an asset or partition stay. Deletes about `MAX_RUNS` of each job at most.
     """
     statuses = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     shown = _shown_runs(instance)
     deleted = 0
     for job in [None] if jobs is None else jobs:
-        cursor: str | None = None
-        for _ in range(MAX_RUNS // RUNS_AT_ONCE):
+        kept: str | None = None  # the last of those that stay: Dagster can't go on after a run that is gone
+        most = deleted + MAX_RUNS
+        while deleted < most:
             old = instance.get_run_records(
                 dg.RunsFilter(job_name=job, statuses=statuses, created_before=before),
                 limit=RUNS_AT_ONCE,
                 ascending=True,
-                cursor=cursor,
+                cursor=kept,
             )
             for record in old:
-                cursor = record.dagster_run.run_id
-                if cursor not in shown:
-                    instance.delete_run(cursor)
+                run = record.dagster_run.run_id
+                if run in shown:
+                    kept = run
+                else:
+                    instance.delete_run(run)
                     deleted += 1
             if len(old) < RUNS_AT_ONCE:
                 break
-            if cursor not in shown:
-                cursor = next((it.dagster_run.run_id for it in reversed(old) if it.dagster_run.run_id in shown), None)
     return deleted
 
 

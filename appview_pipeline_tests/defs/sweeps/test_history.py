@@ -97,6 +97,24 @@ def test_many_runs_are_pruned_page_by_page(tmp_path: Path, monkeypatch: pytest.M
         assert history.prune_runs(instance, later) == 6
 
 
+def test_runs_that_stay_are_not_in_the_way_of_those_behind_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "RUNS_AT_ONCE", 2)
+    monkeypatch.setattr(history, "MAX_RUNS", 2)
+    names = ("a", "b", "c", "d")
+
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition([*names]))
+    def news() -> None: ...
+
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        for name in (*names, "d", "d", "d"):
+            dg.materialize([news], instance=instance, partition_key=name)
+        assert history.prune_runs(instance, later) == 3
+        assert history.prune_runs(instance, later) == 0
+
+
 def test_the_job_runs(tmp_path: Path) -> None:
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         job = defs.resolve_job_def(history.JOB)
