@@ -52,8 +52,8 @@ def backfill_from_file(
     """Writes the repository of the account `did` from a CAR file, as if it had been fetched.
 
     The commit's signature is checked with `key` (a did:key), else with the key that is stored of the account. Raises
-    `OperatorError` where the file is not that account's export, where the signature is wrong, where a newer export was
-    applied before, and where nothing of the account may be stored.
+    `OperatorError` where the file is not that account's export, where the signature is wrong, where the
+    repository is indexed whole as of a newer rev, and where nothing of the account may be stored.
     """
     given = None if key is None else _parsed(key)
     with _open(path, did) as export:
@@ -65,7 +65,7 @@ def backfill_from_file(
         try:
             if state.export_rev is not None and export.rev < state.export_rev:
                 raise OperatorError(
-                    f"{path} is of rev {export.rev}, and the newer export of rev {state.export_rev} was applied before."
+                    f"{path} is of rev {export.rev}, and the whole repository is indexed as of rev {state.export_rev}."
                 )
             outcome = write_export(
                 settings,

@@ -127,7 +127,7 @@ def test_an_older_file_than_what_was_applied_is_refused(
     newer = tmp_path / "newer.car"
     newer.write_bytes(ann.repository.export())
     summary(command("--car", newer, "--did", ann.did))
-    assert "was applied before" in mistake(command("--car", file, "--did", ann.did))
+    assert "is indexed as of rev" in mistake(command("--car", file, "--did", ann.did))
 
 
 def test_what_the_stream_has_brought_since_the_file_stays(

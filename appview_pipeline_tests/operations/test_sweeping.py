@@ -6,6 +6,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -270,9 +272,9 @@ def test_gaps_behind_those_that_stay_open_have_their_turn(database: Database) ->
         "INSERT INTO pipeline.gap (kind, did, from_text, to_text) "
         f"VALUES ('chain', '{A}', '3a', '3x'), ('chain', '{A}', '3a', '3y'), ('chain', '{A}', '3a', '3b')",
     )
+    one_row = settings_of(database, sweep_rows=1)
     for _ in range(3):
-        steps = iter([False])
-        run_sweeps(settings_of(database, sweep_rows=1), database, ["filled gaps"], stopped=lambda: next(steps, True))
+        run_sweeps(one_row, database, ["filled gaps"], stopped=partial(next, repeat(False, 1), True))
     assert rows(database.url, "SELECT to_text FROM pipeline.gap WHERE resolved_at IS NOT NULL") == [("3b",)]
 
 

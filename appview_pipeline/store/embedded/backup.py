@@ -64,11 +64,12 @@ _FIRST_WAL_FILE = re.compile(r"^START WAL LOCATION: .*\(file ([0-9A-F]{24})\)", 
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup, as `backup.json` has it. `cursors`: relay, shard, and the sequence number from which the stream goes on
-    at least. `wal_bytes`: of `bytes`, what was written while the files were copied."""
+    """A backup, as `backup.json` has it. `schema_version`: of the database, which may be older than the code; None: it
+    has no tables yet. `cursors`: relay, shard, and the sequence number from which the stream goes on at least.
+    `wal_bytes`: of `bytes`, what was written while the files were copied."""
 
     version: str
-    schema_version: str
+    schema_version: str | None
     server_version: str
     began_at: str
     seconds: float
@@ -146,7 +147,8 @@ def _back_up(
             )
         _row(connection, statements["keep_wal"])
         _row(connection, statements["start"])
-        cursors = _rows(connection, statements["cursors"])
+        schema_version = migrate.stored_version(connection)
+        cursors = [] if schema_version is None else _rows(connection, statements["cursors"])
         target = folder / "state"
         copy = _Copy(user, _bytes_of(state.data_dir), progress)
         copy.folder(target)
@@ -163,7 +165,7 @@ def _back_up(
             copy.file(state.user_conf, target / state.user_conf.name)
     made = Backup(
         version=__version__,
-        schema_version=migrate.head(),
+        schema_version=schema_version,
         server_version=server_version,
         began_at=began_at.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 1),
@@ -196,10 +198,9 @@ class _Copy:
         self._user.own(path)
 
     def file(self, source: Path, target: Path) -> None:
-        """Copies a file; one that is gone meanwhile is left out, for the log says so, too."""
-        with suppress(FileNotFoundError):
-            shutil.copyfile(source, target)
-            self._finish(target)
+        """Copies a file."""
+        shutil.copyfile(source, target)
+        self._finish(target)
 
     def text(self, target: Path, text: str) -> None:
         """Writes a file."""
@@ -224,7 +225,9 @@ class _Copy:
                 folders[:] = [it for it in folders if it in ("archive_status", "summaries")]
             for name in files:
                 if not _LEFT_OUT.fullmatch(name):
-                    self.file(source / place / name, target / place / name)
+                    # One that is gone meanwhile is left out, for the log says so, too.
+                    with suppress(FileNotFoundError):
+                        self.file(source / place / name, target / place / name)
 
 
 def check_backup(folder: Path, settings: Settings) -> Restored:

@@ -22,6 +22,7 @@ from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.simulated_network.stream_server import frame_seq
 from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.consumers import Consumer, cursor, is_past, until
+from appview_pipeline_tests.support.database import run
 from appview_pipeline_tests.support.embedded_server import new_state
 from appview_pipeline_tests.support.tables import assert_equal, dump, one
 
@@ -96,7 +97,9 @@ def test_a_backup_of_a_running_stream_goes_on_from_its_cursor(state: Path) -> No
 
 def test_the_command(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "configure", lambda settings, service: None)
-    opened(state).close()
+    database = opened(state)
+    run(database.url, "UPDATE pipeline.schema_version SET version_num = '0024'")
+    database.close()
     target = state.parent / "a" / "backup"
     environment = {"APPVIEW_STATE_DIR": str(state), "DATABASE_URL": "", "APPVIEW_DATABASE_URL": ""}
     done = CliRunner().invoke(cli, ["backup", str(target), "--check"], env=environment)
@@ -104,7 +107,7 @@ def test_the_command(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (
         summary["checked"]["rows"] > 10
-        and summary["schema_version"] == json.loads((target / "backup.json").read_text())["schema_version"]
+        and summary["schema_version"] == json.loads((target / "backup.json").read_text())["schema_version"] == "0024"
     )
     assert sorted(path.name for path in target.parent.iterdir()) == ["backup"]
     again = CliRunner().invoke(cli, ["backup", str(target)], env=environment)
@@ -116,6 +119,22 @@ def test_the_command(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(largest.parent)
     with pytest.raises(OperatorError):
         check_backup(target, Settings())
+
+
+def test_one_without_its_log_is_none(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other files may go while they are copied; without all of the log the copy is worth nothing."""
+    opened(state).close()
+    copyfile = shutil.copyfile
+
+    def lose_the_log(source: Path, target: Path) -> None:
+        if source.parent.name == "pg_wal":
+            raise FileNotFoundError(2, "No such file or directory", str(source))
+        copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", lose_the_log)
+    with pytest.raises(OperatorError, match="could not be written"):
+        back_up(Settings(state_dir=state), state.parent / "a" / "backup")
+    assert list((state.parent / "a").iterdir()) == []
 
 
 def test_a_database_of_ones_own_is_for_others_programs(database_url: str, tmp_path: Path) -> None:
