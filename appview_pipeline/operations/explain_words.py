@@ -11,6 +11,7 @@ import orjson
 from appview_pipeline.indexing.registry import COLLECTIONS, EFFECTS
 from appview_pipeline.operations.explanation import AccountExplanation, Explanation, RecordExplanation
 from appview_pipeline.operations.subjects import post_gate_of
+from appview_pipeline.operations.words import one_line
 from appview_pipeline.protocol.syntax import is_tid, tid_to_micros
 from appview_pipeline.store.explain import (
     MAX_COUNTED,
@@ -49,13 +50,14 @@ def sections(explanation: Explanation) -> dict[str, list[str]]:
 
 
 def lines(explanation: Explanation) -> Iterator[str]:
-    """An explanation for people: what it is about, then section by section."""
+    """An explanation for people: what it is about, then section by section. Strangers' text cannot make lines or
+    control a terminal."""
     yield explanation.subject.uri if isinstance(explanation, RecordExplanation) else explanation.subject.did
     for title, sentences in sections(explanation).items():
         if sentences:
             yield ""
             yield title
-            yield from (f"  {sentence}" for sentence in sentences)
+            yield from (f"  {one_line(sentence)}" for sentence in sentences)
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:

@@ -36,14 +36,16 @@ def ask(url: str, seconds: float = backoff.HEALTHY_SECONDS) -> Health:
     """Asks `url`, which is healthy if it answers with a status of 200 to 299 within `seconds`. Redirects are not
     followed, and no proxy is asked.
 
-    Raises `OperatorError` where it is not a URL of http or https.
+    Raises `OperatorError` where it is not a URL of http or https, or names a user, whom nobody would be told.
     """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if host is None or parts.scheme not in ("http", "https"):
+    if host is not None and "@" in parts.netloc:  # never quoted back
+        raise OperatorError(f"The URL of {host} names a user, and no password is sent: leave that out.")
+    if host is None or parts.scheme not in ("http", "https") or not url.isascii():
         raise OperatorError(f"{url[:300]!r} is not a URL that can be asked: http://host:port/path.")
     connections = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     connection = connections[parts.scheme](host, port, timeout=seconds)
@@ -51,7 +53,7 @@ def ask(url: str, seconds: float = backoff.HEALTHY_SECONDS) -> Health:
         connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
         answer = connection.getresponse()
         body = answer.read(MAX_ANSWER_BYTES)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, UnicodeError, http.client.HTTPException) as error:  # UnicodeError: no name of a host
         reason = "it did not answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         return Health(False, f"{url} can't be asked: {reason}.")
     finally:

@@ -1,4 +1,4 @@
-"""Numbers for people: times, sizes, shares."""
+"""Numbers for people: times, sizes, shares. Text of strangers for people."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def share(part: float) -> str:
 def at_least(count: int, limit: int) -> str:
     """A count that ended at a limit: "10,000 or more"."""
     return f"{count:,} or more" if count >= limit else f"{count:,}"
+
+
+def one_line(text: str) -> str:
+    """Text without what would begin a line or control a terminal, each such character a space."""
+    return "".join(c if c.isprintable() else " " for c in text)

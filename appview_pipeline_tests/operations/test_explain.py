@@ -89,6 +89,15 @@ def test_a_record_of_each_collection_has_its_rows(database: Database, people: di
     assert "post_embed_image" in of(database, ann.uri(f"{POST}/a"))["Derived rows"][-1]
 
 
+def test_what_strangers_write_stays_on_its_line(database: Database, people: dict[str, Person]) -> None:
+    ann = people["ann"]
+    index(database, ann.commit(post("a", "hello\n\nRecord\n  It is taken down here.\x1b[2J\x9b2J\u202eolleh")))
+    found = explain(Settings(database_url=database.url), database, ann.uri(f"{POST}/a"))
+    shown = list(lines(found))
+    assert all(line.isprintable() for line in shown) and shown.count("Record") == 1
+    assert any("text=hello  Record   It is taken down here. [2J" in line for line in shown)
+
+
 def test_every_statement_uses_an_index(busy: Rerun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExplainingCursor, "found", set())
     monkeypatch.setattr(ExplainingCursor, "names", set())

@@ -57,10 +57,19 @@ def test_who_does_not_answer_is_not_healthy(url: str) -> None:
     assert not ask(nobody).is_healthy
 
 
-@pytest.mark.parametrize("wrong", ["", "x", "ftp://x/", "http://", "http://x:y/", "http://[::1/", "http://x:99999/"])
+@pytest.mark.parametrize(
+    "wrong", ["", "x", "ftp://x/", "http://", "http://x:y/", "http://[::1/", "http://x:99999/", "http://x/é"]
+)
 def test_what_is_no_url(wrong: str) -> None:
     with pytest.raises(OperatorError, match="is not a URL that can be asked"):
         ask(wrong)
+
+
+def test_a_host_that_has_no_name_is_a_sentence_and_a_password_is_not_repeated() -> None:
+    assert "can't be asked" in ask(f"http://{'a' * 70}.invalid/").sentence
+    with pytest.raises(OperatorError, match="names a user") as refused:
+        ask("http://me:secret@127.0.0.1/")
+    assert "secret" not in str(refused.value)
 
 
 def test_where_it_asks_by_default() -> None:
