@@ -4,6 +4,7 @@
 
 from collections.abc import Collection
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import dagster as dg
 from dagster._core.instance import RUNLESS_RUN_ID
@@ -113,6 +114,16 @@ def _shown_runs(instance: dg.DagsterInstance) -> set[str]:
     return runs - {RUNLESS_RUN_ID}
 
 
+def _delete_run(instance: dg.DagsterInstance, run: str) -> None:
+    """Deletes a run, and the files that Dagster leaves of it: what it printed, and, with SQLite, its events."""
+    instance.delete_run(run)
+    instance.compute_log_manager.delete_logs(prefix=[run])
+    storage = instance.event_log_storage
+    if isinstance(storage, SqliteEventLogStorage):
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(storage.path_for_shard(run) + suffix).unlink(missing_ok=True)
+
+
 def prune_runs(instance: dg.DagsterInstance, before: datetime, jobs: Collection[str] | None = None) -> int:
     """Deletes finished runs from before that time, of `jobs` (None: of all). Returns how many.
 
@@ -136,7 +147,7 @@ def prune_runs(instance: dg.DagsterInstance, before: datetime, jobs: Collection[
                 if run in shown:
                     kept = run
                 else:
-                    instance.delete_run(run)
+                    _delete_run(instance, run)
                     deleted += 1
             if len(old) < RUNS_AT_ONCE:
                 break

@@ -97,6 +97,28 @@ def test_many_runs_are_pruned_page_by_page(tmp_path: Path, monkeypatch: pytest.M
         assert history.prune_runs(instance, later) == 6
 
 
+def test_nothing_of_a_run_that_is_deleted_stays_on_the_disk(tmp_path: Path) -> None:
+    """Dagster itself leaves files: what the run printed, and, with SQLite, its events."""
+
+    @dg.op
+    def chatter() -> None:
+        print("words")
+
+    @dg.job
+    def sweep() -> None:
+        chatter()
+
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        run = sweep.execute_in_process(instance=instance).run_id
+        named = {path.name if path.suffix == ".db" else "logs" for path in tmp_path.rglob("*") if run in str(path)}
+        assert named == {f"{run}.db", "logs"}
+        assert history.prune_runs(instance, later) == 1
+        assert [path for path in tmp_path.rglob("*") if run in str(path)] == []
+        sweep.execute_in_process(instance=instance)
+        assert history.prune_runs(instance, later) == 1
+
+
 def test_runs_that_stay_are_not_in_the_way_of_those_behind_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
