@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from appview_pipeline import backoff
-from appview_pipeline.operations.reading import Reading
+from appview_pipeline.operations.reading import Index, Reading
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import migrate
 from appview_pipeline.store.database import Database
@@ -230,6 +230,28 @@ def test_reports_that_nobody_counted_are_counted(database: Database) -> None:
         assert "appview_stream_events_total" not in service.samples()
         wait_for(lambda: rows(database.url, counted) == [(True,)])
         wait_for(lambda: service.samples().get("appview_stream_events_total") == {STREAM: 20})
+
+
+def test_a_role_that_may_only_read_is_enough(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """It counts nothing, and says so once."""
+    run(database.url, FRESH)
+    run(database.url, "UPDATE pipeline.batch SET applied_at = now() - interval '30 minutes'")
+    run(database.url, "CREATE ROLE only_reading LOGIN")
+    index = Index(settings_of(database.url.replace("postgres@", "only_reading@")))
+    try:
+        for schema in ("bsky", "pipeline"):
+            run(database.url, f"GRANT USAGE ON SCHEMA {schema} TO only_reading")
+            run(database.url, f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO only_reading")
+        for _ in range(2):
+            reading = index.read()
+            assert reading.obstacle is None and reading.report is not None
+            assert (reading.totals or {})["stream_events"] == {STREAM: 20}
+            wait_for(lambda: not any(thread.name == "count" for thread in threading.enumerate()))
+        assert caplog.text.count("Reports of processes can't be counted here") == 1
+    finally:
+        index.close()
+        run(database.url, "DROP OWNED BY only_reading")
+        run(database.url, "DROP ROLE only_reading")
 
 
 def test_a_defect_is_an_error_of_the_server() -> None:

@@ -5,19 +5,11 @@ Counts of queues end at 10,000: that many, or more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from appview_pipeline.operations.metrics.family import Family, Values, gauge, total
+from appview_pipeline.operations.metrics.family import Family, Values, gauge, one, total
 from appview_pipeline.operations.reading import Reading
-from appview_pipeline.store.health_report import HealthReport
 
 PRIORITIES = {3: "asked", 2: "incomplete", 1: "new", 0: "rest"}
 """Why a repository is queued, by its priority: asked for, incomplete, new, or the rest of the network."""
-
-
-def _one(value: Callable[[HealthReport], float | int | None]) -> Callable[[Reading], Values]:
-    """A value without labels."""
-    return lambda reading: () if reading.report is None else [((), value(reading.report))]
 
 
 def _gaps(reading: Reading) -> Values:
@@ -57,26 +49,26 @@ FAMILIES: tuple[Family, ...] = (
         "appview_repositories_incomplete",
         "Repositories that are not complete: desynchronized, resyncing or given up for now.",
         "",
-        _one(lambda report: report.repositories.incomplete),
+        one(lambda report: report.repositories.incomplete),
     ),
     gauge("appview_fetch_queue_repositories", "Repositories that wait to be fetched, by why.", "reason", _queue),
     gauge(
         "appview_fetch_queue_fetching_repositories",
         "Repositories that are being fetched.",
         "",
-        _one(lambda report: report.queue.state.fetching),
+        one(lambda report: report.queue.state.fetching),
     ),
     gauge(
         "appview_fetch_queue_parked_repositories",
         "Repositories that are given up for now.",
         "",
-        _one(lambda report: report.queue.state.parked),
+        one(lambda report: report.queue.state.parked),
     ),
     gauge(
         "appview_fetch_queue_oldest_seconds",
         "For how long the first repository may be fetched that something is missing of, or that was asked for.",
         "",
-        _one(lambda report: report.queue.oldest_urgent_seconds),
+        one(lambda report: report.queue.oldest_urgent_seconds),
     ),
     total("appview_backfill_repositories", "Repositories fetched and applied.", "", "backfill_repositories"),
     total("appview_backfill_records", "Records that they had.", "", "backfill_records"),
@@ -90,36 +82,36 @@ FAMILIES: tuple[Family, ...] = (
     total("appview_backfill_received_bytes", "Bytes of their exports.", "", "backfill_bytes"),
     total("appview_backfill_failures", "Attempts to fetch a repository that failed.", "kind", "backfill_failures"),
     total("appview_backfill_parked", "Repositories given up for a time.", "", "backfill_parked"),
-    gauge("appview_hosts", "Hosts of repositories that are known.", "", _one(lambda report: report.hosts.hosts)),
+    gauge("appview_hosts", "Hosts of repositories that are known.", "", one(lambda report: report.hosts.hosts)),
     gauge(
         "appview_hosts_paused",
         "Those that are left alone now: an open circuit breaker, or a pause that they asked for.",
         "",
-        _one(lambda report: report.hosts.paused),
+        one(lambda report: report.hosts.paused),
     ),
     gauge(
         "appview_hosts_paused_accounts_ratio",
         "Share of the accounts that are on these, by what the relay says.",
         "",
-        _one(lambda report: report.hosts.paused_share),
+        one(lambda report: report.hosts.paused_share),
     ),
     gauge(
         "appview_pending_rows",
         "Rows of `pipeline.pending`: records that wait for missing ones; PostgreSQL's estimate.",
         "",
-        _one(lambda report: report.pending.rows),
+        one(lambda report: report.pending.rows),
     ),
     gauge(
         "appview_pending_due",
         "Missing records that may be fetched now.",
         "",
-        _one(lambda report: report.pending.due),
+        one(lambda report: report.pending.due),
     ),
     gauge(
         "appview_pending_oldest_seconds",
         "For how long the first of them may be fetched.",
         "",
-        _one(lambda report: report.pending.oldest_due_seconds),
+        one(lambda report: report.pending.oldest_due_seconds),
     ),
     total(
         "appview_fetched_records",

@@ -13,6 +13,7 @@ from typing import Literal
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from appview_pipeline.operations.reading import Reading
+from appview_pipeline.store.health_report import HealthReport
 from appview_pipeline.store.totals import EDGES
 
 Labels = tuple[str, ...]
@@ -29,6 +30,11 @@ class Family:
     labels: Labels
     meaning: str
     collect: Callable[[Reading], Metric | None]
+
+
+def one(value: Callable[[HealthReport], float | int | None]) -> Callable[[Reading], Values]:
+    """A value without labels."""
+    return lambda reading: () if reading.report is None else [((), value(reading.report))]
 
 
 def gauge(name: str, meaning: str, labels: str, values: Callable[[Reading], Values]) -> Family:

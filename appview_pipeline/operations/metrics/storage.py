@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from appview_pipeline.operations.metrics.family import Family, Values, gauge
+from appview_pipeline.operations.metrics.family import Family, Values, gauge, one
 from appview_pipeline.operations.reading import Reading
 from appview_pipeline.store.health_report import HealthReport, TableHealth
 
 DAY_SECONDS = 86_400.0
-
-
-def _one(value: Callable[[HealthReport], float | int | None]) -> Callable[[Reading], Values]:
-    """A value without labels."""
-    return lambda reading: () if reading.report is None else [((), value(reading.report))]
 
 
 def _tables(value: Callable[[TableHealth], float | int | None]) -> Callable[[Reading], Values]:
@@ -37,55 +32,55 @@ def _started(report: HealthReport) -> float | None:
 
 FAMILIES: tuple[Family, ...] = (
     gauge("appview_database_info", "Version of PostgreSQL; 1.", "version", _server),
-    gauge("appview_database_start_timestamp_seconds", "When PostgreSQL was started.", "", _one(_started)),
-    gauge("appview_database_size_bytes", "Bytes of the database.", "", _one(lambda report: report.disk.bytes)),
+    gauge("appview_database_start_timestamp_seconds", "When PostgreSQL was started.", "", one(_started)),
+    gauge("appview_database_size_bytes", "Bytes of the database.", "", one(lambda report: report.disk.bytes)),
     gauge(
         "appview_database_volume_bytes",
         "Bytes of its volume, where they are known.",
         "",
-        _one(lambda report: report.disk.volume_bytes),
+        one(lambda report: report.disk.volume_bytes),
     ),
     gauge(
         "appview_database_volume_free_bytes",
         "Bytes of it that are free.",
         "",
-        _one(lambda report: report.disk.free_bytes),
+        one(lambda report: report.disk.free_bytes),
     ),
     gauge(
         "appview_database_growth_bytes_per_second",
         "Bytes a second that the tables grow by, as hourly measurements say.",
         "",
-        _one(lambda report: None if report.disk.growth is None else report.disk.growth / DAY_SECONDS),
+        one(lambda report: None if report.disk.growth is None else report.disk.growth / DAY_SECONDS),
     ),
     gauge(
         "appview_database_full_in_seconds",
         "Seconds until the volume is full, if they go on growing so.",
         "",
-        _one(lambda report: None if report.disk.days_left is None else report.disk.days_left * DAY_SECONDS),
+        one(lambda report: None if report.disk.days_left is None else report.disk.days_left * DAY_SECONDS),
     ),
     gauge(
         "appview_database_connections",
         "Connections to the server.",
         "",
-        _one(lambda report: report.server.connections),
+        one(lambda report: report.server.connections),
     ),
     gauge(
         "appview_database_max_connections",
         "Connections that it allows.",
         "",
-        _one(lambda report: report.server.max_connections),
+        one(lambda report: report.server.max_connections),
     ),
     gauge(
         "appview_database_oldest_transaction_seconds",
         "For how long the oldest transaction has been open.",
         "",
-        _one(lambda report: report.server.oldest_transaction_seconds or 0.0),
+        one(lambda report: report.server.oldest_transaction_seconds or 0.0),
     ),
     gauge(
         "appview_database_transaction_id_age",
         "Transactions since the oldest row version that is not frozen.",
         "",
-        _one(lambda report: report.server.transaction_id_age),
+        one(lambda report: report.server.transaction_id_age),
     ),
     gauge(
         "appview_table_size_bytes",
