@@ -58,7 +58,7 @@ Progress = Callable[[RetentionSummary], object]
 def count_retention(settings: Settings, database: Database) -> tuple[str, list[OldRows]]:
     """Counts what retention would delete and what it would keep, and why: (older than, the counts). Deletes nothing.
 
-    Raises `OperatorError` where no retention is set.
+    Raises `OperatorError` where no retention is set, and where protected accounts are not indexed whole.
     """
     old = _old(settings, database)
     with database.connect("maintenance") as connection:
@@ -77,8 +77,8 @@ def apply_retention(
     """Deletes the records that are too old, account by account, from where the last run ended.
 
     `seconds`: limit of its time. `chunk`: records deleted in one transaction; None: as many as hold its locks for about
-    `pace.LOCK_SECONDS`. Raises `OperatorError` where no retention is set, `session_lock.LockTaken` where another run is
-    at work, and `Stopped`.
+    `pace.LOCK_SECONDS`. Raises `OperatorError` where no retention is set, and where protected accounts are not indexed
+    whole, `session_lock.LockTaken` where another run is at work, and `Stopped`.
     """
     old = _old(settings, database)
     with session_lock(database, "appview-pipeline: retention", taken="another run deletes old records", patience=0.0):
@@ -89,6 +89,14 @@ def _old(settings: Settings, database: Database) -> OldRecords:
     old = old_records(settings, database)
     if old is None:
         raise OperatorError(OFF)
+    with database.connect("reader") as connection:
+        unknown = store.accounts_not_known(connection, settings.retention_protected)
+    if unknown:
+        raise OperatorError(
+            f"Nothing is deleted: whom {', '.join(unknown[:10])} follow is not known, and so not who is protected. "
+            f"Fetch what is missing (`appview-pipeline backfill {' '.join(unknown[:10])}`), or take them out of "
+            "APPVIEW_RETENTION_PROTECTED."
+        )
     return old
 
 

@@ -46,6 +46,13 @@ def followed_accounts(connection: Connection, protected: Collection[str]) -> fro
         return frozenset(did for (did,) in cursor.fetchall())
 
 
+def accounts_not_known(connection: Connection, protected: Collection[str]) -> list[str]:
+    """Those of these accounts of which it is not known whom they follow, because they are not indexed whole."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections(_FILE)["unknown"], {"protected": list(protected)})
+        return [did for (did,) in cursor.fetchall()]
+
+
 def accounts_with_old_records(
     connection: Connection, after: str, limit: int, *, protected: Collection[str], before: str
 ) -> tuple[str | None, list[str]]:

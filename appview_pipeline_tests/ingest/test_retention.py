@@ -22,6 +22,7 @@ from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.batches import index, writer_for
+from appview_pipeline_tests.support.database import run
 from appview_pipeline_tests.support.frames import Person, Stream, create, delete, post, update
 from appview_pipeline_tests.support.memory_fetcher import MemoryFetcher
 from appview_pipeline_tests.support.tables import one, rows
@@ -203,6 +204,7 @@ def test_live_events_about_what_went(town: Town) -> None:
 
 def test_likes_that_say_the_same_go_together_or_not_at_all(database: Database) -> None:
     town = Town(database)
+    town.settings = replace(town.settings, retention_protected=())
     ann, bob = town.ann, town.bob
     two = [like("b", bob.uri(f"{POST}/x")), like("c", bob.uri(f"{POST}/x"))]
     kept = [like("d", bob.uri(f"{POST}/y")), like("e", bob.uri(f"{POST}/y"), YOUNG)]
@@ -248,6 +250,21 @@ def test_what_is_old_is_not_asked_for(town: Town) -> None:
         assert old.has_old_key(did, POST, rkey) == expected
     assert not old.has_old_key(town.ann.did, "app.bsky.graph.follow", "3juflq34ucn2p")
     assert old_records(replace(town.settings, retention_days=0), town.database) is None
+
+
+def test_nothing_is_deleted_before_it_is_known_whom_protected_accounts_follow(town: Town) -> None:
+    """While they are being fetched, say: old records of accounts that they follow would be gone."""
+    before = town.uris()
+    unknown = replace(town.settings, retention_protected=(town.eve.did, "did:plc:" + "z" * 24))
+    with pytest.raises(OperatorError, match=r"whom did:plc:z+ follow is not known"):
+        apply_retention(unknown, town.database)
+    run(town.database.url, f"UPDATE pipeline.repo SET is_partial = true WHERE did = '{town.eve.did}'")
+    with pytest.raises(OperatorError, match=f"whom {town.eve.did} follow"):
+        count_retention(town.settings, town.database)
+    assert town.uris() == before
+    run(town.database.url, f"UPDATE pipeline.repo SET active = false WHERE did = '{town.eve.did}'")
+    town.retain()
+    assert town.uris() == KEPT
 
 
 def test_the_command(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:

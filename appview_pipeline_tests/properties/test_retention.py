@@ -35,6 +35,10 @@ def test_what_is_kept_is_right_and_nothing_comes_back(rerun_index: Rerun, data: 
     protected = did_of(data.draw(st.integers(0, len(NAMES) - 1)))
     options = Settings(database_url=rerun_index.database.url, retention_days=1, retention_protected=(protected,))
     rerun_index.feed(network, data.draw(arrivals(network)))
+    rerun_index.run(
+        f"INSERT INTO pipeline.repo (did, has_start) VALUES ('{protected}', true) "
+        "ON CONFLICT (did) DO UPDATE SET has_start = true"
+    )
     before = dump(rerun_index.connection)
     apply_retention(options, rerun_index.database, chunk=data.draw(st.sampled_from([1, 2, 1_000])))
     followed = set(rerun_index.rows(f"SELECT \"subjectDid\" FROM bsky.follow WHERE creator = '{protected}'"))

@@ -12,6 +12,15 @@
 -- Returns the accounts that the accounts %(protected)s follow.
 SELECT DISTINCT "subjectDid" FROM bsky.follow WHERE creator = ANY (%(protected)s);
 
+-- :unknown
+-- Returns those of the accounts %(protected)s of which it is not known whom they follow: nothing is indexed of them, or
+-- not everything. Not those that are not active or excluded: of these nothing more will be known.
+SELECT p.did
+FROM unnest(%(protected)s::text[]) p (did)
+LEFT JOIN pipeline.repo r ON r.did = p.did
+WHERE r.did IS NULL OR (r.active AND NOT r.excluded AND (r.is_partial OR NOT r.has_start))
+ORDER BY p.did;
+
 -- :accounts
 -- Looks at the next %(limit)s repositories after %(after)s. Returns the last one (null: there are no more), and those
 -- whose accounts are not protected and have records that are old.
