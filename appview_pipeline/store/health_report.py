@@ -109,7 +109,7 @@ class PendingHealth:
 class FetchQueueHealth:
     """The queue of repositories. `state`: counts, up to `MAX_COUNTED` each. `oldest_urgent_seconds`: for how long the
     first repository may be fetched that something is missing of or that was asked for, those of parked hosts left out;
-    None: there is none. `oldest_other_seconds`: the same of the others, by a sample of each bucket."""
+    None: there is none. `oldest_other_seconds`: the same of the others, by the largest hosts and a sample of all."""
 
     state: QueueState
     oldest_urgent_seconds: float | None = None

@@ -154,6 +154,24 @@ def test_the_queue_of_repositories_without_those_of_parked_hosts(database: Datab
     assert hosts.paused_share == 0.1 and found.left_alone.open == 2
 
 
+def test_a_large_host_that_is_parked_does_not_hide_what_waits_at_others(database: Database) -> None:
+    """The first rows of each part of the queue are its."""
+    rows(
+        database.url,
+        "INSERT INTO pipeline.pds_host (host, accounts, parked_until) VALUES "
+        "('https://a', 9000, now() + interval '1 h'), ('https://z', 100, NULL)",
+    )
+    rows(
+        database.url,
+        "INSERT INTO pipeline.backfill_queue (did, reason, priority, host, not_before) "
+        "SELECT 'did:plc:' || n, 'listed', n / 4001, CASE WHEN n > 4000 THEN 'https://z' ELSE 'https://a' END, "
+        "now() - interval '1 h' FROM generate_series(1, 4001) n",
+    )
+    assert read(database).queue.oldest_other_seconds == pytest.approx(3_600, abs=60)
+    rows(database.url, "UPDATE pipeline.backfill_queue SET not_before = now() + interval '1 h' WHERE priority = 1")
+    assert read(database).queue.oldest_other_seconds is None
+
+
 def test_growth_and_how_long_the_disk_lasts(database: Database) -> None:
     first = read(database).disk
     assert first.bytes > 1_000_000 and first.growth is None and first.days_left is None

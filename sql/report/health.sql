@@ -145,10 +145,11 @@ SELECT
 
 -- :queue
 -- For how many seconds the first repository may be fetched: of those that something is missing of or that were asked
--- for, and of the others, of which a few of each bucket are looked at. Those of parked hosts are left out.
+-- for, and of the others: those of the largest hosts, and a few of each bucket. Those of parked hosts are left out.
 -- - hosts: the hosts of urgent ones.
 -- - urgent: when the first one of them could be fetched.
--- - others: a few of the others.
+-- - large: the largest hosts. The few of a bucket may all be of one host, which may be parked.
+-- - others: some of the others.
 WITH RECURSIVE hosts (host) AS (
   SELECT min(host) FROM pipeline.backfill_queue WHERE finished_at IS NULL AND priority >= 2
   UNION ALL
@@ -171,17 +172,39 @@ WITH RECURSIVE hosts (host) AS (
     LIMIT 1
   ) q
   WHERE NOT EXISTS (SELECT FROM pipeline.pds_host d WHERE d.host = h.host AND d.parked_until > now() OFFSET 0)
+), large AS MATERIALIZED (
+  SELECT host
+  FROM pipeline.pds_host
+  WHERE parked_until IS NULL OR parked_until <= now()
+  ORDER BY accounts DESC NULLS LAST, host
+  LIMIT 20
 ), others AS (
-  SELECT min(q.not_before) AS since
-  FROM generate_series(0, 63) b (bucket)
-  CROSS JOIN LATERAL (
-    SELECT host, not_before
-    FROM pipeline.backfill_queue
-    WHERE finished_at IS NULL AND bucket = b.bucket AND priority < 2 AND parked_at IS NULL
-    LIMIT 20
+  SELECT min(not_before) AS since
+  FROM (
+    SELECT q.not_before
+    FROM large h
+    CROSS JOIN generate_series(0, 63) b (bucket)
+    CROSS JOIN (VALUES (0), (1)) p (priority)
+    CROSS JOIN LATERAL (
+      SELECT not_before
+      FROM pipeline.backfill_queue
+      WHERE finished_at IS NULL AND bucket = b.bucket AND host = h.host AND priority = p.priority
+        AND parked_at IS NULL AND not_before <= now()
+      ORDER BY not_before
+      LIMIT 1
+    ) q
+    UNION ALL
+    SELECT q.not_before
+    FROM generate_series(0, 63) b (bucket)
+    CROSS JOIN LATERAL (
+      SELECT host, not_before
+      FROM pipeline.backfill_queue
+      WHERE finished_at IS NULL AND bucket = b.bucket AND priority < 2 AND parked_at IS NULL
+      LIMIT 20
+    ) q
+    WHERE q.not_before <= now()
+      AND NOT EXISTS (SELECT FROM pipeline.pds_host d WHERE d.host = q.host AND d.parked_until > now() OFFSET 0)
   ) q
-  WHERE q.not_before <= now()
-    AND NOT EXISTS (SELECT FROM pipeline.pds_host d WHERE d.host = q.host AND d.parked_until > now() OFFSET 0)
 )
 SELECT extract(epoch FROM now() - u.since)::float8, extract(epoch FROM now() - o.since)::float8
 FROM urgent u
