@@ -130,7 +130,8 @@ class _Run:
             begin_sweep(connection, RETENTION)
         after = (state.position if state is not None else None) or ""
         while True:
-            with self._database.connect("reader") as connection:
+            # Repositories with very many records take their time, which must not end every run at the same place.
+            with self._database.connect("maintenance") as connection:
                 last, dids = store.accounts_with_old_records(
                     connection,
                     after,
@@ -171,7 +172,7 @@ class _Run:
                 raise Stopped
             if time.monotonic() - self._began > self._seconds:
                 return False
-            with self._database.connect("reader") as connection:
+            with self._database.connect("maintenance") as connection:
                 uris = store.old_records(connection, did, self._pace.next, self._old.before)
             if not uris:
                 return True

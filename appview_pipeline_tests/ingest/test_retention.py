@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ from appview_pipeline.ingest.recount import recount
 from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.ingest.retention import RetentionSummary, apply_retention, count_retention
 from appview_pipeline.settings import Settings
+from appview_pipeline.store import retention as store
 from appview_pipeline.store.counters import TABLES
-from appview_pipeline.store.database import Database
+from appview_pipeline.store.database import Connection, Database
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.batches import index, writer_for
 from appview_pipeline_tests.support.database import run
@@ -234,6 +236,22 @@ def test_a_run_that_is_interrupted_is_gone_on_with(town: Town) -> None:
     assert town.uris() == KEPT
     assert one(town.database.url, "SELECT rows_deleted FROM pipeline.sweep WHERE name = 'retention'") > 0
     town.assert_right()
+
+
+def test_looking_for_old_records_may_take_longer_than_readers_may(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account with millions of reposts must not end every run at the same place."""
+    limits = []
+
+    def watched(look: Any, connection: Connection, *given: Any, **more: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW statement_timeout")
+            limits.extend(cursor.fetchall())
+        return look(connection, *given, **more)
+
+    for name in ("accounts_with_old_records", "old_records"):
+        monkeypatch.setattr(store, name, partial(watched, getattr(store, name)))
+    town.retain()
+    assert set(limits) == {("1h",)}
 
 
 def test_what_is_old_is_not_asked_for(town: Town) -> None:
