@@ -80,7 +80,7 @@ def new_alerts(
         evaluation = record.evaluation
         if record.status == AssetCheckExecutionRecordStatus.PLANNED or evaluation is None:
             continue  # a run evaluates it at this moment
-        name = f"{key.asset_key.to_user_string()} {key.name}"
+        name = _name(key)
         before = said.checks.get(name)
         if evaluation.passed:
             if before is not None:
@@ -101,6 +101,10 @@ def new_alerts(
         before.said, before.severity = now, severity
         alerts.append(_alert(key, evaluation, state, now - before.since))
     return alerts
+
+
+def _name(key: dg.AssetCheckKey) -> str:
+    return f"{key.asset_key.to_user_string()} {key.name}"
 
 
 def _severity(evaluation: dg.AssetCheckEvaluation) -> Severity:
@@ -164,6 +168,9 @@ def check_alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
     assert context.repository_def is not None, "a code location has a repository"
     keys = sorted(context.repository_def.asset_graph.asset_check_keys, key=lambda key: key.to_user_string())
+    # A check that there is no longer, after an update, fails no more.
+    names = set(map(_name, keys))
+    said.checks = {name: it for name, it in said.checks.items() if name in names}
     records = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     alerts = new_alerts(said, records, time.time(), chosen)
     log_alerts(context.log, alerts)

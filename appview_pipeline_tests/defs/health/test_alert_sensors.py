@@ -85,6 +85,13 @@ def test_each_change_is_said_once(instance: dg.DagsterInstance, tick: Tick, webh
     assert sent(webhook)[4:] == [("disk_lasts", "passed", "warn")]
 
 
+def test_a_check_that_an_update_took_away_fails_no_more(instance: dg.DagsterInstance, tick: Tick) -> None:
+    report(instance, KEEPS_UP.verdict(False, "61 s behind"))
+    said = Said.parse(tick(None).cursor)
+    said.checks["firehose gone"] = said.checks["firehose keeps_up"]
+    assert list(Said.parse(tick(str(said)).cursor).checks) == ["firehose keeps_up"]
+
+
 def test_what_still_fails_is_said_again_after_a_while(
     instance: dg.DagsterInstance, tick: Tick, webhook: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
