@@ -24,7 +24,10 @@ from appview_pipeline.settings import Settings
 
 JOB = "prune_history"
 VARIABLE = "APPVIEW_PRUNE_CRON"
-FREQUENT_JOBS = ("sweep", "close_gaps", "remove_accounts", "refresh_dids", "check_counters", JOB)
+FREQUENT_JOBS = (
+    *("sweep", "close_gaps", "remove_accounts", "refresh_dids", "check_counters", "measure", "list_network"),
+    JOB,
+)
 """Jobs that run every few minutes or hours, all day: their runs are kept as long as the sensors' reports."""
 # Deleted in one transaction: SQLite has one writer at a time, and the sensor must get its turn.
 AT_ONCE = 2_000

@@ -12,6 +12,7 @@ import sqlalchemy
 from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._utils.schedules import schedule_execution_time_iterator
 
 from appview_pipeline.defs.definitions import defs
 from appview_pipeline.defs.sweeps import history
@@ -117,6 +118,15 @@ def test_nothing_of_a_run_that_is_deleted_stays_on_the_disk(tmp_path: Path) -> N
         assert [path for path in tmp_path.rglob("*") if run in str(path)] == []
         sweep.execute_in_process(instance=instance)
         assert history.prune_runs(instance, later) == 1
+
+
+def test_all_jobs_that_begin_more_than_once_a_day_are_frequent() -> None:
+    often = set()
+    for schedule in defs.get_repository_def().schedule_defs:
+        ticks = schedule_execution_time_iterator(0.0, schedule.cron_schedule, "UTC")
+        if next(ticks) + timedelta(hours=23) > next(ticks):
+            often.add(schedule.job_name)
+    assert often == set(history.FREQUENT_JOBS)
 
 
 def test_runs_that_stay_are_not_in_the_way_of_those_behind_them(
