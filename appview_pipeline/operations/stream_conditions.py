@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from appview_pipeline.operations.verdict import Condition, Verdict
 from appview_pipeline.operations.words import duration, share
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.health_report import HealthReport
+from appview_pipeline.store.health_report import HealthReport, StreamHealth
 
 ASSET = "firehose"
 MIN_USUAL_RATE = 0.5
 """A stream with fewer events a second than that is too quiet to say that it has become quieter."""
+
+
+def _never_begun(shards: Sequence[StreamHealth]) -> list[str]:
+    """The shards of the layout in use that have no cursor yet: nobody consumes their repositories."""
+    known = {stream.shard for stream in shards}
+    of = max((int(shard.partition("/")[2]) for shard in known), default=0)
+    return [shard for shard in (f"{i}/{of}" for i in range(of)) if shard not in known]
 
 
 def _connected(report: HealthReport, settings: Settings) -> Verdict:
@@ -21,9 +30,9 @@ def _connected(report: HealthReport, settings: Settings) -> Verdict:
         )
     idle = max(stream.idle_seconds for stream in shards)
     numbers = {"seconds_since_last_event": idle}
-    missing = [stream.shard for stream in shards if not stream.is_consumed]
+    missing = [*(stream.shard for stream in shards if not stream.is_consumed), *_never_begun(shards)]
     if missing:
-        which = f" (shard {', '.join(missing)})" if len(shards) > 1 else ""
+        which = f" (shard {', '.join(missing)})" if missing != ["0/1"] else ""
         words = f"No consumer is at work on {relay}{which}: the ticks of the firehose sensor say why."
         return CONNECTED.verdict(False, words, numbers)
     if idle > settings.silence_warning_seconds:
@@ -63,7 +72,9 @@ def _keeps_up(report: HealthReport, settings: Settings) -> Verdict:
     if lags:
         numbers["lag_seconds"] = max(lags)
     words = f"The newest event applied is {duration(behind)} behind the relay or the clock (limit {duration(limit)})."
-    return KEEPS_UP.verdict(behind <= limit, words, numbers)
+    if absent := _never_begun(shards):
+        words += f" Nobody has begun to consume the shards {', '.join(absent)}: their repositories wait."
+    return KEEPS_UP.verdict(behind <= limit and not absent, words, numbers)
 
 
 KEEPS_UP = Condition(
@@ -71,7 +82,7 @@ KEEPS_UP = Condition(
     asset=ASSET,
     severity="warn",
     setting="APPVIEW_LAG_WARNING_SECONDS",
-    description="The newest event applied is not old.",
+    description="The newest event applied is not old, and each shard has begun.",
     judge=_keeps_up,
 )
 

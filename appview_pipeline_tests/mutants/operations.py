@@ -26,8 +26,8 @@ OPERATIONS = (
     Mutant(
         name="a-lag-is-well",
         file="appview_pipeline/operations/stream_conditions.py",
-        old="    return KEEPS_UP.verdict(behind <= limit, words, numbers)",
-        new="    return KEEPS_UP.verdict(True, words, numbers)",
+        old="    return KEEPS_UP.verdict(behind <= limit and not absent, words, numbers)",
+        new="    return KEEPS_UP.verdict(not absent, words, numbers)",
         promise="The check `keeps_up` fails where the newest event applied is older than its threshold.",
         documented="docs/operations.md#keeps_up",
         tests=(

@@ -20,6 +20,7 @@ from appview_pipeline.store.health_report import (
     HostHealth,
     PendingHealth,
     RepositoryHealth,
+    StreamHealth,
     TableHealth,
 )
 from appview_pipeline.store.identities import QueueLength
@@ -44,6 +45,10 @@ def server(**changes: Any) -> HealthReport:
     return replace(WELL, server=replace(WELL.server, **changes))
 
 
+def of_shard(shard: str, **changes: Any) -> StreamHealth:
+    return replace(STREAM, shard=shard, **changes)
+
+
 def disk(**changes: Any) -> HealthReport:
     return replace(WELL, disk=replace(DISK, **changes))
 
@@ -53,10 +58,12 @@ FAILS: list[tuple[str, HealthReport, str]] = [
     ("connected", replace(WELL, streams=[]), "Nothing was applied from wss://bsky.network ever"),
     ("connected", stream(is_consumed=False), "No consumer is at work on wss://bsky.network"),
     ("connected", stream(idle_seconds=200.0), "for 3 min (limit 3 min)"),
-    ("connected", replace(WELL, streams=[STREAM, replace(STREAM, shard="1/2", is_consumed=False)]), "(shard 1/2)"),
+    ("connected", replace(WELL, streams=[of_shard("0/2"), of_shard("1/2", is_consumed=False)]), "(shard 1/2)"),
+    ("connected", replace(WELL, streams=[of_shard("0/3"), of_shard("2/3")]), "(shard 1/3)"),
     ("keeps_up", stream(lag_seconds=61.0), "61 s behind the relay or the clock (limit 60 s)"),
     ("keeps_up", stream(idle_seconds=61.0), "61 s behind"),
     ("keeps_up", replace(WELL, streams=[]), "Nothing has been consumed"),
+    ("keeps_up", replace(WELL, streams=[of_shard("0/3"), of_shard("2/3")]), "consume the shards 1/3: their"),
     ("throughput", stream(events_per_second=259.0), "259.0 events/s in the last ten minutes, 520.0/s in the hour"),
     ("few_dead_letters", stream(rejected_last_hour=1_801), "1,801 of 1,800,000 events"),
     ("resolving", replace(WELL, identity_report=None), "has reported nothing yet"),
@@ -92,6 +99,7 @@ FAILS: list[tuple[str, HealthReport, str]] = [
 ]
 # What might look like a failure, and is none.
 PASSES: list[tuple[str, HealthReport, str]] = [
+    ("keeps_up", replace(WELL, streams=[of_shard("1/2"), of_shard("0/2")]), "is 1 s behind"),
     ("connected", stream(idle_seconds=100.0), "its last batch is 2 min old"),
     ("connected", replace(WELL, streams=[STREAM, replace(STREAM, is_in_use=False, is_consumed=False)]), "at work"),
     ("keeps_up", stream(lag_seconds=None), "0 s behind"),
