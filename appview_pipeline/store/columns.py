@@ -18,7 +18,7 @@ _COLUMN = re.compile(
 # Later migrations add columns, one a line too; a long constraint may stand on lines of its own.
 _ALTERED = re.compile(r'^ALTER TABLE (\w+)\."?(\w+)"?\s((?: *ADD COLUMN .*\n(?: {8}.*\n)*)+)', re.MULTILINE)
 _ADDED = re.compile(
-    r'ADD COLUMN "?(?P<name>\w+)"? (?P<type>.+?)'
+    r'ADD COLUMN (?:IF NOT EXISTS )?"?(?P<name>\w+)"? (?P<type>.+?)'
     r"(?P<rest>(?: COLLATE | NOT NULL| DEFAULT | GENERATED | REFERENCES | CHECK |[,;]|$).*)$",
     re.MULTILINE,
 )
@@ -51,7 +51,9 @@ class Column:
 def tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that the schema files create, by `schema.table`, in order."""
     found: dict[str, tuple[Column, ...]] = {}
-    for path in sorted((folder() / "schema").glob("*.sql")):
+    # Of each version what is done online comes first.
+    paths = sorted((folder() / "schema").rglob("*.sql"), key=lambda it: (it.name, it.parent.name != "online"))
+    for path in paths:
         text = path.read_text(encoding="utf-8")
         for schema, table, body in _TABLE.findall(text):
             found[f"{schema}.{table}"] = _created(body)

@@ -63,6 +63,10 @@ COMMENT ON COLUMN pipeline.sweep.last_run_at IS 'When it last worked.';
 COMMENT ON COLUMN pipeline.sweep.error IS
     'Why its last run ended before its time, in words: others held the rows, say; null: it did not.';
 
+COMMENT ON COLUMN pipeline.repo.export_rev IS
+    'The floor: the index has all that the repository held as of this rev, and commits up to it that arrive later change '
+    'nothing. Set by exports that are applied whole, and raised by the sweep of tombstones; null: there is none.';
+
 CREATE FUNCTION pipeline.tombstone_stays(collection text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
