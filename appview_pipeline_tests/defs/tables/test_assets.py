@@ -31,6 +31,7 @@ def test_declared_columns_are_the_databases(database_url: str) -> None:
         for table, *column in cursor.fetchall():
             real.setdefault(table, []).append((column[0], column[1], column[2]))
     short = {
+        "text[]": "_text",
         "bigint": "int8",
         "bigserial": "int8",
         "integer": "int4",
