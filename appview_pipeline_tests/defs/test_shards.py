@@ -48,8 +48,8 @@ def test_a_code_location_of_another_shard_has_its_sensor_and_nothing_else() -> N
         )
         found[text] = loaded.stdout.strip()
     assert found == {
-        "0/2": "['backfill_sensor', 'fetch_sensor', 'firehose_sensor_0_of_2', 'identity_sensor', "
-        "'label_sensor'] True True",
+        "0/2": "['backfill_sensor', 'check_alerts', 'fetch_sensor', 'firehose_sensor_0_of_2', 'health_sensor', "
+        "'identity_sensor', 'label_sensor', 'run_alerts'] True True",
         "1/2": "['firehose_sensor_1_of_2'] False False",
     }
 

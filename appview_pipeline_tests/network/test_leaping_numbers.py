@@ -91,7 +91,8 @@ def test_a_made_up_number_costs_no_labels(odd: list[int], together: bool) -> Non
         await forever(connection)
 
     with Relay(handler, SUBSCRIBE_LABELS.method) as relay, quick(relay.url, 0, stream=SUBSCRIBE_LABELS) as subscription:
-        found = take_until(subscription, 3 + len(odd))
+        # The second connection sends what is above the cursor: all three after a number that goes back.
+        found = take_until(subscription, 2 + len(odd) + (3 if 3 in odd else 1))
         assert 300_000 in seqs(found)
         assert relay.cursors == [0, 200_000 if 3 not in odd else 3]
 
