@@ -894,6 +894,13 @@ class Settings:
         _share,
         0.85,
     )
+    sweep_warning_days: float = _setting(
+        "APPVIEW_SWEEP_WARNING_DAYS",
+        "Days in which each sweep must have come to an end; after more `sweeps_end` warns.",
+        _days(0, 36_500),
+        3.0,
+        shown_default="`3`",
+    )
     ticks_warning_count: int = _setting(
         "APPVIEW_TICKS_WARNING_COUNT",
         "Ticks of one sensor or schedule that may fail in an hour; of more `ticks_succeed` fails.",

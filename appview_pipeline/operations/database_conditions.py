@@ -146,4 +146,30 @@ CONNECTIONS_LEFT = Condition(
     judge=_connections_left,
 )
 
-CONDITIONS = (DISK_LASTS, TRANSACTIONS_END, TRANSACTION_IDS_LAST, VACUUM_KEEPS_UP, CONNECTIONS_LEFT)
+
+def _sweeps_end(report: HealthReport, settings: Settings) -> Verdict:
+    limit = settings.sweep_warning_days * 86_400
+    late = {name: it for name, it in report.sweeps.items() if it.seconds > limit}
+    numbers = {"sweeps": len(report.sweeps), "sweeps_late": len(late)}
+    if not late:
+        return SWEEPS_END.verdict(True, f"No sweep is late (limit {duration(limit)}).", numbers)
+    oldest = sorted(late, key=lambda name: -late[name].seconds)
+    named = "; ".join(
+        f"{name} ({duration(late[name].seconds)}{': ' + error if (error := late[name].error) else ''})"
+        for name in oldest[:NAMED_TABLES]
+    )
+    more = f"; and {len(late) - NAMED_TABLES:,} more" if len(late) > NAMED_TABLES else ""
+    words = f"Sweeps that have not come to an end for more than {duration(limit)}: {named}{more}."
+    return SWEEPS_END.verdict(False, words, numbers)
+
+
+SWEEPS_END = Condition(
+    name="sweeps_end",
+    asset=ASSET,
+    severity="warn",
+    setting="APPVIEW_SWEEP_WARNING_DAYS",
+    description="What is to be deleted by age is deleted.",
+    judge=_sweeps_end,
+)
+
+CONDITIONS = (DISK_LASTS, TRANSACTIONS_END, TRANSACTION_IDS_LAST, VACUUM_KEEPS_UP, CONNECTIONS_LEFT, SWEEPS_END)

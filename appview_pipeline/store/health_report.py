@@ -29,6 +29,7 @@ from appview_pipeline.store.labelers import LOCK as LABEL_LOCK
 from appview_pipeline.store.session_lock import lock_key
 from appview_pipeline.store.sql import sections
 from appview_pipeline.store.stream_lock import stream_lock_name
+from appview_pipeline.store.sweeps import SWEEPS
 from appview_pipeline.store.sync_reports import OpenGaps, open_gaps, repository_states
 from appview_pipeline.store.upstreams import LeftAlone, StoredUpstream, left_alone, list_upstreams
 
@@ -159,6 +160,14 @@ class TableHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepHealth:
+    """A sweep. `seconds`: since it last found nothing more to delete. `error`: what was in the way of its last run."""
+
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DiskHealth:
     """How long the disk of the database will last.
 
@@ -205,7 +214,7 @@ class HealthReport:
     `is_reading_labels`: a label process holds its lock. `identities`: accounts that wait to be resolved, by queue;
     `identity_report`, `fetch_report`: the newest report of these processes; None: none yet. `outcomes`: of the attempts
     of the last hour to fetch missing records. `upstreams`: servers that resolution asks, those left alone first.
-    `tables`: by `schema.name`.
+    `tables`: by `schema.name`. `sweeps`: those that have begun, by name.
     """
 
     taken_at: datetime
@@ -230,6 +239,7 @@ class HealthReport:
     disk: DiskHealth
     server: ServerHealth
     tables: Mapping[str, TableHealth]
+    sweeps: Mapping[str, SweepHealth]
 
     @property
     def in_use(self) -> list[StreamHealth]:
@@ -301,6 +311,10 @@ def read_health(connection: Connection, settings: Settings) -> HealthReport:
         tables={
             name: TableHealth(rows=live, dead_rows=dead, bytes=size, vacuumed_seconds=vacuumed)
             for name, live, dead, size, vacuumed in rows("tables")
+        },
+        sweeps={
+            name: SweepHealth(seconds, error)
+            for name, seconds, error in rows("sweeps", names=[sweep.name for sweep in SWEEPS])
         },
     )
 

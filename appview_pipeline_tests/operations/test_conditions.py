@@ -21,6 +21,7 @@ from appview_pipeline.store.health_report import (
     PendingHealth,
     RepositoryHealth,
     StreamHealth,
+    SweepHealth,
     TableHealth,
 )
 from appview_pipeline.store.identities import QueueLength
@@ -96,6 +97,11 @@ FAILS: list[tuple[str, HealthReport, str]] = [
     ("transaction_ids_last", server(transaction_id_age=600_000_000), "600,000,000 transactions old"),
     ("vacuum_keeps_up", replace(WELL, tables={"bsky.like": TableHealth(100_000, 150_000)}), "bsky.like (60.0 %)"),
     ("connections_left", server(connections=90), "90 of 97 connections"),
+    (
+        "sweeps_end",
+        replace(WELL, sweeps={"labels": SweepHealth(3e5, "it was slow")}),
+        "labels (3.5 days: it was slow).",
+    ),
 ]
 # What might look like a failure, and is none.
 PASSES: list[tuple[str, HealthReport, str]] = [
@@ -128,6 +134,7 @@ PASSES: list[tuple[str, HealthReport, str]] = [
     ("transaction_ids_last", WELL, "150,000,000 transactions old (limit 500,000,000)"),
     ("vacuum_keeps_up", replace(WELL, tables={"pipeline.cursor": TableHealth(1, 90_000)}), "No large table"),
     ("connections_left", WELL, "20 of 97 connections"),
+    ("sweeps_end", replace(WELL, sweeps={}), "No sweep is late (limit 3.0 days)"),
 ]
 
 

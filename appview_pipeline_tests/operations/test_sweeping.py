@@ -20,6 +20,7 @@ from appview_pipeline.operations import sweeping
 from appview_pipeline.operations.sweeping import count_due, run_sweeps
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.health_report import read_health
 from appview_pipeline.store.session_lock import LockTaken, session_lock
 from appview_pipeline.store.sweeps import BY_NAME, SWEEPS, Step, Sweep, read_sweeps
 from appview_pipeline_tests.simulated_network.repository import Write
@@ -297,8 +298,15 @@ def test_one_that_fails_holds_up_no_other_and_says_why(database: Database, monke
 
     broken = tuple(replace(it, step=explode) if it.name == "closed gaps" else it for it in SWEEPS)
     monkeypatch.setattr(sweeping, "SWEEPS", broken)
+    run_sweeps(settings_of(database), database)
+    run(database.url, "UPDATE pipeline.sweep SET began_at = now() - interval '4 days' WHERE name = 'closed gaps'")
     run(database.url, OLD_AND_YOUNG["dead letters"][0])
     found = run_sweeps(settings_of(database), database)
+    with database.connect("health") as connection:
+        late = {
+            name: it for name, it in read_health(connection, settings_of(database)).sweeps.items() if it.seconds > 60
+        }
+    assert [*late] == ["closed gaps"] and late["closed gaps"].seconds > 345_000, "it goes on trying since then"
     assert found.rows == 1 and "no_such_column" in found.failures["closed gaps"]
     assert "no_such_column" in one(database.url, "SELECT error FROM pipeline.sweep WHERE name = 'closed gaps'")
     monkeypatch.undo()

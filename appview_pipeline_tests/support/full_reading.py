@@ -19,6 +19,7 @@ from appview_pipeline.store.health_report import (
     RepositoryHealth,
     ServerHealth,
     StreamHealth,
+    SweepHealth,
     TableHealth,
 )
 from appview_pipeline.store.identities import QueueLength
@@ -77,6 +78,7 @@ def full_reading() -> Reading:
         disk=DiskHealth(bytes=1_000, volume_bytes=10_000, free_bytes=5_000, growth=100.0, growth_seconds=86_400.0),
         server=ServerHealth("17.2", NOW, 5, 100, 1.0, "appview-pipeline writer", 1_000),
         tables={"bsky.record": TableHealth(1_000, 10, 800)},
+        sweeps={"pending": SweepHealth(600.0)},
     )
     verdicts = [
         Verdict("keeps_up", "firehose", False, "warn", "It is late.", {}),

@@ -16,6 +16,7 @@ from appview_pipeline.store.health_report import (
     RepositoryHealth,
     ServerHealth,
     StreamHealth,
+    SweepHealth,
     TableHealth,
 )
 from appview_pipeline.store.identities import QueueLength
@@ -75,4 +76,5 @@ WELL = HealthReport(
         oldest_transaction="process 7 (psql, active)", transaction_id_age=150_000_000,
     ),
     tables={"bsky.record": TableHealth(rows=10_000_000, dead_rows=1_000_000)},
+    sweeps={"pending": SweepHealth(500.0), "tombstones": SweepHealth(80_000.0, "others held the rows")},
 )  # fmt: skip

@@ -251,6 +251,15 @@ LEFT JOIN pipeline.table_size s
 WHERE t.schemaname IN ('bsky', 'pipeline')
 ORDER BY 1;
 
+-- :sweeps
+-- Each sweep that has begun: the seconds since it last found nothing more to delete (never: since it began), and what
+-- was in the way of its last run (null: nothing).
+-- - names: the sweeps that there are; rows of former ones stay in the table.
+SELECT name, extract(epoch FROM now() - coalesce(ended_at, began_at))::float8, error
+FROM pipeline.sweep
+WHERE name = ANY(%(names)s)
+ORDER BY name;
+
 -- :disk
 -- Bytes of the database, and where its data is (null: this role may not know).
 SELECT pg_database_size(current_database()),

@@ -55,7 +55,7 @@ COMMENT ON TABLE pipeline.sweep IS 'How far each sweep has come, and what it has
 COMMENT ON COLUMN pipeline.sweep.name IS 'Name of the sweep.';
 COMMENT ON COLUMN pipeline.sweep.position IS
     'Where it goes on in a table that it reads from beginning to end; null: at the beginning.';
-COMMENT ON COLUMN pipeline.sweep.began_at IS 'When it last began at the beginning.';
+COMMENT ON COLUMN pipeline.sweep.began_at IS 'When it began at the beginning, for the first time since it last ended.';
 COMMENT ON COLUMN pipeline.sweep.ended_at IS 'When it last found nothing more to delete; null: never.';
 COMMENT ON COLUMN pipeline.sweep.rows_deleted IS 'Rows that it has deleted, all runs together.';
 COMMENT ON COLUMN pipeline.sweep.last_rows IS 'Rows that its last run deleted.';

@@ -11,7 +11,8 @@ SELECT name, position, ended_at, rows_deleted FROM pipeline.sweep;
 -- Notes that a run begins to work on the sweep %(name)s.
 INSERT INTO pipeline.sweep (name, began_at, last_run_at) VALUES (%(name)s, now(), now())
 ON CONFLICT (name) DO UPDATE SET
-  began_at = CASE WHEN pipeline.sweep.position IS NULL THEN now() ELSE pipeline.sweep.began_at END,
+  -- One that never comes to an end keeps the time at which it began.
+  began_at = CASE WHEN pipeline.sweep.ended_at >= pipeline.sweep.began_at THEN now() ELSE pipeline.sweep.began_at END,
   last_run_at = now(),
   last_rows = 0,
   error = NULL;
