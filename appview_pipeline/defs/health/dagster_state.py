@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 import dagster as dg
-from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.scheduler.instigation import InstigatorState, TickStatus
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from appview_pipeline.operations.verdict import Check, Verdict
@@ -18,6 +18,8 @@ ASSET = "dagster"
 TICK_SECONDS = 3_600.0
 RUN_SECONDS = 86_400.0
 """How far back failures count."""
+WELL_AGAIN_TICKS = 5
+"""So many ticks in a row that succeed show that what made others fail is over."""
 MAX_TICKS = 100
 MAX_RUNS = 200
 """Failures that are looked at, of one sensor or schedule, and of all jobs."""
@@ -28,7 +30,10 @@ TICKS_SUCCEED = Check(
     asset=ASSET,
     severity="error",
     setting="APPVIEW_TICKS_WARNING_COUNT",
-    description="Ticks of sensors and schedules succeed. Those of the last hour count.",
+    description=(
+        "Ticks of sensors and schedules succeed. Failures of the last hour count, until five ticks in a row have "
+        "succeeded since."
+    ),
 )
 RUNS_SUCCEED = Check(
     name="runs_succeed",
@@ -44,8 +49,8 @@ CHECKS = (TICKS_SUCCEED, RUNS_SUCCEED)
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Failed ticks of the last hour by sensor or schedule, failed runs of the last day by job (and partition), and the
-    last error of each."""
+    """Failed ticks of the last hour by sensor or schedule, without those that are well again, failed runs of the last
+    day by job (and partition), and the last error of each."""
 
     ticks: Mapping[str, int]
     tick_errors: Mapping[str, str]
@@ -73,11 +78,23 @@ def _failed_ticks(instance: dg.DagsterInstance) -> tuple[dict[str, int], dict[st
         found = instance.get_ticks(
             state.instigator_origin_id, state.selector_id, after=since, limit=MAX_TICKS, statuses=[TickStatus.FAILURE]
         )
-        if found:
+        if found and not _is_well_again(instance, state, found[0].timestamp):
             counts[state.name] = counts.get(state.name, 0) + len(found)
             error = found[0].error
             errors[state.name] = "" if error is None else error.message.strip().splitlines()[-1][:200]
     return counts, errors
+
+
+def _is_well_again(instance: dg.DagsterInstance, state: InstigatorState, failed_at: float) -> bool:
+    """Whether enough ticks have succeeded since the newest failure."""
+    since = instance.get_ticks(
+        state.instigator_origin_id,
+        state.selector_id,
+        after=failed_at,
+        limit=WELL_AGAIN_TICKS,
+        statuses=[TickStatus.SUCCESS, TickStatus.SKIPPED],
+    )
+    return len(since) >= WELL_AGAIN_TICKS
 
 
 def _failed_runs(instance: dg.DagsterInstance) -> dict[str, int]:
