@@ -97,9 +97,13 @@ def test_after_a_signal_it_ends_in_time_whatever_it_waits_for(
 
     servicer = Signaled()
     run = start_run(servicer, instance, stubborn=True)
-    CodeServer(servicer, ended.set)
-    assert servicer.cleanup()
-    wait_for(lambda: servicer._executions[run][0].exitcode == -signal.SIGKILL)
+    process = servicer._executions[run][0]
+    try:
+        CodeServer(servicer, ended.set)
+        assert servicer.cleanup()
+        wait_for(lambda: process.exitcode == -signal.SIGKILL)
+    finally:
+        process.kill()  # or pytest would wait for it
 
 
 def test_a_servicer_has_one_code_server() -> None:
