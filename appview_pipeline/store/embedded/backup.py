@@ -307,9 +307,10 @@ def _row(connection: Connection, statement: str) -> Any:
 
 
 def _bytes_of(folder: Path) -> int:
-    """About the bytes of a folder that is being written."""
+    """About the bytes of a data directory that is being written, without its log, of which little is copied."""
     total = 0
     for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.lstat().st_size
+        if "pg_wal" not in path.relative_to(folder).parts:
+            with suppress(OSError):
+                total += path.lstat().st_size
     return total
