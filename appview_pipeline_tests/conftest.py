@@ -23,6 +23,7 @@ from appview_pipeline.ingest.decoding import read_changes
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.embedded.ephemeral import ephemeral
+from appview_pipeline_tests.conformance.reference.packages import folder, installed
 from appview_pipeline_tests.properties.delivery import fresh_index
 from appview_pipeline_tests.support.batches import batches_of, feed
 from appview_pipeline_tests.support.budget import EXAMPLES, SECONDS, Budget
@@ -218,3 +219,12 @@ def conformance() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no conformance data in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def packages() -> Path:
+    """The folder node_modules of the published reference AppView, which is never part of the checkout."""
+    found = installed()
+    if found is None:
+        pytest.skip(f"the reference AppView is not in {folder()}: `just reference` installs it")
+    return found

@@ -18,6 +18,7 @@ from appview_pipeline_tests.benchmark.measure import Plan, Run, run
 from appview_pipeline_tests.benchmark.report import Result
 from appview_pipeline_tests.benchmark.sides import Server, Side
 from appview_pipeline_tests.benchmark.stages import stages
+from appview_pipeline_tests.conformance.reference import packages
 
 LEVELS = ("structure", "proof", "full")
 
@@ -61,7 +62,7 @@ def _levels(_: click.Context, __: click.Parameter, text: str | None) -> tuple[st
 @click.option("--small", is_flag=True, hidden=True)  # for tests: small frames, made in no time
 @click.option("--history", type=click.Path(dir_okay=False, path_type=Path), default=report.HISTORY, hidden=True)
 @click.option("--against", metavar="REVISION", help="Alternate with another revision of the code, on the same frames.")
-@click.option("--reference", "with_reference", is_flag=True, help="Compare with the reference indexer (npm, Node 22).")
+@click.option("--reference", "with_reference", is_flag=True, help="Compare with the reference indexer (npm).")
 @click.option("--reference-frames", default=20_000, help="Frames of that comparison.")
 @click.option("--startup", "with_startup", is_flag=True, help="Time `dagster dev` to the first record; its memory.")
 @click.option("--record", metavar="REMARK", help="Add a line for each size to docs/benchmarks.md; draw its plot.")
@@ -95,7 +96,7 @@ def main(
     if quick:
         frames, sizes, runs, live_seconds, reference_frames = 20_000, (0,), 1, 10.0, 5_000
     if with_reference:
-        reference.install()  # what is missing is said before anything else takes its time
+        packages.install()  # what is missing is said before anything else takes its time
     plan = Plan(frames, again, rate, live_seconds, batch_events, consumers, with_statements, warm_up, rerun)
     began = time.monotonic()
     made = corpus(max(plan.all_frames, reference_frames if with_reference else 0), small=small)
@@ -196,7 +197,7 @@ def _compare_with_reference(side: Side, made: Corpus, frames: int, folder: Path)
     with Server(side, folder / "reference") as server:
         theirs = reference.run(server, made, frames, folder / "reference.log")
         click.echo(
-            f"    @atproto/bsky {reference.VERSION}: {theirs.per_second:,.0f} commits/s, CPU {theirs.client_cpu:.3f} "
+            f"    @atproto/bsky {packages.version()}: {theirs.per_second:,.0f} commits/s, CPU {theirs.client_cpu:.3f} "
             f"client + {theirs.postgres_cpu:.3f} PostgreSQL = {theirs.cpu:.3f} ms a commit, "
             f"peak {theirs.peak_memory:,.0f} MB"
         )

@@ -8,7 +8,6 @@ its handle, and indexes every record in a transaction of its own.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 from contextlib import ExitStack
@@ -18,13 +17,12 @@ from pathlib import Path
 import click
 
 from appview_pipeline_tests.benchmark import processes
-from appview_pipeline_tests.benchmark.corpus import Corpus, cache_folder
+from appview_pipeline_tests.benchmark.corpus import Corpus
 from appview_pipeline_tests.benchmark.databases import query
 from appview_pipeline_tests.benchmark.relay import RelayProcess
 from appview_pipeline_tests.benchmark.sides import Server
+from appview_pipeline_tests.conformance.reference.packages import NODE, install
 
-VERSION = "0.0.280"
-NODE = "22"
 SCRIPT = Path(__file__).with_suffix(".mjs")
 COMPARED = ("record", "like", "post", "repost", "follow", "notification")
 
@@ -45,29 +43,6 @@ class ReferenceRun:
         return self.client_cpu + self.postgres_cpu
 
 
-def install() -> Path:
-    """The `node_modules` folder with the reference and its Node, kept in the temp folder."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise click.ClickException(
-            "--reference needs npm, which is not here: install Node.js with npm, or leave it out."
-        )
-    folder = cache_folder() / f"reference-{VERSION}-node-{NODE}"
-    if not (folder / "done").exists():
-        folder.mkdir(exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
-        packages = (f"@atproto/bsky@{VERSION}", f"node@{NODE}")
-        result = subprocess.run(
-            [npm, "install", "--no-audit", "--no-fund", *packages],
-            cwd=folder, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if result.returncode:
-            reason = result.stderr.strip().splitlines() or ["it said nothing"]
-            raise click.ClickException(f"npm could not install {' and '.join(packages)}: {reason[-1]}")
-        (folder / "done").touch()
-    return folder / "node_modules"
-
-
 def row_counts(libpq: str) -> dict[str, int]:
     """Rows of the tables that are compared."""
     counts = ", ".join(f'(SELECT count(*) FROM bsky."{table}")' for table in COMPARED)
@@ -85,9 +60,8 @@ def run(server: Server, corpus: Corpus, frames: int, log: Path) -> ReferenceRun:
         relay = stack.enter_context(RelayProcess(corpus, 0, frames, directory=True))
         output = stack.enter_context(log.open("wb"))
         url = f"socket://postgres@{server.socket_dir}?db={database}&port=5432"
-        node = packages / "node" / "bin" / "node"
         process = subprocess.Popen(
-            [node if node.exists() else "node", SCRIPT, packages, url, relay.url, relay.plc_url, str(relay.last_seq)],
+            [NODE, SCRIPT, packages, url, relay.url, relay.plc_url, str(relay.last_seq)],
             env=server.side.environment(LOG_ENABLED="false"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True,
         )  # fmt: skip

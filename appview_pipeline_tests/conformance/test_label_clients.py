@@ -1,6 +1,6 @@
 """Others consume the label service unchanged: the published packages of the reference, in Node.
 
-Needs `APPVIEW_REFERENCE_PACKAGES` (conformance/reference/README.md). The published Python client is asked in
+Needs `just reference` (conformance/reference/README.md). The published Python client is asked in
 labels/test_serving.py.
 """
 
@@ -16,6 +16,7 @@ import pytest
 from appview_pipeline.protocol.signing import public_key_of
 from appview_pipeline.store.database import Database
 from appview_pipeline_tests.conformance.reference import check
+from appview_pipeline_tests.conformance.reference.packages import NODE
 from appview_pipeline_tests.support.database import run
 from appview_pipeline_tests.support.label_rows import apply_rows
 from appview_pipeline_tests.support.label_service import ANN, KEY, LabelService, label_service, signed_row
@@ -26,9 +27,8 @@ CLIENT = Path(check.__file__).with_name("label_client.mjs")
 
 
 def read_by_node(packages: Path, service: LabelService, cursor: int, count: int) -> list[dict[str, Any]]:
-    node = packages / "node" / "bin" / "node"
     key = public_key_of(KEY).did_key()
-    command = [node if node.exists() else "node", CLIENT, packages, f"127.0.0.1:{service.port}", cursor, key, count]
+    command = [NODE, CLIENT, packages, f"127.0.0.1:{service.port}", cursor, key, count]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,6 +1,6 @@
 """Labels as readers see them: the published reference AppView over a database with labels that we applied.
 
-Needs `APPVIEW_REFERENCE_PACKAGES` (conformance/reference/README.md). It shows the labels of the labelers that a request
+Needs `just reference` (conformance/reference/README.md). It shows the labels of the labelers that a request
 names in `atproto-accept-labelers`. They have to be those that `pipeline.label_in_effect` has.
 """
 

@@ -1,6 +1,6 @@
 """What is stored can be read: the published reference AppView over a database full of odd records.
 
-Needs `APPVIEW_REFERENCE_PACKAGES` (conformance/reference/README.md). What it showed are rules in
+Needs `just reference` (conformance/reference/README.md). What it showed are rules in
 test_odd_records.py.
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import time
 from collections.abc import Sequence
@@ -57,11 +56,8 @@ def test_every_record_type_of_the_reference_is_indexed() -> None:
     assert set(COLLECTIONS) == PLUGINS | BEYOND
 
 
-def test_the_list_of_record_types_is_that_of_the_package() -> None:
-    packages = os.environ.get("APPVIEW_REFERENCE_PACKAGES")
-    if not packages:
-        pytest.skip("APPVIEW_REFERENCE_PACKAGES names no folder with @atproto/bsky (conformance/reference/README.md)")
-    assert plugins_of(Path(packages)) == PLUGINS
+def test_the_list_of_record_types_is_that_of_the_package(packages: Path) -> None:
+    assert plugins_of(packages) == PLUGINS
 
 
 # ---- the cases that were found beside the reference's own indexer

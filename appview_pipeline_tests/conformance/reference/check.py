@@ -1,7 +1,7 @@
 """Holds our schema bsky against the one that the reference AppView's own migrator makes (README.md).
 
 Usage: python -m appview_pipeline_tests.conformance.reference.check PACKAGES URL
-`PACKAGES` is a node_modules folder with @atproto/bsky and node, `URL` any database of a server whose role may create
+`PACKAGES` is a node_modules folder with @atproto/bsky, `URL` any database of a server whose role may create
 databases. Two databases are made there and dropped again.
 """
 
@@ -20,6 +20,7 @@ import psycopg2
 from appview_pipeline.store import migrate
 from appview_pipeline.store.database_url import libpq_url, parse_url
 from appview_pipeline_tests.conformance.reference.catalog import OUR_ADDITIONS, OUR_OMISSIONS, snapshot
+from appview_pipeline_tests.conformance.reference.packages import NODE
 
 MIGRATE = Path(__file__).with_name("migrate.mjs")
 
@@ -27,16 +28,10 @@ MIGRATE = Path(__file__).with_name("migrate.mjs")
 def run_reference_migrator(packages: Path, url: str) -> list[dict[str, str]]:
     """Runs the reference's migrator on the database; the migrations that it had to run."""
     result = subprocess.run(
-        [node_of(packages), MIGRATE, packages, node_url(url), "bsky"],
+        [NODE, MIGRATE, packages, node_url(url), "bsky"],
         check=True, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     return json.loads(result.stdout)
-
-
-def node_of(packages: Path) -> Path:
-    """The program: the one among the packages, or that of the machine."""
-    node = packages / "node" / "bin" / "node"
-    return node if node.exists() else Path("node")
 
 
 def node_url(url: str) -> str:

@@ -1,7 +1,7 @@
 """The record types that the published reference indexes: kept here, and read from the package again (README.md).
 
 Usage: python -m appview_pipeline_tests.conformance.reference.plugins PACKAGES
-`PACKAGES` is a node_modules folder with @atproto/bsky and node.
+`PACKAGES` is a node_modules folder with @atproto/bsky.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from appview_pipeline_tests.conformance.reference.check import node_of
+from appview_pipeline_tests.conformance.reference.packages import NODE
 
 PLUGINS = frozenset(
     (
@@ -43,7 +43,7 @@ PLUGINS = frozenset(
 def plugins_of(packages: Path) -> frozenset[str]:
     """The record types that an installed @atproto/bsky has a plugin for."""
     result = subprocess.run(
-        [node_of(packages), Path(__file__).with_name("plugins.mjs"), packages],
+        [NODE, Path(__file__).with_name("plugins.mjs"), packages],
         check=True, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     return frozenset(json.loads(result.stdout))

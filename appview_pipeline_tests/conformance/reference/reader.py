@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 from appview_pipeline_tests.conformance.reference.check import node_url
+from appview_pipeline_tests.conformance.reference.packages import NODE
 
 SERVE = Path(__file__).with_name("serve.mjs")
 _ADMIN = "Basic " + base64.b64encode(b"admin:admin").decode()
@@ -57,11 +58,10 @@ class Reader:
 @contextmanager
 def serving(packages: Path, url: str, log: Path) -> Iterator[Reader]:
     """Starts the reference on the database `url`; its log goes to the file `log`."""
-    node = packages / "node" / "bin" / "node"
     environment = {**os.environ, "LOG_ENABLED": "true", "LOG_LEVEL": "error", "LOG_DESTINATION": str(log)}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [node if node.exists() else "node", SERVE, packages, node_url(url)],
+            [NODE, SERVE, packages, node_url(url)],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True,
         )  # fmt: skip
         try:
