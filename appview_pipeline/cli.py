@@ -65,6 +65,29 @@ def migrate() -> None:
 
 
 @cli.command()
+@click.option("--check", is_flag=True, help="Change nothing, and say what the reference's indexer will not do.")
+def leave(check: bool) -> None:
+    """Give the database back to the reference AppView's own indexer (docs/serve.md).
+
+    Builds the indexes that it expects, and drops the one that would refuse its rows. No row changes. Stop Dagster and
+    all other processes first; they refuse the database until `adopt` has taken it over again. May be repeated.
+    """
+    from appview_pipeline.operations.leaving import leave as run
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("leave")
+    database = open_database(settings, given_back=True)
+    try:
+        left = run(database, check=check, progress=lambda step: click.echo(step, err=True))
+    finally:
+        database.close()
+    for line in left.lines():
+        click.echo(line)
+    if not check:
+        click.echo("The database is the reference's: its indexer may be started.")
+
+
+@cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Then restore it beside the folder, and read every row of it.")
 def backup(folder: Path, check: bool) -> None:

@@ -38,6 +38,7 @@ from appview_pipeline.store import migrate as migrations
 from appview_pipeline.store.database_url import sqlalchemy_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres, attach
 from appview_pipeline.store.errors import translated
+from appview_pipeline.store.leaving import is_left
 from appview_pipeline.store.operator_errors import in_words, obstacle
 from appview_pipeline.store.postgres import Role
 
@@ -166,16 +167,22 @@ def _note_role(connection: PsycopgConnection, record: ConnectionPoolEntry) -> No
 
 
 def open_database(
-    settings: Settings, *, migrate: bool | None = None, patience: float | None = None, check: bool = True
+    settings: Settings,
+    *,
+    migrate: bool | None = None,
+    patience: float | None = None,
+    check: bool = True,
+    given_back: bool = False,
 ) -> Database:
     """Opens the database of the settings, or the embedded one where they name none (starting it if need be).
 
     `migrate`: bring the schema up to date first; by default only on the embedded database. `patience`: seconds to wait
     for a start of the embedded database that goes on, see `attach`. Without `check` it is not connected to yet: whoever
-    uses it finds out how it is.
+    uses it finds out how it is. `given_back`: also open it while it belongs to the reference's indexer
+    (`appview-pipeline leave`).
 
-    Raises `OperatorError` in one sentence when the database can't be reached, when `patience` has run out, or when the
-    schema is missing, older or newer than this code.
+    Raises `OperatorError` in one sentence when the database can't be reached, when `patience` has run out, when the
+    schema is missing, older or newer than this code, or when the database was given back.
     """
     server: EmbeddedPostgres | None = None
     if settings.database_url is None:
@@ -188,7 +195,7 @@ def open_database(
             migrations.upgrade(url)
         try:
             if check:
-                _check(url)
+                _check(url, given_back)
         except (psycopg2.Error, SQLAlchemyError) as error:
             where = database_url.describe(url)
             raise OperatorError(f"{where} could not be checked ({obstacle(error, where)}).") from error
@@ -199,8 +206,13 @@ def open_database(
         raise
 
 
-def _check(url: str) -> None:
+def _check(url: str, given_back: bool) -> None:
     """Raises `OperatorError` where the server or the schema is not what this code needs."""
     with postgres.transient(url) as connection:
         postgres.check_server(connection)
         migrations.check_version(connection, url)
+        if not given_back and is_left(cast(PsycopgConnection, connection.connection.driver_connection)):
+            raise OperatorError(
+                f"{database_url.describe(url)} belongs to the reference's own indexer (`appview-pipeline leave`): "
+                "stop that indexer, then run `appview-pipeline adopt` to take it over again."
+            )
