@@ -25,14 +25,17 @@ class Leaving:
         return [
             words.format(count=count)
             for count, words in (
-                (self.unfinished.opt_outs, "{count} accounts have opted out; it indexes them again."),
+                (self.unfinished.opt_outs, "Accounts that have opted out: {count}. It indexes them again."),
                 (
                     self.unfinished.removals,
-                    "{count} deleted accounts are not removed yet; it does not go on with that.",
+                    "Accounts whose removal has not ended: {count}. It does not go on with that.",
                 ),
-                (self.unfinished.gaps, "{count} gaps are open; it does not fetch what is missing."),
-                (self.unfinished.labelers, "{count} labelers are known; it does not read their streams."),
-                (self.unfinished.takedowns, "{count} deleted records were taken down; created again, they are shown."),
+                (self.unfinished.gaps, "Open gaps: {count}. It does not fetch what is missing."),
+                (self.unfinished.labelers, "Labelers: {count}. It does not read their streams."),
+                (
+                    self.unfinished.takedowns,
+                    "Deleted records that were taken down: {count}. Created again, they are shown.",
+                ),
             )
             if count
         ]

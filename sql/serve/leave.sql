@@ -22,7 +22,7 @@ SELECT CASE WHEN to_regclass('bsky.notification') IS NOT NULL THEN NOT EXISTS (
 ) END;
 
 -- :unfinished
--- What this project would still do, and the reference's indexer does not: gaps, removals of accounts, opt-outs, labelers
+-- What this project does, and the reference's indexer does not: gaps, removals of accounts, opt-outs, labelers
 -- whose streams are read, take-downs of records that are deleted at present.
 SELECT
   (SELECT count(*) FROM pipeline.gap WHERE resolved_at IS NULL),
