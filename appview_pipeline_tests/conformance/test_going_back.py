@@ -1,0 +1,229 @@
+"""Going back: the reference's own indexer goes on with a database that we filled (docs/serve.md).
+
+Each test indexes a stream twice: into a database of ours, where the reference takes over in the middle, and into one of
+the reference's alone. A row that differs at the end must have differed when the reference took over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from appview_pipeline.operations.leaving import leave
+from appview_pipeline.protocol.cid import to_text
+from appview_pipeline.store.database import Database
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline_tests.conformance.reference.check import run_reference_migrator
+from appview_pipeline_tests.conformance.reference.oracle import (
+    Oracle,
+    Refused,
+    oracle,
+    reference_database,
+    reference_template,
+)
+from appview_pipeline_tests.conformance.reference.rows import bsky_rows, differing, documents_of
+from appview_pipeline_tests.simulated_network.repository import Write
+from appview_pipeline_tests.support.busy_world import busy_frames
+from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post, update
+from appview_pipeline_tests.support.records import one_of_each, ref
+from appview_pipeline_tests.support.tables import Fresh, replayed_frames, rows
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def template(server: EmbeddedPostgres, packages: Path) -> str:
+    return reference_template(server, packages)
+
+
+@pytest.fixture(scope="module")
+def reference(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    with oracle(packages, tmp_path_factory.mktemp("oracle") / "log") as made:
+        yield made
+
+
+@dataclass
+class Outcome:
+    """What differed between our database and the reference's own when it took over, and at the end; what the reference
+    refused on either of them after that."""
+
+    before: Counter[str]
+    after: Counter[str]
+    refused: list[Refused]
+    refused_on_its_own: list[Refused]
+
+
+class Handover:
+    """Two databases of one stream."""
+
+    def __init__(self, reference: Oracle, ours: Database, theirs: str, folder: Path) -> None:
+        self.reference, self.ours, self.theirs, self.folder = reference, ours, theirs, folder
+
+    def play(
+        self, first: Sequence[bytes], then: Sequence[bytes], *, give_back: bool = True, gone: Collection[str] = ()
+    ) -> Outcome:
+        """`first` by us, `then` by the reference; all by the reference in its own database. `gone`: accounts whose PDS
+        has no repository of theirs any more."""
+        self.reference.identities(documents_of((*first, *then)), {}, gone)
+        replayed_frames(self.ours, self.folder, first)
+        self.ours.engine.dispose()
+        if give_back:
+            leave(self.ours)
+        self.reference.open("theirs", self.theirs)
+        self.reference.open("ours", self.ours.url)
+        try:
+            self.reference.index("theirs", first)
+            before = self.differing()
+            refused_on_its_own = self.reference.index("theirs", then)
+            refused = self.reference.index("ours", then)
+            return Outcome(before, self.differing(), refused, refused_on_its_own)
+        finally:
+            self.reference.close("theirs")
+            self.reference.close("ours")
+
+    def differing(self) -> Counter[str]:
+        return differing(bsky_rows(self.ours.url), bsky_rows(self.theirs))
+
+
+@pytest.fixture
+def handover(
+    fresh: Fresh, server: EmbeddedPostgres, template: str, reference: Oracle, tmp_path: Path
+) -> Iterator[Handover]:
+    with fresh() as ours, reference_database(server, template) as theirs:
+        yield Handover(reference, ours, theirs, tmp_path)
+
+
+def test_its_migrator_finds_nothing_to_do(database: Database, packages: Path) -> None:
+    database.engine.dispose()
+    leave(database)
+    assert run_reference_migrator(packages, database.url) == []
+
+
+@pytest.mark.parametrize(("seed", "at"), [(7, 150), (8, 220)])
+def test_a_busy_stream(handover: Handover, seed: int, at: int) -> None:
+    frames = list(busy_frames(320, seed))
+    played = handover.play(frames[:at], frames[at:])
+    assert [played.refused, played.refused_on_its_own] == [[], []]
+    assert played.after - played.before == Counter()
+
+
+def test_it_begins_with_the_oldest_event_that_the_relay_has(handover: Handover) -> None:
+    """The reference keeps no cursor: it applies again what we have applied. It does so to ours as to its own."""
+    frames = list(busy_frames(160, 9))
+    played = handover.play(frames[:120], frames)
+    said = [
+        [(it.position, it.step, it.uri) for it in refused] for refused in (played.refused, played.refused_on_its_own)
+    ]
+    assert said[0] == said[1]
+    assert played.after - played.before == Counter()
+
+
+def edited(write: Write) -> Write:
+    assert write.record is not None
+    return update(write.path, {**write.record, "added": "by an edit"})
+
+
+@pytest.mark.parametrize("then", ["created", "updated", "deleted", "deleted and created"])
+def test_records_of_every_collection(handover: Handover, then: str) -> None:
+    """Those that we wrote are edited and deleted by the reference, and it creates others."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    writes = one_of_each(ann)
+    first = [bob.commit(*one_of_each(bob)), ann.commit(*writes)]
+    if then == "created":
+        first, later = first[:1], [first[1]]
+    elif then == "updated":
+        later = [ann.commit(edited(write)) for write in writes]
+    else:
+        later = [ann.commit(delete(write.path)) for write in writes]
+        if then == "deleted and created":
+            later.append(ann.commit(*writes))
+    played = handover.play(first, later)
+    assert [played.refused, played.refused_on_its_own] == [[], []]
+    assert played.before == Counter()
+    assert played.after == Counter()
+
+
+def notified_twice() -> tuple[list[bytes], list[bytes]]:
+    """A stream in which the reference notifies twice of one record: a profile that joins a starter pack, is deleted and
+    created again; a verification that is edited twice."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    pack = ann.uri("app.bsky.graph.starterpack/p")
+    profile = {"joinedViaStarterPack": ref(pack), "createdAt": WHEN}
+    verified = {"subject": ann.did, "handle": "a.test", "createdAt": WHEN}
+    verification = "app.bsky.graph.verification/v"
+    first = [
+        ann.commit(create(pack.partition(ann.did + "/")[2], {"name": "p", "list": ann.uri("x/l"), "createdAt": WHEN})),
+        bob.commit(create("app.bsky.actor.profile/self", profile)),
+        bob.commit(create(verification, {**verified, "displayName": "0"})),
+        bob.commit(delete(verification)),
+        bob.commit(create(verification, {**verified, "displayName": "1"})),
+    ]
+    then = [
+        bob.commit(delete("app.bsky.actor.profile/self")),
+        bob.commit(create("app.bsky.actor.profile/self", {**profile, "displayName": "again"})),
+        bob.commit(update(verification, {**verified, "displayName": "2"})),
+    ]
+    return first, then
+
+
+def test_it_notifies_again_where_it_would(handover: Handover) -> None:
+    played = handover.play(*notified_twice())
+    assert played.refused == []
+    assert played.after - played.before == Counter()
+    counted = "SELECT reason, count(*)::int FROM bsky.notification GROUP BY 1 ORDER BY 1"
+    assert rows(handover.ours.url, counted) == [("starterpack-joined", 2), ("unverified", 2), ("verified", 1)]
+
+
+def test_without_leaving_it_loses_records(handover: Handover) -> None:
+    """What `leave` is for: our unique index refuses the reference's notification, and with it the record."""
+    played = handover.play(*notified_twice(), give_back=False)
+    assert played.refused_on_its_own == []
+    assert {it.step for it in played.refused} == {"indexRecord"}
+    assert all("notification_record_did_reason_idx" in it.reason for it in played.refused)
+    assert any("app.bsky.actor.profile/self" in line for line in played.after - played.before)
+
+
+def test_a_post_that_we_wrote_has_replies_quotes_and_gates(handover: Handover) -> None:
+    """The reference evaluates and counts by what it finds, as if it had written it."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    first = ann.commit(post("a", "root"))
+    stored = ann.repository.get("app.bsky.feed.post/a")
+    assert stored is not None
+    root = {"uri": ann.uri("app.bsky.feed.post/a"), "cid": to_text(stored[0])}
+    gate = {"post": root["uri"], "allow": [], "createdAt": WHEN}
+    quote = {"$type": "app.bsky.embed.record", "record": root}
+    then = [
+        bob.commit(post("b", "reply", reply={"root": root, "parent": root})),
+        ann.commit(create("app.bsky.feed.threadgate/a", gate)),
+        bob.commit(post("c", "reply to a closed thread", reply={"root": root, "parent": root})),
+        bob.commit(post("d", "quote", embed=quote)),
+        bob.commit(create("app.bsky.feed.like/l", {"subject": root, "createdAt": WHEN})),
+        ann.stream.account(bob.did, active=False, status="deactivated"),
+    ]
+    played = handover.play([first], then)
+    assert [played.refused, played.refused_on_its_own] == [[], []]
+    assert played.after == Counter()
+    ((replies, quotes, likes),) = rows(
+        handover.ours.url,
+        'SELECT "replyCount", "quoteCount", "likeCount" FROM bsky.post_agg WHERE uri = %s',
+        root["uri"],
+    )
+    assert (replies, quotes, likes) == (1, 1, 1)
+
+
+def test_an_account_is_deleted(handover: Handover) -> None:
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    first = [bob.commit(*one_of_each(bob)), ann.commit(*one_of_each(ann))]
+    gone = ann.stream.account(ann.did, active=False, status="deleted")
+    played = handover.play(first, [gone], gone=[ann.did])
+    assert [played.refused, played.refused_on_its_own] == [[], []]
+    assert played.after == Counter()
+    assert rows(handover.ours.url, "SELECT uri FROM bsky.record WHERE did = %s", ann.did) == []
