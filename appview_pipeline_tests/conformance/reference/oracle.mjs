@@ -46,6 +46,7 @@ const { default: express } = await load('express/index.js')
 const METHOD = 'com.atproto.sync.subscribeRepos'
 const IN_FLIGHT = 12 // calls of one batch that wait for the database at the same time
 const POOL_SIZE = 6
+const MAX_PAGES = 2000
 
 // Everything above the network is the resolver's own: the checks of documents, handles that are resolved both ways.
 const idResolver = new IdResolver({ fetch: globalThis.fetch })
@@ -124,8 +125,7 @@ const actions = {
     let next = 0
     const worker = async () => {
       for (let i = next++; i < calls.length; i = next++) {
-        const [method, request] = calls[i]
-        answers[i] = await called(client, method, request)
+        answers[i] = await called(client, ...calls[i])
       }
     }
     await Promise.all(Array.from({ length: IN_FLIGHT }, worker))
@@ -166,14 +166,23 @@ function read(firehose, bytes) {
   return firehose.sub.opts.validate({ ...message.body, $type: t.startsWith('#') ? METHOD + t : t })
 }
 
-async function called(client, method, request) {
+// One response, or all pages of it: `follow` asks again with the cursor of the response until there is none.
+async function called(client, method, request, follow) {
   const { I } = Service.methods[method]
+  const message = I.fromJson(request)
+  const pages = []
   try {
-    const answer = await client[method](I.fromJson(request))
-    return { body: answer.toJson({ emitDefaultValues: true }) }
+    for (;;) {
+      const response = await client[method](message)
+      pages.push(response.toJson({ emitDefaultValues: true }))
+      const cursor = response.cursor || response.pageInfo?.cursor
+      if (!follow || !cursor) return { body: follow ? pages : pages[0] }
+      if (pages.length === MAX_PAGES) throw new Error(`${method} has more than ${MAX_PAGES} pages: ${JSON.stringify(request)}`)
+      ;(message.params ?? message).cursor = cursor
+    }
   } catch (error) {
     if (!(error instanceof ConnectError)) throw error
-    return { error: Code[error.code], message: error.rawMessage }
+    return { body: follow ? pages : null, error: Code[error.code], message: error.rawMessage }
   }
 }
 

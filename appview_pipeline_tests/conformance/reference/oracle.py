@@ -33,18 +33,20 @@ _LINE_BYTES = 8_000_000
 @dataclass(frozen=True)
 class Call:
     """A request to the data plane. `method`: as its service names it, in lower camel case. `request`: its message as
-    protobuf's JSON."""
+    protobuf's JSON. `follow`: with all its pages, by the cursors of the answers."""
 
     method: str
     request: Mapping[str, Any]
+    follow: bool = False
 
     def __str__(self) -> str:
-        return f"{self.method} {json.dumps(self.request, sort_keys=True)}"
+        return f"{self.method}{' (all pages)' if self.follow else ''} {json.dumps(self.request, sort_keys=True)}"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The response as protobuf's JSON with all its fields, or, with `error`, the code and the message of an error."""
+    """The response as protobuf's JSON with all its fields; of a followed call a list of them. Of a failed call `error`
+    and `message` are the code and the words, and `body` the pages before."""
 
     body: Any = None
     error: str | None = None
@@ -65,19 +67,24 @@ class Refused:
 
 
 class Oracle:
-    """The running process. A request that fails raises `AssertionError` with the process's own words."""
+    """The running process. A request that fails raises `AssertionError` with the process's own words.
+
+    `urls`: of the open databases, by name."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.urls: dict[str, str] = {}
         self._process = process
         self._log = log
 
     def open(self, name: str, url: str) -> None:
         """Opens the database `url` as `name`. In an empty one the reference's migrator makes its schema."""
         self._request("open", name=name, url=node_url(url))
+        self.urls[name] = url
 
     def close(self, name: str) -> None:
         """Ends all connections to it."""
         self._request("close", name=name)
+        del self.urls[name]
 
     def identities(
         self,
@@ -114,7 +121,7 @@ class Oracle:
         """The answers to reads of the data plane, in the order of the calls."""
         answers: list[Answer] = []
         for start in range(0, len(calls), _LINE_CALLS):
-            some = [[call.method, call.request] for call in calls[start : start + _LINE_CALLS]]
+            some = [[call.method, call.request, call.follow] for call in calls[start : start + _LINE_CALLS]]
             answers += [Answer(**it) for it in self._request("ask", name=name, calls=some)]
         return answers
 
@@ -175,7 +182,7 @@ def reference_template(server: EmbeddedPostgres, packages: Path) -> str:
 def reference_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
     """The URL of a database cloned from such a template, dropped after the block."""
     name = f"reference_{uuid.uuid4().hex[:12]}"
-    run_sql(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    run_sql(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
     try:
         yield server.url(name)
     finally:
