@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import libipld
 
@@ -20,7 +21,12 @@ _OFTEN = (
 
 
 class BusyWorld(World):
-    """Few accounts; all kinds of records about equally often; many deletions, edits, duplicates and returns."""
+    """Few accounts; all kinds of records about equally often; many deletions, edits, duplicates and returns.
+
+    `acts`: what a commit does, each about equally often.
+    """
+
+    acts: ClassVar[tuple[str, ...]] = _OFTEN
 
     def __init__(self, seed: int = 7, accounts: int = 12) -> None:
         super().__init__(seed, accounts, start=START / 1e6, rate=1.0, pasts=())
@@ -28,7 +34,7 @@ class BusyWorld(World):
 
     def _commit(self) -> list[bytes]:
         author = self._somebody_active()
-        act = getattr(self, f"_{self.rng.choice(_OFTEN)}")(author) or self._post(author)
+        act = getattr(self, f"_{self.rng.choice(self.acts)}")(author) or self._post(author)
         gone = [
             Write("create", write.path, libipld.decode_dag_cbor(author.repository.get(write.path)[1]))  # type: ignore[index]
             for write in act

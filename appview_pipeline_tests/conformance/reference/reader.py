@@ -18,6 +18,8 @@ from urllib.request import Request, urlopen
 from appview_pipeline_tests.conformance.reference.check import node_url
 from appview_pipeline_tests.conformance.reference.packages import NODE
 
+SERVICE = "did:example:appview"
+"""The DID of the AppView: the audience of tokens."""
 SERVE = Path(__file__).with_name("serve.mjs")
 _ADMIN = "Basic " + base64.b64encode(b"admin:admin").decode()
 
@@ -56,9 +58,12 @@ class Reader:
 
 
 @contextmanager
-def serving(packages: Path, url: str, log: Path) -> Iterator[Reader]:
-    """Starts the reference on the database `url`; its log goes to the file `log`."""
+def serving(packages: Path, url: str, log: Path, *, directory: str | None = None) -> Iterator[Reader]:
+    """Starts the reference on the database `url`; its log goes to the file `log`. `directory`: URL of the PLC directory
+    in which it looks up the keys of those who ask; None: it asks none."""
     environment = {**os.environ, "LOG_ENABLED": "true", "LOG_LEVEL": "error", "LOG_DESTINATION": str(log)}
+    if directory is not None:
+        environment["BSKY_DID_PLC_URL"] = directory
     with log.open("ab") as output:
         process = subprocess.Popen(
             [NODE, SERVE, packages, node_url(url)],
