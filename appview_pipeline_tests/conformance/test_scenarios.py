@@ -15,10 +15,8 @@ import zstandard
 
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.protocol.label_frames import labels_frame, read_labels_frame
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
-from appview_pipeline.store.labels import LabelRow
 from appview_pipeline_tests.properties.model import Model
 from appview_pipeline_tests.properties.model_tables import tables_of
 from appview_pipeline_tests.simulated_network.corpus import read_corpus
@@ -27,8 +25,8 @@ from appview_pipeline_tests.support.changes import COLLECTIONS, changes_of_car, 
 from appview_pipeline_tests.support.checkout import SHARED
 from appview_pipeline_tests.support.conformance_modules import conformance_module
 from appview_pipeline_tests.support.database import connect
-from appview_pipeline_tests.support.label_rows import apply_rows, rows_of_wire
-from appview_pipeline_tests.support.scenario_directory import Directory, let_time_pass, resolve_queued
+from appview_pipeline_tests.support.label_rows import apply_rows
+from appview_pipeline_tests.support.scenario_playing import in_batches, label_rows, play, segments
 from appview_pipeline_tests.support.scenarios import Scenario, load
 from appview_pipeline_tests.support.states import Cleaner, State, differences, dump
 from appview_pipeline_tests.support.tables import fresh_database, rows
@@ -132,18 +130,8 @@ def test_tables_agree_with_the_reference(
     database, connection, clean = index
     clean()
     started = iso_now()
-    directory = Directory(scenario.actors)
     states: dict[str, State] = {}
-    played_until: datetime | None = None
-    steps_of_others = zip(scenario.directory_steps(), scenario.label_steps(), strict=True)
-    for (checkpoint, changes), (steps, labels) in zip(segments(scenario, source), steps_of_others, strict=True):
-        directory.follow(steps)
-        directory.hear(changes)
-        played_until = catch_up(database, directory, played_until, changes)
-        feed(database, batches_of(changes, size))
-        resolve_queued(database, directory)
-        for some in in_batches(label_rows(labels, source), size):
-            apply_rows(database, some)
+    for checkpoint in play(database, scenario, source, size):
         if checkpoint in scenario.effective:
             assert in_effect(database) == scenario.effective[checkpoint]
         states[checkpoint] = sorted_state(dump(connection))
@@ -214,18 +202,6 @@ def test_repositories_make_the_golden_tables(
     assert differences(dump(connection), golden(conformance, f"car-{car}")) == []
 
 
-def catch_up(
-    database: Database, directory: Directory, played_until: datetime | None, changes: Sequence[Change]
-) -> datetime | None:
-    """Lets the time until the events pass, and resolves what is due by then. Returns the time of the last event."""
-    times = [datetime.fromisoformat(change.time.replace("Z", "+00:00")) for change in changes if change.time]
-    until = max(times, default=played_until)
-    if until is not None and played_until is not None:
-        let_time_pass(database, (until - played_until).total_seconds())
-        resolve_queued(database, directory)
-    return until
-
-
 def actors(got: State, want: State, started: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The accounts of two states. Where a refresh has found a change, which no event told, "indexedAt" is the time of
     the refresh: it is left out."""
@@ -238,20 +214,6 @@ def actors(got: State, want: State, started: str) -> tuple[dict[str, Any], dict[
         }
 
     return compared(got), compared(want)
-
-
-def label_rows(frames: Sequence[tuple[int, list[dict[str, Any]]]], source: str) -> list[LabelRow]:
-    """The labels of label frames, as the scenario has them or (source "frames") as read from the wire."""
-    if source == "frames":
-        read = [read_labels_frame(labels_frame(seq, labels)) for seq, labels in frames]
-        return [row for frame in read if frame is not None for row in rows_of_wire(frame[0], frame[1])]
-    return [row for seq, labels in frames for row in rows_of_wire(seq, labels)]
-
-
-def in_batches(labels: Sequence[LabelRow], size: int) -> list[Sequence[LabelRow]]:
-    """Batches of `size` labels; 0: one."""
-    step = size or max(1, len(labels))
-    return [labels[start : start + step] for start in range(0, len(labels), step)]
 
 
 def in_effect(database: Database) -> set[tuple[str, str, str]]:
@@ -276,10 +238,6 @@ def interleaved(changes: Sequence[Change], rng: random.Random) -> list[Change]:
     turns = [did for did, queue in queues.items() for _ in queue]
     rng.shuffle(turns)
     return [queues[did].pop(0) for did in turns]
-
-
-def segments(scenario: Scenario, source: str) -> list[tuple[str, list[Change]]]:
-    return scenario.changes() if source == "steps" else scenario.changes_of_frames()
 
 
 def sorted_state(state: State) -> State:

@@ -48,10 +48,29 @@ class Directory:
         """As resolution asks them."""
         return Questions(self._resolve, self._check, self._status)
 
+    def documents(self) -> dict[str, dict[str, Any]]:
+        """The DID document of every account."""
+        return {did: self._document(did) for did in self._handles}
+
+    def handles(self) -> dict[str, str]:
+        """By handle, in lower case, the DID that it resolves to."""
+        return {
+            normalize_handle(handle): did
+            for did, name in self._handles.items()
+            for handle in self._resolves.get(did, [name])
+        }
+
+    def gone(self) -> list[str]:
+        """The accounts of which the relay said last that they are deleted."""
+        return [did for did, status in self._statuses.items() if status == "deleted"]
+
     def _resolve(self, did: str, is_repeated: bool) -> Resolution:
         if did not in self._handles:
             return Resolution(did, "not found", "plc", reason="it is not in the scenario")
-        document = {
+        return Resolution(did, "found", "plc", parse_document(did, self._document(did)), "{}")
+
+    def _document(self, did: str) -> dict[str, Any]:
+        return {
             "id": did,
             "alsoKnownAs": [f"at://{self._handles[did]}"],
             "verificationMethod": [
@@ -70,7 +89,6 @@ class Directory:
                 }
             ],
         }
-        return Resolution(did, "found", "plc", parse_document(did, document), "{}")
 
     def _check(self, did: str, handle: str) -> HandleCheck:
         resolving = self._resolves.get(did, [self._handles[did]])

@@ -51,7 +51,7 @@ const MAX_PAGES = 2000
 // Everything above the network is the resolver's own: the checks of documents, handles that are resolved both ways.
 const idResolver = new IdResolver({ fetch: globalThis.fetch })
 idResolver.did.resolveNoCheck = async (did) => identity.documents.get(did) ?? null
-idResolver.handle.resolve = async (handle) => identity.handles.get(handle)
+idResolver.handle.resolve = async (handle) => identity.handles.get(handle.toLowerCase())
 
 const databases = new Map()
 

@@ -23,6 +23,7 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.check import node_url, run_reference_migrator
 from appview_pipeline_tests.conformance.reference.packages import NODE
 from appview_pipeline_tests.support.database import run_sql
+from appview_pipeline_tests.support.tables import fresh_database
 
 ORACLE = Path(__file__).with_name("oracle.mjs")
 _LIMIT_SECONDS = 300.0
@@ -180,10 +181,6 @@ def reference_template(server: EmbeddedPostgres, packages: Path) -> str:
 
 @contextmanager
 def reference_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
-    """The URL of a database cloned from such a template, dropped after the block."""
-    name = f"reference_{uuid.uuid4().hex[:12]}"
-    run_sql(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
-    try:
-        yield server.url(name)
-    finally:
-        run_sql(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+    """The URL of a database cloned from such a template, whose sessions end with the block."""
+    with fresh_database(server, template) as made:
+        yield made.url
