@@ -138,7 +138,7 @@ def serving(
     private_state: bool = False,
     **variables: str,
 ) -> Iterator[Reader]:
-    """Starts the reference on the database `url`; its log goes to the file `log`. `directory`: URL of the PLC directory,
+    """Starts the reference on the database `url`; its log goes to the file `log`. `directory`: URL of a PLC directory,
     which may be on this machine, in which it looks up the keys of those who ask; None: it asks none. `private_state`:
     with bsync, whose database is made on the same server and dropped afterwards; its API key is `BSYNC_KEY`.
     `variables` replace those of `environment`."""
