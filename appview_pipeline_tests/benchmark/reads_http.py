@@ -1,0 +1,127 @@
+"""The pages of the HTTP API on the databases of the reads' benchmark: alone, and beside the pipeline's writing."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from appview_pipeline_tests.benchmark.corpus import corpus
+from appview_pipeline_tests.benchmark.databases import query
+from appview_pipeline_tests.benchmark.measure import Plan, start_consumers
+from appview_pipeline_tests.benchmark.reads_world import Subjects
+from appview_pipeline_tests.benchmark.relay import RelayProcess
+from appview_pipeline_tests.benchmark.sides import Server
+from appview_pipeline_tests.conformance.reference import packages
+from appview_pipeline_tests.conformance.reference.reader import Reader, serving
+
+WARM_UP = 3
+
+
+@dataclass
+class Pages:
+    """Milliseconds of each page that was asked for; events a second that were written meanwhile."""
+
+    ms: dict[str, list[float]] = field(default_factory=dict)
+    events: float = 0.0
+
+    @property
+    def requests(self) -> int:
+        """How many pages were asked for."""
+        return sum(map(len, self.ms.values()))
+
+    def of(self, page: str) -> list[float]:
+        """The median of a page and its 95th percentile."""
+        taken = sorted(self.ms[page])
+        return [statistics.median(taken), taken[min(len(taken) - 1, int(len(taken) * 0.95))]]
+
+
+def asked_for(s: Subjects) -> dict[str, tuple[str, str | None, dict[str, Any]]]:
+    """The pages by name: method, viewer, parameters."""
+    feed = "app.bsky.feed."
+    return {
+        "getTimeline of an ordinary account": (f"{feed}getTimeline", s.ordinary, {"limit": 50}),
+        "getTimeline of one that follows thousands": (f"{feed}getTimeline", s.reader, {"limit": 50}),
+        "getAuthorFeed of a writer of 100,000": (f"{feed}getAuthorFeed", s.reader, {"actor": s.writer, "limit": 50}),
+        "getAuthorFeed, author threads": (
+            f"{feed}getAuthorFeed", s.reader, {"actor": s.writer, "limit": 50, "filter": "posts_and_author_threads"},
+        ),
+        "getPostThread, ordinary": (f"{feed}getPostThread", s.reader, {"uri": s.post}),
+        "getPostThread, thousands of replies": (f"{feed}getPostThread", s.reader, {"uri": s.known}),
+        "getPosts of 25": (f"{feed}getPosts", s.reader, {"uris": s.posts[:25]}),
+        "getLikes of a post that tens of thousands liked": (f"{feed}getLikes", s.reader, {"uri": s.known, "limit": 50}),
+        "getProfiles of 25": ("app.bsky.actor.getProfiles", s.reader, {"actors": s.accounts[6:31]}),
+        "getFollowers of tens of thousands": ("app.bsky.graph.getFollowers", s.reader, {"actor": s.star, "limit": 50}),
+        "listNotifications of an ordinary account": (
+            "app.bsky.notification.listNotifications", s.ordinary, {"limit": 50},
+        ),
+        "listNotifications of the most followed": ("app.bsky.notification.listNotifications", s.star, {"limit": 50}),
+        "searchActorsTypeahead": ("app.bsky.actor.searchActorsTypeahead", s.reader, {"q": "annawri", "limit": 10}),
+    }  # fmt: skip
+
+
+def ask(reader: Reader, s: Subjects, taken: Pages, name: str) -> None:
+    """Asks for a page, and notes how long it took."""
+    method, viewer, parameters = asked_for(s)[name]
+    began = time.monotonic()
+    answer = reader.get(method, viewer, **parameters)
+    if answer.status != 200:
+        raise click.ClickException(f"{name}: {answer.status} {str(answer.body)[:300]}")
+    taken.ms.setdefault(name, []).append((time.monotonic() - began) * 1000)
+
+
+def pages(urls: Mapping[str, str], folder: Path, s: Subjects, seconds: float) -> dict[str, Pages]:
+    """Asks for the pages on each database, by turns, for `seconds` each."""
+    found = {name: Pages() for name in urls}
+    with ExitStack() as stack:
+        readers = {
+            name: stack.enter_context(serving(packages.install(), url, folder / f"{name}.log"))
+            for name, url in urls.items()
+        }
+        for page in asked_for(s):
+            for reader in readers.values():
+                for _ in range(WARM_UP):
+                    ask(reader, s, Pages(), page)
+        deadline = time.monotonic() + seconds * len(urls)
+        while time.monotonic() < deadline:
+            for order in (list(readers), list(readers)[::-1]):
+                for page in asked_for(s):
+                    for name in order:
+                        ask(readers[name], s, found[name], page)
+    return found
+
+
+def beside_writing(
+    server: Server, database: str, folder: Path, s: Subjects, seconds: float, rate: float, *, small: bool
+) -> Pages:
+    """Asks for the pages on a copy of a database while the pipeline writes `rate` events a second to it."""
+    name, maintenance = f"{database}_written", server.libpq("postgres")
+    query(maintenance, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    query(maintenance, f"CREATE DATABASE {name} TEMPLATE {database} STRATEGY file_copy")
+    frames = int(rate * (seconds + 10))
+    found = Pages()
+    try:
+        with ExitStack() as stack:
+            reader = stack.enter_context(serving(packages.install(), server.url(name), folder / "written.log"))
+            relay = stack.enter_context(RelayProcess(corpus(frames, small=small), 0, frames))
+            arrivals, consumer = start_consumers(stack, server, name, relay, Plan(frames), folder / "consumer.log")
+            for page in asked_for(s):
+                for _ in range(WARM_UP):
+                    ask(reader, s, Pages(), page)
+            relay.begin_pace(frames, rate)
+            time.sleep(3)  # the beginning is over
+            began, before = time.monotonic(), arrivals.newest
+            while time.monotonic() - began < seconds:
+                for page in asked_for(s):
+                    ask(reader, s, found, page)
+                consumer.check()
+            found.events = (arrivals.newest - before) / (time.monotonic() - began)
+    finally:
+        query(maintenance, f"DROP DATABASE {name} WITH (FORCE)")
+    return found
