@@ -18,6 +18,7 @@ from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.check import run_reference_migrator
+from appview_pipeline_tests.conformance.reference.differences import Comparison, compare
 from appview_pipeline_tests.conformance.reference.oracle import (
     Oracle,
     Refused,
@@ -25,7 +26,9 @@ from appview_pipeline_tests.conformance.reference.oracle import (
     reference_database,
     reference_template,
 )
+from appview_pipeline_tests.conformance.reference.reads import calls
 from appview_pipeline_tests.conformance.reference.rows import bsky_rows, differing, documents_of
+from appview_pipeline_tests.conformance.reference.subjects import subjects_of
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post, update
@@ -33,6 +36,8 @@ from appview_pipeline_tests.support.records import one_of_each, ref
 from appview_pipeline_tests.support.tables import Fresh, replayed_frames, rows
 
 pytestmark = pytest.mark.slow
+
+POST = "app.bsky.feed.post"
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +54,13 @@ def reference(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @dataclass
 class Outcome:
     """What differed between our database and the reference's own when it took over, and at the end; what the reference
-    refused on either of them after that."""
+    refused on either of them after that; its answers at the end, where asked for."""
 
     before: Counter[str]
     after: Counter[str]
     refused: list[Refused]
     refused_on_its_own: list[Refused]
+    reads: Comparison | None
 
 
 class Handover:
@@ -64,10 +70,16 @@ class Handover:
         self.reference, self.ours, self.theirs, self.folder = reference, ours, theirs, folder
 
     def play(
-        self, first: Sequence[bytes], then: Sequence[bytes], *, give_back: bool = True, gone: Collection[str] = ()
+        self,
+        first: Sequence[bytes],
+        then: Sequence[bytes],
+        *,
+        give_back: bool = True,
+        gone: Collection[str] = (),
+        reads: bool = False,
     ) -> Outcome:
         """`first` by us, `then` by the reference; all by the reference in its own database. `gone`: accounts whose PDS
-        has no repository of theirs any more."""
+        has no repository of theirs any more. `reads`: every read of the data plane is compared at the end."""
         self.reference.identities(documents_of((*first, *then)), {}, gone)
         replayed_frames(self.ours, self.folder, first)
         self.ours.engine.dispose()
@@ -80,7 +92,11 @@ class Handover:
             before = self.differing()
             refused_on_its_own = self.reference.index("theirs", then)
             refused = self.reference.index("ours", then)
-            return Outcome(before, self.differing(), refused, refused_on_its_own)
+            answers = None
+            if reads:
+                subjects = subjects_of([self.ours.url, self.theirs], viewers=2, pairs=10)
+                answers = compare(self.reference, "theirs", "ours", calls(subjects))
+            return Outcome(before, self.differing(), refused, refused_on_its_own, answers)
         finally:
             self.reference.close("theirs")
             self.reference.close("ours")
@@ -132,7 +148,8 @@ def test_records_of_every_collection(handover: Handover, then: str) -> None:
     """Those that we wrote are edited and deleted by the reference, and it creates others."""
     stream = Stream()
     ann, bob = Person(stream, "ann"), Person(stream, "bob")
-    writes = one_of_each(ann)
+    # Posts that are equal have no order.
+    writes = [post("a", "ann's") if write.path == f"{POST}/a" else write for write in one_of_each(ann)]
     first = [bob.commit(*one_of_each(bob)), ann.commit(*writes)]
     if then == "created":
         first, later = first[:1], [first[1]]
@@ -142,10 +159,11 @@ def test_records_of_every_collection(handover: Handover, then: str) -> None:
         later = [ann.commit(delete(write.path)) for write in writes]
         if then == "deleted and created":
             later.append(ann.commit(*writes))
-    played = handover.play(first, later)
+    played = handover.play(first, later, reads=then != "created")
     assert [played.refused, played.refused_on_its_own] == [[], []]
     assert played.before == Counter()
     assert played.after == Counter()
+    assert played.reads is None or played.reads.holds, str(played.reads)
 
 
 def notified_twice() -> tuple[list[bytes], list[bytes]]:
@@ -194,9 +212,9 @@ def test_a_post_that_we_wrote_has_replies_quotes_and_gates(handover: Handover) -
     stream = Stream()
     ann, bob = Person(stream, "ann"), Person(stream, "bob")
     first = ann.commit(post("a", "root"))
-    stored = ann.repository.get("app.bsky.feed.post/a")
+    stored = ann.repository.get(f"{POST}/a")
     assert stored is not None
-    root = {"uri": ann.uri("app.bsky.feed.post/a"), "cid": to_text(stored[0])}
+    root = {"uri": ann.uri(f"{POST}/a"), "cid": to_text(stored[0])}
     gate = {"post": root["uri"], "allow": [], "createdAt": WHEN}
     quote = {"$type": "app.bsky.embed.record", "record": root}
     then = [
