@@ -110,12 +110,14 @@ async function serve() {
   }
 }
 
-async function startBsync({ settings, log, ports, checks, fail }) {
+async function startBsync({ settings, bsky, log, ports, checks, fail }) {
   const { BsyncService, envToCfg, readEnv } = await load('@atproto/bsync')
   const environment = readEnv()
   environment.dbUrl = connectionUrl(environment.dbUrl, { name: 'bsync', ...settings })
   environment.version ??= versionOf('@atproto/bsync')
-  const service = await BsyncService.create(envToCfg(environment))
+  const dataplaneUrls = environment.dataplaneUrls ?? []
+  environment.dataplaneUrls = []
+  const service = await BsyncService.create(envToCfg(environment), { dataplaneClients: seenBy({ settings, bsky, ports, dataplaneUrls }) })
   const { db } = service.ctx
   await answering(db.pool, 'BSYNC_DB_POSTGRES_URL')
   if (settings.migrateBsync) {
@@ -133,6 +135,24 @@ async function startBsync({ settings, log, ports, checks, fail }) {
   process.env.BSKY_BSYNC_URL = `http://${inUrl(settings.bsyncHost)}:${ports.bsync}`
   checks.bsync = () => db.pool.query('SELECT 1')
   return () => service.destroy()
+}
+
+// bsync tells data planes up to when an account has seen its notifications, and nothing else does. Its own client speaks HTTP/2
+// only, which the packages' data plane does not, so this is the AppView's client. The data plane of this process is asked
+// where BSYNC_DATAPLANE_URLS names none; it starts after bsync.
+function seenBy({ settings, bsky, ports, dataplaneUrls }) {
+  const own = settings.parts.includes('dataplane')
+  const urls = dataplaneUrls.length || !own ? dataplaneUrls : [() => `http://${inUrl(settings.dataplaneHost)}:${ports.dataplane}`]
+  return urls.map((url) => {
+    let client
+    return {
+      updateNotificationSeen: (request) => {
+        const hosts = () => new bsky.BasicHostList([typeof url === 'function' ? url() : url])
+        client ??= bsky.createDataPlaneClient(hosts(), { httpVersion: process.env.BSKY_DATAPLANE_HTTP_VERSION })
+        return client.updateNotificationSeen(request)
+      },
+    }
+  })
 }
 
 // One pool for the data plane and the subscription of a process.
