@@ -43,6 +43,7 @@ KUBERNETES = DOCKER / "kubernetes"
 MANIFESTS = sorted(path for path in KUBERNETES.glob("*.yaml") if path.name != "values.yaml")
 OTHERS_VARIABLES = {"DAGSTER_PG_URL", "DAGSTER_CURRENT_IMAGE", "DAGSTER_RUN_NETWORK", "PGPASSWORD"}
 """Variables that Dagster, its launchers or libpq read."""
+COMPLETED = "service_completed_successfully"
 
 
 def read(name: str) -> Any:
@@ -238,6 +239,7 @@ def test_services_and_profiles() -> None:
     assert profiles == {
         "webserver-read-only": ["read-only"], "labels": ["labels"],
         "prometheus": ["monitoring"], "grafana": ["monitoring"],
+        "appview": ["appview"], "appview-prepare": ["appview"],
     }  # fmt: skip
 
 
@@ -248,24 +250,25 @@ def test_a_service_is_locked_bounded_and_watched(name: str) -> None:
     assert service["logging"]["options"]["max-size"]
     for port in service.get("ports", ()):
         assert port.startswith("127.0.0.1:"), f"{port} is open to the network"
-    if name == "migrate":
-        assert (
-            service["restart"] == "on-failure" and service["depends_on"]["postgres"]["condition"] == "service_healthy"
-        )
+    if name in ("migrate", "appview-prepare"):
+        before = {"migrate": ("postgres", "service_healthy"), "appview-prepare": ("migrate", COMPLETED)}[name]
+        assert service["restart"] == "on-failure" and service["depends_on"][before[0]]["condition"] == before[1]
         return
     assert service["restart"] == "unless-stopped"
     if name in ("prometheus", "grafana"):  # others' images
         return
     assert service["healthcheck"]["test"][0] == "CMD"
     if name != "postgres":
-        assert service["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+        assert service["depends_on"]["appview-prepare" if name == "appview" else "migrate"]["condition"] == COMPLETED
         assert service["mem_limit"]
 
 
 def test_every_variable_is_a_setting() -> None:
     known = {name for field in dataclasses.fields(Settings) for name in field.metadata["variables"]} | OTHERS_VARIABLES
     known |= {"LOG_FORMAT"}
-    named = {name for service in services().values() for name in variables(service)}
+    # The reference AppView's are compared with docs/serve.md (test_serve.py).
+    ours = [service for name, service in services().items() if not name.startswith("appview")]
+    named = {name for service in ours for name in variables(service)}
     named |= {name for service in read("compose.docker-runs.yaml")["services"].values() for name in variables(service)}
     assert {name for name in named if not re.match("(POSTGRES|GF)_", name)} <= known
     for document in documents():

@@ -1,4 +1,4 @@
-"""docker/appview/serve.mjs: how the published reference AppView is started, watched and ended (docs/serve.md)."""
+"""docker/appview/: how the published reference AppView is started, watched and ended, and what it may do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from appview_pipeline_tests.support.tables import rows
 from appview_pipeline_tests.support.waiting import wait_for
 
 ANN, BOB = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", "did:plc:bbbbbbbbbbbbbbbbbbbbbbbb"
+POST = f"at://{BOB}/app.bsky.feed.post/3l6oveex3ii2l"
 
 
 def ready(reader: Reader) -> dict[str, str]:
@@ -26,3 +27,6 @@ def test_with_all_its_parts_a_mute_reaches_the_database(database: Database, pack
         assert reader.post("app.bsky.graph.muteActor", ANN, actor=BOB).status == 200
         mutes = 'SELECT "mutedByDid", "subjectDid" FROM bsky.mute'
         wait_for(lambda: rows(database.url, mutes) == [(ANN, BOB)])
+        seen = "2025-06-16T00:00:00.000Z"
+        assert reader.post("app.bsky.notification.updateSeen", ANN, seenAt=seen).status == 200
+        assert rows(database.url, 'SELECT "lastSeenNotifs" FROM bsky.actor_state') == [(seen,)]

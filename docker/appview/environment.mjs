@@ -1,5 +1,5 @@
-// What the environment says to docker/appview/serve.mjs: docs/serve.md, "Environment", has the table. Everything that is
-// wrong with it is an OperatorError, one sentence with the remedy, before anything is started.
+// What the environment says to docker/appview/serve.mjs: docs/serve.md, "Environment", has the table. Everything that
+// is wrong with it is an OperatorError, one sentence with the remedy, before anything is started.
 import { readFileSync } from 'node:fs'
 
 export class OperatorError extends Error {}
@@ -40,8 +40,11 @@ export function readEnvironment(env = process.env) {
     required(env, 'BSYNC_DB_POSTGRES_URL', "the address of bsync's own database")
     if (env.BSYNC_DB_POSTGRES_URL === settings.url) {
       throw new OperatorError(
-        'BSYNC_DB_POSTGRES_URL is the database of the pipeline, but bsync needs one of its own: CREATE DATABASE bsync.',
+        "BSYNC_DB_POSTGRES_URL is the pipeline's database, but bsync needs one of its own: CREATE DATABASE bsync.",
       )
+    }
+    if (!runs('dataplane') && !env.BSKY_DATAPLANE_URLS && !env.BSYNC_DATAPLANE_URLS) {
+      throw new OperatorError('BSKY_DATAPLANE_URLS is not set: bsync tells the data plane what accounts have seen.')
     }
   }
   if (runs('appview') || runs('subscription')) {
@@ -52,14 +55,14 @@ export function readEnvironment(env = process.env) {
     }
   }
   if (runs('appview')) {
-    if (!env.BSKY_PUBLIC_URL) required(env, 'BSKY_PUBLIC_URL', 'where clients reach this AppView, such as https://api.example.com')
+    required(env, 'BSKY_PUBLIC_URL', 'where clients reach this AppView, such as https://api.example.com')
     settings.signingKey = signingKey(env)
     if (!runs('dataplane') && !env.BSKY_DATAPLANE_URLS && !env.BSKY_DATAPLANE_URLS_ETCD_KEY_PREFIX) {
-      throw new OperatorError('BSKY_DATAPLANE_URLS is not set, and SERVE_PARTS has no dataplane: one of both is needed.')
+      throw new OperatorError('BSKY_DATAPLANE_URLS is not set, and SERVE_PARTS has no dataplane: set one of them.')
     }
   }
   if (runs('subscription') && !runs('bsync') && !env.BSKY_BSYNC_URL) {
-    throw new OperatorError('BSKY_BSYNC_URL is not set, and SERVE_PARTS has no bsync: the part subscription reads one of both.')
+    throw new OperatorError('BSKY_BSYNC_URL is not set, and SERVE_PARTS has no bsync: subscription needs one of them.')
   }
   settings.hasPrivateState = Boolean(runs('bsync') || env.BSKY_BSYNC_URL)
   return settings
@@ -98,6 +101,22 @@ export function connectionUrl(url, { name, statementSeconds }) {
   return /[?&]application_name=/.test(url) ? url : `${url}&application_name=${name}`
 }
 
+// The file's text becomes the password of every address that has none: node's driver reads PGPASSWORD.
+export function passwordFromFile(env = process.env) {
+  const text = fileOf(env, 'PGPASSWORD_FILE')
+  if (text !== undefined) env.PGPASSWORD ||= text
+}
+
+// The trimmed text of the file that a variable names; nothing where it is not set.
+function fileOf(env, name) {
+  if (!env[name]) return undefined
+  try {
+    return readFileSync(env[name], 'utf8').trim()
+  } catch (error) {
+    throw new OperatorError(`${name} names ${env[name]}, which cannot be read: ${error.code}.`)
+  }
+}
+
 function list(text) {
   const items = text?.split(',').map((item) => item.trim()).filter(Boolean)
   return items?.length ? items : undefined
@@ -118,16 +137,7 @@ function required(env, name, meaning) {
 }
 
 function signingKey(env) {
-  const file = env.BSKY_SERVICE_SIGNING_KEY_FILE
-  let text = env.BSKY_SERVICE_SIGNING_KEY
-  if (!text && file) {
-    try {
-      text = readFileSync(file, 'utf8')
-    } catch (error) {
-      throw new OperatorError(`BSKY_SERVICE_SIGNING_KEY_FILE names ${file}, which cannot be read: ${error.message}.`)
-    }
-  }
-  text = text?.trim()
+  const text = (env.BSKY_SERVICE_SIGNING_KEY || fileOf(env, 'BSKY_SERVICE_SIGNING_KEY_FILE'))?.trim()
   if (text && !/^[0-9a-f]{64}$/i.test(text)) {
     throw new OperatorError('The signing key is not 64 hexadecimal digits: make one with `node serve.mjs new-key`.')
   }

