@@ -144,11 +144,13 @@ async function startBsync({ settings, bsky, log, ports, checks, fail }) {
 // data plane of this process starts after bsync.
 function seenClient(bsky, urls) {
   let client
-  const connect = () =>
-    bsky.createDataPlaneClient(new bsky.BasicHostList(urls ?? process.env.BSKY_DATAPLANE_URLS.split(',')), {
+  const connect = () => {
+    const hosts = urls?.length ? urls : process.env.BSKY_DATAPLANE_URLS.split(',')
+    return bsky.createDataPlaneClient(new bsky.BasicHostList(hosts), {
       httpVersion: process.env.BSKY_DATAPLANE_HTTP_VERSION,
       rejectUnauthorized: process.env.BSKY_DATAPLANE_IGNORE_BAD_TLS !== 'true',
     })
+  }
   return { updateNotificationSeen: (request) => (client ??= connect()).updateNotificationSeen(request) }
 }
 
