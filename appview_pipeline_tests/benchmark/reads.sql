@@ -1,8 +1,8 @@
--- Adds to a prefilled database (prefill.sql) what readers meet in a real network and a prefill has not: accounts, posts and
--- lists of very different sizes, threads, quotes, labels, moderation, and private data. Run by reads_world.py, in order.
+-- Adds to a prefilled database (prefill.sql) what readers meet in a real network and a prefill has not: accounts, posts
+-- and lists of very different sizes, threads, quotes, labels, moderation, and private data. Run by reads_world.py.
 --
--- Guarantees: the same parameters give the same rows, in the same order. `records` is the size of the whole database; all
--- numbers follow from it. Rows have the tables, columns and lengths that the write path would have given them.
+-- Guarantees: the same parameters give the same rows, in the same order. `records` is the size of the whole database;
+-- all numbers follow from it. Rows have the tables, columns and lengths that the write path would have given them.
 
 -- :functions
 CREATE SCHEMA reads;
@@ -22,8 +22,8 @@ CREATE FUNCTION reads.iso(micros bigint) RETURNS text LANGUAGE sql STABLE PARALL
 RETURN to_char(to_timestamp(micros / 1000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.')
   || lpad((micros / 1000 %% 1000)::text, 3, '0') || 'Z';
 
--- Shaped like a TID and in the order of time, but before all that are made today. In these days the first hexadecimal digit
--- of the microseconds never changes.
+-- Shaped like a TID and in the order of time, but before all that are made today. In these days the first hexadecimal
+-- digit of the microseconds never changes.
 CREATE FUNCTION reads.tid(micros bigint) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '3' || translate(right(to_hex(micros), 12), '0123456789abcdef', '234567abcdefghij');
 
@@ -36,17 +36,20 @@ RETURN 'app.bsky.' || CASE
   ELSE 'graph.'
 END || kind;
 
--- Account 0 is followed by very many and wrote the post that very many liked, 1 follows thousands, 2 has written a tenth of
--- everything; from 3 on they are ordinary. Posts by their place in time.
+-- Account 0 is followed by very many and wrote the post that very many liked, 1 follows thousands, 2 has written a
+-- tenth of everything; from 3 on they are ordinary. Posts by their place in time.
 CREATE UNLOGGED TABLE reads.account (n bigint PRIMARY KEY, did text NOT NULL);
 CREATE UNLOGGED TABLE reads.post (n bigserial PRIMARY KEY, uri text NOT NULL, cid text NOT NULL);
-CREATE UNLOGGED TABLE reads.list (n bigserial PRIMARY KEY, uri text NOT NULL, cid text NOT NULL, members bigint NOT NULL);
+CREATE UNLOGGED TABLE reads.list (
+  n bigserial PRIMARY KEY, uri text NOT NULL, cid text NOT NULL, members bigint NOT NULL
+);
 -- What is added: records by kind, with what each refers to. They become rows of bsky.record and of their own tables.
 CREATE UNLOGGED TABLE reads.act (
   kind text NOT NULL, n bigint NOT NULL, did text NOT NULL, rkey text NOT NULL, at text NOT NULL, cid text NOT NULL,
   subject text, subject_cid text, parent text, parent_cid text, root text, root_cid text, embed text,
   uri text GENERATED ALWAYS AS ('at://' || did || '/' || reads.nsid(kind) || '/' || rkey) STORED
 );
+CREATE INDEX ON reads.act (kind, n);
 
 -- :accounts
 INSERT INTO bsky.actor (did, handle, "indexedAt")
@@ -72,9 +75,13 @@ WHERE a.did = actor.did;
 INSERT INTO reads.act (kind, n, did, rkey, at, cid)
 SELECT 'profile', n, did, 'self', reads.iso(%(begin)s), reads.cid('profile', n) FROM reads.account
 UNION ALL
-SELECT 'declaration', n, did, 'self', reads.iso(%(begin)s), reads.cid('declaration', n) FROM reads.account WHERE n %% 10 = 0
+SELECT 'declaration', n, did, 'self', reads.iso(%(begin)s), reads.cid('declaration', n)
+FROM reads.account
+WHERE n %% 10 = 0
 UNION ALL
-SELECT 'service', n, did, 'self', reads.iso(%(begin)s), reads.cid('service', n) FROM reads.account WHERE n BETWEEN 10 AND 19;
+SELECT 'service', n, did, 'self', reads.iso(%(begin)s), reads.cid('service', n)
+FROM reads.account
+WHERE n BETWEEN 10 AND 19;
 INSERT INTO bsky.labeler (uri, cid, creator, "createdAt", "indexedAt")
 SELECT uri, cid, did, at, at FROM reads.act WHERE kind = 'service';
 
@@ -82,15 +89,15 @@ SELECT uri, cid, did, at, at FROM reads.act WHERE kind = 'service';
 INSERT INTO reads.post (uri, cid)
 SELECT uri, cid FROM bsky.post ORDER BY "sortAt", uri;
 -- By account 2: a tenth of all records, two fifths of them in long threads of its own.
-INSERT INTO reads.act (kind, n, did, rkey, at, cid, root, parent)
+INSERT INTO reads.act (kind, n, did, rkey, at, cid, root, root_cid, parent, parent_cid)
 SELECT 'post', n, did, reads.tid(reads.micros(n, total)), reads.iso(reads.micros(n, total)), reads.cid('post', n),
-  CASE WHEN n %% 50 > 30 THEN n - n %% 50 + 30 END, CASE WHEN n %% 50 > 30 THEN n - 1 END
-FROM (SELECT did, %(records)s / 10 AS total FROM reads.account WHERE n = 2) writer, generate_series(1, total) n;
-UPDATE reads.act SET
-  root = r.uri, root_cid = r.cid, parent = p.uri, parent_cid = p.cid
-FROM reads.act r, reads.act p
-WHERE act.kind = 'post' AND act.root IS NOT NULL AND r.kind = 'post' AND r.n::text = act.root AND p.kind = 'post'
-  AND p.n::text = act.parent;
+  CASE WHEN replies THEN 'at://' || did || '/app.bsky.feed.post/' || reads.tid(reads.micros(n - n %% 50 + 30, total))
+  END,
+  CASE WHEN replies THEN reads.cid('post', n - n %% 50 + 30) END,
+  CASE WHEN replies THEN 'at://' || did || '/app.bsky.feed.post/' || reads.tid(reads.micros(n - 1, total)) END,
+  CASE WHEN replies THEN reads.cid('post', n - 1) END
+FROM (SELECT did, %(records)s / 10 AS total FROM reads.account WHERE n = 2) writer
+CROSS JOIN LATERAL (SELECT n, n %% 50 > 30 AS replies FROM generate_series(1, total) n) post;
 -- One post of account 0 that everybody knows, in the middle of the time; one that begins a thread three hundred deep.
 INSERT INTO reads.act (kind, n, did, rkey, at, cid)
 SELECT 'post', -i, did, reads.tid(reads.micros(i, 2)), reads.iso(reads.micros(i, 2)), reads.cid('root', i)
@@ -127,6 +134,7 @@ CROSS JOIN LATERAL (
 JOIN reads.account a ON a.n = i;
 
 -- :edges
+ANALYZE reads.act, reads.post;
 INSERT INTO reads.act (kind, n, did, rkey, at, cid, subject, subject_cid)
 SELECT e.kind, e.n, a.did, reads.tid(reads.micros(e.n, total) + 3), reads.iso(reads.micros(e.n, total)),
   reads.cid(e.kind || 'edge', e.n), s.subject, s.cid
@@ -139,8 +147,10 @@ JOIN reads.account a ON a.n = e.n + 2
 CROSS JOIN LATERAL (
   SELECT uri AS subject, act.cid FROM reads.act WHERE e.kind IN ('like', 'repost') AND kind = 'post' AND act.n = -1
   UNION ALL
-  SELECT did, NULL FROM reads.account WHERE e.kind IN ('follow', 'block') AND n = CASE e.kind WHEN 'block' THEN 1 ELSE 0 END
+  SELECT did, NULL FROM reads.account
+  WHERE e.kind IN ('follow', 'block') AND n = CASE e.kind WHEN 'block' THEN 1 ELSE 0 END
 ) s;
+ANALYZE reads.act;
 -- Account 1 follows the most active ones and many others, and likes what account 2 writes.
 INSERT INTO reads.act (kind, n, did, rkey, at, cid, subject)
 SELECT 'follow', -s.n, a.did, reads.tid(reads.micros(s.n, %(records)s / 200) + 5),
@@ -161,14 +171,17 @@ JOIN reads.act p ON p.kind = 'post' AND p.n BETWEEN 1 AND %(records)s / 100
 WHERE a.n = 1;
 
 -- :lists
--- Of account 0: a list of very many, a moderation list of many, and a starter pack's. Every twentieth account has a small one.
+ANALYZE reads.act;
+-- Of account 0: a list of very many, a moderation list of many, and a starter pack's. Every twentieth account has a
+-- small one.
 INSERT INTO reads.act (kind, n, did, rkey, at, cid, embed)
 SELECT 'list', n, did, reads.tid(%(begin)s + n), reads.iso(%(begin)s + n * 1000000), reads.cid('list', n), purpose
 FROM (
   SELECT x AS n, did, CASE x WHEN 1 THEN 'modlist' WHEN 2 THEN 'referencelist' ELSE 'curatelist' END AS purpose
   FROM reads.account, generate_series(0, 2) x WHERE account.n = 0
   UNION ALL
-  SELECT n, did, CASE WHEN n %% 40 = 0 THEN 'modlist' ELSE 'curatelist' END FROM reads.account WHERE n > 2 AND n %% 20 = 0
+  SELECT n, did, CASE WHEN n %% 40 = 0 THEN 'modlist' ELSE 'curatelist' END
+  FROM reads.account WHERE n > 2 AND n %% 20 = 0
 ) lists;
 INSERT INTO bsky.list (uri, cid, creator, name, purpose, "createdAt", "indexedAt")
 SELECT uri, cid, did, 'List ' || n, 'app.bsky.graph.defs#' || embed, at, at FROM reads.act WHERE kind = 'list'
@@ -194,7 +207,8 @@ SELECT uri, cid, creator, '{"$type":"app.bsky.graph.listitem","list":"' || "list
   || '","createdAt":"' || "createdAt" || '"}', "indexedAt", split_part(uri, '/', 5)
 FROM bsky.list_item;
 INSERT INTO reads.act (kind, n, did, rkey, at, cid, subject)
-SELECT 'listblock', a.n, a.did, reads.tid(%(begin)s + a.n), reads.iso(%(begin)s + a.n * 1000), reads.cid('listblock', a.n), l.uri
+SELECT 'listblock', a.n, a.did, reads.tid(%(begin)s + a.n), reads.iso(%(begin)s + a.n * 1000),
+  reads.cid('listblock', a.n), l.uri
 FROM reads.account a
 JOIN reads.list l ON l.n = 2 OR (a.n = 1 AND l.n BETWEEN 4 AND 40)
 WHERE a.n %% 50 = 1;
@@ -202,18 +216,21 @@ INSERT INTO bsky.list_block (uri, cid, creator, "subjectUri", "createdAt", "inde
 SELECT uri, cid, did, subject, at, at FROM reads.act WHERE kind = 'listblock'
 ON CONFLICT DO NOTHING;
 INSERT INTO bsky.reference_list_opt_out (uri, cid, creator, "subjectUri", "createdAt", "indexedAt")
-SELECT 'at://' || did || '/app.bsky.graph.referencelistoptout/' || reads.tid(%(begin)s), reads.cid('optout', n), did, l.uri,
-  reads.iso(%(begin)s), reads.iso(%(begin)s)
+SELECT 'at://' || did || '/app.bsky.graph.referencelistoptout/' || reads.tid(%(begin)s), reads.cid('optout', n), did,
+  l.uri, reads.iso(%(begin)s), reads.iso(%(begin)s)
 FROM reads.account
 JOIN (SELECT uri FROM reads.list WHERE n = 3) l ON true
 WHERE n BETWEEN 3 AND 60 AND n %% 3 = 0;
 INSERT INTO reads.act (kind, n, did, rkey, at, cid, subject)
-SELECT 'starterpack', a.n, a.did, reads.tid(%(begin)s + a.n), reads.iso(%(begin)s + a.n * 1000), reads.cid('pack', a.n), l.uri
+SELECT 'starterpack', a.n, a.did, reads.tid(%(begin)s + a.n), reads.iso(%(begin)s + a.n * 1000), reads.cid('pack', a.n),
+  l.uri
 FROM reads.account a
 JOIN reads.list l ON l.n = 3
 WHERE a.n = 0 OR a.n %% 100 = 50;
 INSERT INTO bsky.starter_pack (uri, cid, creator, name, "createdAt", "indexedAt")
-SELECT uri, cid, did, (array['Birds of', 'Trains in', 'Science from', 'Bread and'])[1 + n %% 4] || ' place ' || n, at, at
+SELECT uri, cid, did,
+  (array['Birds of', 'Trains in', 'Science from', 'Bread and'])[1 + n / 50 %% 4] || ' place ' || n, at,
+  at
 FROM reads.act
 WHERE kind = 'starterpack';
 INSERT INTO reads.act (kind, n, did, rkey, at, cid)
@@ -221,7 +238,8 @@ SELECT 'generator', a.n, a.did, 'feed' || a.n, reads.iso(%(begin)s + a.n * 1000)
 FROM reads.account a
 WHERE a.n = 0 OR a.n %% 100 = 60;
 INSERT INTO bsky.feed_generator (uri, cid, creator, "feedDid", "displayName", "createdAt", "indexedAt")
-SELECT uri, cid, did, 'did:web:feeds.bench.test', (array['Birds', 'Trains', 'Science', 'Bread'])[1 + n %% 4] || ' ' || n, at, at
+SELECT uri, cid, did, 'did:web:feeds.bench.test',
+  (array['Birds', 'Trains', 'Science', 'Bread'])[1 + n / 60 %% 4] || ' ' || n, at, at
 FROM reads.act
 WHERE kind = 'generator';
 INSERT INTO reads.act (kind, n, did, rkey, at, cid, subject)
@@ -231,7 +249,10 @@ FROM reads.account v
 JOIN reads.account s ON s.n %% 200 = 0
 WHERE v.n IN (3, 4);
 INSERT INTO bsky.verification (uri, cid, rkey, creator, subject, handle, "displayName", "createdAt", "indexedAt")
-SELECT uri, cid, rkey, did, subject, handle, 'name', at, at FROM reads.act JOIN bsky.actor USING (did) WHERE kind = 'verification';
+SELECT uri, cid, rkey, did, subject, handle, 'name', at, at
+FROM reads.act
+JOIN bsky.actor USING (did)
+WHERE kind = 'verification';
 
 -- :gates
 INSERT INTO reads.act (kind, n, did, rkey, at, cid, subject)
@@ -252,8 +273,8 @@ ANALYZE reads.act;
 INSERT INTO bsky.record (uri, cid, did, json, "indexedAt", rev)
 SELECT uri, cid, did, '{"$type":"' || reads.nsid(kind) || '",' || CASE
     WHEN kind = 'post' THEN '"text":"words about trains and bread ' || n || '",' || coalesce(
-      '"reply":{"root":{"cid":"' || root_cid || '","uri":"' || root || '"},"parent":{"cid":"' || parent_cid || '","uri":"'
-      || parent || '"}},', '')
+      '"reply":{"root":{"cid":"' || root_cid || '","uri":"' || root || '"},"parent":{"cid":"' || parent_cid
+      || '","uri":"' || parent || '"}},', '')
     WHEN kind = 'profile' THEN '"displayName":"Name ' || n || '",'
     WHEN subject_cid IS NOT NULL THEN '"subject":{"cid":"' || subject_cid || '","uri":"' || subject || '"},'
     ELSE coalesce('"subject":"' || subject || '",', '')
@@ -265,8 +286,8 @@ INSERT INTO bsky.profile (uri, cid, creator, "displayName", description, "indexe
 SELECT uri, cid, did, 'Name ' || n, 'Nothing to see here.', at, at FROM reads.act WHERE kind = 'profile'
 ON CONFLICT DO NOTHING;
 INSERT INTO bsky.post
-  (uri, cid, creator, text, "replyRoot", "replyRootCid", "replyParent", "replyParentCid", "createdAt", "indexedAt", langs,
-   "invalidReplyRoot", "violatesThreadGate", rev)
+  (uri, cid, creator, text, "replyRoot", "replyRootCid", "replyParent", "replyParentCid", "createdAt", "indexedAt",
+   langs, "invalidReplyRoot", "violatesThreadGate", rev)
 SELECT uri, cid, did, 'words about trains and bread ' || n, root, root_cid, parent, parent_cid, at, at, '["en"]',
   CASE WHEN parent IS NOT NULL THEN false END, CASE WHEN parent IS NOT NULL THEN false END, rkey
 FROM reads.act
@@ -307,7 +328,8 @@ ON CONFLICT DO NOTHING;
 INSERT INTO bsky.notification (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
 SELECT recipient, uri, cid, did, reason, CASE WHEN reason <> 'follow' THEN coalesce(parent, subject) END, at
 FROM (
-  SELECT act.*, CASE kind WHEN 'follow' THEN subject ELSE split_part(coalesce(parent, subject), '/', 3) END AS recipient,
+  SELECT act.*,
+    CASE kind WHEN 'follow' THEN subject ELSE split_part(coalesce(parent, subject), '/', 3) END AS recipient,
     CASE WHEN kind <> 'post' THEN kind WHEN parent IS NULL THEN 'quote' ELSE 'reply' END AS reason
   FROM reads.act
   WHERE kind IN ('like', 'repost', 'follow', 'post') AND coalesce(parent, subject) IS NOT NULL
@@ -320,11 +342,13 @@ ON CONFLICT DO NOTHING;
 UPDATE bsky.profile SET "joinedViaStarterPackUri" = p.uri
 FROM reads.account a
 JOIN LATERAL (
-  SELECT uri FROM reads.act WHERE kind = 'starterpack' AND act.n = CASE WHEN a.n %% 40 = 1 THEN 0 ELSE 50 + 100 * (a.n %% 5) END
+  SELECT uri FROM reads.act
+  WHERE kind = 'starterpack' AND act.n = CASE WHEN a.n %% 40 = 1 THEN 0 ELSE 50 + 100 * (a.n %% 5) END
 ) p ON true
 WHERE a.did = profile.creator AND a.n %% 20 = 1;
 INSERT INTO bsky.label (src, uri, cid, val, neg, cts, exp)
-SELECT s.did, p.uri, '', (array['porn', 'spam', 'rude', 'spider'])[1 + p.n %% 4], false, reads.iso(%(begin)s + p.n * 1000),
+SELECT s.did, p.uri, '', (array['porn', 'spam', 'rude', 'spider'])[1 + p.n / 8 %% 4], false,
+  reads.iso(%(begin)s + p.n * 1000),
   CASE WHEN p.n %% 20 = 0 THEN reads.iso(%(begin)s + p.n * 1000) END
 FROM (
   SELECT n, uri FROM reads.post WHERE n %% 8 = 0
@@ -368,7 +392,8 @@ FROM reads.account a
 JOIN reads.post p ON p.n BETWEEN 1 AND CASE a.n WHEN 1 THEN %(records)s / 200 ELSE 5 END
 WHERE a.n %% 10 = 1;
 INSERT INTO bsky.draft (creator, key, "createdAt", "updatedAt", payload)
-SELECT a.did, reads.tid(%(begin)s + i), reads.iso(%(begin)s), reads.iso(%(begin)s + i * 1000000), '{"posts":[{"text":"draft"}]}'
+SELECT a.did, reads.tid(%(begin)s + i), reads.iso(%(begin)s), reads.iso(%(begin)s + i * 1000000),
+  '{"posts":[{"text":"draft"}]}'
 FROM reads.account a
 CROSS JOIN LATERAL (SELECT i FROM generate_series(1, CASE a.n WHEN 1 THEN 500 ELSE 3 END) i) drafts
 WHERE a.n %% 10 = 1;

@@ -27,9 +27,11 @@ class Access:
 
 @dataclass(frozen=True)
 class Plan:
-    """A statement's plan. With ANALYZE: rows that it returned, pages that it touched, milliseconds that it took."""
+    """A statement's plan, and what the planner takes it to cost. With ANALYZE: rows that it returned, pages that it
+    touched, milliseconds that it took."""
 
     accesses: tuple[Access, ...]
+    cost: float
     rows: int
     pages: int
     ms: float
@@ -70,7 +72,22 @@ def explained(connection: Connection, statement: str, *, analyze: bool = False) 
     assert found is not None
     top, root = found[0][0], found[0][0]["Plan"]
     pages = root.get("Shared Hit Blocks", 0) + root.get("Shared Read Blocks", 0)
-    return Plan(tuple(accesses(root)), round(root.get("Actual Rows", 0)), pages, float(top.get("Execution Time", 0.0)))
+    return Plan(
+        accesses=tuple(accesses(root)),
+        cost=float(root["Total Cost"]),
+        rows=round(root.get("Actual Rows", 0)),
+        pages=pages,
+        ms=float(top.get("Execution Time", 0.0)),
+    )
+
+
+def drop_index(cursor: Cursor, index: str) -> None:
+    """Drops an index of schema bsky, also one that is a constraint's, with the constraint."""
+    cursor.execute(
+        "SELECT conrelid::regclass::text FROM pg_constraint WHERE conindid = %s::regclass", (f'bsky."{index}"',)
+    )
+    found = cursor.fetchone()
+    cursor.execute(f'ALTER TABLE {found[0]} DROP CONSTRAINT "{index}"' if found else f'DROP INDEX bsky."{index}"')
 
 
 def accesses(node: dict[str, Any], table: str = "") -> Iterator[Access]:
