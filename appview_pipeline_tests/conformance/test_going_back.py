@@ -77,9 +77,11 @@ class Handover:
         give_back: bool = True,
         gone: Collection[str] = (),
         reads: bool = False,
+        private: str | None = None,
     ) -> Outcome:
         """`first` by us, `then` by the reference; all by the reference in its own database. `gone`: accounts whose PDS
-        has no repository of theirs any more. `reads`: every read of the data plane is compared at the end."""
+        has no repository of theirs any more. `reads`: every read of the data plane is compared at the end.
+        `private`: a statement that is executed in both databases when the reference takes over."""
         self.reference.identities(documents_of((*first, *then)), {}, gone)
         replayed_frames(self.ours, self.folder, first)
         self.ours.engine.dispose()
@@ -89,6 +91,9 @@ class Handover:
         self.reference.open("ours", self.ours.url)
         try:
             self.reference.index("theirs", first)
+            if private is not None:
+                for url in (self.ours.url, self.theirs):
+                    rows(url, private)
             before = self.differing()
             refused_on_its_own = self.reference.index("theirs", then)
             refused = self.reference.index("ours", then)
@@ -234,6 +239,26 @@ def test_a_post_that_we_wrote_has_replies_quotes_and_gates(handover: Handover) -
         root["uri"],
     )
     assert (replies, quotes, likes) == (1, 1, 1)
+
+
+def test_it_loses_likes_in_muted_threads_again(handover: Handover) -> None:
+    """The difference `muted-thread-like`, as it is when one goes back."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    first = ann.commit(post("a", "root"))
+    stored = ann.repository.get(f"{POST}/a")
+    assert stored is not None
+    root = {"uri": ann.uri(f"{POST}/a"), "cid": to_text(stored[0])}
+    mute = f"INSERT INTO bsky.thread_mute VALUES ('{root['uri']}', '{ann.did}', '{WHEN}')"
+    then = [
+        bob.commit(create("app.bsky.feed.like/l", {"subject": root, "createdAt": WHEN})),
+        bob.commit(post("r", "reply", reply={"root": root, "parent": root})),
+    ]
+    played = handover.play([first], then, private=mute)
+    assert played.after == Counter()
+    lost = [("indexRecord", bob.uri("app.bsky.feed.like/l")), ("indexRecord", bob.uri(f"{POST}/r"))]
+    for refused in (played.refused, played.refused_on_its_own):
+        assert [(it.step, it.uri) for it in refused] == lost
 
 
 def test_an_account_is_deleted(handover: Handover) -> None:
