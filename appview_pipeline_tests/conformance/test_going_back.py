@@ -6,6 +6,8 @@ the reference's alone. A row that differs at the end must have differed when the
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from appview_pipeline.operations.leaving import leave
 from appview_pipeline.protocol.cid import to_text
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
-from appview_pipeline_tests.conformance.reference.check import run_reference_migrator
+from appview_pipeline_tests.conformance.reference.check import node_url, run_reference_migrator
 from appview_pipeline_tests.conformance.reference.differences import Comparison, compare
 from appview_pipeline_tests.conformance.reference.oracle import (
     Oracle,
@@ -26,14 +28,16 @@ from appview_pipeline_tests.conformance.reference.oracle import (
     reference_database,
     reference_template,
 )
+from appview_pipeline_tests.conformance.reference.packages import NODE
 from appview_pipeline_tests.conformance.reference.reads import calls
 from appview_pipeline_tests.conformance.reference.rows import bsky_rows, differing, documents_of
 from appview_pipeline_tests.conformance.reference.subjects import subjects_of
+from appview_pipeline_tests.simulated_network.relay import Relay
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.support.busy_world import busy_frames
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post, update
 from appview_pipeline_tests.support.records import one_of_each, ref
-from appview_pipeline_tests.support.tables import Fresh, replayed_frames, rows
+from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, rows
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +145,39 @@ def test_it_begins_with_the_oldest_event_that_the_relay_has(handover: Handover) 
     ]
     assert said[0] == said[1]
     assert played.after - played.before == Counter()
+
+
+def test_its_program_as_shipped_goes_on(
+    fresh: Fresh, server: EmbeddedPostgres, template: str, packages: Path, tmp_path: Path
+) -> None:
+    """The subscription itself, at a relay's socket, from the relay's oldest event on. One account: what several do at
+    once it applies in any order."""
+    ann = Person(Stream(), "ann")
+    # A profile without a time has that of the clock, and so has the notification of an edited verification.
+    profile, verification = "app.bsky.actor.profile/self", "app.bsky.graph.verification/a"
+    dated = create(profile, {"displayName": "x", "createdAt": WHEN})
+    writes = [dated if write.path == profile else write for write in one_of_each(ann)]
+    first = [ann.commit(*writes), ann.commit(update(profile, {"displayName": "y", "createdAt": WHEN}))]
+    then = [
+        ann.commit(*(edited(write) for write in writes if write.path not in (f"{POST}/a", verification))),
+        ann.commit(post("b", "more"), delete("app.bsky.feed.like/a")),
+        ann.commit(update(f"{POST}/b", {"text": "edited", "createdAt": WHEN}), delete("app.bsky.feed.repost/a")),
+    ]
+    (documents := tmp_path / "documents.json").write_text(json.dumps(documents_of(first)))
+    command = [NODE, Path(__file__).parent / "reference" / "indexer.mjs", packages]
+    with fresh() as ours, reference_database(server, template) as theirs:
+        replayed_frames(ours, tmp_path, first)
+        ours.engine.dispose()
+        leave(ours)
+        with Relay(first) as relay:
+            urls = [node_url(theirs)]
+            subprocess.run([*command, relay.url, "2", documents, *urls], check=True, timeout=120, capture_output=True)
+            assert differing(bsky_rows(ours.url), bsky_rows(theirs)) == Counter()
+            relay.publish(then)
+            urls.append(node_url(ours.url))
+            subprocess.run([*command, relay.url, "5", documents, *urls], check=True, timeout=120, capture_output=True)
+        assert differing(bsky_rows(ours.url), bsky_rows(theirs)) == Counter()
+        assert one(ours.url, "SELECT text FROM bsky.post WHERE uri = %s", ann.uri(f"{POST}/b")) == "edited"
 
 
 def edited(write: Write) -> Write:
