@@ -28,6 +28,7 @@ from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.check import node_url, scratch_database
 from appview_pipeline_tests.conformance.reference.reader import BSYNC_KEY, Reader, serving
 from appview_pipeline_tests.support.batches import index
+from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, delete, post, update
 from appview_pipeline_tests.support.private_state import Note, note
@@ -571,3 +572,20 @@ def test_a_restart_of_the_subscription_makes_the_tables_anew(
             assert [it["id"] for it in again["drafts"]] == [it["id"] for it in seen["drafts"]]
             assert [uri for uri, _ in again["bookmarks"]] == [uri for uri, _ in seen["bookmarks"]]
             assert one(database.url, 'SELECT "priorityNotifs" FROM bsky.actor_state WHERE did = %s', who.did)
+        for url, statements in zip((database.url, bsync), documented_deletion(who), strict=True):
+            with connect(url) as connection, connection.cursor() as cursor:
+                cursor.execute(statements)
+                connection.commit()
+        assert served.note().uncounted == []
+        assert not any(who.did in row for found in served.note().rows.values() for row in found)
+        for table in ("operation", "mute_op", "mute_item", "notif_op", "notif_item"):
+            assert one(bsync, f'SELECT count(*) FROM {table} WHERE "actorDid" = %s', who.did) == 0
+
+
+def documented_deletion(person: Person) -> tuple[str, str]:
+    """What docs/serve.md has to delete all that an account has written: from the index, and from bsync's database."""
+    text = (CHECKOUT / "docs" / "serve.md").read_text(encoding="utf-8").partition("\n## Private data\n")[2]
+    statements = text.partition("```sql\n")[2].partition("```")[0].replace("'DID'", f"'{person.did}'")
+    in_index, _, in_bsync = statements.partition("-- In bsync's database")
+    assert in_index.count("DELETE") == 9 and in_bsync.count("DELETE") == 5
+    return in_index, "--" + in_bsync
