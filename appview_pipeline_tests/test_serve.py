@@ -1,32 +1,350 @@
-"""docker/appview/: how the published reference AppView is started, watched and ended, and what it may do."""
+"""docker/appview/: how the published reference AppView is started, watched and ended, and what it may do.
+
+Needs `just reference`. docs/serve.md says the same to operators; what stands there is started here.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from urllib.request import urlopen
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import psycopg2.errors
+import pytest
 
 from appview_pipeline.store.database import Database
-from appview_pipeline_tests.conformance.reference.reader import Reader, serving
-from appview_pipeline_tests.support.tables import rows
+from appview_pipeline.store.database_url import parse_url
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline_tests.conformance.reference.check import node_url, scratch_database
+from appview_pipeline_tests.conformance.reference.packages import MANIFEST, NODE
+from appview_pipeline_tests.conformance.reference.reader import SERVE, Reader, environment, free_ports, started
+from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post
+from appview_pipeline_tests.support.label_rows import apply_rows, label_row
+from appview_pipeline_tests.support.ports import free_port
+from appview_pipeline_tests.support.tables import fresh_database, replayed_frames, rows
 from appview_pipeline_tests.support.waiting import wait_for
 
-ANN, BOB = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", "did:plc:bbbbbbbbbbbbbbbbbbbbbbbb"
-POST = f"at://{BOB}/app.bsky.feed.post/3l6oveex3ii2l"
+ROLE = MANIFEST / "role.sql"
+PARTS = ("bsync", "dataplane", "subscription", "appview")
+DOCUMENT = (CHECKOUT / "docs" / "serve.md").read_text(encoding="utf-8")
+ADMIN = "did:example:admin"
+"""Whom `Reader` names to show the password of the admin, who may do this as anybody."""
+LABELER = "did:plc:labelerlabelerlabelerlab"
 
 
-def ready(reader: Reader) -> dict[str, str]:
-    with urlopen(f"http://127.0.0.1:{reader.ports['health']}/readyz", timeout=30) as answer:
-        parts: dict[str, str] = json.load(answer)["parts"]
-        return parts
+def as_role(url: str) -> str:
+    """The database's address for node, as the role that role.sql makes."""
+    address = node_url(url)
+    assert "://postgres@" in address
+    return address.replace("://postgres@", "://appview_server@")
 
 
-def test_with_all_its_parts_a_mute_reaches_the_database(database: Database, packages: Path, tmp_path: Path) -> None:
-    with serving(packages, database.url, tmp_path / "serve.log", private_state=True) as reader:
-        assert ready(reader) == dict.fromkeys(("bsync", "dataplane", "subscription", "appview"), "ok")
-        assert reader.post("app.bsky.graph.muteActor", ANN, actor=BOB).status == 200
-        mutes = 'SELECT "mutedByDid", "subjectDid" FROM bsky.mute'
-        wait_for(lambda: rows(database.url, mutes) == [(ANN, BOB)])
-        seen = "2025-06-16T00:00:00.000Z"
-        assert reader.post("app.bsky.notification.updateSeen", ANN, seenAt=seen).status == 200
-        assert rows(database.url, 'SELECT "lastSeenNotifs" FROM bsky.actor_state') == [(seen,)]
+def name_of(url: str) -> str:
+    return str(rows(url, "SELECT current_database()")[0][0])
+
+
+def ask(port: int, path: str, body: Any = None) -> tuple[int, Any]:
+    """Status and JSON of an answer; with a body, it is posted as JSON."""
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"} if data else {})
+    try:
+        with urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        return error.code, json.load(error)
+
+
+def said(variables: dict[str, str], *arguments: str) -> tuple[int, str]:
+    """Exit code and last line of the program."""
+    done = subprocess.run([NODE, SERVE, *arguments], env=variables, capture_output=True, text=True, timeout=120)
+    line = (done.stdout + done.stderr).strip().splitlines()[-1]
+    return done.returncode, json.loads(line).get("msg", line) if line.startswith("{") else line
+
+
+@dataclass
+class Served:
+    """Ann and bob, the database that has them, and the AppView over it as docs/serve.md starts it."""
+
+    database: Database
+    ann: Person
+    bob: Person
+    reader: Reader
+    process: subprocess.Popen[bytes]
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        return rows(self.database.url, statement)
+
+    def becomes(self, statement: str, want: Any) -> None:
+        wait_for(lambda: self.rows(statement) == want, explain=lambda: str(self.rows(statement)))
+
+
+def documented_environment() -> dict[str, str]:
+    """The file serve.env of docs/serve.md."""
+    (block,) = re.findall(r"^```ini\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    return dict(line.split("=", 1) for line in block.splitlines())
+
+
+@pytest.fixture(scope="module")
+def served(
+    server: EmbeddedPostgres, template_database: str, tmp_path_factory: pytest.TempPathFactory, packages: Path
+) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("serve")
+    with fresh_database(server, template_database) as database:
+        ann, bob = (Person(stream, name) for stream in [Stream()] for name in ("ann", "bob"))
+        profile = create("app.bsky.actor.profile/self", {"displayName": "Ann", "createdAt": WHEN})
+        bobs = create("app.bsky.actor.profile/self", {"displayName": "Bob", "createdAt": WHEN})
+        replayed_frames(database, folder, [ann.commit(profile, post("a", "of ann")), bob.commit(bobs, post("b", "b"))])
+        now = datetime.now(timezone.utc)
+        labels = [
+            label_row(LABELER, ann.did, f"ends-{hours:+d}", exp=f"{now + timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}")
+            for hours in (-1, 1)
+        ]
+        apply_rows(database, labels)
+        # West of Greenwich, what has ended would last some hours longer.
+        rows(database.url, f"ALTER DATABASE \"{name_of(database.url)}\" SET timezone = 'America/New_York'")
+        rows(database.url, ROLE.read_text(encoding="utf-8"))
+        rows(database.url, ROLE.read_text(encoding="utf-8"))
+        try:
+            with scratch_database(database.url) as bsync:
+                rows(bsync, f'ALTER DATABASE "{name_of(bsync)}" OWNER TO appview_server')
+                (folder / "signing-key").write_text(said(free_ports(packages), "new-key")[1])
+                given = documented_environment()
+                assert {"DATABASE_URL", "BSYNC_DB_POSTGRES_URL", "BSKY_SERVICE_SIGNING_KEY_FILE"} < given.keys()
+                given["DATABASE_URL"] = as_role(database.url)
+                given["BSYNC_DB_POSTGRES_URL"] = as_role(bsync)
+                given["BSKY_SERVICE_SIGNING_KEY_FILE"] = str(folder / "signing-key")
+                given["BSKY_ADMIN_PASSWORDS"] = "admin"  # what `Reader` shows
+                given["MOD_SERVICE_DID"] = given["BSKY_LABELS_FROM_ISSUER_DIDS"] = LABELER
+                (folder / "serve.env").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+                log = folder / "serve.log"
+                with started(free_ports(packages), log, f"--env-file={folder / 'serve.env'}") as (process, ports):
+                    yield Served(database, ann, bob, Reader(ports["appview"], ports=ports), process)
+        finally:
+            rows(database.url, "DROP OWNED BY appview_server")
+            rows(database.url, "DROP ROLE appview_server")
+
+
+def test_what_the_documents_start_serves_profiles_and_feeds(served: Served) -> None:
+    profile = served.reader.get("app.bsky.actor.getProfile", actor=served.ann.did)
+    assert (profile.status, profile.body["displayName"]) == (200, "Ann")
+    feed = served.reader.get("app.bsky.feed.getAuthorFeed", actor=served.ann.did)
+    assert [item["post"]["record"]["text"] for item in feed.body["feed"]] == ["of ann"]
+    status, document = ask(served.reader.ports["appview"], "/.well-known/did.json")
+    given = documented_environment()
+    assert (status, document["id"]) == (200, given["BSKY_SERVER_DID"])
+    assert {service["serviceEndpoint"] for service in document["service"]} == {given["BSKY_PUBLIC_URL"]}
+
+
+def test_health_is_asked_of_every_part(served: Served) -> None:
+    port = served.reader.ports["health"]
+    assert ask(port, "/readyz") == (200, {"status": "ok", "parts": dict.fromkeys(PARTS, "ok")})
+    assert ask(port, "/livez") == (200, {"status": "ok"})
+    assert ask(port, "/")[0] == 404
+
+
+def test_labels_end_on_time_whatever_the_time_zone_of_the_database(served: Served) -> None:
+    assert served.rows("SHOW timezone") == [("America/New_York",)]
+    found = served.reader.get("app.bsky.actor.getProfile", actor=served.ann.did).body["labels"]
+    assert [label["val"] for label in found] == ["ends-+1"]
+
+
+def test_all_ports_are_of_the_loopback_address_only(served: Served) -> None:
+    for name, port in served.reader.ports.items():
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) == 0, name
+        with socket.socket() as probe:  # an address of this machine, too
+            assert probe.connect_ex(("127.0.0.2", port)) != 0, f"{name} listens on every address"
+
+
+def test_the_role_writes_what_accounts_keep_to_themselves(served: Served) -> None:
+    ann, bob, reader = served.ann.did, served.bob.did, served.reader
+    uri = served.bob.uri("app.bsky.feed.post/b")
+    (cid,) = served.rows(f"SELECT cid FROM bsky.post WHERE uri = '{uri}'")[0]
+    draft = {"posts": [{"text": "a draft"}]}
+    notify = {"post": True, "reply": False}
+    done = [
+        reader.post("app.bsky.graph.muteActor", ann, actor=bob),
+        reader.post("app.bsky.graph.muteActorList", ann, list=served.bob.uri("app.bsky.graph.list/l")),
+        reader.post("app.bsky.graph.muteThread", ann, root=uri),
+        reader.post("app.bsky.bookmark.createBookmark", ann, uri=uri, cid=cid),
+        reader.post("app.bsky.draft.createDraft", ann, draft=draft),
+        reader.post("app.bsky.notification.putActivitySubscription", ann, subject=bob, activitySubscription=notify),
+        reader.post("app.bsky.notification.putPreferences", ann, priority=True),
+        reader.post("app.bsky.notification.updateSeen", ann, seenAt=WHEN),
+    ]
+    assert [answer.status for answer in done] == [200] * len(done), done
+    for table in ("mute", "list_mute", "thread_mute", "bookmark", "draft", "activity_subscription", "private_data"):
+        wait_for(lambda table=table: served.rows(f"SELECT FROM bsky.{table}"), explain=lambda table=table: table)  # type: ignore[misc]
+    served.becomes(f"SELECT \"bookmarkCount\" FROM bsky.post_agg WHERE uri = '{uri}'", [(1,)])
+    served.becomes('SELECT "priorityNotifs", "lastSeenNotifs" >= \'2025\' FROM bsky.actor_state', [(True, True)])
+    assert reader.post("app.bsky.bookmark.deleteBookmark", ann, uri=uri).status == 200
+    served.becomes(f"SELECT \"bookmarkCount\" FROM bsky.post_agg WHERE uri = '{uri}'", [(0,)])
+
+
+def test_the_role_takes_down_and_back(served: Served) -> None:
+    account = {"$type": "com.atproto.admin.defs#repoRef", "did": served.bob.did}
+    uri = served.bob.uri("app.bsky.feed.post/b")
+    (cid,) = served.rows(f"SELECT cid FROM bsky.post WHERE uri = '{uri}'")[0]
+    record = {"$type": "com.atproto.repo.strongRef", "uri": uri, "cid": cid}
+    blob = {"$type": "com.atproto.admin.defs#repoBlobRef", "did": served.bob.did, "cid": cid}
+    for applied in (True, False):
+        for subject in (account, record, blob):
+            change = {"subject": subject, "takedown": {"applied": applied, "ref": "a reason"}}
+            answer = served.reader.post("com.atproto.admin.updateSubjectStatus", ADMIN, **change)
+            assert answer.status == 200, answer
+        of_account = f"SELECT \"takedownRef\" IS NOT NULL FROM bsky.actor WHERE did = '{served.bob.did}'"
+        of_record = f"SELECT \"takedownRef\" IS NOT NULL FROM bsky.record WHERE uri = '{uri}'"
+        assert served.rows(of_account) == served.rows(of_record) == [(applied,)]
+        assert served.rows("SELECT count(*) FROM bsky.blob_takedown") == [(int(applied),)]
+
+
+def test_the_role_can_do_nothing_else(served: Served) -> None:
+    address = parse_url(served.database.url)
+    given = {"host": address.query["host"], "port": address.query["port"], "dbname": address.database}
+    with closing(psycopg2.connect(user="appview_server", **given)) as connection:
+        refused = (
+            "SELECT FROM pipeline.repo",
+            "DELETE FROM bsky.of_later",
+            "DELETE FROM bsky.post",
+            "UPDATE bsky.record SET json = '{}'",
+            "UPDATE bsky.actor SET handle = NULL",
+            'UPDATE bsky.post_agg SET "likeCount" = 0',
+            "CREATE TABLE bsky.its_own ()",
+        )
+        served.rows("CREATE TABLE bsky.of_later ()")  # a later migration's
+        try:
+            for statement in refused:
+                with connection.cursor() as cursor, pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                    cursor.execute(statement)
+                connection.rollback()
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT FROM bsky.of_later")
+        finally:
+            connection.rollback()
+            served.rows("DROP TABLE bsky.of_later")
+
+
+# -- starting and ending
+
+
+def test_mistakes_of_the_operator_are_one_sentence(packages: Path) -> None:
+    right = environment(packages, "postgresql://postgres@127.0.0.1:1/none")
+    mistakes: list[tuple[dict[str, str], str]] = [
+        ({"SERVE_PARTS": "dataplane,indexer"}, "SERVE_PARTS names indexer, but the parts are "),
+        ({"DATABASE_URL": ""}, "DATABASE_URL is not set: "),
+        ({"BSKY_SERVER_DID": ""}, "BSKY_SERVER_DID is not set: "),
+        ({"MOD_SERVICE_DID": "example.com"}, "MOD_SERVICE_DID is example.com, which is no DID."),
+        ({"BSKY_PUBLIC_URL": ""}, "BSKY_PUBLIC_URL is not set: "),
+        ({"SERVE_POOL_SIZE": "many"}, "SERVE_POOL_SIZE is many, but must be a whole number from 1 to 1000."),
+        ({"BSKY_SERVICE_SIGNING_KEY": "ab"}, "The signing key is not 64 hexadecimal digits: "),
+        ({"BSKY_SERVICE_SIGNING_KEY_FILE": "/none"}, "BSKY_SERVICE_SIGNING_KEY_FILE names /none, which cannot be read"),
+        ({"PGPASSWORD_FILE": "/none"}, "PGPASSWORD_FILE names /none, which cannot be read: ENOENT."),
+        ({"SERVE_PARTS": "appview"}, "BSKY_DATAPLANE_URLS is not set, and SERVE_PARTS has no dataplane"),
+        ({"SERVE_PARTS": "dataplane,subscription"}, "BSKY_BSYNC_URL is not set, and SERVE_PARTS has no bsync"),
+        ({"SERVE_PARTS": "bsync,dataplane"}, "BSYNC_DB_POSTGRES_URL is not set: "),
+        (
+            {"SERVE_PARTS": "bsync,dataplane", "BSYNC_DB_POSTGRES_URL": right["DATABASE_URL"]},
+            "BSYNC_DB_POSTGRES_URL is the pipeline's database, but bsync needs one of its own",
+        ),
+        ({"SERVE_PACKAGES": "/none"}, "The package @atproto/bsky is not in /none: run `npm ci --omit=dev`"),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda mistake: said({**right, **mistake[0]}), mistakes))
+    for (_, sentence), (code, text) in zip(mistakes, found, strict=True):
+        assert (code, text[: len(sentence)]) == (2, sentence)
+
+
+@pytest.mark.slow
+def test_a_database_that_cannot_be_served_is_said_in_one_sentence(server: EmbeddedPostgres, packages: Path) -> None:
+    nobody = environment(packages, f"postgresql://postgres@127.0.0.1:{free_port()}/none")
+    code, text = said(nobody)
+    assert code == 1 and text.startswith("The database of DATABASE_URL does not answer: ") and "ECONNREFUSED" in text
+    with scratch_database(server.url("postgres")) as empty:
+        code, text = said(environment(packages, empty))
+    sentence = r"The database lacks \d+ migrations of this version of the reference, up to _\w+: run `appview-pipeline"
+    assert code == 1 and re.match(sentence, text)
+
+
+@pytest.mark.slow
+def test_it_ends_by_itself_after_sigterm(database: Database, packages: Path, tmp_path: Path) -> None:
+    """Exit code 0: everything has ended. Whatever would last longer ends with 1 after 9 s."""
+    log = tmp_path / "serve.log"
+    with scratch_database(database.url) as bsync:
+        more = {"SERVE_PARTS": ",".join(PARTS), "BSYNC_DB_POSTGRES_URL": node_url(bsync)}
+        with (
+            started(environment(packages, database.url, **more), log) as (process, ports),
+            socket.create_connection(("127.0.0.1", ports["appview"])) as kept_open,
+        ):
+            kept_open.sendall(b"GET /xrpc/_health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert kept_open.recv(15).startswith(b"HTTP/1.1 200")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, log.read_text()
+
+
+@pytest.mark.slow
+def test_its_parts_run_in_processes_of_their_own(database: Database, packages: Path, tmp_path: Path) -> None:
+    ann, bob = (Person(stream, name) for stream in [Stream()] for name in ("ann", "bob"))
+    with scratch_database(database.url) as bsync:
+        more = {"SERVE_PARTS": "bsync,subscription,dataplane", "BSYNC_DB_POSTGRES_URL": node_url(bsync)}
+        keys = {"BSYNC_API_KEYS": "a,b", "BSKY_BSYNC_API_KEY": "b"}
+        with started(environment(packages, database.url, **more, **keys), tmp_path / "inner.log") as (_, inner):
+            assert set(inner) == {"bsync", "dataplane", "health"}
+            urls = {
+                "BSKY_DATAPLANE_URLS": f"http://127.0.0.1:{inner['dataplane']}",
+                "BSKY_BSYNC_URL": f"http://127.0.0.1:{inner['bsync']}",
+            }
+            outer_environment = environment(packages, database.url, SERVE_PARTS="appview", **keys, **urls)
+            with started(outer_environment, tmp_path / "outer.log") as (_, outer):
+                reader = Reader(outer["appview"], ports=outer)
+                assert reader.post("app.bsky.graph.muteActor", ann.did, actor=bob.did).status == 200
+                wait_for(lambda: rows(database.url, "SELECT FROM bsky.mute"))
+                assert said({**outer_environment, "SERVE_HEALTH_PORT": str(outer["health"])}, "healthy")[0] == 0
+
+
+# -- documents and files
+
+
+def test_the_documents_have_every_variable(packages: Path) -> None:
+    program = "".join(path.read_text(encoding="utf-8") for path in MANIFEST.glob("*.mjs"))
+    own = set(re.findall(r"\b(?:SERVE_[A-Z_]*[A-Z]|[A-Z]+_FILE|BSYNC_[A-Z_]*[A-Z])\b", program))
+    named = set(re.findall(r"`([A-Z][A-Z_]+)`", DOCUMENT)) | set(documented_environment())
+    assert own - named == set()
+    # Those that the reference reads.
+    theirs = "".join(
+        (packages / "@atproto" / file).read_text(encoding="utf-8")
+        for file in ("bsky/dist/config.js", "bsync/dist/config.js", "common/dist/logger.js")
+    )
+    others = {"DATABASE_URL", "NODE_ENV"}
+    unread = {name for name in named - own - others if name.startswith(("BSKY_", "BSYNC_", "MOD_", "LOG_"))}
+    assert {name for name in unread if not re.search(rf"\b{name}\b", theirs + program)} == set()
+
+
+def test_the_image_is_pinned_and_not_roots() -> None:
+    text = (MANIFEST / "Dockerfile").read_text(encoding="utf-8")
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+    assert re.fullmatch(r"ARG NODE_IMAGE=node:22-\w+-slim", lines[0])
+    assert "npm ci --omit=dev --ignore-scripts" in text
+    last = lines[max(number for number, line in enumerate(lines) if line.startswith("FROM")) :]
+    assert [line.split()[1] for line in last if line.startswith("USER")] == ["10001:10001"]
+    assert any(line.startswith("HEALTHCHECK") for line in last) and not any("npm" in line for line in last)
+    copied = {name for line in last if line.startswith("COPY") and "--from" not in line for name in line.split()[1:-1]}
+    assert copied == {path.name for path in MANIFEST.glob("*.mjs")}
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    lock = json.loads((MANIFEST / "package-lock.json").read_text(encoding="utf-8"))
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert packages and not [name for name, package in packages.items() if "resolved" in package]
+    assert all("integrity" in package for package in packages.values())

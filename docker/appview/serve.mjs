@@ -22,6 +22,8 @@ const STOP_SECONDS = 9
 // The packages read these at import.
 process.env.LOG_ENABLED ||= 'true'
 process.env.NODE_ENV ||= 'production'
+// What the packages call is nothing that an operator can change, and these warnings are no JSON.
+process.noDeprecation = true
 
 // Packages are found beside this file, or where SERVE_PACKAGES (a folder node_modules) says.
 const packages = path.resolve(process.env.SERVE_PACKAGES || fileURLToPath(new URL('node_modules', import.meta.url)))
@@ -65,11 +67,11 @@ async function serve() {
   const settings = readEnvironment()
   passwordFromFile()
   completeEnvironment(settings, randomBytes(24).toString('hex'))
+  const bsky = await load('@atproto/bsky')
   const { createLogger } = await load('@atproto/common', createRequire(require.resolve('@atproto/bsky')))
   const log = createLogger('serve')
   // What this program says itself is little, and wanted whatever LOG_LEVEL is.
   if (log.isLevelEnabled('fatal')) log.level = 'info'
-  const bsky = await load('@atproto/bsky')
   process.env.BSKY_VERSION ||= versionOf('@atproto/bsky')
 
   const ports = {}
@@ -85,7 +87,7 @@ async function serve() {
     await Promise.allSettled([last?.()])
     await Promise.allSettled(ends.map((end) => end()))
     await Promise.allSettled([opened?.close()])
-    log.info('ended')
+    if (!code) log.info('ended')
     process.exit(code)
   }
   const fail = (error) => {

@@ -74,20 +74,21 @@ class Reader:
                 return Answer(error.code, text.decode(errors="replace"))
 
 
+def free_ports(packages: Path) -> dict[str, str]:
+    """This process's environment without what docker/appview/serve.mjs reads, with the packages, and any free ports."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
+    ports = dict.fromkeys(("BSKY_PORT", "BSYNC_PORT", "SERVE_DATAPLANE_PORT", "SERVE_HEALTH_PORT"), "0")
+    return {**ours, **ports, "SERVE_PACKAGES": str(packages)}
+
+
 def environment(packages: Path, url: str, **more: str) -> dict[str, str]:
     """The environment of docker/appview/serve.mjs over the database `url`, on free ports, asking nobody: neither a
     directory nor private state. `more` replaces."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
     return {
-        **ours,
-        "SERVE_PACKAGES": str(packages),
+        **free_ports(packages),
         "SERVE_PARTS": "dataplane,appview",
         "SERVE_POOL_SIZE": "5",
-        "SERVE_DATAPLANE_PORT": "0",
-        "SERVE_HEALTH_PORT": "0",
         "DATABASE_URL": node_url(url),
-        "BSKY_PORT": "0",
-        "BSYNC_PORT": "0",
         "BSKY_PUBLIC_URL": "http://localhost",
         "BSKY_SERVER_DID": SERVICE,
         "BSKY_DID_PLC_URL": _NOWHERE,
@@ -99,13 +100,16 @@ def environment(packages: Path, url: str, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(variables: Mapping[str, str], log: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, int]]]:
-    """Runs docker/appview/serve.mjs with these variables: the process, and the ports of its parts once it serves. Its
-    log goes to the file `log`. Raises AssertionError with the end of the log where it does not start."""
+def started(
+    variables: Mapping[str, str], log: Path, *options: str
+) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, int]]]:
+    """Runs docker/appview/serve.mjs with these variables and options of node: the process, and the ports of its parts
+    once it serves. Its log goes to the file `log`. Raises AssertionError with the end of the log where it does not
+    start."""
     begun = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [NODE, SERVE],
+            [NODE, *options, SERVE],
             env=dict(variables), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             preexec_fn=child_process.end_with_us(signal.SIGKILL),
         )  # fmt: skip
