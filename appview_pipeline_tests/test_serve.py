@@ -24,7 +24,7 @@ import psycopg2.errors
 import pytest
 
 from appview_pipeline.store.database import Database
-from appview_pipeline.store.database_url import parse_url
+from appview_pipeline.store.database_url import libpq_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.check import node_url, scratch_database
 from appview_pipeline_tests.conformance.reference.packages import MANIFEST, NODE
@@ -211,9 +211,9 @@ def test_the_role_takes_down_and_back(served: Served) -> None:
 
 
 def test_the_role_can_do_nothing_else(served: Served) -> None:
-    address = parse_url(served.database.url)
-    given = {"host": address.query["host"], "port": address.query["port"], "dbname": address.database}
-    with closing(psycopg2.connect(user="appview_server", **given)) as connection:
+    address = libpq_url(served.database.url).replace("//postgres@", "//appview_server@")
+    with closing(psycopg2.connect(address)) as connection:
+        assert connection.info.user == "appview_server"
         refused = (
             "SELECT FROM pipeline.repo",
             "DELETE FROM bsky.of_later",
