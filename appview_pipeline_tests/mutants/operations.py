@@ -249,4 +249,13 @@ OPERATIONS = (
         documented="docs/migration.md#import",
         tests=("operations/test_import_predecessor.py::test_what_was_decided_here_since_stays",),
     ),
+    Mutant(
+        name="leaving-beside-the-consumer",
+        file="appview_pipeline/operations/leaving.py",
+        old="    while others := leaving.at_work(connection):",
+        new="    while others := dict[str, int]():",
+        promise="`leave` does nothing while processes of the pipeline are connected, and names them.",
+        documented="docs/serve.md#going-back",
+        tests=("operations/test_leaving.py::test_it_waits_for_others_of_ours_and_names_them",),
+    ),
 )

@@ -492,4 +492,22 @@ SQL = (
         documented="docs/sweeps.md#what-is-deleted",
         tests=("operations/test_sweeping.py::test_what_is_old_goes_and_what_is_needed_stays",),
     ),
+    Mutant(
+        name="bookmarks-of-removed-accounts-are-forgotten",
+        file="sql/account/remove.sql",
+        old='("likeCount", "replyCount", "repostCount", "quoteCount", "bookmarkCount") = (0, 0, 0, 0, 0)',
+        new='("likeCount", "replyCount", "repostCount", "quoteCount") = (0, 0, 0, 0)',
+        promise="Bookmarks are counted whatever becomes of the post and its author.",
+        documented="docs/serve.md#private-data",
+        tests=("ingest/test_bookmarks.py::test_a_bookmark_counts_while_its_post_is_gone",),
+    ),
+    Mutant(
+        name="leaving-keeps-our-rule",
+        file="sql/serve/leave.sql",
+        old="DROP INDEX CONCURRENTLY IF EXISTS bsky.notification_record_did_reason_idx;",
+        new="DROP INDEX CONCURRENTLY IF EXISTS bsky.notification_record_did_reason_index;",
+        promise="After `leave` no index of ours refuses rows of the reference's indexer.",
+        documented="docs/serve.md#going-back",
+        tests=("operations/test_leaving.py::test_the_indexes_are_the_reference_s_and_no_row_changes",),
+    ),
 )

@@ -160,4 +160,13 @@ STORE = (
         documented="docs/backup.md#the-embedded-database",
         tests=("store/embedded/test_backup.py::test_the_command",),
     ),
+    Mutant(
+        name="a-database-that-was-given-back-is-opened",
+        file="appview_pipeline/store/leaving.py",
+        old="        return bool(left)\n",
+        new="        return bool(left) and False\n",
+        promise="Nothing of the pipeline opens a database that was given back, until it is adopted.",
+        documented="docs/serve.md#going-back",
+        tests=("operations/test_leaving.py::test_nothing_of_ours_opens_the_database_afterwards",),
+    ),
 )
