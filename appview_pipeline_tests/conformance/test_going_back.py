@@ -303,7 +303,10 @@ def test_an_account_is_deleted(handover: Handover) -> None:
     ann, bob = Person(stream, "ann"), Person(stream, "bob")
     first = [bob.commit(*one_of_each(bob)), ann.commit(*one_of_each(ann))]
     gone = ann.stream.account(ann.did, active=False, status="deleted")
-    played = handover.play(first, [gone], gone=[ann.did])
+    kept = f"INSERT INTO bsky.draft VALUES ('{ann.did}', '3kaaaaaaaaa2a', '{WHEN}', '{WHEN}', '{{}}')"
+    played = handover.play(first, [gone], gone=[ann.did], private=kept)
     assert [played.refused, played.refused_on_its_own] == [[], []]
     assert played.after == Counter()
     assert rows(handover.ours.url, "SELECT uri FROM bsky.record WHERE did = %s", ann.did) == []
+    # Its private state stays, as it does where we remove an account.
+    assert rows(handover.ours.url, "SELECT creator FROM bsky.draft") == [(ann.did,)]

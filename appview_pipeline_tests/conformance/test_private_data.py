@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -390,6 +391,54 @@ def test_drafts(served: Served) -> None:
     assert texts() == ["second"]
     served.do(ann, "draft.deleteDraft", id=made["id"])
     wait_for(lambda: texts() == [])
+
+
+def test_users_act_while_batches_and_repairs_run(served: Served) -> None:
+    """Nobody waits for the other until they fail: each call succeeds, each batch is applied, and all is counted."""
+    ann, *others = served.people("ann", "bob", "eve", "joe")
+    served.index(ann.commit(*(post(f"p{number}", "x") for number in range(6))))
+    subjects = [strong(ann, f"{POST}/p{number}") for number in range(6)]
+    frames = [
+        frame
+        for number in range(12)
+        for person in others
+        for frame in (person.commit(like(f"{number}", subjects[number % 6]), reply(f"{number}", subjects[number % 5])),)
+    ]
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for number, frame in enumerate(frames):
+                served.index(frame)
+                if number % 9 == 0:
+                    rerun_collections(served.database, DERIVED_COLLECTIONS, orphans=None)
+                    recount(served.database, "post_agg", rewrite=True)
+        except BaseException as error:
+            failed.append(error)
+
+    writing = threading.Thread(target=work)
+    writing.start()
+    rounds = 0
+    while writing.is_alive() or rounds < 2:
+        rounds += 1
+        for person in others:
+            for subject in subjects[:3]:
+                served.do(person, "bookmark.createBookmark", **subject)
+            served.do(person, "graph.muteActor", actor=ann.did)
+            served.do(person, "notification.updateSeen", seenAt=WHEN)
+            served.stored("bookmark", "creator", person, 3)
+            served.do(person, "bookmark.deleteBookmark", uri=subjects[0]["uri"])
+            served.stored("bookmark", "creator", person, 2)
+    writing.join()
+    assert failed == []
+    wait_for(lambda: served.note().uncounted == [])
+    served.repair()
+    shown = served.get(ann, "feed.getPosts", uris=[it["uri"] for it in subjects])["posts"]
+    assert {it["uri"]: it["bookmarkCount"] for it in shown} == {
+        it["uri"]: 3 if number in (1, 2) else 0 for number, it in enumerate(subjects)
+    }
+    # Each has answered twelve times, and liked six posts twice.
+    assert [sum(it[f"{what}Count"] for it in shown) for what in ("reply", "like")] == [36, 18]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
