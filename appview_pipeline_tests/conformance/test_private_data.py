@@ -10,6 +10,7 @@ import base64
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,9 @@ from appview_pipeline.store.counters import TABLES
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.check import node_url, scratch_database
+from appview_pipeline_tests.conformance.reference.oracle import oracle, reference_database, reference_template
 from appview_pipeline_tests.conformance.reference.reader import BSYNC_KEY, Reader, serving
+from appview_pipeline_tests.conformance.reference.rows import bsky_rows, differing, documents_of
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import connect
@@ -196,6 +199,58 @@ def test_a_muted_thread_does_not_notify_and_is_indexed(served: Served) -> None:
     assert served.reasons(ann) == ["follow", "like", "mention", "reply"], "what was held back stays so"
     served.index(eve.commit(reply("after", root)))
     assert served.reasons(ann) == ["follow", "like", "mention", "reply", "reply"]
+
+
+def test_muted_threads_hold_back_what_they_do_in_the_reference(
+    database: Database, server: EmbeddedPostgres, packages: Path, tmp_path: Path
+) -> None:
+    """Replies at any depth, under a false root, edited; likes and reposts with `via`; quotes and mentions. Each event
+    notifies somebody beside those who muted the thread: otherwise the reference loses it (`muted-thread-like`).
+    """
+    stream = Stream()
+    ann, bob, eve, joe = (Person(stream, name) for name in ("ann", "bob", "eve", "joe"))
+    first = [ann.commit(post("root", "root"), post("other", "x")), joe.commit(post("j", "x"))]
+    root, other, own = strong(ann, f"{POST}/root"), strong(ann, f"{POST}/other"), strong(joe, f"{POST}/j")
+    first.append(bob.commit(reply("b1", root), reply("b2", root)))
+    b1 = strong(bob, f"{POST}/b1")
+    then = [eve.commit(reply("e1", root, b1))]
+    feature = {"$type": "app.bsky.richtext.facet#mention", "did": joe.did}
+    mentioned = [{"index": {"byteStart": 0, "byteEnd": 1}, "features": [feature]}]
+    e1 = strong(eve, f"{POST}/e1")
+    then.append(bob.commit(post("b3", "x", reply={"root": root, "parent": e1}, facets=mentioned)))
+    embed = {"$type": "app.bsky.embed.record", "record": own}
+    parent = strong(bob, f"{POST}/b3")
+    then.append(eve.commit(post("e2", "x", reply={"root": root, "parent": parent}, embed=embed)))
+    then.append(eve.commit(reply("e3", other, b1)))  # b1 is in another thread
+    then.append(bob.commit(reply("b4", other, strong(eve, f"{POST}/e3"))))
+    via = {}
+    for name, subject in (("r1", b1), ("r2", other)):
+        then.append(eve.commit(create(f"app.bsky.feed.repost/{name}", {"subject": subject, "createdAt": WHEN})))
+        via[name] = strong(eve, f"app.bsky.feed.repost/{name}")
+    for rkey, subject, through in (("l1", b1, "r1"), ("l2", root, "r2")):
+        said = {"subject": subject, "via": via[through], "createdAt": WHEN}
+        then.append(
+            joe.commit(create(f"app.bsky.feed.like/{rkey}", said), create(f"app.bsky.feed.repost/{rkey}", said))
+        )
+    answer = {"text": "edited", "createdAt": WHEN, "reply": {"root": root, "parent": b1}}
+    then += [eve.commit(update(f"{POST}/e1", answer)), joe.commit(quote("q", b1))]
+    with (
+        reference_database(server, reference_template(server, packages)) as theirs,
+        oracle(packages, tmp_path / "log") as reference,
+    ):
+        reference.identities(documents_of([*first, *then]), {})
+        reference.open("reference", theirs)
+        assert reference.index("reference", first) == []
+        index(database, *first)
+        for url in (theirs, database.url):
+            for who in (ann, joe):  # as the subscription to bsync does; the data plane has no method for it
+                rows(url, "INSERT INTO bsky.thread_mute VALUES (%s, %s, %s)", root["uri"], who.did, WHEN)
+        assert reference.index("reference", then) == []
+        for frame in then:
+            index(database, frame)
+        assert differing(bsky_rows(database.url), bsky_rows(theirs)) == Counter()
+    # Of five replies below ann's post, and of a like and a repost of it, she hears nothing.
+    assert rows(database.url, "SELECT did, count(*) FROM pipeline.muted_notification GROUP BY 1") == [(ann.did, 7)]
 
 
 def test_a_subscription_notifies_of_posts_that_come_after_it(served: Served) -> None:
