@@ -227,6 +227,9 @@ MIGRATION_PAUSE_SECONDS = 1.0
 """How long a migration waits for the lock of a table, and holds up all that come after it. And the pause before it
 tries again."""
 
+ADOPTION_WATCH_SECONDS = 2.5
+"""How long an adoption looks whether something else still writes records. PostgreSQL's statistics are a second late."""
+
 BREAKER_FAILURES = 5
 BREAKER_SECONDS = 60.0
 """A server that fails so often in a row is not asked for so many seconds; then one request finds out whether it is

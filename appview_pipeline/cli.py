@@ -191,7 +191,7 @@ def status(as_json: bool) -> None:
     from appview_pipeline.store.status import PipelineStatus, read_status
 
     settings = _begin("status")
-    database = open_database(settings)
+    database = open_database(settings, given_back=True)
     try:
         with database.connect("reader") as connection:
             found: PipelineStatus = read_status(connection, database.url, settings.dead_letter_day_bytes)
@@ -296,6 +296,66 @@ def import_predecessor(url: str, dry_run: bool, sources: tuple[str, ...], purge:
     else:
         click.echo("\n".join(summary.lines()))
     if not summary.is_complete:
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Change nothing: say what is in the way, and what would be put right.")
+@click.option("--schema", metavar="NAME", help="Where the reference's tables are. [the only schema that has them]")
+@click.option(
+    "--cursor",
+    type=click.IntRange(0, 2**53 - 1),
+    help="What the reference's indexer had reached in APPVIEW_RELAY_URL's stream. [unknown: a survey closes the gap]",
+)
+@click.option("--compare", is_flag=True, help="Queue all repositories to be compared with the network.")
+@click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
+def adopt(check: bool, schema: str | None, cursor: int | None, compare: bool, as_json: bool) -> None:
+    """Take over a database that the reference's own indexer has filled (docs/serve.md).
+
+    Stop that indexer first; the AppView may go on serving. The tables stay where they are: columns and indexes of ours
+    are added, and what the indexer got wrong is repaired. Private state and moderation are not touched. Interrupted at
+    any moment, it goes on where it was when it is run again. Exit code 1: something is in the way.
+    """
+    from appview_pipeline.operations.adopting import adopt as run
+    from appview_pipeline.operations.adopting import check_adoption
+    from appview_pipeline.store.database import open_database
+
+    settings = _begin("adopt")
+    database = open_database(settings, migrate=False, check=False)
+    try:
+        with (
+            _interruptible() as stopped,
+            tqdm(unit=" rows", desc="adopt", file=sys.stderr) as bar,
+            logging_redirect_tqdm(),
+        ):
+
+            def show(step: str, rows: int) -> None:
+                bar.set_postfix_str(step)
+                bar.update(rows)
+
+            if check:
+                findings = check_adoption(settings, database, schema=schema, progress=show)
+            else:
+                try:
+                    summary = run(
+                        settings,
+                        database,
+                        schema=schema,
+                        cursor=cursor,
+                        compare=compare,
+                        progress=show,
+                        stopped=stopped,
+                    )
+                except Stopped:
+                    sys.exit(130)
+    finally:
+        database.close()
+    found = findings if check else summary
+    if as_json:
+        _json_line(found.as_json())
+    else:
+        click.echo("\n".join(found.lines()))
+    if check and findings.obstacles:
         sys.exit(1)
 
 

@@ -90,7 +90,7 @@ def rerun_collections(
         pace, done = Pace(chunk), 0
         while done < total:
             looked_at = min(done + (chunk or LOOK_CHUNK), total)
-            summary.merge(_compare_and_repair(connection, entries(connection, done, looked_at), stage, pace))
+            summary.merge(compare_and_repair(connection, entries(connection, done, looked_at), stage, pace))
             done = looked_at
             progress(done, total, sum(summary.changed.values()))
         pace = Pace(chunk)
@@ -126,7 +126,7 @@ def wrongly_derived(database: Database, listed: Listed) -> list[str]:
     return sorted(wrong)
 
 
-def _compare_and_repair(
+def compare_and_repair(
     connection: Connection, listed: Listed, stage: Callable[..., BatchToApply], pace: Pace
 ) -> Repairs:
     """Looks at entries of the list, repairs what is wrong, and looks again: a wrong row may have hidden another one."""

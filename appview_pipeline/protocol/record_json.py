@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from libipld import decode_multibase
 
-from appview_pipeline.protocol.cbor import Link, Record, is_link
+from appview_pipeline.protocol.cbor import Link, Record, is_link, record_json
 from appview_pipeline.protocol.cid import to_text
 
 
@@ -24,6 +24,45 @@ def record_from_json(text: str) -> Record:
     if '"$link"' in text or '"$bytes"' in text:
         _decode_inside(record)
     return record
+
+
+def as_stored(text: str) -> tuple[Record, str, Record | None]:
+    """The results of `cbor.decode_as_sent` for a record that somebody else has stored as JSON: the record without what
+    readers can't read, its JSON, and the record as it was where U+0000 was taken out of its text.
+
+    The text stays as it is where nothing has to be taken out. Raises ValueError for what is no record.
+    """
+    record = record_from_json(text)
+    if "\\u0000" not in text and '"__proto__"' not in text:
+        return record, text, None
+    as_sent = record_from_json(text)
+    has_nul = _clean_inside(record)
+    cleaned = record_json(record)
+    return record, text if record == as_sent else cleaned, as_sent if has_nul else None
+
+
+def _clean_inside(record: Record) -> bool:
+    """Takes U+0000 out of the text of a record, and keys with it or called `__proto__` with their values, as
+    `cbor.decode_record` does. Returns whether any text had it. Raises ValueError where a map could get another meaning.
+    """
+    has_nul = False
+    unseen: list[Any] = [record]
+    while unseen:
+        container = unseen.pop()
+        is_map, is_cleaned = type(container) is dict, False
+        entries: list[tuple[Any, Any]] = list(container.items() if is_map else enumerate(container))
+        for key, value in entries:
+            if is_map and ("\0" in key or key == "__proto__"):
+                del container[key]
+                is_cleaned = True
+            elif type(value) is str and "\0" in value:
+                container[key] = value.replace("\0", "")
+                has_nul = is_cleaned = True
+            elif type(value) is dict or type(value) is list:
+                unseen.append(value)
+        if is_map and is_cleaned and ("$link" in container or "$bytes" in container):
+            raise ValueError("a map with a key $link or $bytes holds something that can't be stored")
+    return has_nul
 
 
 def _decode_inside(record: Record) -> None:

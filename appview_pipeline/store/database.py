@@ -35,6 +35,7 @@ from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import database_url, postgres
 from appview_pipeline.store import migrate as migrations
+from appview_pipeline.store.adoption import refuse_unfinished
 from appview_pipeline.store.database_url import sqlalchemy_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres, attach
 from appview_pipeline.store.errors import translated
@@ -179,10 +180,11 @@ def open_database(
     `migrate`: bring the schema up to date first; by default only on the embedded database. `patience`: seconds to wait
     for a start of the embedded database that goes on, see `attach`. Without `check` it is not connected to yet: whoever
     uses it finds out how it is. `given_back`: also open it while it belongs to the reference's indexer
-    (`appview-pipeline leave`).
+    (`appview-pipeline leave`), or is being adopted from it.
 
     Raises `OperatorError` in one sentence when the database can't be reached, when `patience` has run out, when the
-    schema is missing, older or newer than this code, or when the database was given back.
+    schema is missing, older or newer than this code, when the database was given back, or when its adoption is not
+    finished.
     """
     server: EmbeddedPostgres | None = None
     if settings.database_url is None:
@@ -210,6 +212,8 @@ def _check(url: str, given_back: bool) -> None:
     """Raises `OperatorError` where the server or the schema is not what this code needs."""
     with postgres.transient(url) as connection:
         postgres.check_server(connection)
+        if not given_back:
+            refuse_unfinished(cast(PsycopgConnection, connection.connection.driver_connection))
         migrations.check_version(connection, url)
         if not given_back and is_left(cast(PsycopgConnection, connection.connection.driver_connection)):
             raise OperatorError(

@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import database_url, postgres
+from appview_pipeline.store.adoption import refuse_unfinished
 from appview_pipeline.store.cursors import name_relays
 from appview_pipeline.store.operator_errors import obstacle
 from appview_pipeline.store.sql import sections
@@ -89,17 +90,18 @@ def refuse_other_version(version: str | None, url: str) -> None:
         )
 
 
-def upgrade(url: str, to: str = "head") -> str:
+def upgrade(url: str, to: str = "head", *, adopting: bool = False) -> str:
     """Migrates the database to version `to` and returns its version afterwards.
 
     Every migration commits by itself, so an interrupted upgrade goes on where it stopped. Others may read and write the
     tables meanwhile: none is locked for longer than a change of the catalog takes. Raises `OperatorError` when
     the database can't be reached, is too old, not UTF-8, or newer than this code, when the role may not create schemas,
-    when a schema `bsky` is there that this project did not make, and with the reason for anything else that stops it.
+    when a schema `bsky` is there that this project did not make, when an adoption is not finished (unless it is this
+    one that asks: `adopting`), and with the reason for anything else that stops it.
     """
     where = database_url.describe(url)
     try:
-        return _upgrade(url, to, where)
+        return _upgrade(url, to, where, adopting=adopting)
     except (psycopg2.Error, SQLAlchemyError) as error:
         raise OperatorError(
             f"The migration of {where} has stopped ({obstacle(error, where)}). What was migrated before "
@@ -107,10 +109,29 @@ def upgrade(url: str, to: str = "head") -> str:
         ) from error
 
 
-def _upgrade(url: str, to: str, where: str) -> str:
+def stamp(url: str, version: str) -> None:
+    """Notes that the database has the form of a version, unless it has one already.
+
+    Raises `OperatorError` as `upgrade` does."""
+    where = database_url.describe(url)
+    try:
+        with postgres.transient(url, MIGRATION, application_name="appview-pipeline adopt") as connection:
+            _take_turn(connection, where)
+            if version_of(connection) is None:
+                connection.commit()
+                config = _config()
+                config.attributes["connection"] = connection
+                command.stamp(config, version)
+    except (psycopg2.Error, SQLAlchemyError) as error:
+        raise OperatorError(f"The version of {where} could not be noted ({obstacle(error, where)}).") from error
+
+
+def _upgrade(url: str, to: str, where: str, *, adopting: bool) -> str:
     with postgres.transient(url, MIGRATION, application_name="appview-pipeline migrate") as connection:
         postgres.check_server(connection)
         _take_turn(connection, where)
+        if not adopting:
+            refuse_unfinished(cast(PsycopgConnection, connection.connection.driver_connection))
         before = version_of(connection)
         if before is None:
             _check_empty(connection, where)
@@ -192,6 +213,11 @@ def _check_known(version: str, where: str) -> None:
 
 
 def _check_empty(connection: Connection, where: str) -> None:
+    if connection.scalar(text("SELECT to_regclass('bsky.kysely_migration') IS NOT NULL")):
+        raise OperatorError(
+            f"{where} has a schema bsky that the reference AppView made: run `appview-pipeline adopt --check` to take "
+            "it over, or use an empty database."
+        )
     if connection.scalar(text("SELECT to_regnamespace('bsky') IS NOT NULL")):
         raise OperatorError(
             f"{where} already has a schema bsky that appview-pipeline did not make: "

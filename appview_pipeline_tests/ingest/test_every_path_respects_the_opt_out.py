@@ -50,8 +50,10 @@ from appview_pipeline.labels.service import LabelRequest
 from appview_pipeline.labels.service import apply_labels as make_labels
 from appview_pipeline.labels.verification import LabelerKeys
 from appview_pipeline.labels.writer import LabelWriter
+from appview_pipeline.operations.adopting import adopt
 from appview_pipeline.operations.explain import explain
 from appview_pipeline.operations.import_predecessor import import_predecessor
+from appview_pipeline.operations.leaving import leave
 from appview_pipeline.protocol.export import Export
 from appview_pipeline.protocol.label import encode_label
 from appview_pipeline.protocol.label_frames import labels_frame
@@ -119,6 +121,25 @@ STATEMENTS: dict[str, str] = {
     "account/remove.finish": REMOVES,
     "account/remove.start": STATE,
     "account/status.save": STATE,
+    "adopt/history.deletions": OTHERS,
+    "adopt/history.gates": EXISTING,
+    "adopt/history.gone_gates": OTHERS,
+    "adopt/history.keep_notifications": DERIVED,
+    "adopt/history.states": OTHERS,
+    "adopt/notifications.pass": EXISTING,
+    "adopt/records.rewrite": EXISTING,
+    "adopt/repositories.actors": LOOKS,
+    "adopt/repositories.cursor": STATE,
+    "adopt/repositories.floors": LOOKS,
+    "adopt/repositories.gap": STATE,
+    "adopt/repositories.identities": LOOKS,
+    "adopt/repositories.queue": LOOKS,
+    "adopt/repositories.repos": LOOKS,
+    "adopt/repositories.statuses": LOOKS,
+    "adopt/revs.fill": EXISTING,
+    "adopt/state.begin": STATE,
+    "adopt/state.end": STATE,
+    "adopt/state.move": STATE,
     "apply/account.actors": EXISTING,
     "apply/account.apply": STATE,
     "apply/account.contradicted": STATE,
@@ -333,6 +354,8 @@ def test_a_new_statement_would_be_found(tmp_path: Path) -> None:
 
 MODULES = {
     "accounts": "test_hosting_statuses",
+    "adoption": "test_adoptions",
+    "adoption_steps": "test_adoptions",
     "apply": "test_live",
     "backfill_queue": "test_the_queue_of_repositories",
     "backfill_reports": "test_the_queue_of_repositories",
@@ -385,6 +408,7 @@ PATHS = {
     "backfill/survey.py": "test_the_network_listed_fetched_and_surveyed",
     "backfill/worker.py": "test_the_network_listed_fetched_and_surveyed",
     "backfill/writing.py": "test_the_network_listed_fetched_and_surveyed",
+    "ingest/adopted_records.py": "test_adoptions",
     "ingest/dead_letters.py": "test_retries_of_dead_letters",
     "ingest/files/replay.py": "test_replay",
     "ingest/live/consumer.py": "test_live",
@@ -464,6 +488,23 @@ def marked(person: Person, text: str = MARK) -> list[Any]:
 def news_of(before: Traces, database: Database, *people: Person) -> Traces:
     """What names these accounts, or holds the text, and did not before."""
     return traces(database.url, MARK, *(person.did for person in people)) - before
+
+
+def test_adoptions(database: Database) -> None:
+    """A database that was given back, and is adopted again: what the reference's indexer has left of the account stays
+    as it is, and nothing is added."""
+    stream = Stream()
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    index(database, *everything(ann, stream), *everything(bob, stream))
+    forbid(database, ann)
+    with database.connect("writer") as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE bsky.record SET rev = NULL WHERE did = %s", (ann.did,))
+        cursor.execute("DELETE FROM bsky.actor WHERE did = %s", (ann.did,))
+    database.engine.dispose()
+    leave(database)
+    before = traces(database.url, MARK, ann.did)
+    adopt(load(), database, compare=True, watch=False)
+    assert tables_of(news_of(before, database, ann)) <= {"bsky.record", "bsky.post"}  # which have their revs again
 
 
 def everything(person: Person, stream: Stream) -> list[bytes]:
