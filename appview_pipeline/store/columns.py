@@ -8,7 +8,7 @@ from functools import cache
 
 from appview_pipeline.store.sql import folder
 
-_TABLE = re.compile(r'^CREATE TABLE (\w+)\."?(\w+)"? \(\n(.*?)^\)', re.MULTILINE | re.DOTALL)
+_TABLE = re.compile(r'^CREATE TABLE (?:IF NOT EXISTS )?(\w+)\."?(\w+)"? \(\n(.*?)^\)', re.MULTILINE | re.DOTALL)
 # One column a line: name, type up to the first keyword of its constraints.
 _COLUMN = re.compile(
     r'^    (?:"(?P<quoted>\w+)"|(?P<plain>\w+)) (?P<type>.+?)'
