@@ -169,18 +169,18 @@ class Views:
             is_labeler=f"at://{did}/{LABELER}/self" in self.model.records,
         )
 
-    def labels_of(self, *subjects: str) -> set[Label]:
-        """The labels of subjects, those that the records give themselves included."""
-        found = {label for subject in subjects for label in self.labels.get(subject, ())}
+    def labels_of(self, *subjects: str, by: Collection[str]) -> set[Label]:
+        """The labels of subjects by these labelers, and those that the records give themselves."""
+        found = {label for subject in subjects for label in self.labels.get(subject, ()) if label[0] in by}
         for subject in subjects:
             record = self.model.records.get(subject)
             values = record.value.get("labels", {}).get("values", ()) if record else ()
             found |= {(host_of(subject), it["val"]) for it in values}
         return found
 
-    def labels_of_account(self, did: str) -> set[Label]:
+    def labels_of_account(self, did: str, by: Collection[str]) -> set[Label]:
         """The labels on an account's profile."""
-        return self.labels_of(did, f"at://{did}/{PROFILE}/self")
+        return self.labels_of(did, f"at://{did}/{PROFILE}/self", by=by)
 
     def followers(self, did: str, viewer: str | None = None) -> list[str]:
         """Who follows the account, the newest first."""
@@ -295,12 +295,17 @@ class Views:
             uri = parent
         return False
 
-    def timeline(self, viewer: str) -> list[Item]:
-        """What those that the viewer follows, and the viewer, posted and reposted. For fewer items than a page."""
-        wanted = {viewer} | {subject for creator, subject in self._follows if creator == viewer}
-        return self._items(
-            (row for row in self.rows("feed_item") if row["originatorDid"] in wanted), viewer, ancestors=True
-        )
+    def timeline(self, viewer: str, limit: int) -> list[Item]:
+        """The first page of what those that the viewer follows, and the viewer, posted and reposted.
+
+        Of the viewer's own it has at most ten, or as many as fill the page.
+        """
+        followed = {subject for creator, subject in self._follows if creator == viewer}
+        items = newest_first(self.rows("feed_item"))
+        theirs = [row for row in items if row["originatorDid"] in followed][: limit + 1]
+        own = [row for row in items if row["originatorDid"] == viewer]
+        own = own[: max(min(limit, 10), limit - min(len(theirs), limit))]
+        return self._items(newest_first([*theirs, *own])[:limit], viewer, ancestors=True)
 
     def posts_with(self, word: str) -> list[str]:
         """Posts whose text has a word, the newest first."""

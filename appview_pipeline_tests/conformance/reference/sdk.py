@@ -71,7 +71,7 @@ class AppViewRequest(Request):  # type: ignore[misc]
     """Sends requests to the AppView, each with the token of its method. `seen` is told of each answer."""
 
     def __init__(self, account: Account | None, service: str, seen: Callable[[Call], object] | None) -> None:
-        super().__init__(timeout=30)
+        super().__init__(timeout=60, verify=False)
         self.account, self.service, self.seen = account, service, seen
 
     def _send_request(self, method: str, url: str, **kwargs: Any) -> httpx.Response:

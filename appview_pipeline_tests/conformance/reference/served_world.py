@@ -20,18 +20,19 @@ from appview_pipeline.labels.by_hand import subscribe
 from appview_pipeline.protocol import cid
 from appview_pipeline.settings import Settings, load
 from appview_pipeline.store.database import Database
+from appview_pipeline_tests.conformance.reference.expected_views import Label, Views
 from appview_pipeline_tests.properties.model import Model
-from appview_pipeline_tests.simulated_network import Labeler, SimulatedNetwork
+from appview_pipeline_tests.simulated_network import Labeler, SimulatedNetwork, content
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.simulated_network.world import Author
 from appview_pipeline_tests.support.batches import changes_of, writer_for
 from appview_pipeline_tests.support.busy_world import BusyWorld
-from appview_pipeline_tests.support.commits import Commit, Op
+from appview_pipeline_tests.support.commits import POST, Commit, Op
 from appview_pipeline_tests.support.tables import rows
 
-SEED = 11
+SEED = 1
 ACCOUNTS = 12
-FRAMES = 900
+FRAMES = 700
 LABELED_AT = "2025-06-20T12:00:00.000Z"
 """When all labels were made."""
 
@@ -46,6 +47,7 @@ class ServedWorld(BusyWorld):
         *("like",) * 10,
         *("post",) * 8,
         *("repost",) * 4,
+        *("quote",) * 3,
         *("follow",) * 5,
         *("profile", "edit", "edit", "list_item", "list_item", "generator", "starter_pack", "list", "list_opt_out"),
         *("duplicate", "delete", "delete", "again", "undo", "unfollow", "gate", "gate", "verification", "block"),
@@ -55,6 +57,19 @@ class ServedWorld(BusyWorld):
     def __init__(self, seed: int = SEED, accounts: int = ACCOUNTS) -> None:
         self.model = Model()
         super().__init__(seed, accounts)
+
+    def _quote(self, author: Author) -> list[Write] | None:
+        """A post that quotes one."""
+        found = self._some_post()
+        if found is None:
+            return None
+        record = {"$type": POST, "text": content.sentence(self.rng, "en", 80), "createdAt": self._when()}
+        return self._create(author, record | {"embed": content.quote(found.ref)})
+
+    def _profile(self, author: Author) -> list[Write] | None:
+        """Half of those who come are invited by a starter pack."""
+        pack = self._some_curated("app.bsky.graph.starterpack") if self.rng.random() < 0.5 else None
+        return self._put_self(author, content.profile(self.rng, self._when(), joined_via=pack))
 
     def _somebody_active(self) -> Author:
         return self.rng.choice([author for author in self.authors if author.account.active])
@@ -124,9 +139,9 @@ class ServedNetwork(SimulatedNetwork):
 
 
 @contextmanager
-def served_network(frames: int = FRAMES) -> Iterator[ServedNetwork]:
+def served_network(frames: int = FRAMES, seed: int = SEED) -> Iterator[ServedNetwork]:
     """The network after so many frames, with its labels; one account has left and one was taken down by its PDS."""
-    with ServedNetwork(ServedWorld()) as network:
+    with ServedNetwork(ServedWorld(seed)) as network:
         labelers = [network.labelers.add(), network.labelers.add(p256=True)]
         network.advance(frames)
         away, gone = network.dids[4], network.dids[6]
@@ -140,7 +155,7 @@ def served_network(frames: int = FRAMES) -> Iterator[ServedNetwork]:
 def _label(network: ServedNetwork, first: Labeler, second: Labeler) -> None:
     """Posts and accounts get labels: with a CID and without, of both labelers, and one that is taken back."""
     posts = sorted(
-        (record for record in network.world.model.records.values() if record.collection == "app.bsky.feed.post"),
+        (record for record in network.world.model.records.values() if record.collection == POST),
         key=lambda record: record.uri,
     )
     for number, post in enumerate(posts[::3]):
@@ -181,3 +196,25 @@ def read_labels(network: ServedNetwork, database: Database) -> None:
     subscribe(
         network.settings(database), stopped=lambda: wanted.items() <= dict(rows(database.url, cursors)).items()
     )  # fmt: skip
+
+
+def views(network: ServedNetwork) -> Views:
+    """What clients must be shown of the network as it is now."""
+    return Views(
+        network.world.model,
+        {did: network.handle(did) for did in network.dids},
+        network.hidden,
+        labels=_labels(network),
+    )
+
+
+def _labels(network: ServedNetwork) -> dict[str, set[Label]]:
+    """The labels in effect by subject, as the labelers' own streams have them."""
+    found: dict[str, set[Label]] = {}
+    said = [label for labeler in network.labelers for label in labeler.labels.values()]
+    for label in said:
+        found.setdefault(label["uri"], set()).add((label["src"], label["val"]))
+    for label in said:
+        if label.get("neg"):
+            found[label["uri"]].discard((label["src"], label["val"]))
+    return found
