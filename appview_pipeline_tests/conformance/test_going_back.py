@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
+from appview_pipeline.operations.adopting import adopt
 from appview_pipeline.operations.leaving import leave
 from appview_pipeline.protocol.cid import to_text
-from appview_pipeline.store.database import Database
+from appview_pipeline.settings import Settings
+from appview_pipeline.store.database import Database, open_database
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.check import node_url, run_reference_migrator
 from appview_pipeline_tests.conformance.reference.differences import Comparison, compare
@@ -310,3 +313,46 @@ def test_an_account_is_deleted(handover: Handover) -> None:
     assert rows(handover.ours.url, "SELECT uri FROM bsky.record WHERE did = %s", ann.did) == []
     # Its private state stays, as it does where we remove an account.
     assert rows(handover.ours.url, "SELECT creator FROM bsky.draft") == [(ann.did,)]
+
+
+def clean_story() -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """A stream in three parts in which nothing happens of docs/differences.md: each part creates, edits and deletes
+    records of every collection that the others wrote."""
+    stream = Stream()
+    ann, bob, eve = (Person(stream, name) for name in ("ann", "bob", "eve"))
+    of_ann, of_bob, of_eve = (one_of_each(person) for person in (ann, bob, eve))
+    by_us = [ann.commit(*of_ann), bob.commit(*of_bob)]
+    by_the_reference = [eve.commit(*of_eve)]
+    by_the_reference += [ann.commit(edited(write)) for write in of_ann[:9]]
+    by_the_reference += [bob.commit(delete(write.path)) for write in of_bob[:6]]
+    by_us_again = [eve.commit(edited(write)) for write in of_eve[:9]]
+    by_us_again += [eve.commit(delete(write.path)) for write in of_eve[9:]]
+    by_us_again += [ann.commit(delete(write.path)) for write in of_ann[:9]]
+    by_us_again.append(bob.commit(*of_bob[:6]))
+    return by_us, by_the_reference, by_us_again
+
+
+@pytest.mark.parametrize("seed", [None, 8])
+def test_and_coming_back(fresh: Fresh, reference: Oracle, tmp_path: Path, seed: int | None) -> None:
+    """We write, the reference goes on, we take over again: as if we had written everything, private state included."""
+    frames = list(busy_frames(240, seed)) if seed else []
+    parts = (frames[:80], frames[80:160], frames[160:]) if frames else clean_story()
+    with fresh() as ours, fresh() as alone:
+        replayed_frames(alone, tmp_path, [*parts[0], *parts[1], *parts[2]])
+        replayed_frames(ours, tmp_path, parts[0])
+        mute = "INSERT INTO bsky.mute VALUES ('did:plc:a', 'did:plc:b', %s, true, false)"
+        for database in (ours, alone):
+            rows(database.url, mute, WHEN)
+        ours.engine.dispose()
+        leave(ours)
+        reference.identities(documents_of(parts[1]), {})
+        reference.open("ours", ours.url)
+        assert reference.index("ours", parts[1]) == []
+        reference.close("ours")
+        adopt(Settings(database_url=ours.url), ours)
+        open_database(Settings(database_url=ours.url)).close()
+        for frame in parts[2]:
+            replayed_frames(ours, tmp_path, [frame])
+        assert differing(bsky_rows(ours.url), bsky_rows(alone.url)) == Counter()
+        assert one(ours.url, "SELECT count(*) FROM bsky.record WHERE rev IS NULL") == 0
+        assert rerun_collections(ours, DERIVED_COLLECTIONS, orphans=None).changed == {}

@@ -140,24 +140,37 @@ ON CONFLICT DO NOTHING;
 
 -- :gates
 -- The thread gates and post gates of the posts after %(after)s up to %(until)s exist since the event that wrote them,
--- and not since the key that they share with their post; but no later than the first that they turned away.
+-- and not since the key that they share with their post; but no later than the first that they turned away. A key that
+-- is no TID, or one of the future, says nothing: no later event would change the gate.
 -- - gate: these gates.
 UPDATE bsky.record r SET rev = g.rev
 FROM (
-  SELECT o.uri, greatest(split_part(o.uri, '/', 5) COLLATE "C", least(
-    pg_temp.tid_of_text(o."indexedAt") COLLATE "C",
-    (SELECT s."repoRev" FROM bsky.actor_sync s WHERE s.did = o.did) COLLATE "C",
-    CASE
-      WHEN x.is_thread_gate THEN (
-        SELECT min(p.rev) FROM bsky.post p WHERE p."replyRoot" = x.post_uri AND p."violatesThreadGate"
+  SELECT o.uri, coalesce(
+    greatest(
+      CASE
+        WHEN split_part(o.uri, '/', 5) ~ '^[2-7a-j][2-7a-z]{12}$'
+          AND split_part(o.uri, '/', 5) COLLATE "C"
+            <= (SELECT s."repoRev" FROM bsky.actor_sync s WHERE s.did = o.did) COLLATE "C"
+          THEN split_part(o.uri, '/', 5)
+      END COLLATE "C",
+      least(
+        pg_temp.tid_of_text(o."indexedAt") COLLATE "C",
+        (SELECT s."repoRev" FROM bsky.actor_sync s WHERE s.did = o.did) COLLATE "C",
+        CASE
+          WHEN x.is_thread_gate THEN (
+            SELECT min(p.rev) FROM bsky.post p WHERE p."replyRoot" = x.post_uri AND p."violatesThreadGate"
+          )
+          ELSE (
+            SELECT min(p.rev)
+            FROM bsky.post_embed_record e
+            JOIN bsky.post p ON p.uri = e."postUri"
+            WHERE e."embedUri" = x.post_uri AND p."violatesEmbeddingRules"
+          )
+        END COLLATE "C"
       )
-      ELSE (
-        SELECT min(p.rev)
-        FROM bsky.post_embed_record e
-        JOIN bsky.post p ON p.uri = e."postUri"
-        WHERE e."embedUri" = x.post_uri AND p."violatesEmbeddingRules"
-      )
-    END COLLATE "C")) AS rev
+    ),
+    o.rev
+  ) AS rev
   FROM (
     SELECT uri, "postUri" AS post_uri, true AS is_thread_gate FROM bsky.thread_gate
     WHERE "postUri" > %(after)s AND (%(until)s::text IS NULL OR "postUri" <= %(until)s)
