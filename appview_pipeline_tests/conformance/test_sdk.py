@@ -1,13 +1,16 @@
 """The published AppView over a database of ours, asked with the published Python SDK: what clients are shown.
 
-Needs `just reference` (conformance/reference/README.md). Nothing that is expected comes from the database: it follows
-from what the accounts of a simulated network wrote (served_world.py, expected_views.py). Accounts ask with
-tokens that their keys sign, as through a PDS.
+Nothing that is expected comes from the database: it follows from what the accounts of a simulated network wrote
+(served_world.py, expected_views.py). Accounts ask with tokens that their keys sign, as through a PDS. Needs `just
+reference` (conformance/reference/README.md), and for the commands of docs/serve.md curl and jq.
 """
 
 from __future__ import annotations
 
 import base64
+import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -28,15 +31,18 @@ from appview_pipeline_tests.conformance.reference.expected_views import (
     Views,
 )
 from appview_pipeline_tests.conformance.reference.reader import SERVICE
-from appview_pipeline_tests.conformance.reference.sdk import Account, client, to_the_end, unknown_parts
+from appview_pipeline_tests.conformance.reference.sdk import Account, client, service_token, to_the_end, unknown_parts
 from appview_pipeline_tests.conformance.reference.served_world import ServedNetwork, views
-from appview_pipeline_tests.conformance.reference.session import running
+from appview_pipeline_tests.conformance.reference.session import running, transcript
 from appview_pipeline_tests.simulated_network.accounts import make_key
+from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.commits import host_of
+from appview_pipeline_tests.support.console import commands, printed, section
 from appview_pipeline_tests.support.tables import fresh_database
 
 pytestmark = pytest.mark.slow
 
+SERVE, SESSION = (CHECKOUT / "docs" / name for name in ("serve.md", "serve-session.md"))
 FILTERS = ("posts_with_replies", "posts_no_replies", "posts_with_media", "posts_and_author_threads", "posts_with_video")
 
 
@@ -281,20 +287,21 @@ def test_threads_of_the_second_version(served: Served) -> None:
             assert {it.uri for it in found.thread if it.depth > 0} == want
 
 
-@pytest.mark.parametrize("viewer", range(2))
-def test_likes_reposts_and_quotes(served: Served, viewer: int) -> None:
-    who = served.viewers[viewer]
-    for uri in sorted(served.posts, key=lambda it: -sum(served.views.counts(it)))[: 10 + 10 * viewer]:
-        have = served.views.counts(uri)
-        if have.likes:
-            found = served.all("app.bsky.feed.get_likes", "likes", who, uri=uri, limit=4)
-            assert [it.actor.did for it in found] == served.views.likes(uri, who)
-        if have.reposts:
-            found = served.all("app.bsky.feed.get_reposted_by", "reposted_by", who, uri=uri, limit=3)
-            assert dids(found) == served.views.reposted_by(uri, who)
-        if have.quotes:
-            found = served.all("app.bsky.feed.get_quotes", "posts", who, uri=uri, limit=3)
-            assert uris(found) == served.views.quotes(uri, who)
+def test_likes_reposts_and_quotes(served: Served) -> None:
+    """Of all posts for nobody; of those that have most, page by page, for an account."""
+    most = sorted(served.posts, key=lambda uri: -sum(served.views.counts(uri)))
+    for viewer, posts, limit in ((None, most, 100), (served.busiest[0], most[:20], 4)):
+        for uri in posts:
+            have = served.views.counts(uri)
+            if have.likes:
+                found = served.all("app.bsky.feed.get_likes", "likes", viewer, uri=uri, limit=limit)
+                assert [it.actor.did for it in found] == served.views.likes(uri, viewer)
+            if have.reposts:
+                found = served.all("app.bsky.feed.get_reposted_by", "reposted_by", viewer, uri=uri, limit=limit)
+                assert dids(found) == served.views.reposted_by(uri, viewer)
+            if have.quotes:
+                found = served.all("app.bsky.feed.get_quotes", "posts", viewer, uri=uri, limit=limit)
+                assert uris(found) == served.views.quotes(uri, viewer)
 
 
 def test_follows(served: Served) -> None:
@@ -423,16 +430,23 @@ def test_searches(served: Served) -> None:
 
 
 def test_the_appview_knows_who_asks(served: Served) -> None:
-    """Tokens are checked with the key in the DID document: both kinds of keys, and no other's."""
-    did = served.shown[0]
-    assert served.ask("app.bsky.notification.get_unread_count", did).count == served.views.unread(did)
-    asked = client(served.port, Account(did, make_key("somebody else's")), service=SERVICE)
+    """Tokens are checked with the key in the DID document, of either kind: no other key, service or method will do."""
+    keys = {type(served.account(did).key): did for did in served.shown}
+    assert len(keys) == 2
+    for did in keys.values():
+        assert served.ask("app.bsky.notification.get_unread_count", did).count == served.views.unread(did)
+        account = served.account(did)
+        method = "app.bsky.feed.getTimeline"
+        for asker, service, name in (
+            (Account(did, make_key("somebody else's")), SERVICE, method),
+            (account, "did:example:another", method),
+            (account, SERVICE, "app.bsky.notification.getUnreadCount"),
+        ):
+            token = service_token(asker.key, asker.did, service, name)
+            with pytest.raises(UnauthorizedError):
+                served.client(None, None).app.bsky.feed.get_timeline(headers={"Authorization": f"Bearer {token}"})
     with pytest.raises(UnauthorizedError):
-        asked.app.bsky.notification.get_unread_count()
-    with pytest.raises(UnauthorizedError):
-        client(served.port, served.account(did), service="did:example:another").app.bsky.feed.get_timeline()
-    with pytest.raises(UnauthorizedError):
-        client(served.port, None, service=SERVICE).app.bsky.feed.get_timeline()
+        served.client(None, None).app.bsky.feed.get_timeline()
 
 
 def test_what_the_operator_takes_down_is_hidden_until_it_is_given_back(served: Served) -> None:
@@ -464,6 +478,29 @@ def test_what_the_operator_takes_down_is_hidden_until_it_is_given_back(served: S
 def take_down(served: Served, subject: dict[str, str], applied: bool) -> None:
     """As an operator does with the AppView's password."""
     password = "Basic " + base64.b64encode(b"admin:admin").decode()
-    asked = client(served.port, service=SERVICE)
     data = {"subject": subject, "takedown": {"applied": applied, "ref": "operator"}}
-    asked.com.atproto.admin.update_subject_status(data, headers={"Authorization": password})
+    admin = served.client(None, None).com.atproto.admin
+    admin.update_subject_status(data, headers={"Authorization": password})
+
+
+def test_the_session_of_the_sdk_is_as_documented(served: Served) -> None:
+    """docs/serve-session.md."""
+    (documented,) = re.findall(r"^```python\n(.*?)^```$", SESSION.read_text(), re.MULTILINE | re.DOTALL)
+    assert transcript(served.network, served.port).splitlines() == documented.splitlines()
+
+
+def test_the_commands_print_what_is_documented(served: Served) -> None:
+    """docs/serve.md."""
+    for tool in ("curl", "jq"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    session = commands(section(SERVE.read_text(), "A session"))
+    assert len(session) >= 15
+    environment = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+        "APPVIEW": f"http://127.0.0.1:{served.port}/xrpc",
+        "PASSWORD": "admin",
+    }
+    for command, output in zip(session, printed(session, environment), strict=True):
+        assert output == command.output, command.text

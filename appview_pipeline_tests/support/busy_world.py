@@ -28,8 +28,8 @@ class BusyWorld(World):
 
     acts: ClassVar[tuple[str, ...]] = _OFTEN
 
-    def __init__(self, seed: int = 7, accounts: int = 12) -> None:
-        super().__init__(seed, accounts, start=START / 1e6, rate=1.0, pasts=())
+    def __init__(self, seed: int = 7, accounts: int = 12, *, p256_share: float = 0.0) -> None:
+        super().__init__(seed, accounts, start=START / 1e6, rate=1.0, pasts=(), p256_share=p256_share)
         self.deleted: dict[str, list[Write]] = {}
 
     def _commit(self) -> list[bytes]:

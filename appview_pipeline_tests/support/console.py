@@ -24,6 +24,13 @@ class Command:
     output: str
 
 
+def section(document: str, heading: str) -> str:
+    """What stands below a heading of the second level."""
+    found = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", document, re.MULTILINE | re.DOTALL)
+    assert found is not None, heading
+    return found[1]
+
+
 def commands(document: str) -> list[Command]:
     """The commands of all console blocks of a document, in order."""
     return [command for block in _BLOCKS.findall(document) for command in _of_block(block)]

@@ -56,7 +56,7 @@ class ServedWorld(BusyWorld):
 
     def __init__(self, seed: int = SEED, accounts: int = ACCOUNTS) -> None:
         self.model = Model()
-        super().__init__(seed, accounts)
+        super().__init__(seed, accounts, p256_share=0.25)
 
     def _quote(self, author: Author) -> list[Write] | None:
         """A post that quotes one."""
