@@ -21,16 +21,19 @@ from appview_pipeline.ingest.removal import remove_accounts
 from appview_pipeline.ingest.retention import apply_retention
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.settings import Settings
-from appview_pipeline.store import sql
+from appview_pipeline.store import migrate, sql
 from appview_pipeline.store.counters import TABLES
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline.store.sweeps import BY_NAME
+from appview_pipeline_tests.conformance.reference.check import scratch_database
 from appview_pipeline_tests.properties.delivery import network_changes
 from appview_pipeline_tests.properties.exported_networks import repository_of
 from appview_pipeline_tests.properties.networks import NAMES, Network, did_of
 from appview_pipeline_tests.properties.random_networks import networks
 from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.database import connect
 from appview_pipeline_tests.support.exports import compared
-from appview_pipeline_tests.support.private_state import PRIVATE_TABLES, Note, note, write_private_state
+from appview_pipeline_tests.support.private_state import PRIVATE_TABLES, Note, note, rows_of, write_private_state
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.sweeping import sweep
 
@@ -154,6 +157,22 @@ def test_private_state_survives_any_work(
         said.append(step.__name__)
         found = lost(before, note(rerun_index.connection), step)
         assert not found, "\n".join([*said, *found[:10]])
+
+
+def test_migrations_leave_private_state_alone(server: EmbeddedPostgres) -> None:
+    """All of them, on a database of the first version in which the AppView's users have been at work."""
+    with scratch_database(server.url("postgres")) as url, connect(url) as connection:
+        migrate.upgrade(url, to="0001")
+        rng = Random(1)
+        for _ in range(200):
+            write_private_state(
+                connection, rng, ["did:plc:a", "did:plc:b"], ["at://did:plc:a/x/y", "at://did:plc:b/x/y"]
+            )
+        before = rows_of(connection)
+        connection.commit()
+        assert sum(map(bool, before.values())) >= 13
+        migrate.upgrade(url)
+        assert rows_of(connection) == before
 
 
 WRITES = re.compile(r"\b(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM|TRUNCATE)\s+(?:ONLY\s+)?bsky\.\"?(\w+)")

@@ -50,13 +50,20 @@ class Note:
     uncounted: list[tuple[str, str]] = field(default_factory=list)
 
 
-def note(connection: Connection) -> Note:
-    """The private state as it is now. Ends the transaction of `connection`."""
-    found = Note()
+def rows_of(connection: Connection) -> dict[str, list[str]]:
+    """The rows of the private tables, each with its place and the transaction that wrote it."""
+    found = {}
     with connection.cursor() as cursor:
         for table in PRIVATE_TABLES:
             cursor.execute(f"SELECT t.ctid::text || ' ' || t.xmin || ' ' || t::text FROM bsky.{table} t ORDER BY 1")
-            found.rows[table] = [row for (row,) in cursor.fetchall()]
+            found[table] = [row for (row,) in cursor.fetchall()]
+    return found
+
+
+def note(connection: Connection) -> Note:
+    """The private state as it is now. Ends the transaction of `connection`."""
+    found = Note(rows_of(connection))
+    with connection.cursor() as cursor:
         for kind, query in _COLUMNS.items():
             cursor.execute(query)
             found.marks[kind] = dict(cursor.fetchall())
