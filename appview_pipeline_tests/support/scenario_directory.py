@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from appview_pipeline.identity.attempt import Questions, attempt
 from appview_pipeline.identity.dids import Resolution
@@ -100,7 +100,15 @@ class Directory:
         return PdsStatus(did, self._statuses.get(did, "active"), is_final=True)
 
 
-def resolve_queued(database: Database, directory: Directory) -> None:
+class Answering(Protocol):
+    """A directory that tests answer from."""
+
+    @property
+    def questions(self) -> Questions:
+        """As resolution asks them."""
+
+
+def resolve_queued(database: Database, directory: Answering) -> None:
     """Resolves every account that waits, as the identity process and the job refresh_dids do."""
     usable = Settings().identity_usable_seconds
     with database.connect("writer") as connection:

@@ -3,6 +3,9 @@
 // or `{"error"}`); requests are worked off in order. Ends when its standard input does.
 // Usage (see README.md): node oracle.mjs PACKAGES
 //
+// Its data plane is the reference's service behind Connect's client, requests and responses as protobuf bytes between them, and
+// only the socket left out, which takes most of the time of a call.
+//
 // It asks nobody: identities are what it was given, and the only host that it asks itself (an account's PDS, whether a deleted
 // repository is really gone) is answered in this process. Its clock stands still at the time of the newest event.
 import events from 'node:events'
@@ -36,12 +39,10 @@ globalThis.fetch = async (input) => {
 const { Database, RepoSubscription } = await load('@atproto/bsky/dist/index.js')
 const { Service } = await load('@atproto/bsky/dist/proto/bsky_connect.js')
 const { default: createRoutes } = await load('@atproto/bsky/dist/data-plane/server/routes/index.js')
+const { Timestamp } = await load('@bufbuild/protobuf/dist/esm/index.js')
 const { IdResolver } = await load('@atproto/identity/dist/index.js')
 const { ensureChunkIsMessage } = await load('@atproto/xrpc-server/dist/stream/stream.js')
-const { Code, ConnectError, createPromiseClient } = await load('@connectrpc/connect/dist/esm/index.js')
-const { createConnectTransport } = await load('@connectrpc/connect-node/dist/esm/index.js')
-const { expressConnectMiddleware } = await load('@connectrpc/connect-express/dist/esm/index.js')
-const { default: express } = await load('express/index.js')
+const { Code, ConnectError, createPromiseClient, createRouterTransport } = await load('@connectrpc/connect/dist/esm/index.js')
 
 const METHOD = 'com.atproto.sync.subscribeRepos'
 const IN_FLIGHT = 12 // calls of one batch that wait for the database at the same time
@@ -60,21 +61,13 @@ const actions = {
     const db = new Database({ url, schema: 'bsky', poolSize: POOL_SIZE })
     const { rows } = await db.pool.query("SELECT to_regclass('bsky.record') IS NOT NULL AS made")
     if (!rows[0].made) await db.migrateToLatestOrThrow()
-    const app = express()
-    app.use(expressConnectMiddleware({ routes: createRoutes(db, idResolver) }))
-    const server = app.listen(0, '127.0.0.1')
-    await events.once(server, 'listening')
-    const baseUrl = `http://127.0.0.1:${server.address().port}`
-    const client = createPromiseClient(Service, createConnectTransport({ baseUrl, httpVersion: '1.1' }))
-    databases.set(name, { db, server, client })
+    const client = createPromiseClient(Service, createRouterTransport(createRoutes(db, idResolver)))
+    databases.set(name, { db, client })
   },
 
   async close({ name }) {
-    const { db, server } = databases.get(name)
+    await databases.get(name).db.close()
     databases.delete(name)
-    server.close()
-    server.closeAllConnections()
-    await db.close()
   },
 
   async identities({ documents, handles, gone }) {
@@ -174,7 +167,7 @@ async function called(client, method, request, follow) {
   try {
     for (;;) {
       const response = await client[method](message)
-      pages.push(response.toJson({ emitDefaultValues: true }))
+      pages.push(plain(response))
       const cursor = response.cursor || response.pageInfo?.cursor
       if (!follow || !cursor) return { body: follow ? pages : pages[0] }
       if (pages.length === MAX_PAGES) throw new Error(`${method} has more than ${MAX_PAGES} pages: ${JSON.stringify(request)}`)
@@ -184,6 +177,16 @@ async function called(client, method, request, follow) {
     if (!(error instanceof ConnectError)) throw error
     return { body: follow ? pages : null, error: Code[error.code], message: error.rawMessage }
   }
+}
+
+// A message as JSON. Protobuf's own JSON has no times of five-digit years, which records may have.
+function plain(value) {
+  if (typeof value === 'bigint') return Number(value)
+  if (typeof value !== 'object' || value === null) return value
+  if (value instanceof Uint8Array) return Buffer.from(value).toString('base64')
+  if (value instanceof Timestamp) return value.toDate().toISOString()
+  if (Array.isArray(value)) return value.map(plain)
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, plain(inner)]))
 }
 
 for await (const line of createInterface({ input: process.stdin, crlfDelay: Infinity })) {

@@ -46,8 +46,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """The response as protobuf's JSON with all its fields; of a followed call a list of them. Of a failed call `error`
-    and `message` are the code and the words, and `body` the pages before."""
+    """The response as JSON with all its fields (bytes in base64, times as ISO 8601); of a followed call a list of them.
+    Of a failed call `error` and `message` are the code and the words, and `body` the pages before."""
 
     body: Any = None
     error: str | None = None

@@ -88,16 +88,22 @@ class Subjects:
 
 
 def subjects_of(
-    urls: Iterable[str], uris: Iterable[str] = (), *, viewers: int | None = None, pairs: int | None = None
+    urls: Iterable[str],
+    uris: Iterable[str] = (),
+    *,
+    viewers: int | None = None,
+    pairs: int | None = None,
+    others: int | None = None,
 ) -> Subjects:
     """Everything that the databases name, and the accounts and the records of `uris`.
 
     `viewers`, `pairs`: how many at most; None: every account is a viewer, and a pair with every other. Of fewer pairs
-    those come first between which something is.
+    those come first between which something is. `others`: how many at most of the accounts that are not indexed.
     """
     urls, uris = list(urls), set(uris)
-    dids = _union(urls, _DIDS) | {uri.split("/")[2] for uri in uris}
-    actors = sorted(did for did in dids if did.startswith("did:"))
+    dids = {did for did in _union(urls, _DIDS) | {uri.split("/")[2] for uri in uris} if did.startswith("did:")}
+    indexed = _union(urls, "SELECT did FROM bsky.actor")
+    actors = sorted(indexed.union(sorted(dids - indexed)[:others]))
     chosen = actors[:: max(1, len(actors) // viewers)][:viewers] if viewers else actors
     related = sorted({(a, b) for url in urls for a, b in rows(url, _PAIRS) if b in dids})
     handles = _union(urls, "SELECT handle FROM bsky.actor")
