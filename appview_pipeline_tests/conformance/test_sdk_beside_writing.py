@@ -27,6 +27,7 @@ from appview_pipeline_tests.conformance.reference.sdk import Account, Call, clie
 from appview_pipeline_tests.conformance.reference.served_world import ServedNetwork, ServedWorld, resolve, views, write
 from appview_pipeline_tests.simulated_network.repository import Write
 from appview_pipeline_tests.simulated_network.world import Author
+from appview_pipeline_tests.support.commits import host_of
 from appview_pipeline_tests.support.consumers import Consumer, cursor, until
 from appview_pipeline_tests.support.waiting import wait_for
 
@@ -123,14 +124,19 @@ class Asking:
 
     def check_something(self) -> None:
         """Asks about an account or a post, and compares the answer with what was true."""
+        posts = self.sent.states[-1].rows("post")
+        uri = self.draws.choice(posts)["uri"]
         did = self.draws.choice(self.sent.network.dids)
-        uri = self.draws.choice(self.sent.states[-1].rows("post"))["uri"]
+        if self.draws.random() < 0.5:  # the newest, which may not be applied yet
+            uri = max(posts, key=lambda row: (row["sortAt"], row["cid"]))["uri"]
+            did = host_of(uri)
         app = self.client(did).app.bsky
         checks: list[Callable[[], None]] = [
             lambda: self._check_post(app.feed.get_posts, uri),
             lambda: self._check_profile(app.actor.get_profile, did),
             lambda: self._check_likes(app.feed.get_likes, uri),
             lambda: self._check_thread(app.feed.get_post_thread, uri),
+            lambda: self._check_own_feed(app.feed.get_author_feed, did),
             lambda: self._check_own_feed(app.feed.get_author_feed, did),
             lambda: self._check_notifications(app.notification.list_notifications, did),
             lambda: self._check_followers(app.graph.get_followers, did),
@@ -232,7 +238,7 @@ def test_every_answer_is_of_a_state_that_there_was(database: Database, packages:
         write(network, database, network.frames)
         resolve(network, database)
         sent = Sent(network, network.world.seq, [as_it_is(network)])
-        small = {"APPVIEW_BATCH_EVENTS": "10", "APPVIEW_BATCH_SECONDS": "0.05"}
+        small = {"APPVIEW_BATCH_EVENTS": "10", "APPVIEW_BATCH_SECONDS": "0.2"}
         consumer = Consumer(database.url, network.relay_url, **{**network.environment(), **small})
         try:
             log = tmp_path / "reference.log"
