@@ -44,10 +44,10 @@ format:
 test *arguments:
     pytest "$@" || { code=$?; [ $code -ne 5 ] || echo "No test was run: what was given ($*) chooses none." >&2; exit $code; }
 
-# Check and test as CI does, slow tests included; random properties share a minute.
+# Check and test as CI does, slow tests included; random properties share a quarter of a minute.
 [no-exit-message]
 ci *arguments: lint types
-    {{ just_executable() }} test --slow --budget=1 "$@"
+    {{ just_executable() }} test --slow --budget=0.25 "$@"
 
 # Run the random properties for MINUTES, and the tests marked thorough (docs/testing.md).
 thorough minutes="60" *options:

@@ -77,7 +77,7 @@ CONTAINER_REQUIRES = [
 
 DEV_REQUIRES = [
     "pytest>=8.3",
-    # The whole suite runs in two processes.
+    # The whole suite runs in several processes.
     "pytest-xdist>=3.6",
     # Properties: same tables for any batch size, restart, redelivery.
     "hypothesis>=6.130",

@@ -35,8 +35,9 @@ from appview_pipeline_tests.support.frames import Stream
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.tables import Fresh, fresh_database
 
-WORKERS = 2
-"""Processes that run the whole suite, each with a PostgreSQL of its own; `-n` says otherwise."""
+WORKERS = 3
+"""Processes that run the whole suite, each with a PostgreSQL of its own; `-n` says otherwise. One more than a small
+machine has cores, since tests wait for nearly half of their time: for processes that start, for limits of time."""
 
 # The same examples tomorrow, whatever a developer's machine has stored, and no time limit for an example.
 settings.register_profile("appview", deadline=None, derandomize=True, print_blob=True)

@@ -1,15 +1,20 @@
 """The processes of docker/compose.yaml as plain processes, with docker/dagster.yaml.
 
 What it must show: the network is indexed, a partition is rerun from the webserver; SIGTERM ends each process within
-10 s, with runs and ticks in flight, and leaves nothing running; started again, it goes on where it was.
+10 s, with runs and ticks in flight, and leaves nothing running; started again, it goes on where it was. A daemon or a
+code server that is killed ends the consumer, and a daemon that only pauses does not.
+
+All of it is one test, since each start of these processes takes most of a minute on a slow machine.
 """
 
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,8 +34,16 @@ STILL_LOST = (
     "SELECT count(*) FROM bsky.record r WHERE uri = ANY(%s) "
     "AND NOT EXISTS (SELECT FROM bsky.like l WHERE l.uri = r.uri)"
 )
+SHORT_TICKS = {"DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "20"}
+"""A tick takes 15 s of that."""
+LEASE_SECONDS = 10.0
+"""What a leased process has to end once nobody renews its lease."""
+PAUSE_SECONDS = 30.0
+"""The rest of a short tick, and a pause."""
 MOMENT = 2.0
 """A process of Python's own, which tracks semaphores, ends a moment after its parent."""
+wait = partial(wait_for, longest=1.0)
+"""Most looks ask the webserver, or walk through /proc."""
 JOINTS = "SELECT last_seq, lead(first_seq) OVER (ORDER BY id) FROM pipeline.batch WHERE last_seq > 0 ORDER BY id"
 
 
@@ -65,45 +78,76 @@ def test_it_indexes_reruns_stops_in_time_and_goes_on(deployment: Deployment, net
 
     deployment.start(CODE)
     deployment.start(DAEMON, WEBSERVER)
-    wait_for(deployment.is_up, explain=deployment.last_words)
-    wait_for(lambda: seq() and len(deployment.leased()) == 4, explain=deployment.last_words)
+    wait(deployment.is_up, explain=deployment.last_words)
+    wait(lambda: seq() and len(deployment.leased()) == 4, explain=deployment.last_words)
 
-    wait_for(lambda: one(url, "SELECT count(*) FROM bsky.like") > 20, explain=deployment.last_words)
+    wait(lambda: one(url, "SELECT count(*) FROM bsky.like") > 20, explain=deployment.last_words)
     lost = [uri for (uri,) in rows(url, DELETE)]
     rerun = deployment.materialize("likes", time.strftime("%Y-%m-%d-%H:00", time.gmtime()))
-    wait_for(lambda: deployment.status(rerun) == "SUCCESS", explain=lambda: deployment.status(rerun))
+    wait(lambda: deployment.status(rerun) == "SUCCESS", explain=lambda: deployment.status(rerun))
     assert lost and one(url, STILL_LOST, lost) == 0
 
     # A run that would take minutes, since the host of its repository does not answer.
     network.pds.faults.everybody = "hang"
     accounts = [author.did for author in network.world.authors[:3]]
     run = deployment.launch("resync", {"ops": {"resync_repositories": {"config": {"accounts": accounts}}}})
-    wait_for(lambda: deployment.status(run) == "STARTED", explain=lambda: deployment.status(run))
-    wait_for(lambda: network.pds.faults.by_kind["hang"])
+    wait(lambda: deployment.status(run) == "STARTED", explain=lambda: deployment.status(run))
+    wait(lambda: network.pds.faults.by_kind["hang"])
 
     took = {}
     took[CODE] = deployment.stop(CODE)
-    wait_for(lambda: not deployment.children(), MOMENT, lambda: f"left by the code server: {deployment.children()}")
-    wait_for(lambda: deployment.status(run) == "CANCELED", explain=lambda: deployment.status(run))
+    wait(lambda: not deployment.children(), MOMENT, lambda: f"left by the code server: {deployment.children()}")
+    wait(lambda: deployment.status(run) == "CANCELED", explain=lambda: deployment.status(run))
     reached = seq()
     assert one(url, "SELECT max(last_seq) FROM pipeline.batch") == reached
 
     deployment.start(CODE)
-    wait_for(lambda: seq() > reached and len(deployment.leased()) == 4, explain=deployment.last_words)
+    wait(lambda: seq() > reached and len(deployment.leased()) == 4, explain=deployment.last_words)
     took[DAEMON] = deployment.stop(DAEMON)
-    wait_for(lambda: not deployment.leased(), MOMENT, lambda: f"left by the daemon: {deployment.leased()}")
+    wait(lambda: not deployment.leased(), MOMENT, lambda: f"left by the daemon: {deployment.leased()}")
     with deployment.subscription():
         took[WEBSERVER] = deployment.stop(WEBSERVER)
     took["code server without a daemon"] = deployment.stop(CODE)
-    wait_for(lambda: not deployment.processes(), MOMENT, lambda: f"left: {deployment.processes()}")
+    wait(lambda: not deployment.processes(), MOMENT, lambda: f"left: {deployment.processes()}")
     assert max(took.values()) < STOP_SECONDS, took
 
+    print(took)
+
     reached = seq()
+    deployment.environment.update(SHORT_TICKS)
     deployment.start(CODE)
     deployment.start(DAEMON)
-    wait_for(lambda: seq() > reached, explain=deployment.last_words)
-    took[DAEMON] = deployment.stop(DAEMON)
-    assert took[DAEMON] < STOP_SECONDS
+    wait(lambda: seq() > reached, explain=deployment.last_words)
+    die_and_pause(deployment)
     joints = rows(url, JOINTS)
     assert len(joints) > 3 and all(last + 1 == first for last, first in joints[:-1]), "nothing was left out or repeated"
-    print(took)
+
+
+def die_and_pause(deployment: Deployment) -> None:
+    """The daemon is killed, another one stands still for half a minute, and the code server is killed."""
+
+    def consumers() -> set[int]:
+        return set(deployment.leased("ingest.live.consumer"))
+
+    first = consumers()
+    assert len(first) == 1
+    time.sleep(2.0)  # the tick that started it is at work
+    deployment.kill(DAEMON)
+    wait(lambda: not consumers(), LEASE_SECONDS, lambda: f"the daemon killed, the consumer goes on: {consumers()}")
+
+    deployment.start(DAEMON)
+    wait(consumers, explain=deployment.last_words)
+    second = consumers()
+    assert len(second) == 1 and second != first
+    # A machine that is busy elsewhere: the daemon gets no turn, so no tick follows on the one at work.
+    daemon = deployment.services[DAEMON].process
+    assert daemon is not None
+    daemon.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + PAUSE_SECONDS
+    while time.monotonic() < deadline:
+        assert consumers() == second, "it goes on through a pause"
+        time.sleep(0.5)
+    daemon.send_signal(signal.SIGCONT)
+
+    deployment.kill(CODE)
+    wait(lambda: not consumers(), LEASE_SECONDS, lambda: f"the code server killed, it goes on: {consumers()}")

@@ -19,6 +19,7 @@ from typing import Any
 
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.ports import free_port
+from appview_pipeline_tests.support.waiting import pause
 
 MATERIALIZATIONS = """
 query ($key: AssetKeyInput!) {
@@ -144,10 +145,11 @@ class Dev:
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.2)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"not within {seconds:.0f} s: {what}"
+        pause(waited, 0.2, 1.0)  # it mostly asks the webserver for a hundred materializations
     return found
 
 
