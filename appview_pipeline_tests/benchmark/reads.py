@@ -118,8 +118,8 @@ def table(found: Sequence[Compared]) -> Iterator[str]:
         )
 
 
-def prepare(server: Server, folder: Path, records: int, *, small: bool) -> None:
-    """Makes both databases on the server, where they are not there yet."""
+def prepare(server: Server, records: int, locale: str | None, *, small: bool) -> None:
+    """Makes both databases on the server, where they are not there yet. Theirs sorts by `locale`, or else by byte."""
     existing = {name for (name,) in query(server.libpq("postgres"), "SELECT datname FROM pg_database")}
     if OURS not in existing:
         began = time.monotonic()
@@ -129,7 +129,8 @@ def prepare(server: Server, folder: Path, records: int, *, small: bool) -> None:
         click.echo(f"ours filled in {time.monotonic() - began:.0f} s")
     if THEIRS not in existing:
         began = time.monotonic()
-        query(server.libpq("postgres"), f"CREATE DATABASE {THEIRS}")
+        provider = f"LOCALE_PROVIDER libc LOCALE '{locale}'" if locale else ""
+        query(server.libpq("postgres"), f"CREATE DATABASE {THEIRS} TEMPLATE template0 {provider}")
         run_reference_migrator(packages.install(), server.url(THEIRS))
         rows = reads_world.copy_rows(server.libpq(OURS), server.libpq(THEIRS))
         reads_world.settle([server.libpq(OURS), server.libpq(THEIRS)])
@@ -162,11 +163,13 @@ def measure(server: Server, folder: Path, wanted: Sequence[Call], seconds: float
 @click.option("--only", default="", help="Only reads whose name contains this.")
 @click.option("--http-seconds", default=20.0, help="Time for the pages of the HTTP API on each side; 0: none.")
 @click.option("--rate", default=1000.0, help="Events a second that the pipeline writes beside the pages; 0: none.")
+@click.option("--locale", help="Their database sorts by this locale of the machine.  [default: by byte, as ours]")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keeps the server's data here, and uses it again.")
 @click.option("--json", "to_json", type=click.Path(path_type=Path), help="Writes all figures and plans to this file.")
 @click.option("--small", is_flag=True, hidden=True)  # for tests
 def main(
-    records: int, seconds: float, only: str, http_seconds: float, rate: float, folder: Path | None,
+    records: int, seconds: float, only: str, http_seconds: float, rate: float, locale: str | None,
+    folder: Path | None,
     to_json: Path | None, small: bool,
 ) -> None:  # fmt: skip
     """Compares the reads on our database with those on the reference's index set."""
@@ -175,7 +178,7 @@ def main(
         kept = folder or stack.enter_context(sides.scratch())
         side = sides.Side(sides.revision(), CHECKOUT)
         server = stack.enter_context(Server(side, kept / "server"))
-        prepare(server, kept, records, small=small)
+        prepare(server, records, locale, small=small)
         asked = subjects(server.libpq(OURS))
         if seconds:
             wanted = [call for call in calls(asked) if only in call.name]
