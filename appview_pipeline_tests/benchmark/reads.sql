@@ -39,9 +39,9 @@ END || kind;
 -- Account 0 is followed by very many and wrote the post that very many liked, 1 follows thousands, 2 has written a
 -- tenth of everything; from 3 on they are ordinary. Posts by their place in time.
 CREATE UNLOGGED TABLE reads.account (n bigint PRIMARY KEY, did text NOT NULL);
-CREATE UNLOGGED TABLE reads.post (n bigserial PRIMARY KEY, uri text NOT NULL, cid text NOT NULL);
+CREATE UNLOGGED TABLE reads.post (n bigint PRIMARY KEY, uri text NOT NULL, cid text NOT NULL);
 CREATE UNLOGGED TABLE reads.list (
-  n bigserial PRIMARY KEY, uri text NOT NULL, cid text NOT NULL, members bigint NOT NULL
+  n bigint PRIMARY KEY, uri text NOT NULL, cid text NOT NULL, members bigint NOT NULL
 );
 -- What is added: records by kind, with what each refers to. They become rows of bsky.record and of their own tables.
 CREATE UNLOGGED TABLE reads.act (
@@ -86,8 +86,8 @@ INSERT INTO bsky.labeler (uri, cid, creator, "createdAt", "indexedAt")
 SELECT uri, cid, did, at, at FROM reads.act WHERE kind = 'service';
 
 -- :posts
-INSERT INTO reads.post (uri, cid)
-SELECT uri, cid FROM bsky.post ORDER BY "sortAt", uri;
+INSERT INTO reads.post (n, uri, cid)
+SELECT row_number() OVER (ORDER BY "sortAt", uri), uri, cid FROM bsky.post;
 -- By account 2: a tenth of all records, two fifths of them in long threads of its own.
 INSERT INTO reads.act (kind, n, did, rkey, at, cid, root, root_cid, parent, parent_cid)
 SELECT 'post', n, did, reads.tid(reads.micros(n, total)), reads.iso(reads.micros(n, total)), reads.cid('post', n),
@@ -186,11 +186,10 @@ FROM (
 INSERT INTO bsky.list (uri, cid, creator, name, purpose, "createdAt", "indexedAt")
 SELECT uri, cid, did, 'List ' || n, 'app.bsky.graph.defs#' || embed, at, at FROM reads.act WHERE kind = 'list'
 ORDER BY n;
-INSERT INTO reads.list (uri, cid, members)
-SELECT uri, cid, CASE n WHEN 0 THEN %(records)s / 50 WHEN 1 THEN %(records)s / 200 WHEN 2 THEN 150 ELSE 10 END
+INSERT INTO reads.list (n, uri, cid, members)
+SELECT row_number() OVER (ORDER BY n), uri, cid, CASE n WHEN 0 THEN %(records)s / 50 WHEN 1 THEN %(records)s / 200 WHEN 2 THEN 150 ELSE 10 END
 FROM reads.act
-WHERE kind = 'list'
-ORDER BY n;
+WHERE kind = 'list';
 INSERT INTO bsky.list_item (uri, cid, creator, "subjectDid", "listUri", "createdAt", "indexedAt")
 SELECT 'at://' || split_part(l.uri, '/', 3) || '/app.bsky.graph.listitem/' || reads.tid(m), reads.cid('item' || l.n, i),
   split_part(l.uri, '/', 3), a.did, l.uri, reads.iso(m), reads.iso(m)
