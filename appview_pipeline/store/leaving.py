@@ -13,7 +13,7 @@ from appview_pipeline.store.sql import sections
 
 log = logging.getLogger(__name__)
 
-THEIR_INDEXES = ("notification_record_idx", "notification_author_idx", "record_did_idx", "post_replyparent_idx")
+THEIR_INDEXES = ("notification_record_idx", "record_did_idx", "post_replyparent_idx")
 """Indexes of the reference's migrations that this project does without; also their sections in the file."""
 OUR_UNIQUE_INDEX = "notification_record_did_reason_idx"
 """The index that the reference's indexer must not find: it would refuse rows of its own."""

@@ -11,8 +11,17 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 _PLACEHOLDER = re.compile(r"\$(\d+)")
-SEARCH_PATH = "SET search_path TO bsky, public; SET pg_trgm.word_similarity_threshold TO .4"
-"""What the data plane sets on each of its connections."""
+SETTINGS = {"random_page_cost": "1.1", "work_mem": "4MB", "hash_mem_multiplier": "1", "jit": "off"}
+"""What docker/appview/ sets on each connection of the data plane, for its plans."""
+
+SEARCH_PATH = "; ".join(
+    [
+        "SET search_path TO bsky, public",
+        "SET pg_trgm.word_similarity_threshold TO .4",
+        *(f"SET {name} TO '{value}'" for name, value in SETTINGS.items()),
+    ]
+)
+"""What an explaining connection sets to get the plans of the data plane's connections."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from appview_pipeline_tests.benchmark.reads_calls import Call
+from appview_pipeline_tests.benchmark.reads_plans import SETTINGS
 from appview_pipeline_tests.conformance.reference.check import node_url
 from appview_pipeline_tests.conformance.reference.packages import NODE
 
@@ -31,7 +33,9 @@ class DataPlane:
     """Calls reads on the databases `urls` (by name), one at a time. A context manager."""
 
     def __init__(self, packages: Path, urls: Mapping[str, str], log: Path) -> None:
-        named = json.dumps({name: node_url(url) for name, url in urls.items()})
+        options = quote(" ".join(f"-c {name}={value}" for name, value in SETTINGS.items()))
+        given = {name: node_url(url) for name, url in urls.items()}
+        named = json.dumps({name: f"{url}{'&' if '?' in url else '?'}options={options}" for name, url in given.items()})
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(

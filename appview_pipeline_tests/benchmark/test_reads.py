@@ -18,9 +18,10 @@ from psycopg2.extensions import connection as Connection
 from appview_pipeline.store.database_url import libpq_url
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.reads_calls import WITHOUT_TABLES, WRITES, calls
-from appview_pipeline_tests.benchmark.reads_plans import SEARCH_PATH, Plan, drop_index, explained, rendered
+from appview_pipeline_tests.benchmark.reads_plans import SEARCH_PATH, SETTINGS, Plan, drop_index, explained, rendered
 from appview_pipeline_tests.benchmark.reads_process import DataPlane
 from appview_pipeline_tests.benchmark.reads_world import fill, subjects
+from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.tables import Fresh
 
 pytestmark = pytest.mark.slow
@@ -66,6 +67,7 @@ NEEDED = {
     "list_mute_pkey": "getMutelistSubscriptions ordinary",
     "list_pkey": "getBlocklistSubscriptions reader",
     "mute_pkey": "getActorMutesActor reader",
+    "notification_author_idx": "getNotifications star, priority",
     "notification_did_sortat_idx": "getNotifications star",
     "op_thread_reply_pkey": "getPostRecords 100 with threads",
     "post_agg_pkey": "getInteractionCounts 100",
@@ -169,3 +171,11 @@ def test_a_read_misses_an_index_that_goes(world: World) -> None:
             world.connection.rollback()
     world.connection.autocommit = True
     assert not {index: times for index, times in missed.items() if times < WORSE}
+
+
+def test_the_appview_connects_with_the_settings_that_plans_are_judged_by() -> None:
+    program = (CHECKOUT / "docker" / "appview" / "environment.mjs").read_text()
+    role = (CHECKOUT / "docker" / "appview" / "role.sql").read_text()
+    for name, value in SETTINGS.items():
+        assert f"-c {name}={value}" in program
+        assert f"SET {name} = {value};" in role.replace("'", "")

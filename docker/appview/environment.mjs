@@ -87,16 +87,20 @@ export function completeEnvironment(settings, key, env = process.env) {
   set('BSKY_DATAPLANE_URLS', NOWHERE)
 }
 
+// What makes PostgreSQL look up what a page needs instead of reading whole tables: with more memory it may put all records
+// into a hash table to show one page of notifications. Options of an address come after these, and count.
+const PLANS = '-c random_page_cost=1.1 -c work_mem=4MB -c hash_mem_multiplier=1 -c jit=off'
+
 // The address with what each of our connections needs. The reference compares dates without their time zone, so the
 // session's must be UTC, whatever the server's or the role's is.
 export function connectionUrl(url, { name, statementSeconds }) {
   const options = `-c timezone=UTC -c statement_timeout=${statementSeconds}s`
   const found = /([?&])options=([^&]*)/.exec(url)
   if (found) {
-    const both = encodeURIComponent(`${decodeURIComponent(found[2])} ${options}`)
+    const both = encodeURIComponent(`${PLANS} ${decodeURIComponent(found[2])} ${options}`)
     url = url.replace(found[0], () => `${found[1]}options=${both}`)
   } else {
-    url += `${url.includes('?') ? '&' : '?'}options=${encodeURIComponent(options)}`
+    url += `${url.includes('?') ? '&' : '?'}options=${encodeURIComponent(`${PLANS} ${options}`)}`
   }
   return /[?&]application_name=/.test(url) ? url : `${url}&application_name=${name}`
 }

@@ -14,6 +14,12 @@ $$;
 -- The reference compares dates without their time zone. docker/appview/serve.mjs sets it, too; a pooler may drop that.
 ALTER ROLE appview_server SET timezone = 'UTC';
 
+-- What keeps its plans to index look-ups (docs/serve.md, "Plans and speed"). docker/appview/serve.mjs sets these, too.
+ALTER ROLE appview_server SET random_page_cost = 1.1;
+ALTER ROLE appview_server SET work_mem = '4MB';
+ALTER ROLE appview_server SET hash_mem_multiplier = 1;
+ALTER ROLE appview_server SET jit = off;
+
 -- Later migrations' tables, too.
 GRANT USAGE ON SCHEMA bsky TO appview_server;
 GRANT SELECT ON ALL TABLES IN SCHEMA bsky TO appview_server;

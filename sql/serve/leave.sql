@@ -35,10 +35,6 @@ SELECT
 -- For its look-ups of a record's notifications.
 CREATE INDEX CONCURRENTLY IF NOT EXISTS notification_record_idx ON bsky.notification ("recordUri");
 
--- :notification_author_idx
--- For its deletion of an account.
-CREATE INDEX CONCURRENTLY IF NOT EXISTS notification_author_idx ON bsky.notification (author);
-
 -- :record_did_idx
 -- For its deletion of an account, and its comparison of a repository.
 CREATE INDEX CONCURRENTLY IF NOT EXISTS record_did_idx ON bsky.record (did);

@@ -92,7 +92,6 @@ OUR_ADDITIONS = {
 # What the reference has and ours does without (docs/differences.md): index -> (its table, its key).
 OUR_OMISSIONS = {
     "notification_record_idx": ("notification", 'btree ("recordUri")'),
-    "notification_author_idx": ("notification", "btree (author)"),
     "record_did_idx": ("record", "btree (did)"),
     "post_replyparent_idx": ("post", 'btree ("replyParent") INCLUDE (uri)'),
 }
