@@ -308,8 +308,9 @@ def import_predecessor(url: str, dry_run: bool, sources: tuple[str, ...], purge:
     help="What the reference's indexer had reached in APPVIEW_RELAY_URL's stream. [unknown: a survey closes the gap]",
 )
 @click.option("--compare", is_flag=True, help="Queue all repositories to be compared with the network.")
+@click.option("--from-keys", is_flag=True, help="Most records came from indexRepo: their keys say when they were made.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
-def adopt(check: bool, schema: str | None, cursor: int | None, compare: bool, as_json: bool) -> None:
+def adopt(check: bool, schema: str | None, cursor: int | None, compare: bool, from_keys: bool, as_json: bool) -> None:
     """Take over a database that the reference's own indexer has filled (docs/serve.md).
 
     Stop that indexer first; the AppView may go on serving. The tables stay where they are: columns and indexes of ours
@@ -343,6 +344,7 @@ def adopt(check: bool, schema: str | None, cursor: int | None, compare: bool, as
                         schema=schema,
                         cursor=cursor,
                         compare=compare,
+                        from_keys=from_keys,
                         progress=show,
                         stopped=stopped,
                     )

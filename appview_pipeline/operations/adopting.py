@@ -105,6 +105,7 @@ def adopt(
     schema: str | None = None,
     cursor: int | None = None,
     compare: bool = False,
+    from_keys: bool = False,
     watch: bool = True,
     progress: Progress = lambda step, rows: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -112,13 +113,16 @@ def adopt(
     """Takes the database over, or goes on where an adoption was interrupted.
 
     `cursor`: the sequence number that the reference's indexer had reached in the stream of the settings' relay, None:
-    unknown. `compare`: queues all repositories to be compared with the network. Raises `OperatorError` with what is in
+    unknown. `compare`: queues all repositories to be compared with the network. `from_keys`: revs follow from record
+    keys, for a database that was indexed from repositories. Raises `OperatorError` with what is in
     its way, and where another process is adopting the database; `Stopped` where `stopped` says so, between two parts.
     """
     started = time.monotonic()
     try:
         with session_lock(database, LOCK, taken="another process is adopting this database", patience=0.0):
-            return _Adopting(settings, database, cursor, compare, progress, stopped).run(schema, watch, started)
+            return _Adopting(settings, database, cursor, compare, from_keys, progress, stopped).run(
+                schema, watch, started
+            )
     except LockTaken as error:
         sentence = str(error)
         raise OperatorError(f"{sentence[:1].upper()}{sentence[1:]}: wait for it to end.") from None
@@ -130,6 +134,7 @@ class _Adopting:
     database: Database
     cursor: int | None
     compare: bool
+    from_keys: bool
     progress: Progress
     stopped: Callable[[], bool]
 
@@ -183,7 +188,12 @@ class _Adopting:
                 page, vacuum_at = int(position or 0), max(pages // steps.VACUUMS, 1)
                 while page < pages:
                     until = min(page + steps.REVS_PAGES, pages)
-                    self._part(connection, step, str(until), partial(steps.fill_revs, first=page, until=until))
+                    self._part(
+                        connection,
+                        step,
+                        str(until),
+                        partial(steps.fill_revs, first=page, until=until, from_keys=self.from_keys),
+                    )
                     if until // vacuum_at > page // vacuum_at and pages > steps.REVS_PAGES:
                         steps.vacuum_records(self.database)
                     page = until
@@ -221,7 +231,10 @@ class _Adopting:
                 connection,
                 step,
                 position,
-                [("posts", "history", "next", note_history), ("reposts", "history", "next_repost", note_reposts)],
+                [
+                    ("posts", "history", "next", note_history),
+                    ("reposts", "history", "next_repost", note_reposts),
+                ],
             )
 
     def _records(self, step: str, position: str | None, adoption: Adoption) -> None:

@@ -121,9 +121,9 @@ def pages_of_records(connection: Connection) -> int:
     return int(pages)
 
 
-def fill_revs(cursor: Cursor, first: int, until: int) -> Counts:
-    """Gives the records on pages from `first` up to, not including, `until` their revs."""
-    cursor.execute(sections("adopt/revs.sql")["fill"], {"from": first, "until": until})
+def fill_revs(cursor: Cursor, first: int, until: int, *, from_keys: bool) -> Counts:
+    """Gives the records on pages from `first` up to, not including, `until` their revs. `from_keys`: by their keys."""
+    cursor.execute(sections("adopt/revs.sql")["fill"], {"from": first, "until": until, "from_keys": from_keys})
     return {"revs": cursor.rowcount}
 
 

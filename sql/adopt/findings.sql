@@ -92,3 +92,16 @@ FROM {schema}.actor_sync s {sample};
 -- Records with U+0000 in their text, which readers may stumble over.
 SELECT count(*), count(*) FILTER (WHERE strpos(r.json, '\u0000') > 0)
 FROM {schema}.record r {sample};
+
+-- :records_indexed_late
+-- Records that were indexed more than a day after their key: edited ones, or read from repositories (--from-keys).
+SELECT count(*), count(*) FILTER (
+  WHERE split_part(r.uri, '/', 5) ~ '^[2-7a-j][2-7a-z]{12}$'
+    AND r."indexedAt" > to_char(to_timestamp((
+      SELECT sum(
+        (strpos('234567abcdefghijklmnopqrstuvwxyz', substr(split_part(r.uri, '/', 5), n, 1)) - 1)::bigint
+          << (5 * (11 - n))) / 1000000.0
+      FROM generate_series(1, 11) n
+    ) + 86400) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+)
+FROM {schema}.record r {sample};

@@ -16,7 +16,9 @@ SELECT uri FROM bsky.post WHERE uri > %(after)s ORDER BY uri OFFSET %(limit)s LI
 
 -- :stage
 -- Lists what the posts after %(after)s up to %(until)s (null: to the end) tell of posts that are gone: parents of valid
--- replies, quoted posts without a quote, roots of replies by whose mentions a gate decides.
+-- replies, quoted posts without a quote, roots of replies by whose mentions a gate decides. And of posts that have been
+-- edited since: parents whose present state is later than a valid reply to them.
+-- - told: the posts; gone: those that are gone, and those that were edited.
 CREATE TEMPORARY TABLE gone_post ON COMMIT DROP AS
 WITH told AS MATERIALIZED (
   SELECT p."replyParent" AS uri
@@ -33,21 +35,31 @@ WITH told AS MATERIALIZED (
   FROM bsky.post_embed_record e
   WHERE e."postUri" > %(after)s AND (%(until)s::text IS NULL OR e."postUri" <= %(until)s)
     AND NOT EXISTS (SELECT FROM bsky.quote q WHERE q.uri = e."postUri")
+), gone AS (
+  SELECT t.uri, true AS is_gone
+  FROM told t
+  WHERE NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = t.uri)
+  UNION
+  SELECT p."replyParent", false
+  FROM bsky.post p
+  JOIN bsky.record r ON r.uri = p."replyParent"
+  WHERE p.uri > %(after)s AND (%(until)s::text IS NULL OR p.uri <= %(until)s)
+    AND p."invalidReplyRoot" IS NOT TRUE AND r.rev > p.rev
 )
-SELECT t.uri,
-  split_part(t.uri, '/', 5) AS rkey,
-  EXISTS (SELECT FROM bsky.actor a WHERE a.did = split_part(t.uri, '/', 3)) AS has_author
-FROM told t
-WHERE split_part(t.uri, '/', 4) = '{nsid.post}'
-  AND split_part(t.uri, '/', 5) <> ''
-  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = t.uri);
+SELECT g.uri,
+  split_part(g.uri, '/', 5) AS rkey,
+  g.is_gone,
+  g.is_gone AND EXISTS (SELECT FROM bsky.actor a WHERE a.did = split_part(g.uri, '/', 3)) AS is_deleted
+FROM gone g
+WHERE split_part(g.uri, '/', 4) = '{nsid.post}' AND split_part(g.uri, '/', 5) <> '';
 
 -- :stage_reposts
 -- Lists the posts that reposts after %(after)s up to %(until)s tell of: reposted ones without a feed item.
 CREATE TEMPORARY TABLE gone_post ON COMMIT DROP AS
 SELECT DISTINCT s.subject AS uri,
   split_part(s.subject, '/', 5) AS rkey,
-  EXISTS (SELECT FROM bsky.actor a WHERE a.did = split_part(s.subject, '/', 3)) AS has_author
+  true AS is_gone,
+  EXISTS (SELECT FROM bsky.actor a WHERE a.did = split_part(s.subject, '/', 3)) AS is_deleted
 FROM bsky.repost s
 WHERE s.uri > %(after)s AND (%(until)s::text IS NULL OR s.uri <= %(until)s)
   AND split_part(s.subject, '/', 4) = '{nsid.post}'
@@ -82,6 +94,7 @@ LEFT JOIN LATERAL (
   SELECT min(p.rev) AS first_rev, min(p."replyRoot") AS root
   FROM bsky.post p
   WHERE p."replyParent" = g.uri AND p."invalidReplyRoot" IS NOT TRUE
+    AND (g.is_gone OR p.rev < (SELECT r.rev FROM bsky.record r WHERE r.uri = g.uri))
 ) v ON true
 ORDER BY g.uri
 ON CONFLICT DO NOTHING;
@@ -111,7 +124,7 @@ WITH gone AS MATERIALIZED (
       WHERE s.subject = g.uri AND NOT EXISTS (SELECT FROM bsky.feed_item f WHERE f.uri = s.uri)
     ) COLLATE "C")) AS rev
   FROM gone_post g
-  WHERE g.has_author
+  WHERE g.is_deleted
 ), tombstones AS (
   INSERT INTO pipeline.tombstone (uri, rev, collection)
   SELECT uri, rev, '{nsid.post}' FROM gone WHERE rev IS NOT NULL ORDER BY uri
@@ -128,6 +141,7 @@ WITH RECURSIVE below (uri, height) AS (
   SELECT p.uri, 1
   FROM gone_post g
   JOIN bsky.post p ON p."replyParent" = g.uri
+  WHERE g.is_gone OR p.rev < (SELECT r.rev FROM bsky.record r WHERE r.uri = g.uri)
   UNION
   SELECT p.uri, b.height + 1
   FROM below b
@@ -140,50 +154,27 @@ ON CONFLICT DO NOTHING;
 
 -- :gates
 -- The thread gates and post gates of the posts after %(after)s up to %(until)s exist since the event that wrote them,
--- and not since the key that they share with their post; but no later than the first that they turned away. A key that
--- is no TID, or one of the future, says nothing: no later event would change the gate.
--- - gate: these gates.
+-- and not since the key that they share with their post.
 UPDATE bsky.record r SET rev = g.rev
 FROM (
-  SELECT o.uri, coalesce(
-    greatest(
-      CASE
-        WHEN split_part(o.uri, '/', 5) ~ '^[2-7a-j][2-7a-z]{12}$'
-          AND split_part(o.uri, '/', 5) COLLATE "C"
-            <= (SELECT s."repoRev" FROM bsky.actor_sync s WHERE s.did = o.did) COLLATE "C"
-          THEN split_part(o.uri, '/', 5)
-      END COLLATE "C",
-      least(
-        pg_temp.tid_of_text(o."indexedAt") COLLATE "C",
-        (SELECT s."repoRev" FROM bsky.actor_sync s WHERE s.did = o.did) COLLATE "C",
-        CASE
-          WHEN x.is_thread_gate THEN (
-            SELECT min(p.rev) FROM bsky.post p WHERE p."replyRoot" = x.post_uri AND p."violatesThreadGate"
-          )
-          ELSE (
-            SELECT min(p.rev)
-            FROM bsky.post_embed_record e
-            JOIN bsky.post p ON p.uri = e."postUri"
-            WHERE e."embedUri" = x.post_uri AND p."violatesEmbeddingRules"
-          )
-        END COLLATE "C"
-      )
-    ),
-    o.rev
-  ) AS rev
+  SELECT o.uri, greatest(split_part(o.uri, '/', 5) COLLATE "C", least(
+    pg_temp.tid_of_text(o."indexedAt") COLLATE "C",
+    (SELECT s."repoRev" FROM bsky.actor_sync s WHERE s.did = o.did) COLLATE "C")) AS rev
   FROM (
-    SELECT uri, "postUri" AS post_uri, true AS is_thread_gate FROM bsky.thread_gate
+    SELECT uri FROM bsky.thread_gate
     WHERE "postUri" > %(after)s AND (%(until)s::text IS NULL OR "postUri" <= %(until)s)
     UNION ALL
-    SELECT uri, "postUri", false FROM bsky.post_gate
+    SELECT uri FROM bsky.post_gate
     WHERE "postUri" > %(after)s AND (%(until)s::text IS NULL OR "postUri" <= %(until)s)
   ) x
   JOIN bsky.record o ON o.uri = x.uri
+  WHERE o.rev = split_part(o.uri, '/', 5)
 ) g
 WHERE r.uri = g.uri AND r.rev IS DISTINCT FROM g.rev;
 
 -- :gone_gates
--- Gates that are gone and turned something away, or had set a flag: notes that they existed at those moments.
+-- Gates that are gone, or were edited, and turned something away or had set a flag before: notes that they existed at
+-- those moments.
 -- - decided: posts that are turned away by gates that are gone, and the gates; flags that a gate which is gone has set.
 -- - gone: the same, once for each gate and moment.
 WITH decided AS MATERIALIZED (
@@ -209,7 +200,7 @@ WITH decided AS MATERIALIZED (
   FROM decided d
   WHERE d.rev ~ '^[2-7a-j][2-7a-z]{12}$'
     AND split_part(d.uri, '/', 4) = d.collection
-    AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = d.uri)
+    AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = d.uri AND r.rev <= d.rev)
 )
 INSERT INTO pipeline.version (uri, rev, collection, deleted, record)
 SELECT uri, rev, collection, false,

@@ -1,9 +1,13 @@
 -- The revs of records that the reference has stored without: bsky.record.rev.
 --
--- The reference keeps of each repository the newest rev that it has applied, and of records none. A record key that is
--- a TID says when the record was created, and is no later than the rev of that commit. So it stands in for the rev, as
--- for a record of an export. Other keys (profiles, feed generators) say nothing: there the time of the event that wrote
--- the record's present state does, which is not before its rev. No rev is later than the repository's own.
+-- The reference keeps of each repository the newest rev that it has applied, and of records none. It has the time of the
+-- event that wrote a record's present state, "indexedAt". That is a moment after the rev, and in the order of the
+-- stream, which is the order in which the reference has evaluated posts and found duplicates. So the TID of that time
+-- stands in for the rev. It is not before the record's key, if that is a TID, and not after the repository's newest rev:
+-- whatever comes next is newer.
+--
+-- Records that were indexed from repositories (indexRepo) have the time of that. For a database with many of these
+-- %(from_keys)s says that the key alone counts: it is no later than the rev, but of an edited record it is too early.
 --
 -- Guarantees: a rev that is there stays, so each statement may be repeated.
 
@@ -39,7 +43,9 @@ SELECT pg_relation_size('bsky.record') / current_setting('block_size')::bigint;
 -- :fill
 -- Gives the records on the pages from %(from)s up to, not including, %(until)s their revs.
 UPDATE bsky.record r SET rev = CASE
-  WHEN k.rkey ~ '^[2-7a-j][2-7a-z]{12}$' AND k.rkey COLLATE "C" <= coalesce(k.repo_rev, k.rkey) COLLATE "C" THEN k.rkey
+  WHEN k.rkey ~ '^[2-7a-j][2-7a-z]{12}$' AND k.rkey COLLATE "C" <= coalesce(k.repo_rev, k.rkey) COLLATE "C" THEN least(
+    greatest(k.rkey COLLATE "C", CASE WHEN NOT %(from_keys)s THEN pg_temp.tid_of_text(r."indexedAt") END COLLATE "C"),
+    k.repo_rev COLLATE "C")
   ELSE coalesce(
     least(pg_temp.tid_of_text(r."indexedAt") COLLATE "C", k.repo_rev COLLATE "C"), k.repo_rev, '2222222222222')
 END
