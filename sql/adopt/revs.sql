@@ -1,10 +1,10 @@
 -- The revs of records that the reference has stored without: bsky.record.rev.
 --
--- The reference keeps of each repository the newest rev that it has applied, and of records none. It has the time of the
--- event that wrote a record's present state, "indexedAt". That is a moment after the rev, and in the order of the
+-- The reference keeps of each repository the newest rev that it has applied, and of records none. It has the time of
+-- the event that wrote a record's present state, "indexedAt". That is a moment after the rev, and in the order of the
 -- stream, which is the order in which the reference has evaluated posts and found duplicates. So the TID of that time
--- stands in for the rev. It is not before the record's key, if that is a TID, and not after the repository's newest rev:
--- whatever comes next is newer.
+-- stands in for the rev. It is not before the record's key, if that is a TID, and not after the repository's newest
+-- rev: whatever comes next is newer.
 --
 -- Records that were indexed from repositories (indexRepo) have the time of that. For a database with many of these
 -- %(from_keys)s says that the key alone counts: it is no later than the rev, but of an edited record it is too early.
