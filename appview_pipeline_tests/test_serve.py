@@ -26,9 +26,17 @@ import pytest
 from appview_pipeline.store.database import Database
 from appview_pipeline.store.database_url import libpq_url
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline_tests.conformance.reference import packages as packages_module
 from appview_pipeline_tests.conformance.reference.check import node_url, scratch_database
 from appview_pipeline_tests.conformance.reference.packages import MANIFEST, NODE
-from appview_pipeline_tests.conformance.reference.reader import SERVE, Reader, environment, free_ports, started
+from appview_pipeline_tests.conformance.reference.reader import (
+    SERVE,
+    Answer,
+    Reader,
+    environment,
+    free_ports,
+    started,
+)
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post
 from appview_pipeline_tests.support.label_rows import apply_rows, label_row
@@ -36,6 +44,7 @@ from appview_pipeline_tests.support.ports import free_port
 from appview_pipeline_tests.support.tables import fresh_database, replayed_frames, rows
 from appview_pipeline_tests.support.waiting import wait_for
 
+METHODS = Path(packages_module.__file__).with_name("methods.mjs")
 ROLE = MANIFEST / "role.sql"
 PARTS = ("bsync", "dataplane", "subscription", "appview")
 DOCUMENT = (CHECKOUT / "docs" / "serve.md").read_text(encoding="utf-8")
@@ -104,8 +113,23 @@ def served(
     with fresh_database(server, template_database) as database:
         ann, bob = (Person(stream, name) for stream in [Stream()] for name in ("ann", "bob"))
         profile = create("app.bsky.actor.profile/self", {"displayName": "Ann", "createdAt": WHEN})
+        lists = [
+            create(
+                "app.bsky.graph.list/l", {"name": "a", "purpose": "app.bsky.graph.defs#curatelist", "createdAt": WHEN}
+            ),
+            create(
+                "app.bsky.graph.starterpack/s",
+                {"name": "a", "list": ann.uri("app.bsky.graph.list/l"), "createdAt": WHEN},
+            ),
+            create(
+                "app.bsky.feed.generator/g", {"did": "did:web:feeds.example.com", "displayName": "a", "createdAt": WHEN}
+            ),
+        ]
         bobs = create("app.bsky.actor.profile/self", {"displayName": "Bob", "createdAt": WHEN})
-        replayed_frames(database, folder, [ann.commit(profile, post("a", "of ann")), bob.commit(bobs, post("b", "b"))])
+        replayed_frames(
+            database, folder, [ann.commit(profile, post("a", "of ann"), *lists), bob.commit(bobs, post("b", "b"))]
+        )
+        rows(database.url, "UPDATE bsky.actor SET handle = %s WHERE did = %s", "ann.test", ann.did)
         now = datetime.now(timezone.utc)
         labels = [
             label_row(LABELER, ann.did, f"ends-{hours:+d}", exp=f"{now + timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}")
@@ -234,6 +258,88 @@ def test_the_role_can_do_nothing_else(served: Served) -> None:
         finally:
             connection.rollback()
             served.rows("DROP TABLE bsky.of_later")
+
+
+# -- what works
+
+
+def every_method(packages: Path) -> list[dict[str, Any]]:
+    done = subprocess.run([NODE, METHODS, packages], capture_output=True, text=True, check=True, timeout=120)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def outcomes(served: Served, packages: Path) -> dict[str, Answer]:
+    """The answer of every method, asked once by ann for what is indexed."""
+    uri, cid = served.rows(f"SELECT uri, cid FROM bsky.post WHERE creator = '{served.bob.did}'")[0]
+    mine = served.ann.uri
+    subjects: dict[str, Any] = {
+        **dict.fromkeys(("actor", "repo"), served.bob.did),
+        **{name: [served.bob.did] for name in ("actors", "dids")},
+        **dict.fromkeys(("uri", "root", "anchor"), uri),
+        "uris": [uri],
+        "cid": cid,
+        "collection": "app.bsky.feed.post",
+        "rkey": "b",
+        "list": mine("app.bsky.graph.list/l"),
+        "starterPack": mine("app.bsky.graph.starterpack/s"),
+        "feed": mine("app.bsky.feed.generator/g"),
+        "feeds": [mine("app.bsky.feed.generator/g")],
+        "handle": "ann.test",
+        "subject": served.bob.did,
+        "activitySubscription": {"post": True, "reply": False},
+        "priority": False,
+        "seenAt": WHEN,
+        "q": "ann",
+        "url": "https://example.com",
+        "id": "3l6oveex3ii2l",
+        "email": "ann@example.com",
+        "language": "en",
+        "countryCode": "US",
+        "token": "token",
+        "contacts": ["+15550100"],
+        "phone": "+15550100",
+        "code": "1234",
+        "from": served.ann.did,
+        "to": served.bob.did,
+        "serviceDid": "did:web:api.example.com",
+        "platform": "ios",
+        "appId": "app",
+    }  # fmt: skip
+    drafts = {
+        "app.bsky.draft.createDraft": {"posts": [{"text": "a draft"}]},
+        "app.bsky.draft.updateDraft": {"id": "3l6oveex3ii2l", "draft": {"posts": [{"text": "a draft"}]}},
+    }
+    special: dict[str, dict[str, Any]] = {
+        "com.atproto.admin.updateSubjectStatus": {
+            "subject": {"$type": "com.atproto.admin.defs#repoRef", "did": served.bob.did},
+            "takedown": {"applied": False},
+        },
+        "com.atproto.admin.getSubjectStatus": {"did": served.bob.did},
+        "app.bsky.feed.searchPostsV2": {"query": "ann"},
+        "app.bsky.feed.getActorLikes": {"actor": served.ann.did},
+        "com.atproto.label.queryLabels": {"uriPatterns": [served.ann.did], "sources": [LABELER]},
+        "app.bsky.actor.searchActors": {"q": "ann"},
+        "app.bsky.actor.searchActorsTypeahead": {"q": "ann"},
+        "internal.bsky.actor.getProfiles": {"dids": [served.bob.did]},
+    }
+    found = {}
+    for method in every_method(packages):
+        name = method["id"]
+        given = special.get(name) or {key: drafts.get(name, subjects.get(key)) for key in method["required"]}
+        call = served.reader.post if method["type"] == "procedure" else served.reader.get
+        found[name] = call(name, served.ann.did, **given)
+    return found
+
+
+def test_every_method_works_as_the_documents_say(served: Served, packages: Path) -> None:
+    found = outcomes(served, packages)
+    assert len(found) > 90
+    _, _, text = DOCUMENT.partition("### What works")
+    without, _, others = text.partition("\n## ")[0].partition("**Not at all")
+    named = {part: set(re.findall(r"`((?:app|com)\.[\w.]+)`", part)) for part in (without, others)}
+    assert {name for name, answer in found.items() if answer.status == 501} == named[without]
+    failing = {name for name, answer in found.items() if answer.status not in (200, 501)}
+    assert failing == named[others], {name: found[name] for name in failing}
 
 
 # -- starting and ending

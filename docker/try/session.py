@@ -2,10 +2,11 @@
 """Runs the compose layout for real, with podman, on the simulated network: `docker/try/session.py`.
 
 It makes stand-ins for the base images (stand-ins.sh), builds the image, starts compose.yaml, and then does what an
-operator does: waits until the stream is indexed and every health check passes, materializes partitions through the
-webserver, ends all containers with SIGTERM, and starts them again, now with compose.docker-runs.yaml, so that each run
-is a container of its own. Everything it starts is removed at the end. It prints a log, and exits with 1 where something
-is not as docs/deploying.md says.
+operator does: waits until the stream is indexed and every health check passes, asks the reference AppView (profile
+`appview`) with and without tokens, materializes partitions through the webserver, ends all containers with SIGTERM,
+and starts them again, now with compose.docker-runs.yaml, so that each run is a container of its own. Everything it
+starts is removed at the end. It prints a log, and exits with 1 where something is not as docs/deploying.md and
+docs/serve.md say.
 
 Needs root, podman, podman-compose from 1.3 on (from PyPI; Debian 12's is older), debootstrap where the stand-ins have
 to be made, and Chromium for screenshots. Nothing of it listens on another address than 127.0.0.1 or those of podman's
@@ -35,6 +36,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 DOCKER = HERE.parent
 IMAGE = "localhost/appview-pipeline:try"
+SERVE_IMAGE = "localhost/appview-serve:try"
+SERVER_DID = "did:web:localhost"
 PROJECT = "appview-try"
 STOP_SECONDS = 10
 """What each process of ours has to end after SIGTERM."""
@@ -42,17 +45,25 @@ SOCKET_GROUP = 10_002
 LONG_LIVED = ("code", "daemon", "webserver", "metrics")
 
 OVERRIDE = """
-# The simulated network is on the loopback addresses of one container. `code` and the containers of runs share that
-# container's network, which podman allows outside of pods only.
+# The simulated network is on the loopback addresses of one container. `code`, `appview` and the containers of runs
+# share that container's network, which podman allows outside of pods only; so its ports are the AppView's.
 x-podman:
   in_pod: false
 services:
   network:
     image: {image}
     command: appview-simulated-network --rate {rate} --accounts {accounts} --no-pasts
+    ports: ["127.0.0.1:{serve_port}:2590"]
     networks:
       default:
         aliases: [code]
+  appview:
+    network_mode: service:network
+    ports: !reset []
+    environment:
+      BSKY_DID_PLC_URL: http://127.0.0.1:2582
+      BSKY_DISABLE_SSRF_PROTECTION: "true"
+      BSKY_PORT: "2590"  # 2584 is a PDS of the simulated network
   code:
     network_mode: service:network
 {env_files}
@@ -124,6 +135,8 @@ class Session:
     def __init__(self, folder: Path, rate: int, accounts: int) -> None:
         self.folder, self.rate, self.accounts = folder, rate, accounts
         self.webserver_port, self.metrics_port, self.prometheus_port = free_port(), free_port(), free_port()
+        self.serve_port = free_port()
+        self.running: tuple[str, ...] = LONG_LIVED
         self.files = ["compose.yaml"]
         self.override = folder / "override.yaml"
         self.socket = folder / "podman.sock"
@@ -132,6 +145,7 @@ class Session:
             CONTAINERS_CONF=settings,
             COMPOSE_PROJECT_NAME=PROJECT,
             APPVIEW_IMAGE=IMAGE,
+            APPVIEW_SERVE_IMAGE=SERVE_IMAGE,
             # With everything that a URL would not bear.
             POSTGRES_PASSWORD="p%w@:/? 1",  # noqa: S106 (of a database that only this session sees)
             POSTGRES_SHARED_BUFFERS="256MB",
@@ -151,7 +165,12 @@ class Session:
             env_files = f"    env_file: [{env_file}]\n" + env_files
         self.override.write_text(
             OVERRIDE.format(
-                image=IMAGE, rate=self.rate, accounts=self.accounts, project=PROJECT, env_files=env_files.rstrip("\n")
+                image=IMAGE,
+                rate=self.rate,
+                accounts=self.accounts,
+                serve_port=self.serve_port,
+                project=PROJECT,
+                env_files=env_files.rstrip("\n"),
             )
         )
 
@@ -186,9 +205,33 @@ class Session:
             raise Wrong(
                 f"migrate ended with {code}:\n{run('podman', 'logs', '--tail', '20', self.container('migrate'))}"
             )
-        self.compose("up", "--detach", "--no-deps", *LONG_LIVED)
-        for service in LONG_LIVED:
+        self.compose("up", "--detach", "--no-deps", *self.running)
+        for service in self.running:
             wait(f"{service} is healthy", 600, lambda service=service: self.is_healthy(service))  # type: ignore[misc]
+
+    def start_appview(self) -> None:
+        """The services of the profile `appview`."""
+        for _ in range(2):  # it may run again
+            self.compose("--profile", "appview", "up", "--detach", "--no-deps", "appview-prepare")
+            wait("the role is there", 120, lambda: self.state("appview-prepare")["Status"] == "exited")
+            if self.state("appview-prepare")["ExitCode"]:
+                raise Wrong(run("podman", "logs", "--tail", "20", self.container("appview-prepare")))
+        self.compose("--profile", "appview", "up", "--detach", "--no-deps", "appview")
+        wait("appview is healthy", 300, lambda: self.is_healthy("appview"))
+
+    def ask_appview(self, did: str, method: str, *given: str) -> tuple[int, Any]:
+        """Asks it as an account (`-`: as nobody), as ask_as_account.py says."""
+        script = (HERE / "ask_as_account.py").read_text()
+        text = run(
+            "podman", "exec", "--interactive", self.container("network"),
+            "python", "-", "http://127.0.0.1:2590", SERVER_DID, did, method, *given, input=script,
+        )  # fmt: skip
+        answer = json.loads(text)
+        return answer["status"], answer["body"]
+
+    def sql(self, statement: str) -> str:
+        """What psql prints of a statement, as the pipeline's role."""
+        return self.inside("postgres", "psql", "-U", "appview", "-d", "appview", "-Atc", statement).strip()
 
     def start_network(self) -> None:
         """The simulated network, and a file of the settings by which the pipeline finds it."""
@@ -215,8 +258,7 @@ class Session:
 
     def cursor(self) -> int:
         """The stream's cursor as the database has it."""
-        sql = "SELECT seq FROM pipeline.cursor"
-        return int(self.inside("postgres", "psql", "-U", "appview", "-d", "appview", "-Atc", sql))
+        return int(self.sql("SELECT seq FROM pipeline.cursor"))
 
     def ask(self, query: str, **variables: Any) -> Any:
         """The data of a GraphQL query or mutation, asked of the webserver by HTTP."""
@@ -276,7 +318,7 @@ class Session:
 
         slow = []
         with ThreadPoolExecutor() as pool:
-            found = list(pool.map(stop_one, LONG_LIVED))
+            found = list(pool.map(stop_one, self.running))
         found.append(stop_one("postgres"))
         for service, seconds, code in found:
             say(f"SIGTERM: {service} ended within {seconds:.1f} s, with exit code {code}")
@@ -344,6 +386,9 @@ def make_image(rebuild: bool, pip_conf: Path | None) -> None:
             "--file", str(DOCKER / "Dockerfile"), str(DOCKER.parent))  # fmt: skip
     size = int(run("podman", "image", "inspect", "--format", "{{.Size}}", IMAGE))
     say(f"image {IMAGE}: {size / 1e6:,.0f} MB")
+    if rebuild or subprocess.run(["podman", "image", "exists", SERVE_IMAGE]).returncode:
+        run("podman", "build", "--pull=never", "--format", "docker", "--network", "host", "--tag", SERVE_IMAGE,
+            str(DOCKER / "appview"))  # fmt: skip
 
 
 def hour() -> str:
@@ -354,6 +399,65 @@ def indexed(session: Session, more_than: int) -> Any:
     """The one stream in use, once it has gone past a sequence number."""
     streams = [stream for stream in session.status()["streams"] if stream["in_use"]]
     return streams[0] if streams and streams[0]["seq"] > more_than else None
+
+
+def served(session: Session) -> list[str]:
+    """Asks the AppView for what is indexed; returns what was not as promised."""
+    session.start_appview()
+    query = (
+        "SELECT creator FROM bsky.post JOIN bsky.profile USING (creator) GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 2"
+    )
+    ann, bob = session.sql(query).split()
+    posts = int(session.sql(f"SELECT count(*) FROM bsky.post WHERE creator = '{ann}'"))  # noqa: S608 (a DID)
+    wrong = []
+
+    def check(what: str, right: bool, answer: Any) -> None:
+        say(f"{what}: {'as it should be' if right else 'WRONG'}")
+        if not right:
+            wrong.append(f"{what}: {json.dumps(answer)[:300]}")
+
+    status, body = session.ask_appview("-", "app.bsky.actor.getProfile", f"actor={ann}")
+    check(
+        f"profile of {body.get('handle')}, {body.get('postsCount')} posts", status == 200 and body["did"] == ann, body
+    )
+    status, body = session.ask_appview("-", "app.bsky.feed.getAuthorFeed", f"actor={ann}", "limit=100")
+    check(f"its feed, {len(body.get('feed', ()))} posts of {posts}", status == 200 and bool(body["feed"]), body)
+    status, body = session.ask_appview(bob, "app.bsky.feed.getTimeline", "limit=50")
+    check(f"timeline, with a token: {len(body.get('feed', ()))} posts", status == 200, body)
+    status, body = session.ask_appview(f"stranger:{bob}", "app.bsky.feed.getTimeline")
+    check(f"timeline, with a token that another key signed: {status} {body.get('error')}", status == 401, body)
+    status, body = session.ask_appview(bob, "app.bsky.graph.muteActor", json.dumps({"actor": ann}))
+    check("mute, with a token", status == 200, body)
+
+    def is_muted() -> bool:
+        _, profile = session.ask_appview(bob, "app.bsky.actor.getProfile", f"actor={ann}")
+        return bool(profile["viewer"]["muted"])
+
+    wait("the mute has gone through bsync into the database and back", 60, is_muted)
+    with urllib.request.urlopen(f"http://127.0.0.1:{session.serve_port}/.well-known/did.json", timeout=30) as found:
+        document = json.load(found)
+    check(f"did.json, asked from the host: {document['id']}", document["id"] == SERVER_DID, document)
+    size = int(run("podman", "image", "inspect", "--format", "{{.Size}}", SERVE_IMAGE))
+    say(f"image {SERVE_IMAGE}: {size / 1e6:,.0f} MB")
+    say(
+        run(
+            "podman", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}", session.container("appview")
+        ).strip()
+    )
+    # Its own end, with those of the others.
+    session.running = (*session.running, "appview")
+    return wrong
+
+
+def appview_alone(session: Session) -> list[str]:
+    """The AppView over what code location and daemon index; returns what was not as promised."""
+    session.running = ("code", "daemon")
+    session.start_network()
+    session.start()
+    wait("the stream is indexed", 600, lambda: indexed(session, 0))
+    wait("accounts have profiles and posts", 300, lambda: int(session.sql(
+        "SELECT count(DISTINCT creator) FROM bsky.post JOIN bsky.profile USING (creator)")) > 1)  # fmt: skip
+    return served(session) + session.stop()
 
 
 def whole(session: Session) -> list[str]:
@@ -375,7 +479,9 @@ def whole(session: Session) -> list[str]:
     wait("Prometheus reads the metrics", 180, lambda: session.targets_up() == ["appview", "prometheus"])
     say(run("podman", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.CPUPerc}}").strip())
 
+    wrong += served(session)
     wrong += session.stop()
+    session.running = LONG_LIVED
     run("podman", "start", session.container("postgres"))
     wait("PostgreSQL is back", 60, lambda: session.is_healthy("postgres"))
     stopped_at = session.cursor()
@@ -406,6 +512,7 @@ def whole(session: Session) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--keep-image", action="store_true", help="use the image that the last session has built")
+    parser.add_argument("--only-appview", action="store_true", help="the reference AppView, and nothing of the rest")
     parser.add_argument("--pip-conf", type=Path, help="pip's settings for the build: a package index of your own")
     parser.add_argument("--rate", type=int, default=200, help="frames a second of the simulated network")
     parser.add_argument("--accounts", type=int, default=500)
@@ -422,12 +529,12 @@ def main() -> int:
     try:
         say(run("podman", "--version").strip() + ", " + run("podman-compose", "--version").splitlines()[0])
         make_image(not options.keep_image, options.pip_conf)
-        wrong = whole(session)
+        wrong = appview_alone(session) if options.only_appview else whole(session)
     except Wrong as error:
         say(f"WRONG: {error}")
         wrong = [str(error)]
     finally:
-        for service in ("postgres", "migrate", *LONG_LIVED, "prometheus", "network"):
+        for service in ("postgres", "migrate", *LONG_LIVED, "appview-prepare", "appview", "prometheus", "network"):
             log = subprocess.run(["podman", "logs", session.container(service)], text=True, capture_output=True)
             if log.returncode == 0:
                 (folder / f"{service}.log").write_text(log.stdout + log.stderr)
