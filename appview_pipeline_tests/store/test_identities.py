@@ -409,6 +409,17 @@ def test_the_time_of_an_account_is_that_of_its_event(queue: Queue, stream: Strea
         assert (one(queue.database.url, indexed_at) == "2026-11-20T12:00:05.123Z") == (handle == "a.test")
 
 
+def test_the_time_of_an_account_does_not_depend_on_how_late_it_is_resolved(queue: Queue, stream: Stream) -> None:
+    """Its first commit came after its event, and was applied before the event's resolution."""
+    ann = Person(stream, "ann")
+    index(queue.database, identity(stream, ann.did))
+    index(queue.database, ann.commit(post("a", "hello")))
+    indexed_at = 'SELECT "indexedAt" FROM bsky.actor'
+    assert one(queue.database.url, indexed_at) == "2025-06-15T15:06:42.000Z"
+    queue.save(found(ann.did, "ann.test", queue.take()[0].asked_at))
+    assert one(queue.database.url, indexed_at) == "2025-06-15T15:06:41.000Z"
+
+
 HOSTILE = {
     "half of a surrogate pair": '{"a": "\\ud800"}',
     "U+0000": '{"a": "\\u0000"}',

@@ -143,14 +143,28 @@ WHERE collection IN ({decides_on_posts});
 
 -- :op_thread
 -- Adds authors' replies in their own threads, as deleted: such a reply keeps its place in the thread even if it was
--- never live, or never live in that thread.
-INSERT INTO bsky.op_thread_reply ("rootUri", "parentUri", uri, "deletedAt")
-SELECT v.root, v.parent, v.uri,
-  coalesce(n.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
-FROM new_version n
-CROSS JOIN LATERAL (SELECT * FROM pipeline.version v WHERE v.uri = n.uri AND v.rev = n.rev OFFSET 0) v
-WHERE n.unseen
-  AND v.parent IS NOT NULL
-  AND split_part(v.root, '/', 3) = n.did
-ORDER BY v.root, v.uri
-ON CONFLICT DO NOTHING;
+-- never live, or never live in that thread. It was deleted when the record's next event was; where that came in an
+-- earlier batch, its time is not known, and the reply's own time stands for it.
+-- - reply: the replies.
+-- - event: all events of the batch.
+WITH reply AS MATERIALIZED (
+  SELECT v.root, v.parent, v.uri, v.rev, n.indexed_at
+  FROM new_version n
+  CROSS JOIN LATERAL (SELECT * FROM pipeline.version v WHERE v.uri = n.uri AND v.rev = n.rev OFFSET 0) v
+  WHERE n.unseen
+    AND v.parent IS NOT NULL
+    AND split_part(v.root, '/', 3) = n.did
+), event AS (
+  SELECT uri, rev, coalesce(indexed_at, sort_at) AS at FROM new_version
+  UNION ALL
+  SELECT uri, rev, indexed_at FROM stage_write
+)
+INSERT INTO bsky.op_thread_reply AS o ("rootUri", "parentUri", uri, "deletedAt")
+SELECT DISTINCT ON (r.root, r.uri)
+  r.root, r.parent, r.uri,
+  coalesce(e.at, r.indexed_at, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
+FROM reply r
+LEFT JOIN event e ON e.uri = r.uri AND e.rev > r.rev
+ORDER BY r.root, r.uri, r.rev DESC, e.rev
+ON CONFLICT ("rootUri", uri) DO UPDATE SET "parentUri" = excluded."parentUri", "deletedAt" = excluded."deletedAt"
+WHERE o."deletedAt" COLLATE "C" < excluded."deletedAt" COLLATE "C";

@@ -160,18 +160,19 @@ WHERE s.handle IS NOT NULL AND i.did = l.did;
 
 -- :actors
 -- Shows readers the handles, and adds accounts that are not indexed yet and whose document was found. "indexedAt" is
--- the time of the #identity event that asked, as in the reference, or that of a change that a refresh finds.
+-- the time of the #identity event that asked, as in the reference, or that of a change that a refresh finds. It is that
+-- of the event, too, where the account's first commit came after it and was applied before its first resolution.
 -- - shown: the outcomes, with what is known of the account elsewhere; `at`: the "indexedAt" that it gets.
 WITH shown AS MATERIALIZED (
   SELECT s.did, s.handle, s.state, a.did IS NOT NULL AS is_indexed, a.handle AS old_handle, a."indexedAt" AS old_at,
     coalesce(r.active OR r.status_doubtful, true) AS is_active, r.status,
     CASE
-      WHEN e.at COLLATE "C" > a."indexedAt" COLLATE "C" THEN e.at
+      WHEN e.at COLLATE "C" > a."indexedAt" COLLATE "C" OR i.resolved_at IS NULL AND e.at IS NOT NULL THEN e.at
       WHEN i.queue = 'refresh' AND a.handle IS DISTINCT FROM s.handle THEN e.now
       ELSE coalesce(a."indexedAt", e.at, e.now)
     END AS at
   FROM settled s
-  CROSS JOIN LATERAL (SELECT queue, event_at FROM pipeline.identity i WHERE i.did = s.did OFFSET 0) i
+  CROSS JOIN LATERAL (SELECT queue, event_at, resolved_at FROM pipeline.identity i WHERE i.did = s.did OFFSET 0) i
   CROSS JOIN LATERAL (
     SELECT
       to_char(i.event_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at,

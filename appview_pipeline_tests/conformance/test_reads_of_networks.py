@@ -1,0 +1,67 @@
+"""Generated networks: every read of the reference's data plane answers the same over its indexer's tables and ours.
+
+Three networks of different character (conformance/reference/generated_networks.py) go through the pipeline in batches,
+and one event at a time through the reference's indexer. What differs has a name in docs/differences.md. Needs
+`just reference` (conformance/reference/README.md). Other seeds and larger networks: `compare_networks.py` there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appview_pipeline.store.embedded.attach import EmbeddedPostgres
+from appview_pipeline_tests.conformance.reference import differences
+from appview_pipeline_tests.conformance.reference.compare_networks import NETWORKS, Outcome, compare_network
+from appview_pipeline_tests.conformance.reference.oracle import (
+    Oracle,
+    oracle,
+    reference_database,
+    reference_template,
+)
+from appview_pipeline_tests.support.tables import Fresh
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def asked(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    with oracle(packages, tmp_path_factory.mktemp("oracle") / "oracle.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def theirs(server: EmbeddedPostgres, packages: Path) -> str:
+    return reference_template(server, packages)
+
+
+def outcome_of(
+    asked: Oracle, fresh: Fresh, server: EmbeddedPostgres, theirs: str, name: str, seed: int, events: int, reads: bool
+) -> Outcome:
+    with fresh() as ours, fresh() as again, reference_database(server, theirs) as url:
+        return compare_network(asked, NETWORKS[name](seed, events), ours, again, url, reads=reads)
+
+
+@pytest.mark.parametrize("name, seed, events", [("everyday", 1, 300), ("hostile", 3, 220), ("lives", 2, 260)])
+def test_reads_are_answered_as_by_the_reference(
+    asked: Oracle, fresh: Fresh, server: EmbeddedPostgres, theirs: str, name: str, seed: int, events: int
+) -> None:
+    """Also after another arrival: in other batches, the accounts' events in another order, some of them twice."""
+    outcome = outcome_of(asked, fresh, server, theirs, name, seed, events, True)
+    print(outcome)
+    assert outcome.holds, str(outcome)
+    assert outcome.reads is not None and outcome.reads.asked > 500
+    assert outcome.reads.equal > 0.9 * outcome.reads.asked
+    assert set(outcome.shown) <= set(differences.names())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", range(101, 107))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_networks(
+    asked: Oracle, fresh: Fresh, server: EmbeddedPostgres, theirs: str, name: str, seed: int
+) -> None:
+    outcome = outcome_of(asked, fresh, server, theirs, name, seed, 1_000, seed % 2 == 0)
+    assert outcome.holds, str(outcome)

@@ -1,0 +1,45 @@
+"""An author's replies in their own thread: when one that was deleted left its place (bsky.op_thread_reply)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from appview_pipeline.store.database import Database
+from appview_pipeline_tests.support.batches import batches_of, changes_of, feed
+from appview_pipeline_tests.support.frames import Person, Stream, delete, post, update
+from appview_pipeline_tests.support.tables import rows
+
+POST = "app.bsky.feed.post"
+CID = "bafyreie5cvv4h45feadgeuwhbcutmh6t2ceseocckahdoe6uat64zmz454"
+
+
+def reply_of(ann: Person) -> dict[str, Any]:
+    root = {"uri": ann.uri(f"{POST}/root"), "cid": CID}
+    return {"reply": {"root": root, "parent": root}}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 0])
+def test_a_deleted_reply_left_when_it_was_deleted(database: Database, stream: Stream, size: int) -> None:
+    """Readers let only replies that are newer than the deletion take its place."""
+    ann = Person(stream, "ann")
+    frames = [
+        ann.commit(post("root", "first")),
+        ann.commit(post("a", "one", **reply_of(ann))),
+        ann.commit(post("b", "two", **reply_of(ann))),
+        ann.commit(delete(f"{POST}/a")),
+        ann.commit(update(f"{POST}/b", {"text": "moved", "createdAt": "2025-06-15T15:06:40.000Z"})),
+        ann.commit(post("c", "three", **reply_of(ann))),
+    ]
+    feed(database, batches_of(changes_of(*frames), size))
+    found = rows(database.url, 'SELECT right(uri, 1), "deletedAt" FROM bsky.op_thread_reply ORDER BY 1')
+    assert found == [("a", "2025-06-15T15:06:44.000Z"), ("b", "2025-06-15T15:06:45.000Z"), ("c", None)]
+
+
+def test_a_reply_that_came_and_went_again_left_last_time(database: Database, stream: Stream) -> None:
+    ann = Person(stream, "ann")
+    came, went = ann.commit(post("a", "one", **reply_of(ann))), ann.commit(delete(f"{POST}/a"))
+    again = [ann.commit(post("a", "one", **reply_of(ann))), ann.commit(delete(f"{POST}/a"))]
+    feed(database, [changes_of(came, went), changes_of(*again)])
+    assert rows(database.url, 'SELECT "deletedAt" FROM bsky.op_thread_reply') == [("2025-06-15T15:06:44.000Z",)]
