@@ -82,10 +82,18 @@ class Outcome:
 
 
 def compare_network(
-    asked: Oracle, network: GeneratedNetwork, ours: Database, again: Database, theirs: str, *, reads: bool = True
+    asked: Oracle,
+    network: GeneratedNetwork,
+    ours: Database,
+    again: Database,
+    theirs: str,
+    *,
+    reads: bool = True,
+    reads_again: bool = True,
 ) -> Outcome:
     """Plays a network into two databases of ours, in order and in disorder, and into the reference's (`theirs`, a URL),
-    and compares the three."""
+    and compares the three. `reads`, `reads_again`: by their answers too, ours with the reference's and ours with ours;
+    else by their tables alone."""
     names = {"theirs": theirs, "ours": ours.url, "again": again.url}
     with ExitStack() as stack:
         for name, url in names.items():
@@ -115,7 +123,7 @@ def compare_network(
                 for statement in it.statements:
                     execute(again.url, statement, it.parameters)
         outcome.disorder = sorted(differing(bsky_rows(again.url), bsky_rows(ours.url)))
-        if reads and not outcome.disorder:
+        if reads and reads_again and not outcome.disorder:
             outcome.disorder = [str(it) for it in compare(asked, "again", "ours", questions).unequal]
         return outcome
 
