@@ -198,7 +198,7 @@ CROSS JOIN LATERAL (SELECT i, reads.micros(i, l.members) + l.n AS m FROM generat
 -- Nobody is in two lists that one account mutes or blocks: the reference's getRelationships fails on those.
 JOIN reads.account a ON a.n = CASE
   WHEN l.n <= 3 THEN i + 2
-  ELSE 1000 + (l.n * 10 + i) %% ((SELECT count(*) FROM reads.account) - 1000)
+  ELSE %(records)s / 200 + 900 + (l.n * 10 + i) %% ((SELECT count(*) FROM reads.account) - %(records)s / 200 - 900)
 END
 ON CONFLICT DO NOTHING;
 INSERT INTO bsky.record (uri, cid, did, json, "indexedAt", rev)
