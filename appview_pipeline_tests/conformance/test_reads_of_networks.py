@@ -45,7 +45,7 @@ def outcome_of(
         return compare_network(asked, network, ours, again, url, reads=reads, reads_again=events >= 1_000)
 
 
-@pytest.mark.parametrize("name, seed, events", [("everyday", 1, 300), ("hostile", 3, 220), ("lives", 2, 260)])
+@pytest.mark.parametrize("name, seed, events", [("everyday", 1, 150), ("hostile", 3, 160), ("lives", 2, 260)])
 def test_reads_are_answered_as_by_the_reference(
     asked: Oracle, fresh: Fresh, server: EmbeddedPostgres, theirs: str, name: str, seed: int, events: int
 ) -> None:
