@@ -92,7 +92,7 @@ def compare(
 ) -> Comparison:
     """Asks two open databases every call: `theirs`, which the reference filled and the expected differences change, and
     `ours`."""
-    wanted, got = _asked(oracle, ours, calls), _asked(oracle, theirs, calls)
+    wanted, got = canonical_answers(oracle, ours, calls), canonical_answers(oracle, theirs, calls)
     unequal = [number for number in range(len(calls)) if got[number] != wanted[number]]
     found = Comparison(asked=len(calls), equal=len(calls) - len(unequal))
     found.answered = {call.method for call, answer in zip(calls, wanted, strict=True) if _says(answer)}
@@ -103,7 +103,9 @@ def compare(
             for statement in difference.statements
             if not execute(oracle.urls[theirs], statement, difference.parameters)
         ]
-        again = dict(zip(unequal, _asked(oracle, theirs, [calls[number] for number in unequal]), strict=True))
+        again = dict(
+            zip(unequal, canonical_answers(oracle, theirs, [calls[number] for number in unequal]), strict=True)
+        )
         changed = [number for number in unequal if again[number] != got[number]]
         if changed:
             touched.setdefault(difference.name, set()).update(changed)
@@ -114,7 +116,7 @@ def compare(
         unequal = [number for number in unequal if got[number] != wanted[number]]
     found.explained = Counter({name: len(numbers) for name, numbers in touched.items()})
     if expected:  # what was equal may not have been by right
-        got = _asked(oracle, theirs, calls)
+        got = canonical_answers(oracle, theirs, calls)
         unequal = [number for number in range(len(calls)) if got[number] != wanted[number]]
     found.unequal = [Unequal(calls[number], got[number], wanted[number]) for number in unequal]
     return found
@@ -124,13 +126,14 @@ def execute(url: str, statement: str, parameters: Mapping[str, Any]) -> int:
     """Executes a statement in schema bsky; how many rows it changed."""
     with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SET search_path TO bsky, public")
-        cursor.execute(statement, parameters)
+        cursor.execute(statement, parameters or None)
         changed = cursor.rowcount
         connection.commit()
         return changed
 
 
-def _asked(oracle: Oracle, name: str, calls: Sequence[Call]) -> list[Any]:
+def canonical_answers(oracle: Oracle, name: str, calls: Sequence[Call]) -> list[Any]:
+    """The answers of an open database, comparable."""
     answers = oracle.ask(name, calls)
     return [canonical(call, answer) for call, answer in zip(calls, answers, strict=True)]
 

@@ -45,6 +45,16 @@ QUOTES_ARE_RECOUNTED = Difference(
 )
 """A deleted post has no quotes."""
 
+QUOTES_ARE_COUNTED_BY_URI = Difference(
+    "quote-count-by-uri",
+    (
+        'UPDATE post_agg a SET "quoteCount" = (SELECT count(*) FROM quote q WHERE q.subject = a.uri) '
+        'WHERE "quoteCount" <> (SELECT count(*) FROM quote q WHERE q.subject = a.uri) '
+        "AND EXISTS (SELECT FROM quote q WHERE q.subject = a.uri)",
+    ),
+)
+"""A quote counts for the post whose URI it names, not for every post whose CID it names."""
+
 GATE_IS_KNOWN = Difference(
     "gate-before-post",
     (

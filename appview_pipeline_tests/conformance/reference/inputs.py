@@ -60,8 +60,8 @@ def both(
         try:
             yield Both(database, (url, database.url))
         finally:
-            oracle.close(theirs)
-            oracle.close(ours)
+            for name in oracle.urls.keys() & set(names):
+                oracle.close(name)
 
 
 def play_both(oracle: Oracle, made: Both, scenario: Scenario, name: str = "theirs") -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from appview_pipeline_tests.conformance.reference.subjects import GENERATOR, LIST, POST, Subjects
+from appview_pipeline_tests.conformance.reference.subjects import GENERATOR, LIST, OPERATORS_LABELER, POST, Subjects
 from appview_pipeline_tests.support.database import connect
 
 _WHEN = "2026-11-21T00:00:00.000Z"
@@ -49,7 +49,8 @@ def add_other_state(url: str, subjects: Subjects) -> None:
             other, third = dids[(number + 1) % len(dids)], dids[(number + 2) % len(dids)]
             add("mute", subjectDid=other, mutedByDid=did, createdAt=_WHEN, onlyReposts=number % 2 == 1)
             add("mute", subjectDid=third, mutedByDid=did, createdAt=_later(1), onlyQuoteposts=number % 3 == 1)
-            add("actor_state", did=did, lastSeenNotifs="2026-11-20T12:00:04.000Z", priorityNotifs=number % 2 == 0)
+            if number % 3 != 1:
+                add("actor_state", did=did, lastSeenNotifs="2026-11-20T12:00:04.000Z", priorityNotifs=number % 2 == 0)
             for count, subject in enumerate((other, third)):
                 add(
                     "activity_subscription", creator=did, subjectDid=subject, key=f"3kaaaaaaaaa2{'ab'[count]}",
@@ -81,8 +82,8 @@ def add_other_state(url: str, subjects: Subjects) -> None:
             add("blob_takedown", did=did, cid=cid, takedownRef="blob-1")
         for number, uri in enumerate((*dids[:3], *posts[:3])):
             add(
-                "label", src=_LABELER, uri=uri, cid="", val=("spam", "porn", "rude")[number % 3], neg=number == 2,
-                cts=_WHEN, exp=None if number % 2 else "2999-01-01T00:00:00.000Z",
+                "label", src=OPERATORS_LABELER, uri=uri, cid="", val=("spam", "porn", "rude")[number % 3],
+                neg=number == 2, cts=_WHEN, exp=None if number % 2 else "2999-01-01T00:00:00.000Z",
             )  # fmt: skip
         cursor.execute(
             'INSERT INTO post_agg (uri, "bookmarkCount") SELECT "subjectUri", count(*) FROM bookmark GROUP BY 1 '
@@ -103,7 +104,6 @@ def _later(seconds: int) -> str:
     return f"2026-11-21T00:00:0{seconds}.500Z"
 
 
-_LABELER = "did:plc:labelerlabelerlabelerla"
 _FILTERABLE = '{"include":"follows","list":true,"push":false}'
 _PLAIN = '{"list":false,"push":true}'
 _PREFERENCES = (

@@ -12,6 +12,8 @@ POST, GENERATOR, LABELER = "app.bsky.feed.post", "app.bsky.feed.generator", "app
 LIST, STARTER_PACK = "app.bsky.graph.list", "app.bsky.graph.starterpack"
 
 MAX_WORDS = 24
+OPERATORS_LABELER = "did:plc:labelerlabelerlabelerla"
+"""The labeler of other_state.py."""
 
 # Every column of the reference's tables that holds a DID or an AT URI which a request can name.
 _DIDS = """
@@ -115,7 +117,7 @@ def subjects_of(
         pairs=related[:pairs] if pairs else [(a, b) for a in actors for b in actors],
         handles=[*sorted(handles), "nobody.example"],
         words=words[:: max(1, len(words) // MAX_WORDS)],
-        issuers=sorted(_union(urls, "SELECT src FROM bsky.label")),
+        issuers=sorted({OPERATORS_LABELER} | _union(urls, "SELECT src FROM bsky.label")),
         cids=sorted({(did, cid) for url in urls for did, cid in rows(url, _CIDS) if cid}),
     )
 
