@@ -23,13 +23,14 @@ from appview_pipeline_tests.conformance.reference.differences import (
     names,
 )
 from appview_pipeline_tests.conformance.reference.expected import QUOTES_ARE_COUNTED_BY_URI
-from appview_pipeline_tests.conformance.reference.inputs import both, index_both
-from appview_pipeline_tests.conformance.reference.oracle import oracle, reference_template
+from appview_pipeline_tests.conformance.reference.inputs import Identities, both, index_both
+from appview_pipeline_tests.conformance.reference.oracle import Call, oracle, reference_template
 from appview_pipeline_tests.conformance.reference.other_state import add_other_state
 from appview_pipeline_tests.conformance.reference.reads import METHODS_THAT_WRITE, READS, calls
-from appview_pipeline_tests.conformance.reference.small_world import small_world
+from appview_pipeline_tests.conformance.reference.small_world import document, small_world
 from appview_pipeline_tests.conformance.reference.subjects import subjects_of
 from appview_pipeline_tests.support.database import run_sql
+from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create
 from appview_pipeline_tests.support.scenarios import load
 from appview_pipeline_tests.support.tables import fresh_database
 
@@ -152,6 +153,40 @@ def test_every_read_has_an_answer_and_finds_what_is_wrong(bench: Bench) -> None:
                     unfound.append(fault)
                 bench.oracle.close("broken")
         assert unfound == []
+
+
+def test_two_lists_with_one_member_fail_on_the_reference_too(bench: Bench) -> None:
+    """docs/differences.md, "Faults that stay": one account blocks two lists, another mutes both."""
+    stream = Stream()
+    ann, bob, cal = people = [Person(stream, name) for name in ("ann", "bob", "cal")]
+    lists = [ann.uri(f"app.bsky.graph.list/{name}") for name in ("one", "two")]
+    purpose = "app.bsky.graph.defs#modlist"
+    frames = [it.commit(create("app.bsky.actor.profile/self", {"createdAt": WHEN})) for it in people]
+    for uri in lists:
+        key, member = uri[-3:], {"list": uri, "subject": cal.did, "createdAt": WHEN}
+        frames.append(
+            ann.commit(create(f"app.bsky.graph.list/{key}", {"name": key, "purpose": purpose, "createdAt": WHEN}))
+        )
+        frames.append(ann.commit(create(f"app.bsky.graph.listitem/{key}", member)))
+        frames.append(bob.commit(create(f"app.bsky.graph.listblock/{key}", {"subject": uri, "createdAt": WHEN})))
+    identities = Identities(documents={it.did: document(it, "nobody") for it in people}, handles={})
+    asked = [
+        Call("getRelationships", {"actorDid": bob.did, "targetDids": [cal.did]}),
+        Call("getRelationships", {"actorDid": cal.did, "targetDids": [bob.did]}),
+        Call("getBlockExistence", {"pairs": [{"a": bob.did, "b": cal.did}]}),
+        Call("getRelationships", {"actorDid": ann.did, "targetDids": [cal.did]}),
+    ]
+
+    def failing(name: str) -> list[bool]:
+        return [it.error is not None for it in bench.oracle.ask(name, asked)]
+
+    with both(bench.oracle, bench.server, bench.templates) as made:
+        for number, (uri, some) in enumerate(zip(lists, (frames[:6], frames[6:]), strict=True)):
+            index_both(bench.oracle, made, some, identities)
+            for name in ("theirs", "ours"):
+                bench.oracle.run(name, "createActorMutelistSubscription", actorDid=ann.did, subjectUri=uri)
+                assert failing(name) == [number == 1] * 4
+        assert made.refused == []
 
 
 def test_a_difference_has_a_row_in_the_documents() -> None:

@@ -30,7 +30,7 @@ def small_world() -> tuple[list[bytes], Identities]:
         )
     ]
     return frames, Identities(
-        documents={person.did: _document(person, name) for person, name in zip(people, _NAMES, strict=True)},
+        documents={person.did: document(person, name) for person, name in zip(people, _NAMES, strict=True)},
         handles={f"{name}.example.com": person.did for person, name in zip(people, _NAMES, strict=True)},
     )
 
@@ -126,7 +126,8 @@ def _beside(it: Person, other: Person, third: Person, when: Iterator[str]) -> li
     ]
 
 
-def _document(person: Person, name: str) -> dict[str, object]:
+def document(person: Person, name: str) -> dict[str, object]:
+    """A DID document with the handle `name`.example.com, a key and a PDS."""
     key = "zQ3shsKnRN2TnXJnAuxRfxZVvFtxnkZzb5bHNx7EJaoGtiqQv"
     method = {"id": f"{person.did}#atproto", "type": "Multikey", "controller": person.did, "publicKeyMultibase": key}
     pds = {"id": "#atproto_pds", "type": "AtprotoPersonalDataServer", "serviceEndpoint": "https://pds.example"}
