@@ -28,7 +28,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store import adoption as state
 from appview_pipeline.store import adoption_steps as steps
 from appview_pipeline.store import counters, migrate
-from appview_pipeline.store.adoption import Adoption
+from appview_pipeline.store.adoption import Adoption, Options
 from appview_pipeline.store.adoption_check import Findings, examine, find_schema
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.leaving import is_left
@@ -115,14 +115,14 @@ def adopt(
     `cursor`: the sequence number that the reference's indexer had reached in the stream of the settings' relay, None:
     unknown. `compare`: queues all repositories to be compared with the network. `from_keys`: revs follow from record
     keys, for a database that was indexed from repositories. Raises `OperatorError` with what is in
-    its way, and where another process is adopting the database; `Stopped` where `stopped` says so, between two parts.
+    its way, where another process is adopting the database, and where an adoption goes on with other options than it
+    began with (none given: those count); `Stopped` where `stopped` says so, between two parts.
     """
     started = time.monotonic()
     try:
         with session_lock(database, LOCK, taken="another process is adopting this database", patience=0.0):
-            return _Adopting(settings, database, cursor, compare, from_keys, progress, stopped).run(
-                schema, watch, started
-            )
+            options = Options(cursor, compare, from_keys)
+            return _Adopting(settings, database, progress, stopped).run(schema, options, watch, started)
     except LockTaken as error:
         sentence = str(error)
         raise OperatorError(f"{sentence[:1].upper()}{sentence[1:]}: wait for it to end.") from None
@@ -132,13 +132,10 @@ def adopt(
 class _Adopting:
     settings: Settings
     database: Database
-    cursor: int | None
-    compare: bool
-    from_keys: bool
     progress: Progress
     stopped: Callable[[], bool]
 
-    def run(self, schema: str | None, watch: bool, started: float) -> AdoptionSummary:
+    def run(self, schema: str | None, options: Options, watch: bool, started: float) -> AdoptionSummary:
         with self.database.connect("maintenance") as connection:
             adoption = state.read_adoption(connection)
             if adoption is not None and adoption.finished_at is not None and not is_left(connection):
@@ -150,8 +147,9 @@ class _Adopting:
             for what in findings.left_alone:
                 log.info("left alone: %s", what)
             with self.database.connect("maintenance") as connection:
-                adoption = state.make_state(connection, findings.schema)
+                adoption = state.make_state(connection, findings.schema, options)
         else:
+            adoption.check_options(schema, options)
             log.info("%s", adoption.sentence)
         names = list(state.STEPS)
         for name in names[names.index(adoption.step) :]:
@@ -192,7 +190,7 @@ class _Adopting:
                         connection,
                         step,
                         str(until),
-                        partial(steps.fill_revs, first=page, until=until, from_keys=self.from_keys),
+                        partial(steps.fill_revs, first=page, until=until, from_keys=adoption.from_keys),
                     )
                     if until // vacuum_at > page // vacuum_at and pages > steps.REVS_PAGES:
                         steps.vacuum_records(self.database)
@@ -288,7 +286,7 @@ class _Adopting:
     def _end(self, step: str, position: str | None, adoption: Adoption) -> None:
         with _session(self.database) as connection:
             parts = {"floors": steps.raise_floors}
-            if self.compare:
+            if adoption.compare:
                 parts["queue"] = steps.queue_repositories
             part, after = _place(position)
             names = list(parts)
@@ -302,7 +300,7 @@ class _Adopting:
                     connection.commit()
             with connection.cursor() as cursor:
                 relay, shard = relay_name(self.settings.relay_url), str(self.settings.shard)
-                steps.prepare_stream(cursor, relay, shard, self.cursor)
+                steps.prepare_stream(cursor, relay, shard, adoption.cursor)
                 state.end(cursor)
             connection.commit()
 

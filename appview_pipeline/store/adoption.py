@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import orjson
@@ -32,16 +32,44 @@ STEPS = {
 
 
 @dataclass(frozen=True)
+class Options:
+    """What an adoption was asked for, as `operations.adopting.adopt` has it."""
+
+    cursor: int | None = None
+    compare: bool = False
+    from_keys: bool = False
+
+    def __str__(self) -> str:
+        """As they are typed."""
+        given = [] if self.cursor is None else [f"--cursor {self.cursor}"]
+        given += ["--compare"] * self.compare + ["--from-keys"] * self.from_keys
+        return " ".join(given)
+
+
+@dataclass(frozen=True)
 class Adoption:
-    """An adoption. `finished_at`: None while it is not finished; `from_schema`: the schema's former name; `step`: the
-    one under way, of `STEPS`; `position`: where it goes on, None at its beginning; `counts`: what was done so far."""
+    """An adoption. `finished_at`: None while it is not finished; `from_schema`: the schema's former name; `cursor`,
+    `compare`, `from_keys`: its options; `step`: the one under way, of `STEPS`; `position`: where it goes on, None at
+    its beginning; `counts`: what was done so far."""
 
     began_at: datetime
     finished_at: datetime | None
     from_schema: str
+    cursor: int | None
+    compare: bool
+    from_keys: bool
     step: str
     position: str | None
     counts: Mapping[str, int]
+
+    def check_options(self, schema: str | None, options: Options) -> None:
+        """Raises `OperatorError` where it goes on with other options than it began with. None given are no others."""
+        stored = Options(self.cursor, self.compare, self.from_keys)
+        if options not in (Options(), stored) or schema not in (None, self.from_schema):
+            raise OperatorError(
+                f"The adoption of the schema {self.from_schema} began with {str(stored) or 'no other options'}: give "
+                "no options to go on, since they are kept."
+            )
 
     @property
     def sentence(self) -> str:
@@ -55,11 +83,12 @@ class Adoption:
         )
 
 
-def make_state(connection: Connection, schema: str) -> Adoption:
+def make_state(connection: Connection, schema: str, options: Options) -> Adoption:
     """Begins the adoption of the tables in `schema`, or finds the one that has begun. Commits."""
     with connection.cursor() as cursor:
         cursor.execute(read("schema/0027_adoption.sql"))
-        cursor.execute(sections(_FILE)["begin"], {"schema": schema, "step": next(iter(STEPS))})
+        begin = {"schema": schema, "step": next(iter(STEPS)), **asdict(options)}
+        cursor.execute(sections(_FILE)["begin"], begin)
     connection.commit()
     adoption = read_adoption(connection)
     assert adoption is not None

@@ -171,6 +171,7 @@ def list_accounts(cursor: Cursor, after: str, until: str) -> Counts:
     the reference has deleted."""
     statements = sections("adopt/repositories.sql")
     cursor.execute(statements["stage"], {"after": after, "until": until})
+    cursor.execute("ANALYZE adopted_repo")
     done: Counts = {}
     for name, what in (
         ("repos", "repositories"),

@@ -135,7 +135,7 @@ def test_the_catalog_that_is_expected_is_that_of_the_reference(server: EmbeddedP
     assert known_catalog.render(server.url(template)) == known_catalog.FILE.read_text()
 
 
-@pytest.mark.parametrize("seed", [21, 24])
+@pytest.mark.parametrize("seed", [21, pytest.param(24, marks=pytest.mark.thorough)])
 def test_a_busy_stream(fill: Fill, fresh: Fresh, tmp_path: Path, seed: int) -> None:
     """Duplicates in any order, edits, gates, deletions; and what comes after it is the same as well."""
     frames = list(busy_frames(560, seed))
@@ -322,13 +322,17 @@ def test_unfinished_it_keeps_everything_else_out(fill: Fill, monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(adoption_steps, "note_history", fails)
         with pytest.raises(RuntimeError):
-            adopt(settings, database, watch=False)
+            adopt(settings, database, cursor=77, compare=True, watch=False)
     with pytest.raises(OperatorError, match=r"not finished: step 7 of 11 .*run `appview-pipeline adopt` to go on"):
         open_database(settings)
     with pytest.raises(OperatorError, match="not finished"):
         migrate.upgrade(url)
     open_database(settings, given_back=True).close()  # `status` says so
-    adopt(settings, database, watch=False)
+    with pytest.raises(OperatorError, match="began with --cursor 77 --compare: give no options to go on"):
+        adopt(settings, database, cursor=78, compare=True, watch=False)
+    adopt(settings, database, watch=False)  # with the options that it began with
+    assert one(url, "SELECT seq FROM pipeline.cursor") == 77
+    assert one(url, "SELECT count(*) FROM pipeline.backfill_queue") > 0
     assert adopt(settings, database, watch=False).was_finished
     database.close()
     open_database(settings).close()

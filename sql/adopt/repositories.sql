@@ -38,7 +38,7 @@ FROM (
 -- Lists these accounts, from %(after)s (exclusive) to %(until)s: what is known of each. `is_gone`: nothing is left of
 -- it but the newest commit, so the reference has deleted it.
 -- - recorded: accounts with records.
--- - named: all accounts.
+-- - named: all accounts, and whether they have records.
 CREATE TEMPORARY TABLE adopted_repo ON COMMIT DROP AS
 WITH RECURSIVE recorded (did) AS (
   SELECT split_part(r.uri, '/', 3)
@@ -54,20 +54,23 @@ WITH RECURSIVE recorded (did) AS (
   ) r
   WHERE split_part(r.uri, '/', 3) COLLATE "C" <= %(until)s
 ), named AS (
-  SELECT did FROM recorded
-  UNION
-  SELECT did FROM bsky.actor WHERE did > %(after)s AND did <= %(until)s
-  UNION
-  SELECT did FROM bsky.actor_sync WHERE did > %(after)s AND did <= %(until)s
+  SELECT did, bool_or(has_records) AS has_records
+  FROM (
+    SELECT did, true AS has_records FROM recorded
+    UNION ALL
+    SELECT did, false FROM bsky.actor WHERE did > %(after)s AND did <= %(until)s
+    UNION ALL
+    SELECT did, false FROM bsky.actor_sync WHERE did > %(after)s AND did <= %(until)s
+  ) every
+  GROUP BY did
 )
 SELECT n.did,
   CASE WHEN s."repoRev" ~ '^[2-7a-j][2-7a-z]{12}$' THEN s."repoRev" END AS rev,
   s."commitCid" AS commit_cid,
   a."upstreamStatus" AS status,
   a.did IS NOT NULL AS has_actor,
-  a.did IS NULL AND d.did IS NULL AS is_gone
+  a.did IS NULL AND NOT n.has_records AS is_gone
 FROM named n
-LEFT JOIN recorded d USING (did)
 LEFT JOIN bsky.actor_sync s USING (did)
 LEFT JOIN bsky.actor a USING (did)
 WHERE pipeline.is_did(n.did)

@@ -14,26 +14,44 @@
 -- :functions
 -- For the session: the first TID of a time as the reference writes it (null: it is none), and the TID that follows one.
 CREATE OR REPLACE FUNCTION pg_temp.tid_of_text(moment text) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT string_agg(
-        substr('234567abcdefghijklmnopqrstuvwxyz', 1 + ((((m.micros << 10) >> (60 - 5 * place)) & 31)::integer), 1),
-        '' ORDER BY place)
-    FROM (
-        SELECT (extract(epoch FROM (
-            substr(moment, 1, 8) || least(substr(moment, 9, 2), '28') || substr(moment, 11)
-        )::timestamptz) * 1000000)::bigint + greatest(substr(moment, 9, 2)::integer - 28, 0) * 86400000000 AS micros
-        WHERE moment ~ '^(19[7-9]|20\d)\d-(0[1-9]|1[0-2])-([012]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?Z$'
-          AND substr(moment, 9, 2) <> '00'
-    ) m
-    CROSS JOIN generate_series(0, 12) place
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    digits CONSTANT text := '234567abcdefghijklmnopqrstuvwxyz';
+    day integer;
+    tid bigint;
+BEGIN
+    IF moment !~ '^(19[7-9]|20\d)\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?Z$' THEN
+        RETURN NULL;
+    END IF;
+    day := substr(moment, 9, 2);
+    IF day > 28 THEN -- Not every month has it.
+        moment := overlay(moment PLACING '28' FROM 9);
+    END IF;
+    tid := (extract(epoch FROM moment::timestamptz) * 1000000)::bigint + greatest(day - 28, 0) * 86400000000;
+    tid := tid << 10;
+    RETURN substr(digits, 1 + ((tid >> 60) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 55) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 50) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 45) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 40) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 35) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 30) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 25) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 20) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 15) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 10) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 5) & 31)::integer, 1)
+        || substr(digits, 1 + ((tid >> 0) & 31)::integer, 1);
+END
 $$;
 CREATE OR REPLACE FUNCTION pg_temp.tid_after(tid text) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT rpad(
-        left(t.kept, -1) || substr('234567abcdefghijklmnopqrstuvwxyz',
-            strpos('234567abcdefghijklmnopqrstuvwxyz', right(t.kept, 1)) + 1, 1),
-        13, '2')
-    FROM (SELECT rtrim(tid, 'z') AS kept) t
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    digits CONSTANT text := '234567abcdefghijklmnopqrstuvwxyz';
+    kept text := rtrim(tid, 'z');
+BEGIN
+    RETURN rpad(left(kept, -1) || substr(digits, strpos(digits, right(kept, 1)) + 1, 1), 13, '2');
+END
 $$;
 
 -- :pages
@@ -42,23 +60,22 @@ SELECT pg_relation_size('bsky.record') / current_setting('block_size')::bigint;
 
 -- :fill
 -- Gives the records on the pages from %(from)s up to, not including, %(until)s their revs.
-UPDATE bsky.record r SET rev = CASE
-  WHEN k.rkey ~ '^[2-7a-j][2-7a-z]{12}$' AND k.rkey COLLATE "C" <= coalesce(k.repo_rev, k.rkey) COLLATE "C" THEN least(
-    greatest(k.rkey COLLATE "C", CASE WHEN NOT %(from_keys)s THEN pg_temp.tid_of_text(r."indexedAt") END COLLATE "C"),
-    k.repo_rev COLLATE "C")
-  ELSE coalesce(
-    least(pg_temp.tid_of_text(r."indexedAt") COLLATE "C", k.repo_rev COLLATE "C"), k.repo_rev, '2222222222222')
-END
-FROM (
-  SELECT o.uri, split_part(o.uri, '/', 5) AS rkey,
-    (
-      SELECT s."repoRev" FROM bsky.actor_sync s WHERE s.did = o.did AND s."repoRev" ~ '^[2-7a-j][2-7a-z]{12}$'
-    ) AS repo_rev
+-- - without_rev: these records, with what their revs follow from.
+WITH without_rev AS MATERIALIZED (
+  SELECT o.ctid AS place, o.uri, split_part(o.uri, '/', 5) AS rkey, s."repoRev" AS repo_rev,
+    pg_temp.tid_of_text(o."indexedAt") AS moment
   FROM bsky.record o
+  LEFT JOIN bsky.actor_sync s ON s.did = o.did AND s."repoRev" ~ '^[2-7a-j][2-7a-z]{12}$'
   WHERE o.ctid >= format('(%%s,0)', %(from)s)::tid AND o.ctid < format('(%%s,0)', %(until)s)::tid AND o.rev IS NULL
-) k
-WHERE r.ctid >= format('(%%s,0)', %(from)s)::tid AND r.ctid < format('(%%s,0)', %(until)s)::tid
-  AND r.uri = k.uri AND r.rev IS NULL;
+)
+UPDATE bsky.record r SET rev = CASE
+  WHEN n.rkey ~ '^[2-7a-j][2-7a-z]{12}$' AND n.rkey COLLATE "C" <= coalesce(n.repo_rev, n.rkey) COLLATE "C" THEN least(
+    greatest(n.rkey COLLATE "C", CASE WHEN NOT %(from_keys)s THEN n.moment END COLLATE "C"),
+    n.repo_rev COLLATE "C")
+  ELSE coalesce(least(n.moment COLLATE "C", n.repo_rev COLLATE "C"), n.repo_rev, '2222222222222')
+END
+FROM without_rev n
+WHERE r.ctid = n.place AND r.uri = n.uri AND r.rev IS NULL;
 
 -- :left
 -- Whether a record has no rev: one that was written while revs were filled in.

@@ -8,15 +8,19 @@
 SELECT to_regclass('pipeline.adoption') IS NOT NULL;
 
 -- :read
--- The adoption: when it began and ended, the schema's former name, step, position, counts.
-SELECT began_at, finished_at, from_schema, step, position, counts FROM pipeline.adoption;
+-- The adoption: when it began and ended, the schema's former name, its options, step, position, counts.
+SELECT began_at, finished_at, from_schema, from_cursor, compares, from_keys, step, position, counts
+FROM pipeline.adoption;
 
 -- :begin
--- Begins an adoption of the schema %(schema)s with the step %(step)s, unless one has begun and not ended.
-INSERT INTO pipeline.adoption AS a (from_schema, step) VALUES (%(schema)s, %(step)s)
+-- Begins an adoption of the schema %(schema)s with these options and the step %(step)s, unless one has begun and not
+-- ended.
+INSERT INTO pipeline.adoption AS a (from_schema, from_cursor, compares, from_keys, step)
+VALUES (%(schema)s, %(cursor)s, %(compare)s, %(from_keys)s, %(step)s)
 ON CONFLICT (id) DO UPDATE SET
-  began_at = now(), finished_at = NULL, from_schema = excluded.from_schema, step = excluded.step, position = NULL,
-  counts = '{}', updated_at = now()
+  began_at = now(), finished_at = NULL, from_schema = excluded.from_schema, from_cursor = excluded.from_cursor,
+  compares = excluded.compares, from_keys = excluded.from_keys, step = excluded.step, position = NULL, counts = '{}',
+  updated_at = now()
 WHERE a.finished_at IS NOT NULL;
 
 -- :move
