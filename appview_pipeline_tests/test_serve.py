@@ -6,6 +6,7 @@ Needs `just reference`. docs/serve.md says the same to operators; what stands th
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -35,8 +36,10 @@ from appview_pipeline_tests.conformance.reference.reader import (
     Reader,
     environment,
     free_ports,
+    serving,
     started,
 )
+from appview_pipeline_tests.support import http_server
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post
 from appview_pipeline_tests.support.label_rows import apply_rows, label_row
@@ -400,6 +403,22 @@ def test_it_ends_by_itself_after_sigterm(database: Database, packages: Path, tmp
 
 
 @pytest.mark.slow
+def test_lost_connections_come_back_or_end_it(database: Database, packages: Path, tmp_path: Path) -> None:
+    """PostgreSQL ends them, as at its restart: those of the data plane, then those of bsync."""
+    end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s AND datname = %s"
+    with scratch_database(database.url) as bsync:
+        more = {"SERVE_PARTS": ",".join(PARTS), "BSYNC_DB_POSTGRES_URL": node_url(bsync)}
+        with started(environment(packages, database.url, **more), tmp_path / "log") as (process, ports):
+            assert ask(ports["health"], "/readyz")[0] == 200
+            assert rows(database.url, end, "bsky-dataplane", name_of(database.url)) != [(0,)]
+            wait_for(lambda: ask(ports["health"], "/readyz")[0] == 200)
+            assert process.poll() is None
+            assert rows(database.url, end, "bsync", name_of(bsync)) != [(0,)]
+            assert process.wait(60) == 1
+            assert b"to be started again" in (tmp_path / "log").read_bytes()
+
+
+@pytest.mark.slow
 def test_its_parts_run_in_processes_of_their_own(database: Database, packages: Path, tmp_path: Path) -> None:
     ann, bob = (Person(stream, name) for stream in [Stream()] for name in ("ann", "bob"))
     with scratch_database(database.url) as bsync:
@@ -417,6 +436,61 @@ def test_its_parts_run_in_processes_of_their_own(database: Database, packages: P
                 assert reader.post("app.bsky.graph.muteActor", ann.did, actor=bob.did).status == 200
                 wait_for(lambda: rows(database.url, "SELECT FROM bsky.mute"))
                 assert said({**outer_environment, "SERVE_HEALTH_PORT": str(outer["health"])}, "healthy")[0] == 0
+
+
+@pytest.mark.slow
+def test_the_servers_of_feeds_get_no_password_and_inner_addresses_no_request(
+    database: Database, packages: Path, tmp_path: Path
+) -> None:
+    """A stranger's feed names its server in a DID document; the AppView asks it with the headers of who asks."""
+    ann, did = Person(Stream(), "ann"), "did:plc:feedfeedfeedfeedfeedfeed"
+    feed = create("app.bsky.feed.generator/g", {"did": did, "displayName": "a", "createdAt": WHEN})
+    replayed_frames(database, tmp_path, [ann.commit(feed, post("a", "of ann"))])
+    asked: list[dict[str, str]] = []
+
+    def answer(request: http_server.Request) -> bytes:
+        if "getFeedSkeleton" in request.path:
+            asked.append({name.lower(): value for name, value in request.headers.items()})
+            body: dict[str, Any] = {"feed": [{"post": ann.uri("app.bsky.feed.post/a")}]}
+        else:
+            service = {"id": "#bsky_fg", "type": "BskyFeedGenerator", "serviceEndpoint": outside.url}
+            body = {"id": did, "service": [service]}
+        return http_server.ok(json.dumps(body).encode(), "Content-Type: application/json\r\n")
+
+    with http_server.HttpServer(answer) as outside:
+        generator = {"feed": ann.uri("app.bsky.feed.generator/g")}
+        with serving(packages, database.url, tmp_path / "all.log", directory=outside.url) as reader:
+            found = reader.get("app.bsky.feed.getFeed", ann.did, **generator)
+            assert [item["post"]["record"]["text"] for item in found.body["feed"]] == ["of ann"]
+            assert len(asked) == 1 and asked[0]["user-agent"] and "authorization" not in asked[0]
+            guarded = environment(
+                packages,
+                database.url,
+                SERVE_PARTS="appview",
+                BSKY_DATAPLANE_URLS=f"http://127.0.0.1:{reader.ports['dataplane']}",
+            )
+            with started(guarded, tmp_path / "guarded.log") as (_, ports):
+                found = Reader(ports["appview"]).get("app.bsky.feed.getFeed", **generator)
+                assert (found.status, found.body["message"]) == (502, "feed unavailable")
+    assert len(asked) == 1
+
+
+def test_the_oldest_images_go_when_the_cache_is_full(tmp_path: Path) -> None:
+    images = ("did:web:a.com::bafy1::avatar", "did:plc:a::bafy2::banner", "did:plc:a::bafy3::feed_full")
+    for age, name in enumerate(images):
+        (tmp_path / name).write_bytes(bytes(400))
+        os.utime(tmp_path / name, (1_000_000 + age, 1_000_000 + age))
+    (tmp_path / "not-an-image").write_bytes(bytes(10_000))
+
+    def left(most: int) -> set[str]:
+        program, folder = (json.dumps(str(path)) for path in (MANIFEST / "cache.mjs", tmp_path))
+        script = f"import {{ shrink }} from {program}; await shrink({folder}, {most})"
+        subprocess.run([NODE, "--input-type=module", "-e", script], check=True, timeout=60)
+        return {path.name.rpartition("::")[2] for path in tmp_path.iterdir()}
+
+    assert left(1_200) == {"avatar", "banner", "feed_full", "not-an-image"}
+    assert left(1_199) == {"banner", "feed_full", "not-an-image"}
+    assert left(799) == {"feed_full", "not-an-image"}
 
 
 # -- documents and files

@@ -26,6 +26,7 @@ export function readEnvironment(env = process.env) {
     healthHost: env.SERVE_HEALTH_HOST || '127.0.0.1',
     healthPort: number(env, 'SERVE_HEALTH_PORT', 2587, 0, 65_535),
     poolSize: number(env, 'SERVE_POOL_SIZE', 20, 1, 1_000),
+    imageCacheBytes: 1_048_576 * number(env, 'SERVE_IMAGE_CACHE_MB', 192, 1, 1_000_000),
     statementSeconds: number(env, 'SERVE_STATEMENT_SECONDS', 30, 1, 3_600),
     migrateBsync: !['false', '0'].includes(env.BSYNC_DB_MIGRATE),
     plcUrl: env.BSKY_DID_PLC_URL || 'https://plc.directory',

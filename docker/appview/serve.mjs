@@ -13,9 +13,12 @@ import { createRequire } from 'node:module'
 import net from 'node:net'
 import path from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { cacheFolder, keepBounded } from './cache.mjs'
 import { completeEnvironment, connectionUrl, OperatorError, passwordFromFile, readEnvironment } from './environment.mjs'
+import { guardFetch } from './guard.mjs'
 import { askHealth, healthServer, within, words } from './health.mjs'
 
+const askItself = globalThis.fetch // before it is guarded
 const START_SECONDS = 20
 const STOP_SECONDS = 9
 
@@ -37,8 +40,11 @@ const load = async (name, from = require) => {
   }
 }
 
+// A package that @atproto/bsky depends on, as it finds it.
+const loadOf = (name) => load(name, createRequire(require.resolve('@atproto/bsky')))
+
 async function keypairs() {
-  return (await load('@atproto/crypto', createRequire(require.resolve('@atproto/bsky')))).Secp256k1Keypair
+  return (await loadOf('@atproto/crypto')).Secp256k1Keypair
 }
 
 async function newKey() {
@@ -68,7 +74,8 @@ async function serve() {
   passwordFromFile()
   completeEnvironment(settings, randomBytes(24).toString('hex'))
   const bsky = await load('@atproto/bsky')
-  const { createLogger } = await load('@atproto/common', createRequire(require.resolve('@atproto/bsky')))
+  guardFetch(await loadOf('@atproto-labs/fetch-node'), settings)
+  const { createLogger } = await loadOf('@atproto/common')
   const log = createLogger('serve')
   // What this program says itself is little, and wanted whatever LOG_LEVEL is.
   if (log.isLevelEnabled('fatal')) log.level = 'info'
@@ -216,10 +223,15 @@ async function startAppView({ settings, bsky, log, ports, checks }) {
   ports.appview = server.address().port
   const self = `http://${inUrl(settings.appviewHost)}:${ports.appview}/xrpc/_health`
   checks.appview = async () => {
-    const response = await fetch(self)
+    const response = await askItself(self)
     if (!response.ok) throw new Error(`it answers ${response.status}: the data plane does not answer`)
   }
-  return () => appView.destroy()
+  // With a CDN the package keeps no images.
+  const endCache = appView.ctx.cfg.cdnUrl ? () => {} : keepBounded(cacheFolder(), settings.imageCacheBytes, log)
+  return () => {
+    endCache()
+    return appView.destroy()
+  }
 }
 
 function configurationOf(bsky) {
