@@ -195,17 +195,32 @@ class _Adopting:
                     if until // vacuum_at > page // vacuum_at and pages > steps.REVS_PAGES:
                         steps.vacuum_records(self.database)
                     page = until
-                if not steps.has_records_without_rev(connection):
+                if not self._has_records_without_rev(connection):
                     return
                 # Somebody wrote records meanwhile, or a page was left out: once more from the beginning.
                 position = None
+
+    def _has_records_without_rev(self, connection: Connection) -> bool:
+        pages = steps.pages_of_records(connection)
+        for page in range(0, pages, steps.REVS_PAGES):
+            self._stop_if_asked()
+            if steps.has_records_without_rev(connection, page, page + steps.REVS_PAGES):
+                return True
+        return False
 
     def _notifications(self, step: str, position: str | None, adoption: Adoption) -> None:
         with _session(self.database) as connection:
             self._walk(connection, step, position, [("repeated", "notifications", "next", steps.remove_repeated)])
 
     def _migrations(self, step: str, position: str | None, adoption: Adoption) -> None:
-        steps.build_indexes(self.database)
+        if not steps.build_indexes(self.database):
+            with self.database.connect("maintenance") as connection, connection.cursor() as cursor:
+                state.move(cursor, "notifications", None)
+                connection.commit()
+            raise OperatorError(
+                "Something has written notifications again since repeated ones were removed: stop the reference's "
+                "indexer, and run `appview-pipeline adopt` again."
+            )
         migrate.stamp(self.database.url, FIRST_VERSION)
         migrate.upgrade(self.database.url, adopting=True)
         steps.complete_migrations(self.database)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from appview_pipeline import backoff
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store import leaving
+from appview_pipeline.store.adoption import forget_unfinished
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.leaving import Unfinished
 
@@ -44,7 +45,8 @@ class Leaving:
 def leave(database: Database, *, check: bool = False, progress: Callable[[str], None] = lambda step: None) -> Leaving:
     """Gives the database back to the reference's own indexer; with `check` it only looks. It may be repeated.
 
-    Raises `OperatorError` while processes of this project are connected: their batches would fail, and they would write
+    An adoption that has not ended is given up: the next one looks at everything again. Raises `OperatorError` while
+    processes of this project are connected: their batches would fail, and they would write
     beside the reference's indexer.
     """
     with database.dedicated("maintenance") as connection:
@@ -55,6 +57,7 @@ def leave(database: Database, *, check: bool = False, progress: Callable[[str], 
             with connection.cursor() as cursor:
                 cursor.execute("SET statement_timeout = 0")
             leaving.give_back(connection, progress)
+            forget_unfinished(connection)
         return found
 
 

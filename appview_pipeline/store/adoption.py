@@ -119,6 +119,15 @@ def end(cursor: Cursor) -> None:
     cursor.execute(sections(_FILE)["end"])
 
 
+def forget_unfinished(connection: Connection) -> None:
+    """Forgets an adoption that has not ended, so that the next one begins anew. For a connection in autocommit."""
+    statements = sections(_FILE)
+    with connection.cursor() as cursor:
+        cursor.execute(statements["exists"])
+        if cursor.fetchone() == (True,):
+            cursor.execute(statements["forget"])
+
+
 def refuse_unfinished(connection: Connection) -> None:
     """Raises `OperatorError` where an adoption is not finished."""
     adoption = read_adoption(connection)

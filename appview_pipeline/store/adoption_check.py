@@ -177,6 +177,13 @@ def _of_database(cursor: Cursor, schema: str, obstacles: list[str]) -> None:
         cursor.execute(sections("adopt/columns.sql")["has_schema"], {"schema": "bsky"})
         if cursor.fetchone() == (True,):
             obstacles.append(f"There is a schema bsky beside {schema}, whose name it is to get: drop it or rename it.")
+    if not _one(cursor, "may_create", schema):
+        obstacles.append(
+            "The role may not make the schema pipeline: GRANT CREATE ON DATABASE to it, or connect as the "
+            "owner of the database."
+        )
+    if schema != "bsky" and not _one(cursor, "may_rename", schema):
+        obstacles.append(f"The role may not rename the schema {schema}: connect as its owner.")
     cursor.execute(sections(_FILE)["not_owned"], {"schema": schema})
     if foreign := [name for (name,) in cursor.fetchall()]:
         obstacles.append(
@@ -187,7 +194,8 @@ def _of_database(cursor: Cursor, schema: str, obstacles: list[str]) -> None:
 
 def _of_migrations(cursor: Cursor, schema: str, obstacles: list[str]) -> None:
     known = {name for (name,) in _known(cursor, "migrations")}
-    cursor.execute(_filled(_FILE, "migrations", schema))
+    quoted = names.Identifier(schema).as_string(cursor)
+    cursor.execute(fill_placeholders(sections(_FILE)["migrations"], {"{schema}": quoted}))
     done = {name for (name,) in cursor.fetchall()}
     if newer := sorted(done - known):
         obstacles.append(
@@ -225,7 +233,7 @@ def _of_catalog(cursor: Cursor, schema: str, obstacles: list[str], left_alone: l
 def _count(cursor: Cursor, name: str, schema: str) -> Fault:
     statement = sections("adopt/findings.sql")[name]
     table = statement.rpartition("FROM {schema}.")[2].split()[0].strip('"')
-    cursor.execute(sections(_FILE)["estimate"], {"table": f'"{schema}"."{table}"'})
+    cursor.execute(sections(_FILE)["estimate"], {"table": names.Identifier(schema, table).as_string(cursor)})
     (rows,) = cursor.fetchone() or (0,)
     sample = f"TABLESAMPLE SYSTEM ({100 * SAMPLE_ROWS / rows:.6f})" if rows > SAMPLE_ROWS else ""
     quoted = names.Identifier(schema).as_string(cursor)
@@ -237,10 +245,6 @@ def _count(cursor: Cursor, name: str, schema: str) -> Fault:
 def _known(cursor: Cursor, kind: str) -> list[tuple[Any, ...]]:
     cursor.execute(sections("adopt/catalog.sql")[kind])
     return cursor.fetchall()
-
-
-def _filled(file: str, name: str, schema: str) -> str:
-    return fill_placeholders(sections(file)[name], {"{schema}": f'"{schema}"'})
 
 
 def _one(cursor: Cursor, name: str, schema: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from psycopg2 import sql as names
-from psycopg2.errors import LockNotAvailable
+from psycopg2.errors import LockNotAvailable, UniqueViolation
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
@@ -46,7 +46,8 @@ def of_span(do: OfSpan, after: str, until: str | None) -> Part:
 
 
 def rename_schema(connection: Connection, schema: str) -> None:
-    """Gives the schema the name bsky, in one transaction with views of its tables under the former name. Commits.
+    """Gives the schema the name bsky, in one transaction with views of its tables under the former name, for
+    the same roles. Commits.
 
     Does nothing where that is done, or the name is bsky.
     """
@@ -68,6 +69,9 @@ def rename_schema(connection: Connection, schema: str) -> None:
         for (table,) in cursor.fetchall():
             name = {"{table}": names.Identifier(table).as_string(connection)}
             cursor.execute(fill_placeholders(statements["bridge_table"], quoted | name))
+        cursor.execute(statements["bridge_grants"], {"schema": schema})
+        for (grant,) in cursor.fetchall():
+            cursor.execute(grant)
 
     _alter(connection, rename)
 
@@ -79,8 +83,9 @@ def add_columns(connection: Connection) -> None:
         _alter(connection, lambda cursor, name=name: cursor.execute(statements[name]))  # type: ignore[misc]
 
 
-def build_indexes(database: Database) -> None:
-    """Builds the indexes that the first migration makes, while others read and write."""
+def build_indexes(database: Database) -> bool:
+    """Builds the indexes that the first migration makes, while others read and write. Returns False where it can't,
+    since there are repeated notifications."""
     statements = sections("adopt/columns.sql")
     migration = sections("report/migration.sql")
     with _unlimited(database) as cursor:
@@ -91,8 +96,12 @@ def build_indexes(database: Database) -> None:
             cursor.execute(migration["invalid_index"], {"schema": "bsky", "index": index})
             if cursor.fetchone() is not None:
                 cursor.execute(names.SQL(migration["drop_index"]).format(index=names.Identifier("bsky", index)))
-            cursor.execute(statements[name])
+            try:
+                cursor.execute(statements[name])
+            except UniqueViolation:
+                return False
         cursor.execute(statements["notification_index_comment"])
+    return True
 
 
 def complete_migrations(database: Database) -> None:
@@ -127,10 +136,10 @@ def fill_revs(cursor: Cursor, first: int, until: int, *, from_keys: bool) -> Cou
     return {"revs": cursor.rowcount}
 
 
-def has_records_without_rev(connection: Connection) -> bool:
-    """Whether a record has no rev."""
+def has_records_without_rev(connection: Connection, first: int, until: int) -> bool:
+    """Whether a record on pages from `first` up to, not including, `until` has no rev."""
     with connection.cursor() as cursor:
-        cursor.execute(sections("adopt/revs.sql")["left"])
+        cursor.execute(sections("adopt/revs.sql")["left"], {"from": first, "until": until})
         found = cursor.fetchone() == (True,)
     connection.rollback()
     return found
@@ -170,9 +179,13 @@ def list_accounts(cursor: Cursor, after: str, until: str) -> Counts:
     """Adds the repositories and accounts after `after` up to `until`, and removes what no record covers of those that
     the reference has deleted."""
     statements = sections("adopt/repositories.sql")
-    cursor.execute(statements["stage"], {"after": after, "until": until})
-    cursor.execute("ANALYZE adopted_repo")
+    span = {"after": after, "until": until}
     done: Counts = {}
+    for name, what in (("returned", "accounts that returned"), ("purged_again", "accounts to be purged again")):
+        cursor.execute(statements[name], span)
+        done[what] = cursor.rowcount
+    cursor.execute(statements["stage"], span)
+    cursor.execute("ANALYZE adopted_repo")
     for name, what in (
         ("repos", "repositories"),
         ("statuses", "changed statuses"),

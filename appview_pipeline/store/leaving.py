@@ -47,8 +47,11 @@ def is_left(connection: Connection) -> bool:
 
 
 def unfinished(connection: Connection) -> Unfinished:
-    """What this project would still do."""
+    """What this project would still do; nothing where an adoption has not yet made its tables."""
     with connection.cursor() as cursor:
+        cursor.execute(sections("serve/leave.sql")["has_tables"])
+        if cursor.fetchone() != (True,):
+            return Unfinished(0, 0, 0, 0, 0)
         cursor.execute(sections("serve/leave.sql")["unfinished"])
         row = cursor.fetchone()
         assert row is not None

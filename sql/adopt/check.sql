@@ -72,6 +72,14 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'm') AND NOT pg_has_role(c.relowner, 'USAGE')
 ORDER BY c.relname;
 
+-- :may_create
+-- Whether the present role may make schemas, or that of this project is there.
+SELECT has_database_privilege(current_database(), 'CREATE') OR to_regnamespace('pipeline') IS NOT NULL;
+
+-- :may_rename
+-- Whether the schema %(schema)s belongs to the present role. (Its rename also needs the privilege to make schemas.)
+SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = %(schema)s;
+
 -- :is_ours
 -- Whether this project fills the database at present: it has its tables and was not given back.
 SELECT to_regclass('pipeline.schema_version') IS NOT NULL AND EXISTS (

@@ -23,6 +23,28 @@ ORDER BY c.relname;
 -- One of them, by its former name. Rows can be written through it, as through any view of one table.
 CREATE VIEW {schema}.{table} AS SELECT * FROM bsky.{table};
 
+-- :bridge_grants
+-- What roles may do with the schema and its tables, as statements that let them do the same by the former name.
+SELECT CASE
+    WHEN g.grantee = 0 THEN format('GRANT %%s ON %%s TO PUBLIC', g.privileges, g.name)
+    ELSE format('GRANT %%s ON %%s TO %%s', g.privileges, g.name, g.grantee::regrole)
+  END
+FROM (
+  SELECT 0 AS place, format('SCHEMA %%I', %(schema)s) AS name, a.grantee, 'USAGE' AS privileges
+  FROM pg_namespace n
+  CROSS JOIN LATERAL aclexplode(n.nspacl) a
+  WHERE n.nspname = 'bsky' AND a.grantee <> n.nspowner AND a.privilege_type = 'USAGE'
+  UNION ALL
+  SELECT 1, format('%%I.%%I', %(schema)s, c.relname), a.grantee,
+    string_agg(DISTINCT a.privilege_type, ', ' ORDER BY a.privilege_type)
+  FROM pg_class c
+  CROSS JOIN LATERAL aclexplode(c.relacl) a
+  WHERE c.relnamespace = 'bsky'::regnamespace AND c.relkind IN ('r', 'm') AND a.grantee <> c.relowner
+    AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+  GROUP BY c.relname, a.grantee
+) g
+ORDER BY g.place, g.name, g.grantee;
+
 -- :has_schema
 -- Whether there is a schema %(schema)s.
 SELECT to_regnamespace(quote_ident(%(schema)s)) IS NOT NULL;

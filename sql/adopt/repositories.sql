@@ -34,11 +34,43 @@ FROM (
   LIMIT %(limit)s
 ) accounts;
 
+-- :returned
+-- Accounts from %(after)s (exclusive) to %(until)s that were removed here since they were deleted, and of which the
+-- reference's indexer has written records since: takes that back, as an event of an active account does. Their
+-- repositories are fetched whole (pipeline.follow_exclusion), and their PDSes are asked.
+-- - back: these accounts; known: their status; asked: the same, to be confirmed.
+WITH back AS MATERIALIZED (
+  SELECT m.did, a."upstreamStatus" AS status
+  FROM pipeline.removal m
+  LEFT JOIN bsky.actor a ON a.did = m.did
+  WHERE m.did > %(after)s AND m.did <= %(until)s AND m.reason = 'deleted' AND m.finished_at IS NOT NULL
+    AND EXISTS (SELECT FROM bsky.record r WHERE r.uri >= 'at://' || m.did || '/' AND r.uri < 'at://' || m.did || '0')
+), known AS (
+  UPDATE pipeline.repo r SET active = b.status IS NULL, status = b.status, account_at = NULL, status_doubtful = false
+  FROM back b
+  WHERE r.did = b.did
+), asked AS (
+  INSERT INTO pipeline.identity AS i (did, queue, wanted_at, asked_at, status_wanted)
+  SELECT did, 'event', now(), now(), true FROM back ORDER BY did
+  ON CONFLICT (did) DO UPDATE SET queue = 'event', wanted_at = now(), asked_at = now(), status_wanted = true
+)
+DELETE FROM pipeline.removal m USING back b WHERE m.did = b.did;
+
+-- :purged_again
+-- Accounts whose data was purged since they have opted out, and of which the reference's indexer has stored something
+-- since: purges it.
+UPDATE pipeline.removal m SET requested_at = now(), started_at = NULL, finished_at = NULL, records = 0, error = NULL
+WHERE m.did > %(after)s AND m.did <= %(until)s AND m.reason = 'opt-out' AND m.finished_at IS NOT NULL
+  AND (
+    EXISTS (SELECT FROM bsky.record r WHERE r.uri >= 'at://' || m.did || '/' AND r.uri < 'at://' || m.did || '0')
+    OR EXISTS (SELECT FROM bsky.actor a WHERE a.did = m.did)
+  );
+
 -- :stage
 -- Lists these accounts, from %(after)s (exclusive) to %(until)s: what is known of each. `is_gone`: nothing is left of
 -- it but the newest commit, so the reference has deleted it.
 -- - recorded: accounts with records.
--- - named: all accounts, and whether they have records.
+-- - named: all accounts.
 CREATE TEMPORARY TABLE adopted_repo ON COMMIT DROP AS
 WITH RECURSIVE recorded (did) AS (
   SELECT split_part(r.uri, '/', 3)
@@ -54,22 +86,20 @@ WITH RECURSIVE recorded (did) AS (
   ) r
   WHERE split_part(r.uri, '/', 3) COLLATE "C" <= %(until)s
 ), named AS (
-  SELECT did, bool_or(has_records) AS has_records
-  FROM (
-    SELECT did, true AS has_records FROM recorded
-    UNION ALL
-    SELECT did, false FROM bsky.actor WHERE did > %(after)s AND did <= %(until)s
-    UNION ALL
-    SELECT did, false FROM bsky.actor_sync WHERE did > %(after)s AND did <= %(until)s
-  ) every
-  GROUP BY did
+  SELECT did FROM recorded
+  UNION
+  SELECT did FROM bsky.actor WHERE did > %(after)s AND did <= %(until)s
+  UNION
+  SELECT did FROM bsky.actor_sync WHERE did > %(after)s AND did <= %(until)s
 )
 SELECT n.did,
   CASE WHEN s."repoRev" ~ '^[2-7a-j][2-7a-z]{12}$' THEN s."repoRev" END AS rev,
   s."commitCid" AS commit_cid,
   a."upstreamStatus" AS status,
   a.did IS NOT NULL AS has_actor,
-  a.did IS NULL AND NOT n.has_records AS is_gone
+  a.did IS NULL AND NOT EXISTS (
+    SELECT FROM bsky.record r WHERE r.uri >= 'at://' || n.did || '/' AND r.uri < 'at://' || n.did || '0'
+  ) AS is_gone
 FROM named n
 LEFT JOIN bsky.actor_sync s USING (did)
 LEFT JOIN bsky.actor a USING (did)

@@ -78,8 +78,13 @@ FROM without_rev n
 WHERE r.ctid = n.place AND r.uri = n.uri AND r.rev IS NULL;
 
 -- :left
--- Whether a record has no rev: one that was written while revs were filled in.
-SELECT EXISTS (SELECT FROM bsky.record WHERE rev IS NULL);
+-- Whether a record on the pages from %(from)s up to, not including, %(until)s has no rev: one that was written while
+-- revs were filled in.
+SELECT EXISTS (
+  SELECT
+  FROM bsky.record
+  WHERE ctid >= format('(%%s,0)', %(from)s)::tid AND ctid < format('(%%s,0)', %(until)s)::tid AND rev IS NULL
+);
 
 -- :vacuum
 -- Makes the room of former rows free for new ones.

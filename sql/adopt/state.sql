@@ -37,3 +37,7 @@ UPDATE pipeline.adoption SET
 -- :end
 -- The adoption has ended.
 UPDATE pipeline.adoption SET finished_at = now(), position = NULL, updated_at = now();
+
+-- :forget
+-- Forgets an adoption that has not ended: the database was given back to the reference's indexer.
+DELETE FROM pipeline.adoption WHERE finished_at IS NULL;

@@ -21,6 +21,10 @@ SELECT CASE WHEN to_regclass('bsky.notification') IS NOT NULL THEN NOT EXISTS (
   WHERE i.indexrelid = to_regclass('bsky.notification_record_did_reason_idx') AND i.indisvalid
 ) END;
 
+-- :has_tables
+-- Whether all tables of this project are there: an adoption makes them after its first steps.
+SELECT to_regclass('pipeline.record_takedown') IS NOT NULL;
+
 -- :unfinished
 -- What this project does, and the reference's indexer does not: gaps, removals of accounts, opt-outs, labelers
 -- whose streams are read, take-downs of records that are deleted at present.
