@@ -20,7 +20,7 @@ DECLARE
     day integer;
     tid bigint;
 BEGIN
-    IF moment !~ '^(19[7-9]|20\d)\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?Z$' THEN
+    IF moment !~ '^(19[7-9]|20\d)\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3])(:[0-5]\d){2}(\.\d+)?Z$' THEN
         RETURN NULL;
     END IF;
     day := substr(moment, 9, 2);
