@@ -263,6 +263,12 @@ def test_a_service_is_locked_bounded_and_watched(name: str) -> None:
         assert service["mem_limit"]
 
 
+def test_the_appview_reaches_postgresql_and_nothing_else_of_ours() -> None:
+    networks = {name: set(service.get("networks", ["default"])) for name, service in services().items()}
+    reached = {name for name, joined in networks.items() if joined & networks["appview"]}
+    assert reached == {"postgres", "appview-prepare", "appview"}
+
+
 def test_every_variable_is_a_setting() -> None:
     known = {name for field in dataclasses.fields(Settings) for name in field.metadata["variables"]} | OTHERS_VARIABLES
     known |= {"LOG_FORMAT"}

@@ -338,6 +338,8 @@ def test_every_method_works_as_the_documents_say(served: Served, packages: Path)
     found = outcomes(served, packages)
     assert len(found) > 90
     _, _, text = DOCUMENT.partition("### What works")
+    working = sum(answer.status == 200 for answer in found.values())
+    assert re.search(rf"^Each of the {len(found)} methods .* {working} of them$", text, re.MULTILINE)
     without, _, others = text.partition("\n## ")[0].partition("**Not at all")
     named = {part: set(re.findall(r"`((?:app|com)\.[\w.]+)`", part)) for part in (without, others)}
     assert {name for name, answer in found.items() if answer.status == 501} == named[without]

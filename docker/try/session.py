@@ -59,6 +59,7 @@ services:
         aliases: [code]
   appview:
     network_mode: service:network
+    networks: !reset []
     ports: !reset []
     environment:
       BSKY_DID_PLC_URL: http://127.0.0.1:2582
@@ -70,6 +71,8 @@ services:
 networks:
   default:
     name: {project}
+  serving:
+    name: {project}-serving
 """
 LAUNCH = """
 mutation ($params: ExecutionParams!) {
