@@ -28,7 +28,15 @@ from appview_pipeline_tests.conformance.reference.oracle import Call, oracle, re
 from appview_pipeline_tests.conformance.reference.other_state import add_other_state
 from appview_pipeline_tests.conformance.reference.reads import METHODS_THAT_WRITE, READS, calls
 from appview_pipeline_tests.conformance.reference.small_world import document, small_world
-from appview_pipeline_tests.conformance.reference.subjects import subjects_of
+from appview_pipeline_tests.conformance.reference.subjects import (
+    GENERATOR,
+    LABELER,
+    LIST,
+    POST,
+    STARTER_PACK,
+    Subjects,
+    subjects_of,
+)
 from appview_pipeline_tests.support.database import run_sql
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create
 from appview_pipeline_tests.support.scenarios import load
@@ -47,6 +55,27 @@ WITHOUT_ANSWER = frozenset(
     )
 )
 """Reads that the open-source data plane answers with an error or with nothing, whatever its database holds."""
+
+IGNORED = {
+    "getActors": {"skipCacheForDids"},
+    "getDidsByHandles": {"lookupUnidirectional"},
+    "getFollowSuggestions": {"limit"},  # the only one that is read: how many of a shuffle are shown
+    "getFollowers": {"sort"},
+    "getFollows": {"sort"},
+    "getInteractionCounts": {"skipCacheForDids"},
+    "getListFeed": {"excludeReplies", "excludeReposts", "excludeQuotes"},
+    "getPostRecords": {"processDynamicTagsForView", "viewerDid"},
+    "getSitemapIndex": {"type"},
+    "getSitemapPage": {"type", "date"},
+    "getSuggestedEntities": {"limit"},
+    "getSuggestedFeeds": {"actorDid"},
+    "getTimeline": {"excludeReplies", "excludeReposts", "excludeQuotes"},
+    "searchPostsV2": {
+        *("sort", "exclude", "since", "until", "allTime", "hasMedia", "hasVideo", "replyParentUri", "threadRootUri"),
+        *("excludeReplies", "repliesOnly", "following", "queryLanguage"),
+    },
+}
+"""By method, fields of its request that no call sets: the open-source data plane does not read them."""
 
 BROKEN = {
     "a like too many": 'UPDATE post_agg SET "likeCount" = "likeCount" + 1 WHERE "likeCount" > 0',
@@ -97,6 +126,22 @@ def test_every_method_is_asked_or_writes(bench: Bench) -> None:
     methods = bench.oracle.methods()
     assert READS.keys() | METHODS_THAT_WRITE == methods.keys()
     assert READS.keys().isdisjoint(METHODS_THAT_WRITE)
+
+
+def test_every_field_of_the_requests_is_set_or_ignored(bench: Bench) -> None:
+    subjects = Subjects(
+        actors=["did:plc:a"],
+        records=[f"at://did:plc:a/{name}/a" for name in (POST, GENERATOR, LABELER, LIST, STARTER_PACK)],
+        viewers=["did:plc:a"],
+        pairs=[("did:plc:a", "did:plc:b")],
+        handles=["a.example"],
+        words=["a"],
+        issuers=["did:plc:b"],
+        cids=[("did:plc:a", "a")],
+    )
+    methods = bench.oracle.methods()
+    left = {name: set(methods[name]).difference(*make(subjects)) - {"cursor"} for name, make in READS.items()}
+    assert {name: fields for name, fields in left.items() if fields} == IGNORED
 
 
 def test_corpus(bench: Bench, conformance: Path) -> None:

@@ -112,9 +112,13 @@ class Asking:
     def _see(self, call: Call) -> None:
         self.header = call.headers.get("atproto-repo-rev")
 
+    def applied(self) -> int:
+        """The event up to which everything is applied."""
+        return cursor(self.database, self.sent.network.relay_url) or 0
+
     def ask(self, method: Any, **parameters: Any) -> tuple[Any, list[Views]]:
         """An answer, and the states that it may be of."""
-        applied = cursor(self.database, self.sent.network.relay_url) or 0
+        applied = self.applied()
         answer = method(parameters)
         assert not list(unknown_parts(answer))
         states = self.sent.since(applied)
@@ -145,6 +149,7 @@ class Asking:
 
     def _check_post(self, method: Any, uri: str) -> None:
         answer, states = self.ask(method, uris=[uri])
+        within([post.uri for post in answer.posts], [[uri] if uri in state.posts else [] for state in states])
         for post in answer.posts:
             got = (post.reply_count, post.repost_count, post.like_count, post.quote_count)
             for number, count in enumerate(got):
@@ -173,10 +178,13 @@ class Asking:
 
     def _check_thread(self, method: Any, uri: str) -> None:
         """No reply is shown without its record."""
+        applied = self.applied()
         try:
             answer, states = self.ask(method, uri=uri, depth=6)
         except BadRequestError as refused:
-            assert refused.response.content.error == "NotFound"  # the post is deleted meanwhile, or not there yet
+            assert refused.response.content.error == "NotFound"
+            states = self.sent.since(applied)
+            assert not all(uri in state.posts for state in states), "it is deleted meanwhile, or not there yet"
             return
         got = list(replies(answer.thread))
         for post in got:

@@ -43,3 +43,11 @@ def test_a_reply_that_came_and_went_again_left_last_time(database: Database, str
     again = [ann.commit(post("a", "one", **reply_of(ann))), ann.commit(delete(f"{POST}/a"))]
     feed(database, [changes_of(came, went), changes_of(*again)])
     assert rows(database.url, 'SELECT "deletedAt" FROM bsky.op_thread_reply') == [("2025-06-15T15:06:44.000Z",)]
+
+
+def test_a_reply_that_comes_after_its_deletion_left_at_its_own_time(database: Database, stream: Stream) -> None:
+    """The time of the deletion is not kept (docs/differences.md: where the in-order result is not promised)."""
+    ann = Person(stream, "ann")
+    came, went = ann.commit(post("a", "one", **reply_of(ann))), ann.commit(delete(f"{POST}/a"))
+    feed(database, [changes_of(went), changes_of(came)])
+    assert rows(database.url, 'SELECT "deletedAt" FROM bsky.op_thread_reply') == [("2025-06-15T15:06:41.000Z",)]

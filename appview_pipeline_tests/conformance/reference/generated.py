@@ -53,11 +53,10 @@ Step = Events | Answers | Labels | Call | Statement
 
 @dataclass(frozen=True)
 class GeneratedNetwork:
-    """A network. `expected`: names of the differences (docs/differences.md) that it may show."""
+    """A network: its name, with its seed, and what happens in it."""
 
     name: str
     steps: tuple[Step, ...]
-    expected: frozenset[str] = frozenset()
 
     @property
     def frames(self) -> list[bytes]:

@@ -102,7 +102,7 @@ def everyday(seed: int = 1, events: int = 1_500) -> GeneratedNetwork:
     observed = Observed(world)
     observed.happen([world._identity_frame(author) for author in world.authors[:30]])
     observed.go_on(events)
-    return GeneratedNetwork(f"everyday {seed}", tuple(observed.steps), frozenset())
+    return GeneratedNetwork(f"everyday {seed}", tuple(observed.steps))
 
 
 # ---- a few accounts that do everything, often
@@ -152,7 +152,7 @@ def hostile(seed: int = 1, events: int = 1_000, kinds: Sequence[str] = KINDS) ->
         # An edit that changes nothing is no operation of a repository.
         writes = [it for it in writes if it.record is None or not _is_stored(repository, it)]
         frames.append(frame("#commit", number + 1, time, repository.commit(writes, rev).event()))
-    return GeneratedNetwork(f"hostile {seed}", (directory, Events(tuple(frames))), frozenset())
+    return GeneratedNetwork(f"hostile {seed}", (directory, Events(tuple(frames))))
 
 
 def _is_stored(repository: Repository, write: Write) -> bool:
@@ -436,4 +436,4 @@ def lives(seed: int = 1, events: int = 600) -> GeneratedNetwork:
     while sum(len(it.frames) for it in life.steps if isinstance(it, Events)) < events:
         life.go_on(rng.choice((2, 5, 12)))
         rng.choices(acts, weights)[0]()
-    return GeneratedNetwork(f"lives {seed}", tuple(life.steps), frozenset())
+    return GeneratedNetwork(f"lives {seed}", tuple(life.steps))
