@@ -162,7 +162,16 @@ class _Adopting:
         with self.database.connect("maintenance") as connection:
             ended = state.read_adoption(connection)
         assert ended is not None
-        return AdoptionSummary(ended, seconds=time.monotonic() - started)
+        return AdoptionSummary(ended, seconds=time.monotonic() - started, warnings=self._warnings(ended))
+
+    def _warnings(self, adoption: Adoption) -> list[str]:
+        if not adoption.compare or self.settings.backfill_days == -1:
+            return []
+        return [
+            "Start the pipeline with APPVIEW_BACKFILL_DAYS=-1, or the queued repositories are not compared whole: with "
+            f"{self.settings.backfill_days} it fetches of them "
+            + (f"the last {self.settings.backfill_days} days." if self.settings.backfill_days else "nothing.")
+        ]
 
     def _move_on(self, names: list[str], name: str) -> None:
         if name != names[-1]:
