@@ -477,6 +477,52 @@ def test_the_servers_of_feeds_get_no_password_and_inner_addresses_no_request(
     assert len(asked) == 1
 
 
+GUARD = """
+const { guardFetch } = await import(PROGRAM)
+const wrap = await import(WRAP)
+const { fetch } = globalThis
+const asked = []
+for (const disableSsrfProtection of [true, false]) {
+  globalThis.fetch = fetch
+  guardFetch(wrap, { disableSsrfProtection }, { BSKY_SEARCH_URL: SERVICE, BSKY_DATAPLANE_URLS: INNER })
+  for (const url of [SERVICE, INNER]) {
+    for (const authorization of ['Basic YTpi', 'Bearer token']) {
+      for (const input of [url, new Request(url, { headers: { authorization } })]) {
+        const given = input === url ? { headers: { authorization } } : undefined
+        asked.push(await globalThis.fetch(input, given).then((answer) => answer.text(), () => 'refused'))
+      }
+    }
+  }
+  asked.push(await globalThis.fetch(`${INNER}/large`).then((answer) => answer.text(), () => 'refused'))
+}
+console.log(JSON.stringify(asked))
+"""
+
+
+def test_what_strangers_name_is_guarded_and_services_of_the_environment_are_not(packages: Path) -> None:
+    def answer(request: http_server.Request) -> bytes:
+        shown = {name.lower(): value for name, value in request.headers.items()}.get("authorization", "nothing")
+        return http_server.ok(bytes(3_000_000) if request.path == "/large" else shown.encode())
+
+    with http_server.HttpServer(answer) as service, http_server.HttpServer(answer) as inner:
+        named = {
+            "PROGRAM": str(MANIFEST / "guard.mjs"),
+            "WRAP": str(packages / "@atproto-labs" / "fetch-node" / "dist" / "index.js"),
+            "SERVICE": service.url, "INNER": inner.url,
+        }  # fmt: skip
+        constants = "".join(f"const {name} = {json.dumps(value)};" for name, value in named.items())
+        done = subprocess.run(
+            [NODE, "--input-type=module", "-e", constants + GUARD],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    services = ["Basic YTpi"] * 2 + ["Bearer token"] * 2
+    strangers = ["nothing"] * 2 + ["Bearer token"] * 2
+    assert json.loads(done.stdout) == services + strangers + ["refused"] + services + ["refused"] * 5
+
+
 def test_the_oldest_images_go_when_the_cache_is_full(tmp_path: Path) -> None:
     images = ("did:web:a.com::bafy1::avatar", "did:plc:a::bafy2::banner", "did:plc:a::bafy3::feed_full")
     for age, name in enumerate(images):

@@ -19,14 +19,14 @@ export function guardFetch({ safeFetchWrap }, { disableSsrfProtection }, env = p
     responseMaxSize: MOST_BYTES,
     timeout: MOST_MILLISECONDS,
   })
-  globalThis.fetch = (input, init) => {
+  globalThis.fetch = async (input, init) => {
     const isFree = init?.dispatcher || services.has(new URL(input instanceof Request ? input.url : input).origin)
-    return isFree ? fetch(input, init) : guarded(input, withoutPassword(init))
+    return isFree ? fetch(input, init) : guarded(input, withoutPassword(input, init))
   }
 }
 
-function withoutPassword(init) {
-  const headers = new Headers(init?.headers)
+function withoutPassword(input, init) {
+  const headers = new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined))
   if (!/^basic /i.test(headers.get('authorization'))) return init
   headers.delete('authorization')
   return { ...init, headers }
