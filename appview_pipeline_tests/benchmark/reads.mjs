@@ -2,7 +2,9 @@
 //   node reads.mjs PACKAGES '{"ours": URL, ...}'
 // The service's own functions are called in this process, on pools of connections as the data plane has: no HTTP, no
 // encoding, which take as long whatever the database does. Prints the names of the service's methods; then for each line
-// {database, method, request, statements} a line {ms, items, statements, error}.
+// {database, method, request, statements} a line {ms, items, digest, statements, error}: `digest` of the answer, where
+// the statements are asked for.
+import { createHash } from 'node:crypto'
 import path from 'node:path'
 import readline from 'node:readline'
 import { pathToFileURL } from 'node:url'
@@ -31,6 +33,11 @@ for (const [name, url] of Object.entries(JSON.parse(databases))) {
 const items = (answer) =>
   Math.max(0, ...Object.values(answer ?? {}).map((value) => (Array.isArray(value) ? value.length : 0)))
 
+const digest = (answer) =>
+  createHash('sha256')
+    .update(JSON.stringify(answer, (_, value) => (typeof value === 'bigint' ? String(value) : value)))
+    .digest('hex')
+
 console.log(JSON.stringify(Object.keys(Service.methods)))
 for await (const line of readline.createInterface({ input: process.stdin })) {
   const { database, method, request, statements } = JSON.parse(line)
@@ -40,7 +47,8 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
   try {
     const answer = await services[database][method](asked)
     const ms = performance.now() - began
-    console.log(JSON.stringify({ ms, items: items(answer), cursor: answer?.cursor, statements: sent ?? undefined }))
+    const more = sent ? { digest: digest(answer), statements: sent } : {}
+    console.log(JSON.stringify({ ms, items: items(answer), ...more }))
   } catch (error) {
     console.log(JSON.stringify({ error: String(error), statements: sent ?? undefined }))
   }

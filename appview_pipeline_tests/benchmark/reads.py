@@ -64,7 +64,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Compared:
-    """A read on both databases. `ratio`: ours by theirs, the median of the pairs; `error`: it fails on both alike."""
+    """A read on both databases. `ratio`: ours by theirs, the median of the pairs; `error`: it fails on both alike;
+    `equal`: whether the whole answers are (equal keys, or lots, may come in any order)."""
 
     call: Call
     items: int
@@ -72,6 +73,7 @@ class Compared:
     theirs: Side
     ratio: float
     error: str | None
+    equal: bool
 
 
 def compare(plane: DataPlane, connections: Mapping[str, psycopg2.extensions.connection], call: Call,
@@ -79,7 +81,7 @@ def compare(plane: DataPlane, connections: Mapping[str, psycopg2.extensions.conn
     """Calls a read on both databases by turns, A B B A, for about `seconds`, and explains its statements on both."""
     first = {name: plane.call(name, call, statements=True) for name in connections}
     ours, theirs = (first[name] for name in (OURS, THEIRS))
-    if ours.error != theirs.error or ours.items != theirs.items:
+    if (ours.error, ours.items) != (theirs.error, theirs.items):
         raise click.ClickException(f"{call.name} answers differently: {ours} and {theirs}")
     plans = {}
     for name, connection in connections.items():
@@ -98,6 +100,7 @@ def compare(plane: DataPlane, connections: Mapping[str, psycopg2.extensions.conn
         theirs=Side(statistics.median(taken[THEIRS]), plans[THEIRS]),
         ratio=statistics.median(a / b for a, b in zip(taken[OURS], taken[THEIRS], strict=True)),
         error=ours.error,
+        equal=ours.digest == theirs.digest,
     )
 
 
@@ -184,6 +187,8 @@ def main(
             wanted = [call for call in calls(asked) if only in call.name]
             found = measure(server, kept, wanted, seconds)
             click.echo("\n".join(table(found)))
+            others = [one.call.name for one in found if not one.equal]
+            click.echo(f"\nThe whole answer is equal in {len(found) - len(others)} of {len(found)}; not: {others}.")
             if to_json:
                 to_json.write_text(json.dumps([asdict(one) for one in found], indent=1, default=list))
         if http_seconds:
@@ -196,12 +201,12 @@ def pages_table(
     """The pages of the HTTP API as a table of Markdown: on both databases by turns, and ours beside the writing."""
     alone: dict[str, Pages] = pages({name: server.url(name) for name in (OURS, THEIRS)}, folder, asked, seconds)
     busy = beside_writing(server, OURS, folder, asked, seconds, rate, small=small) if rate else None
-    yield "| page | ms ours, half | 95 % | ms theirs, half | 95 % | ours beside the writing, half | 95 % |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+    yield "\n| page | asked | ours, ms | 95 % | theirs, ms | 95 % | ours beside writing: asked | ms | 95 % |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for page in alone[OURS].ms:
-        figures = [each for name in (OURS, THEIRS) for each in alone[name].of(page)]
-        figures += busy.of(page) if busy else []
-        yield f"| {page} | " + " | ".join(f"{each:.1f}" for each in figures) + " |"
+        figures = [f"{each:.1f}" for name in (OURS, THEIRS) for each in alone[name].of(page)]
+        figures += [f"{len(busy.ms[page])}", *(f"{each:.1f}" for each in busy.of(page))] if busy else []
+        yield f"| {page} | {len(alone[OURS].ms[page])} | " + " | ".join(figures) + " |"
     if busy:
         yield f"\n{busy.events:,.0f} events/s were written, {busy.requests:,} pages asked for."
 

@@ -41,7 +41,8 @@ END || kind;
 CREATE UNLOGGED TABLE reads.account (n bigint PRIMARY KEY, did text NOT NULL);
 CREATE UNLOGGED TABLE reads.post (n bigint PRIMARY KEY, uri text NOT NULL, cid text NOT NULL);
 CREATE UNLOGGED TABLE reads.list (
-  n bigint PRIMARY KEY, uri text NOT NULL, cid text NOT NULL, members bigint NOT NULL
+  n bigint PRIMARY KEY, uri text NOT NULL, cid text NOT NULL, members bigint NOT NULL,
+  own boolean NOT NULL -- its members are in no list before it
 );
 -- What is added: records by kind, with what each refers to. They become rows of bsky.record and of their own tables.
 CREATE UNLOGGED TABLE reads.act (
@@ -186,8 +187,10 @@ FROM (
 INSERT INTO bsky.list (uri, cid, creator, name, purpose, "createdAt", "indexedAt")
 SELECT uri, cid, did, 'List ' || n, 'app.bsky.graph.defs#' || embed, at, at FROM reads.act WHERE kind = 'list'
 ORDER BY n;
-INSERT INTO reads.list (n, uri, cid, members)
-SELECT row_number() OVER (ORDER BY n), uri, cid, CASE n WHEN 0 THEN %(records)s / 50 WHEN 1 THEN %(records)s / 200 WHEN 2 THEN 150 ELSE 10 END
+INSERT INTO reads.list (n, uri, cid, members, own)
+SELECT row_number() OVER (ORDER BY n), uri, cid,
+  CASE n WHEN 0 THEN %(records)s / 50 WHEN 1 THEN %(records)s / 200 WHEN 2 THEN 150 ELSE 10 END,
+  row_number() OVER (ORDER BY n) * 10 + 10 < (SELECT count(*) FROM reads.account) - %(records)s / 200 - 900 + 41
 FROM reads.act
 WHERE kind = 'list';
 INSERT INTO bsky.list_item (uri, cid, creator, "subjectDid", "listUri", "createdAt", "indexedAt")
@@ -209,7 +212,7 @@ INSERT INTO reads.act (kind, n, did, rkey, at, cid, subject)
 SELECT 'listblock', a.n, a.did, reads.tid(%(begin)s + a.n), reads.iso(%(begin)s + a.n * 1000),
   reads.cid('listblock', a.n), l.uri
 FROM reads.account a
-JOIN reads.list l ON l.n = 2 OR (a.n = 1 AND l.n BETWEEN 4 AND 40)
+JOIN reads.list l ON l.n = 2 OR (a.n = 1 AND l.n BETWEEN 4 AND 40 AND l.own)
 WHERE a.n %% 50 = 1;
 INSERT INTO bsky.list_block (uri, cid, creator, "subjectUri", "createdAt", "indexedAt")
 SELECT uri, cid, did, subject, at, at FROM reads.act WHERE kind = 'listblock'
@@ -378,7 +381,7 @@ WHERE a.n %% 30 = 1;
 INSERT INTO bsky.list_mute ("listUri", "mutedByDid", "createdAt")
 SELECT l.uri, a.did, reads.iso(%(begin)s + l.n)
 FROM reads.account a
-JOIN reads.list l ON l.n = 2 OR (a.n = 1 AND l.n BETWEEN 4 AND 40)
+JOIN reads.list l ON l.n = 2 OR (a.n = 1 AND l.n BETWEEN 4 AND 40 AND l.own)
 WHERE a.n %% 30 = 1;
 INSERT INTO bsky.thread_mute ("rootUri", "mutedByDid", "createdAt")
 SELECT p.uri, a.did, reads.iso(%(begin)s + p.n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,8 +76,13 @@ def ask(reader: Reader, s: Subjects, taken: Pages, name: str) -> None:
     taken.ms.setdefault(name, []).append((time.monotonic() - began) * 1000)
 
 
+def least_asked(s: Subjects, taken: Iterable[Pages]) -> str:
+    """The page that has taken the least time so far: each has its share, the slow ones are asked for less often."""
+    return min(asked_for(s), key=lambda page: sum(sum(each.ms.get(page, ())) for each in taken))
+
+
 def pages(urls: Mapping[str, str], folder: Path, s: Subjects, seconds: float) -> dict[str, Pages]:
-    """Asks for the pages on each database, by turns, for `seconds` each."""
+    """Asks for the pages, one at a time, on the databases by turns (A B B A), for `seconds` each."""
     found = {name: Pages() for name in urls}
     with ExitStack() as stack:
         readers = {
@@ -89,18 +94,17 @@ def pages(urls: Mapping[str, str], folder: Path, s: Subjects, seconds: float) ->
                 for _ in range(WARM_UP):
                     ask(reader, s, Pages(), page)
         deadline = time.monotonic() + seconds * len(urls)
-        while time.monotonic() < deadline:
-            for order in (list(readers), list(readers)[::-1]):
-                for page in asked_for(s):
-                    for name in order:
-                        ask(readers[name], s, found[name], page)
+        while time.monotonic() < deadline or len(found[next(iter(urls))].ms) < len(asked_for(s)):
+            page = least_asked(s, found.values())
+            for name in (*readers, *reversed(readers)):
+                ask(readers[name], s, found[name], page)
     return found
 
 
 def beside_writing(
     server: Server, database: str, folder: Path, s: Subjects, seconds: float, rate: float, *, small: bool
 ) -> Pages:
-    """Asks for the pages on a copy of a database while the pipeline writes `rate` events a second to it."""
+    """Asks for the pages, one at a time, on a copy of a database while the pipeline writes `rate` events a second."""
     name, maintenance = f"{database}_written", server.libpq("postgres")
     query(maintenance, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     query(maintenance, f"CREATE DATABASE {name} TEMPLATE {database} STRATEGY file_copy")
@@ -117,9 +121,8 @@ def beside_writing(
             relay.begin_pace(frames, rate)
             time.sleep(3)  # the beginning is over
             began, before = time.monotonic(), arrivals.newest
-            while time.monotonic() - began < seconds:
-                for page in asked_for(s):
-                    ask(reader, s, found, page)
+            while time.monotonic() - began < seconds or len(found.ms) < len(asked_for(s)):
+                ask(reader, s, found, least_asked(s, [found]))
                 consumer.check()
             found.events = (arrivals.newest - before) / (time.monotonic() - began)
     finally:

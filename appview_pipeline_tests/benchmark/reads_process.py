@@ -21,12 +21,14 @@ SCRIPT = Path(__file__).with_name("reads.mjs")
 
 @dataclass(frozen=True)
 class Answered:
-    """How a call went: milliseconds, the number of things in its answer, or its error; the statements if asked for."""
+    """How a call went: milliseconds, the number of things in its answer, or its error; with `statements`, what it sent
+    and a digest of the whole answer."""
 
     ms: float
     items: int
     error: str | None
     statements: list[tuple[str, list[Any]]]
+    digest: str | None
 
 
 class DataPlane:
@@ -58,7 +60,7 @@ class DataPlane:
         self._process.stdin.flush()
         said = self._answer()
         sent = [(each["text"], each["values"]) for each in said.get("statements", ())]
-        return Answered(said.get("ms", 0.0), said.get("items", 0), said.get("error"), sent)
+        return Answered(said.get("ms", 0.0), said.get("items", 0), said.get("error"), sent, said.get("digest"))
 
     def __enter__(self) -> DataPlane:
         return self

@@ -63,11 +63,12 @@ def copy_rows(source: str, target: str) -> dict[str, int]:
 
 
 def settle(libpqs: Sequence[str]) -> None:
-    """Builds all indexes anew, and gathers statistics: databases that were filled in different ways are comparable."""
+    """Writes all tables and indexes anew, and gathers statistics: databases that were filled in different ways are
+    comparable."""
 
     def one(libpq: str) -> None:
         for statement in (
-            "SET maintenance_work_mem = '512MB'; REINDEX SCHEMA bsky",
+            "SET maintenance_work_mem = '512MB'; VACUUM (FULL)",
             "VACUUM (FREEZE, ANALYZE)",
             "CHECKPOINT",
         ):
