@@ -29,6 +29,7 @@ from appview_pipeline_tests.conformance.reference.generated import (
     joined,
 )
 from appview_pipeline_tests.conformance.reference.oracle import Call, Oracle, Refused
+from appview_pipeline_tests.conformance.reference.other_state import write_labels
 from appview_pipeline_tests.support.batches import batches_of, feed
 from appview_pipeline_tests.support.changes import COLLECTIONS, validators
 from appview_pipeline_tests.support.database import connect
@@ -154,20 +155,11 @@ class Reference:
             self.refused += [replace(it, position=it.position + self._events) for it in found]
             self._events += len(step.frames)
         elif isinstance(step, Labels):
-            for label in step.labels:
-                run(self.url, Statement(_LABEL, {"cid": "", "neg": False, "exp": None, **label}))
+            write_labels(self.url, step.labels)
         elif isinstance(step, Call):
             self.oracle.run(self.name, step.method, **step.request)
         elif isinstance(step, Statement):
             run(self.url, step)
-
-
-_LABEL = """
-INSERT INTO bsky.label (src, uri, cid, val, neg, cts, exp)
-VALUES (%(src)s, %(uri)s, %(cid)s, %(val)s, %(neg)s, %(cts)s, %(exp)s)
-ON CONFLICT (src, uri, cid, val) DO UPDATE SET neg = excluded.neg, cts = excluded.cts, exp = excluded.exp
-"""
-"""What writers of this table do (ozone's daemon, RSKY): the newest of a key replaces the others."""
 
 
 def disturbed(frames: Sequence[bytes], rng: random.Random, *, repeated: float = 0.1) -> list[bytes]:
