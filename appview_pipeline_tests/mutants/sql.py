@@ -510,4 +510,13 @@ SQL = (
         documented="docs/serve.md#going-back",
         tests=("operations/test_leaving.py::test_the_indexes_are_the_reference_s_and_no_row_changes",),
     ),
+    Mutant(
+        name="adopted-records-come-from-another-time",
+        file="sql/adopt/revs.sql",
+        old="    tid := tid << 10;\n",
+        new="    tid := tid << 9;\n",
+        promise="An adopted record has the rev of its event, so later events apply and older ones do not.",
+        documented="docs/serve.md#what-it-does",
+        tests=("store/test_adoption.py::test_times_of_events_become_revs",),
+    ),
 )

@@ -169,4 +169,13 @@ STORE = (
         documented="docs/serve.md#going-back",
         tests=("operations/test_leaving.py::test_nothing_of_ours_opens_the_database_afterwards",),
     ),
+    Mutant(
+        name="an-adoption-goes-on-with-other-options",
+        file="appview_pipeline/store/adoption.py",
+        old="        if options not in (Options(), stored) or",
+        new="        if",
+        promise="An adoption goes on with the options that it began with, and refuses others.",
+        documented="docs/serve.md#what-it-does",
+        tests=("store/test_adoption.py::test_it_goes_on_with_the_options_that_it_began_with",),
+    ),
 )
