@@ -523,6 +523,30 @@ def test_what_strangers_name_is_guarded_and_services_of_the_environment_are_not(
     assert json.loads(done.stdout) == services + strangers + ["refused"] + services + ["refused"] * 5
 
 
+DOCUMENTS = """
+const { boundDocuments } = await import(PROGRAM)
+const { MemoryCache } = await import(IDENTITY)
+const cache = new MemoryCache()
+boundDocuments(cache, 2)
+const keep = (name, document = {}) => cache.refreshCache(name, async () => document)
+await keep('a'); await keep('b'); await keep('a'); await keep('c')
+await keep('large', { text: 'x'.repeat(10_000) })
+const found = await Promise.all(['a', 'b', 'c', 'large'].map((name) => cache.checkCache(name)))
+console.log(JSON.stringify(found.map(Boolean)))
+"""
+
+
+def test_documents_of_strangers_are_kept_up_to_a_number(packages: Path) -> None:
+    identity = packages / "@atproto" / "identity" / "dist" / "index.js"
+    named = {"PROGRAM": str(MANIFEST / "cache.mjs"), "IDENTITY": str(identity)}
+    constants = "".join(f"const {name} = {json.dumps(value)};" for name, value in named.items())
+    done = subprocess.run(
+        [NODE, "--input-type=module", "-e", constants + DOCUMENTS],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [True, False, True, False]
+
+
 def test_the_oldest_images_go_when_the_cache_is_full(tmp_path: Path) -> None:
     images = ("did:web:a.com::bafy1::avatar", "did:plc:a::bafy2::banner", "did:plc:a::bafy3::feed_full")
     for age, name in enumerate(images):

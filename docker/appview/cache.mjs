@@ -1,5 +1,5 @@
-// Bounds the folder in which the package keeps images that it has made smaller. The package deletes none of them, and where
-// the disk is full it keeps the first half of an image, and shows that from then on.
+// Bounds what the package keeps without a limit: in a folder the images that it has made smaller (where the disk is full it
+// keeps the first half of an image, and shows that from then on), in memory the DID documents of whomever strangers name.
 import { readdir, rm, stat } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -7,6 +7,20 @@ import path from 'node:path'
 const WAIT_SECONDS = 10
 const SHARE = 0.75 // what is left of the bound, so that not every look deletes something
 const IMAGE = /^did:[a-z]+:[^/]+::[a-z0-9]+::[a-z_]+$/ // as the package names them: nothing else in the folder is touched
+
+const MOST_DOCUMENTS = 20_000
+const MOST_CHARACTERS = 8_192 // a usual document has 1,000
+
+// `cache`: the data plane's MemoryCache. The document that was fetched longest ago goes; a large one is not kept.
+export function boundDocuments(cache, most = MOST_DOCUMENTS) {
+  const keep = cache.cacheDid
+  cache.cacheDid = async (did, document) => {
+    cache.cache.delete(did) // so that it becomes the newest
+    if (JSON.stringify(document).length > MOST_CHARACTERS) return
+    await keep.call(cache, did, document)
+    if (cache.cache.size > most) cache.cache.delete(cache.cache.keys().next().value)
+  }
+}
 
 export function cacheFolder(env = process.env) {
   return env.BSKY_BLOB_CACHE_LOC || path.join(os.tmpdir(), 'bsky--processed-images')

@@ -13,7 +13,7 @@ import { createRequire } from 'node:module'
 import net from 'node:net'
 import path from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { cacheFolder, keepBounded } from './cache.mjs'
+import { boundDocuments, cacheFolder, keepBounded } from './cache.mjs'
 import { completeEnvironment, connectionUrl, OperatorError, passwordFromFile, readEnvironment } from './environment.mjs'
 import { guardFetch } from './guard.mjs'
 import { askHealth, healthServer, within, words } from './health.mjs'
@@ -197,6 +197,7 @@ async function startDataPlane(running) {
   const dataPlane = await listening(settings.dataplaneHost, 'The data plane', () =>
     bsky.DataPlaneServer.create(db, settings.dataplanePort, settings.plcUrl, fetch),
   )
+  boundDocuments(dataPlane.idResolver.did.cache)
   ports.dataplane = dataPlane.server.address().port
   process.env.BSKY_DATAPLANE_URLS = `http://${inUrl(settings.dataplaneHost)}:${ports.dataplane}`
   checks.dataplane = () => db.pool.query('SELECT 1')
