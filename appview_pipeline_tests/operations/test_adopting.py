@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, rerun_collections
 from appview_pipeline.operations.adopting import adopt
 from appview_pipeline.operations.leaving import leave
 from appview_pipeline.settings import Settings
@@ -16,8 +17,8 @@ from appview_pipeline.store.adoption_check import examine
 from appview_pipeline.store.database import Database, open_database
 from appview_pipeline_tests.support.batches import index
 from appview_pipeline_tests.support.database import connect
-from appview_pipeline_tests.support.frames import Person, Stream
-from appview_pipeline_tests.support.records import one_of_each
+from appview_pipeline_tests.support.frames import Person, Stream, delete, post
+from appview_pipeline_tests.support.records import one_of_each, ref
 from appview_pipeline_tests.support.tables import one, rows
 
 
@@ -159,3 +160,24 @@ def test_accounts_that_the_reference_has_stored_again(database: Database, stream
     assert rows(database.url, known, [ann.did, bob.did], bob.did) == [(ann.did, True, True), (bob.did, False, True)]
     assert one(database.url, "SELECT status_wanted FROM pipeline.identity WHERE did = %s", bob.did)
     assert one(database.url, "SELECT reason FROM pipeline.backfill_queue WHERE did = %s", bob.did) == "returned"
+
+
+def test_a_post_that_was_there_again_when_it_was_answered(database: Database, stream: Stream) -> None:
+    """We know of its first deletion, and nothing of its second, which was the reference's."""
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    key = "app.bsky.feed.post/3laaaaaaaaa22"
+    root = ref(ann.uri(key))
+    index(database, ann.commit(post("3laaaaaaaaa22", "first")))
+    index(database, ann.commit(delete(key)))
+    index(database, ann.commit(post("3laaaaaaaaa22", "again")))
+    index(database, bob.commit(post("r", "reply", reply={"root": root, "parent": root})))
+    evaluated = 'SELECT "invalidReplyRoot" IS TRUE FROM bsky.post WHERE creator = %s'
+    assert rows(database.url, evaluated, bob.did) == [(False,)]
+    known = one(database.url, "SELECT rev FROM pipeline.tombstone WHERE uri = %s", ann.uri(key))
+    settings = given_back(database)
+    for table in ("record", "post", "feed_item", "post_agg"):
+        rows(database.url, f"DELETE FROM bsky.{table} WHERE uri = %s", ann.uri(key))
+    adopt(settings, database, watch=False)
+    assert rows(database.url, evaluated, bob.did) == [(False,)]
+    assert one(database.url, "SELECT rev > %s FROM pipeline.tombstone WHERE uri = %s", known, ann.uri(key))
+    assert rerun_collections(database, DERIVED_COLLECTIONS, orphans=None).changed == {}

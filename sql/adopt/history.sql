@@ -73,10 +73,12 @@ SELECT uri FROM bsky.repost WHERE uri > %(after)s ORDER BY uri OFFSET %(limit)s 
 
 -- :states
 -- Notes that these posts existed, from the rev of their key on, and what their valid replies say of their place: the
--- root of a thread, or a reply to it. Accounts that a root's gate let reply may have been mentioned in it.
+-- root of a thread, or a reply to it. Where a deletion is known, of a time before the database was given back, they
+-- existed again by the first reply after it. Accounts that a root's gate let reply may have been mentioned in it.
 INSERT INTO pipeline.version (uri, rev, collection, deleted, root, parent, mentions)
 SELECT g.uri,
   CASE
+    WHEN d.rev IS NOT NULL THEN v.first_rev
     WHEN g.rkey ~ '^[2-7a-j][2-7a-z]{12}$' AND g.rkey COLLATE "C" <= coalesce(v.first_rev, g.rkey) COLLATE "C"
       THEN g.rkey
     ELSE coalesce(v.first_rev, '2222222222222')
@@ -90,12 +92,17 @@ SELECT g.uri,
       AND EXISTS (SELECT FROM bsky.record r WHERE r.uri = pipeline.thread_gate_of(g.uri))
   ), '[]')
 FROM gone_post g
+CROSS JOIN LATERAL (
+  SELECT max(w.rev) AS rev FROM pipeline.version w WHERE w.uri = g.uri AND w.deleted
+) d
 LEFT JOIN LATERAL (
   SELECT min(p.rev) AS first_rev, min(p."replyRoot") AS root
   FROM bsky.post p
   WHERE p."replyParent" = g.uri AND p."invalidReplyRoot" IS NOT TRUE
     AND (g.is_gone OR p.rev < (SELECT r.rev FROM bsky.record r WHERE r.uri = g.uri))
+    AND (d.rev IS NULL OR p.rev > d.rev)
 ) v ON true
+WHERE d.rev IS NULL OR v.first_rev IS NOT NULL
 ORDER BY g.uri
 ON CONFLICT DO NOTHING;
 
@@ -126,9 +133,10 @@ WITH gone AS MATERIALIZED (
   FROM gone_post g
   WHERE g.is_deleted
 ), tombstones AS (
-  INSERT INTO pipeline.tombstone (uri, rev, collection)
+  INSERT INTO pipeline.tombstone AS t (uri, rev, collection)
   SELECT uri, rev, '{nsid.post}' FROM gone WHERE rev IS NOT NULL ORDER BY uri
-  ON CONFLICT (uri) DO NOTHING
+  ON CONFLICT (uri) DO UPDATE SET rev = excluded.rev, seq = NULL, deleted_at = now()
+  WHERE t.rev < excluded.rev
 )
 INSERT INTO pipeline.version (uri, rev, collection, deleted)
 SELECT uri, rev, '{nsid.post}', true FROM gone WHERE rev IS NOT NULL ORDER BY uri
