@@ -324,3 +324,19 @@ def test_a_handle_in_a_uri_is_kept_as_it_stands(database: Database, size: int) -
         ("app.bsky.feed.post/3lrnqkotindka", "collection-rule"),
         ("app.bsky.feed.repost/3lrnqkotindka", "collection-rule"),
     ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_created_and_deleted_at_once_leaves_no_aggregate(database: Database, stream: Stream, size: int) -> None:
+    """In batches of their own it leaves a row of zeros, as in the reference."""
+    ann = Person(stream, "ann")
+    follow = {"subject": did_of("bob"), "createdAt": WHEN}
+    frames = [
+        ann.commit(create("app.bsky.graph.follow/a", follow), post("a", "gone soon")),
+        ann.commit(delete("app.bsky.graph.follow/a"), delete("app.bsky.feed.post/a")),
+    ]
+    index(database, frames, size)
+    found = rows(
+        database.url, 'SELECT did, "followersCount", "followsCount", "postsCount" FROM bsky.profile_agg ORDER BY did'
+    )
+    assert found == ([(did, 0, 0, 0) for did in sorted((ann.did, did_of("bob")))] if size == 1 else [])
