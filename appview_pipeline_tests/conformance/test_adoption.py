@@ -162,12 +162,12 @@ def test_the_catalog_that_is_expected_is_that_of_the_reference(server: EmbeddedP
 @pytest.mark.parametrize("seed", [21, pytest.param(24, marks=pytest.mark.thorough)])
 def test_a_busy_stream(fill: Fill, fresh: Fresh, tmp_path: Path, seed: int) -> None:
     """Duplicates in any order, edits, gates, deletions; and what comes after it is the same as well."""
-    frames = list(busy_frames(560, seed))
-    url = fill(frames[:500])
+    frames = list(busy_frames(420, seed))
+    url = fill(frames[:360])
     private_rows(url)
     before = [rows(url, f"SELECT t::text FROM bsky.{table} t") for table in ("mute", "draft")]
     with fresh() as ours:
-        replayed_frames(ours, tmp_path, frames[:500], batch_size=50)
+        replayed_frames(ours, tmp_path, frames[:360], batch_size=50)
         rows(ours.url, "UPDATE bsky.actor SET \"takedownRef\" = 'T' WHERE did = (SELECT min(did) FROM bsky.actor)")
         database, summary = taken_over(url)
         for schema in ("bsky", "pipeline"):
@@ -179,10 +179,10 @@ def test_a_busy_stream(fill: Fill, fresh: Fresh, tmp_path: Path, seed: int) -> N
             VALUES ('did:plc:b', 'did:plc:a', 'x'); INSERT INTO bsky.draft VALUES ('did:plc:a', 'k', 'x', 'x', '{}')""",
         )
         assert differences(content(url), content(ours.url)) == []
-        assert summary.adoption.finished_at is not None and summary.adoption.counts["records"] > 400
+        assert summary.adoption.finished_at is not None and summary.adoption.counts["records"] > 250
         # Delivered again, and what follows.
-        replayed_frames(database, tmp_path, frames[400:], batch_size=30)
-        replayed_frames(ours, tmp_path, frames[400:], batch_size=30)
+        replayed_frames(database, tmp_path, frames[300:], batch_size=30)
+        replayed_frames(ours, tmp_path, frames[300:], batch_size=30)
         assert differences(content(url), content(ours.url)) == []
         database.close()
 
@@ -319,7 +319,7 @@ def test_what_the_reference_has_lost_comes_from_the_network(fill: Fill, fresh: F
 
 def test_readers_meanwhile(fill: Fill, packages: Path, tmp_path: Path) -> None:
     """An AppView that is asked all the time answers, whatever the adoption does."""
-    frames = list(busy_frames(260, 24))
+    frames = list(busy_frames(120, 24))
     url = fill(frames)
     post_uri = one(url, 'SELECT uri FROM bsky.post_agg ORDER BY "likeCount" + "replyCount" DESC, uri LIMIT 1')
     did = post_uri.split("/")[2]
@@ -345,7 +345,7 @@ def test_readers_meanwhile(fill: Fill, packages: Path, tmp_path: Path) -> None:
             told = statuses.total()
             wait_for(lambda: statuses.total() > told + len(asked))
     assert {(method, status) for method, status in statuses if status != 200} == set(), (tmp_path / "log").read_text()
-    assert statuses.total() > 5 * len(asked)
+    assert told > len(asked)
 
 
 def test_another_schema(fill: Fill) -> None:
@@ -422,15 +422,15 @@ def test_unfinished_it_keeps_everything_else_out(fill: Fill, monkeypatch: pytest
 
 
 def test_given_back_and_adopted_again(fill: Fill, fresh: Fresh, reference: Oracle, tmp_path: Path) -> None:
-    frames = list(busy_frames(500, 22))
+    frames = list(busy_frames(300, 22))
     with fresh() as ours, fresh() as theirs:
         replayed_frames(ours, tmp_path, frames, batch_size=50)
-        replayed_frames(theirs, tmp_path, frames[:250], batch_size=50)
+        replayed_frames(theirs, tmp_path, frames[:150], batch_size=50)
         theirs.engine.dispose()
         leave(theirs)
         reference.identities(documents_of(frames), {}, ())
         reference.open("again", theirs.url)
-        reference.index("again", frames[250:])
+        reference.index("again", frames[150:])
         reference.close("again")
         adopt(Settings(database_url=theirs.url), theirs, watch=False)
         assert catalog(theirs.url, "bsky") == catalog(ours.url, "bsky")
@@ -439,7 +439,7 @@ def test_given_back_and_adopted_again(fill: Fill, fresh: Fresh, reference: Oracl
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.thorough)])
 def test_killed_at_random_moments(fill: Fill, kills: int) -> None:
-    frames = list(busy_frames(300, 21))
+    frames = list(busy_frames(150, 21))
     undisturbed, url = fill(frames), fill(frames)
     database, _ = taken_over(undisturbed)
     database.close()
