@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from appview_pipeline.errors import OperatorError
 from appview_pipeline_tests.benchmark import reference, report, sides, startup
 from appview_pipeline_tests.benchmark.corpus import Corpus, corpus
 from appview_pipeline_tests.benchmark.databases import MAX_COPIED, Databases
@@ -96,7 +97,10 @@ def main(
     if quick:
         frames, sizes, runs, live_seconds, reference_frames = 20_000, (0,), 1, 10.0, 5_000
     if with_reference:
-        packages.install()  # what is missing is said before anything else takes its time
+        try:
+            packages.install()  # what is missing is said before anything else takes its time
+        except OperatorError as error:
+            raise click.ClickException(str(error)) from error
     plan = Plan(frames, again, rate, live_seconds, batch_events, consumers, with_statements, warm_up, rerun)
     began = time.monotonic()
     made = corpus(max(plan.all_frames, reference_frames if with_reference else 0), small=small)

@@ -130,7 +130,7 @@ def test_a_tiny_backfill_gives_every_figure() -> None:
 
 def test_what_is_missing_is_said_in_one_sentence(tmp_path: Path) -> None:
     for arguments, environment, sentence in (
-        (("--reference",), {"PATH": str(tmp_path)}, "needs npm"),
+        (("--reference",), {"APPVIEW_REFERENCE_PACKAGES": str(tmp_path)}, "has no @atproto/bsky"),
         (("--prefill", "many"), {}, "numbers of records"),
         (
             ("--frames", "10", "--live-seconds", "0", "--against", "no-such-revision"),

@@ -449,7 +449,8 @@ def test_nothing_is_left_over_after_any_mixture(server: HttpServer) -> None:
         asking._upstreams.clock = later
         outcomes = [pool.submit(asking.get, server.url, max_bytes=1_000).exception for _ in range(600)]
         kinds = {error.kind if isinstance(error, FetchError) else repr(error) for error in (one() for one in outcomes)}
-        assert kinds <= {"None", "status", "connection", "too big", "breaker open"}
+        # "timeout": on a machine that is busy otherwise.
+        assert kinds <= {"None", "status", "connection", "too big", "breaker open", "timeout"}
         found = state(asking, server)
         assert found.in_flight == 0 and found.breaker != "probing" and server.most_in_flight <= 4
         asking._upstreams.clock = lambda: years + 1_000

