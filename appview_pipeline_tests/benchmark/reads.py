@@ -130,6 +130,8 @@ def prepare(server: Server, records: int, locale: str | None, *, small: bool) ->
         migrate.upgrade(server.url(OURS))
         reads_world.fill(server.libpq(OURS), corpus(400, small=small), records)
         click.echo(f"ours filled in {time.monotonic() - began:.0f} s")
+    else:
+        migrate.upgrade(server.url(OURS))  # kept by an earlier revision
     if THEIRS not in existing:
         began = time.monotonic()
         provider = f"LOCALE_PROVIDER libc LOCALE '{locale}'" if locale else ""
@@ -192,23 +194,27 @@ def main(
             if to_json:
                 to_json.write_text(json.dumps([asdict(one) for one in found], indent=1, default=list))
         if http_seconds:
-            click.echo("\n".join(pages_table(server, kept, asked, http_seconds, rate, records, small=small)))
+            for line in pages_table(server, kept, asked, http_seconds, rate, small=small):
+                click.echo(line)
 
 
 def pages_table(
-    server: Server, folder: Path, asked: Subjects, seconds: float, rate: float, records: int, *, small: bool
+    server: Server, folder: Path, asked: Subjects, seconds: float, rate: float, *, small: bool
 ) -> Iterator[str]:
     """The pages of the HTTP API as a table of Markdown: on both databases by turns, and ours beside the writing."""
     alone: dict[str, Pages] = pages({name: server.url(name) for name in (OURS, THEIRS)}, folder, asked, seconds)
-    busy = beside_writing(server, OURS, folder, asked, seconds, rate, small=small) if rate else None
-    yield "\n| page | asked | ours, ms | 95 % | theirs, ms | 95 % | ours beside writing: asked | ms | 95 % |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    yield "\n| page | asked | ours, ms | 95 % | theirs, ms | 95 % |"
+    yield "|---|---:|---:|---:|---:|---:|"
     for page in alone[OURS].ms:
         figures = [f"{each:.1f}" for name in (OURS, THEIRS) for each in alone[name].of(page)]
-        figures += [f"{len(busy.ms[page])}", *(f"{each:.1f}" for each in busy.of(page))] if busy else []
         yield f"| {page} | {len(alone[OURS].ms[page])} | " + " | ".join(figures) + " |"
-    if busy:
-        yield f"\n{busy.events:,.0f} events/s were written, {busy.requests:,} pages asked for."
+    if rate:
+        busy = beside_writing(server, OURS, folder, asked, seconds, rate, small=small)
+        yield f"\nOurs, beside {busy.events:,.0f} events/s that were written:\n"
+        yield "| page | asked | ms | 95 % |"
+        yield "|---|---:|---:|---:|"
+        for page in busy.ms:
+            yield f"| {page} | {len(busy.ms[page])} | " + " | ".join(f"{each:.1f}" for each in busy.of(page)) + " |"
 
 
 if __name__ == "__main__":
