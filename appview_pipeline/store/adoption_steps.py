@@ -170,8 +170,8 @@ def pass_on(cursor: Cursor, after: str, until: str | None) -> Counts:
     statements = sections("adopt/notifications.sql")
     cursor.execute(statements["pass_on"], {"after": after, "until": until})
     found = cursor.fetchall()
-    for notification, uri, cid in found:
-        cursor.execute(statements["pass"], {"id": notification, "uri": uri, "cid": cid})
+    ids, uris, cids = ([row[column] for row in found] for column in range(3))
+    cursor.execute(statements["pass"], {"ids": ids, "uris": uris, "cids": cids})
     return {"passed notifications": len(found)}
 
 

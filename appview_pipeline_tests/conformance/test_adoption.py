@@ -36,9 +36,7 @@ from appview_pipeline_tests.conformance.reference import known_catalog
 from appview_pipeline_tests.conformance.reference.catalog import snapshot
 from appview_pipeline_tests.conformance.reference.oracle import (
     Oracle,
-    oracle,
     reference_database,
-    reference_template,
 )
 from appview_pipeline_tests.conformance.reference.reader import serving
 from appview_pipeline_tests.conformance.reference.rows import documents_of
@@ -67,27 +65,16 @@ NOT_INDEXED_THERE = ("site.standard.", "com.atproto.lexicon.", "app.bsky.actor.c
 """Collections that the reference does not store: comparing repositories brings them."""
 
 
-@pytest.fixture(scope="module")
-def template(server: EmbeddedPostgres, packages: Path) -> str:
-    return reference_template(server, packages)
-
-
-@pytest.fixture(scope="module")
-def reference(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
-    with oracle(packages, tmp_path_factory.mktemp("oracle") / "log") as made:
-        yield made
-
-
 Fill = Callable[..., str]
 """Gives the URL of a database that the reference has filled with frames."""
 
 
 @pytest.fixture
-def fill(server: EmbeddedPostgres, template: str, reference: Oracle) -> Iterator[Fill]:
+def fill(server: EmbeddedPostgres, reference_tables: str, reference: Oracle) -> Iterator[Fill]:
     opened = []
 
     def filled(frames: Sequence[bytes], gone: Sequence[str] = ()) -> str:
-        database = reference_database(server, template)
+        database = reference_database(server, reference_tables)
         url = database.__enter__()
         opened.append(database)
         reference.identities(documents_of(frames), {}, gone)
@@ -155,8 +142,8 @@ def private_rows(url: str) -> None:
     )
 
 
-def test_the_catalog_that_is_expected_is_that_of_the_reference(server: EmbeddedPostgres, template: str) -> None:
-    assert known_catalog.render(server.url(template)) == known_catalog.FILE.read_text()
+def test_the_catalog_that_is_expected_is_that_of_the_reference(server: EmbeddedPostgres, reference_tables: str) -> None:
+    assert known_catalog.render(server.url(reference_tables)) == known_catalog.FILE.read_text()
 
 
 @pytest.mark.parametrize("seed", [21, pytest.param(24, marks=pytest.mark.thorough)])
@@ -364,7 +351,7 @@ def test_another_schema(fill: Fill) -> None:
     assert one(url, "SELECT count(*) FROM bsky.mute") == 1
 
 
-def test_what_is_in_the_way(fill: Fill, server: EmbeddedPostgres, template: str) -> None:
+def test_what_is_in_the_way(fill: Fill, server: EmbeddedPostgres, reference_tables: str) -> None:
     url = fill([])
     settings = Settings(database_url=url)
     rows(url, "ALTER TABLE bsky.post DROP COLUMN langs")

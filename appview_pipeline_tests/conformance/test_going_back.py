@@ -27,9 +27,7 @@ from appview_pipeline_tests.conformance.reference.differences import Comparison,
 from appview_pipeline_tests.conformance.reference.oracle import (
     Oracle,
     Refused,
-    oracle,
     reference_database,
-    reference_template,
 )
 from appview_pipeline_tests.conformance.reference.packages import NODE
 from appview_pipeline_tests.conformance.reference.reads import calls
@@ -45,17 +43,6 @@ from appview_pipeline_tests.support.tables import Fresh, one, replayed_frames, r
 pytestmark = pytest.mark.slow
 
 POST = "app.bsky.feed.post"
-
-
-@pytest.fixture(scope="module")
-def template(server: EmbeddedPostgres, packages: Path) -> str:
-    return reference_template(server, packages)
-
-
-@pytest.fixture(scope="module")
-def reference(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
-    with oracle(packages, tmp_path_factory.mktemp("oracle") / "log") as made:
-        yield made
 
 
 @dataclass
@@ -119,9 +106,9 @@ class Handover:
 
 @pytest.fixture
 def handover(
-    fresh: Fresh, server: EmbeddedPostgres, template: str, reference: Oracle, tmp_path: Path
+    fresh: Fresh, server: EmbeddedPostgres, reference_tables: str, reference: Oracle, tmp_path: Path
 ) -> Iterator[Handover]:
-    with fresh() as ours, reference_database(server, template) as theirs:
+    with fresh() as ours, reference_database(server, reference_tables) as theirs:
         yield Handover(reference, ours, theirs, tmp_path)
 
 
@@ -151,7 +138,7 @@ def test_it_begins_with_the_oldest_event_that_the_relay_has(handover: Handover) 
 
 
 def test_its_program_as_shipped_goes_on(
-    fresh: Fresh, server: EmbeddedPostgres, template: str, packages: Path, tmp_path: Path
+    fresh: Fresh, server: EmbeddedPostgres, reference_tables: str, packages: Path, tmp_path: Path
 ) -> None:
     """The subscription itself, at a relay's socket, from the relay's oldest event on. One account: what several do at
     once it applies in any order."""
@@ -168,7 +155,7 @@ def test_its_program_as_shipped_goes_on(
     ]
     (documents := tmp_path / "documents.json").write_text(json.dumps(documents_of(first)))
     command = [NODE, Path(__file__).parent / "reference" / "indexer.mjs", packages]
-    with fresh() as ours, reference_database(server, template) as theirs:
+    with fresh() as ours, reference_database(server, reference_tables) as theirs:
         replayed_frames(ours, tmp_path, first)
         ours.engine.dispose()
         leave(ours)

@@ -6,7 +6,6 @@ time. An answer that differs is explained by a named row of docs/differences.md,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from appview_pipeline_tests.conformance.reference.differences import (
 )
 from appview_pipeline_tests.conformance.reference.expected import QUOTES_ARE_COUNTED_BY_URI
 from appview_pipeline_tests.conformance.reference.inputs import Identities, both, index_both
-from appview_pipeline_tests.conformance.reference.oracle import Call, oracle, reference_template
+from appview_pipeline_tests.conformance.reference.oracle import Call, Oracle
 from appview_pipeline_tests.conformance.reference.other_state import add_other_state
 from appview_pipeline_tests.conformance.reference.reads import METHODS_THAT_WRITE, READS, calls
 from appview_pipeline_tests.conformance.reference.small_world import document, small_world
@@ -115,11 +114,8 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def bench(
-    server: EmbeddedPostgres, template_database: str, packages: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bench]:
-    with oracle(packages, tmp_path_factory.mktemp("oracle") / "log") as asked:
-        yield Bench(asked, server, (reference_template(server, packages), template_database))
+def bench(server: EmbeddedPostgres, template_database: str, reference: Oracle, reference_tables: str) -> Bench:
+    return Bench(reference, server, (reference_tables, template_database))
 
 
 def test_every_method_is_asked_or_writes(bench: Bench) -> None:

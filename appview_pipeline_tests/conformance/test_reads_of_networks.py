@@ -7,9 +7,6 @@ and one event at a time through the reference's indexer. What differs has a name
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
@@ -18,9 +15,7 @@ from appview_pipeline_tests.conformance.reference.generated import Answers, Labe
 from appview_pipeline_tests.conformance.reference.oracle import (
     Call,
     Oracle,
-    oracle,
     reference_database,
-    reference_template,
 )
 from appview_pipeline_tests.support.tables import Fresh
 
@@ -30,23 +25,19 @@ LIVES = (5, 260)
 """Seed and events of the network in which accounts come, change and go."""
 
 
-@pytest.fixture(scope="module")
-def asked(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
-    with oracle(packages, tmp_path_factory.mktemp("oracle") / "oracle.log") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def theirs(server: EmbeddedPostgres, packages: Path) -> str:
-    return reference_template(server, packages)
-
-
 def outcome_of(
-    asked: Oracle, fresh: Fresh, server: EmbeddedPostgres, theirs: str, name: str, seed: int, events: int, reads: bool
+    reference: Oracle,
+    fresh: Fresh,
+    server: EmbeddedPostgres,
+    reference_tables: str,
+    name: str,
+    seed: int,
+    events: int,
+    reads: bool,
 ) -> Outcome:
-    with fresh() as ours, fresh() as again, reference_database(server, theirs) as url:
+    with fresh() as ours, fresh() as again, reference_database(server, reference_tables) as url:
         network = NETWORKS[name](seed, events)
-        return compare_network(asked, network, ours, again, url, reads=reads, reads_again=events >= 1_000)
+        return compare_network(reference, network, ours, again, url, reads=reads, reads_again=events >= 1_000)
 
 
 @pytest.mark.parametrize(
@@ -59,10 +50,10 @@ def outcome_of(
     ids=["everyday", "hostile", "lives"],
 )
 def test_reads_are_answered_as_by_the_reference(
-    asked: Oracle,
+    reference: Oracle,
     fresh: Fresh,
     server: EmbeddedPostgres,
-    theirs: str,
+    reference_tables: str,
     name: str,
     seed: int,
     events: int,
@@ -70,7 +61,7 @@ def test_reads_are_answered_as_by_the_reference(
 ) -> None:
     """But for the differences `shown`, by name. The tables are the same after another arrival, too: in other batches,
     in another order, some events twice."""
-    outcome = outcome_of(asked, fresh, server, theirs, name, seed, events, True)
+    outcome = outcome_of(reference, fresh, server, reference_tables, name, seed, events, True)
     print(outcome)
     assert outcome.holds, str(outcome)
     assert outcome.reads is not None and outcome.reads.asked > 500
@@ -99,7 +90,7 @@ def test_lives_has_all_that_can_become_of_accounts() -> None:
 @pytest.mark.parametrize("seed", range(101, 107))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_other_networks(
-    asked: Oracle, fresh: Fresh, server: EmbeddedPostgres, theirs: str, name: str, seed: int
+    reference: Oracle, fresh: Fresh, server: EmbeddedPostgres, reference_tables: str, name: str, seed: int
 ) -> None:
-    outcome = outcome_of(asked, fresh, server, theirs, name, seed, 1_000, seed % 2 == 0)
+    outcome = outcome_of(reference, fresh, server, reference_tables, name, seed, 1_000, seed % 2 == 0)
     assert outcome.holds, str(outcome)

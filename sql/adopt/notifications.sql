@@ -42,5 +42,8 @@ WITH gone AS MATERIALIZED (
 SELECT h.id, h.uri, h.cid FROM heir h WHERE (SELECT count(*) FROM own) >= 0;
 
 -- :pass
--- Gives the notification %(id)s to the record %(uri)s. (A statement of its own: the index is unique at every moment.)
-UPDATE bsky.notification SET "recordUri" = %(uri)s, "recordCid" = %(cid)s WHERE id = %(id)s;
+-- Gives the notifications %(ids)s to the records %(uris)s with %(cids)s. (A statement of its own: until `pass_on` has
+-- ended, what it deletes is in the way of the unique index.)
+UPDATE bsky.notification n SET "recordUri" = h.uri, "recordCid" = h.cid
+FROM unnest(%(ids)s::bigint[], %(uris)s::text[], %(cids)s::text[]) AS h (id, uri, cid)
+WHERE n.id = h.id;
