@@ -38,6 +38,7 @@ LEASED = {
 }
 FIRST = 10
 CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname IN (%s, %s)"
+STEADY_SECONDS = 1.5
 SLACK = 3
 """Pools open connections as they are needed, and the first garbage may still wait to be collected."""
 
@@ -74,6 +75,8 @@ class Use:
     def __init__(self, sensor: str, databases: tuple[str, str]) -> None:
         self._state: Any = None
         self._databases = databases
+        self._seen: tuple[int, int, int] | None = None
+        self._seen_since = 0.0
         if sensor in LEASED:
             self._state = importlib.import_module(LEASED[sensor])._state
 
@@ -97,6 +100,22 @@ class Use:
     def is_at_work(self) -> bool:
         return self._state is None or self._state.process.pid is not None
 
+    def is_steady(self) -> bool:
+        """Whether the process on the lease has opened what it needs: connections, and nothing more for a while."""
+        if self._state is None:
+            return True
+        pid = self._state.process.pid
+        theirs = taken(pid) if pid is not None else None
+        now = None if theirs is None else (theirs.pid, theirs.files, theirs.threads)
+        if now != self._seen:
+            self._seen, self._seen_since = now, time.monotonic()
+        # What is still importing has none but its standard streams.
+        return theirs is not None and theirs.files > 3 and time.monotonic() - self._seen_since > STEADY_SECONDS
+
+    def seen(self) -> str:
+        """The process on the lease, its files and threads."""
+        return str(self._seen)
+
     def stop(self) -> None:
         if self._state is not None:
             self._state.process.stop(5.0)
@@ -118,10 +137,9 @@ def many_ticks(sensor: str, count: int, instance: dg.DagsterInstance, databases:
     try:
         tick(0)
         wait_for(use.is_at_work)
-        if sensor in LEASED:
-            time.sleep(2.0)  # the process on the lease opens what it needs
         for number in range(FIRST):
             tick(number)
+        wait_for(lambda: use.is_steady() or tick(FIRST), seconds=60.0, explain=use.seen)  # ticks keep it on its lease
         before = use.now()
         for number in range(FIRST, count):
             tick(number)

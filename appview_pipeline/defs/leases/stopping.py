@@ -121,8 +121,9 @@ class Stopping:
         self._pipes = _shutdown_pipes(self._launcher)
         self._has_dagster_parent = _is_dagster(self._parent)
         self._call, self._server = _call_of_tick()
-        # A daemon here that does not call from here is another Dagster's: its end does not matter.
-        calls_from_here = self._call is None or self._call.peer().startswith(_HERE)
+        # A daemon here that does not call from here is another Dagster's: its end does not matter. Without a call, a
+        # script evaluates the tick in its own process, and no daemon has to do with it.
+        calls_from_here = self._call is not None and self._call.peer().startswith(_HERE)
         self._daemon = _only_daemon() if calls_from_here and not self._pipes else None
         self._mark = daemon_mark(context.instance)
         if self._server is not None:
