@@ -6,13 +6,13 @@ import time
 
 import dagster as dg
 
-from appview_pipeline import backoff, settings
-from appview_pipeline.defs.database import IndexDatabase, database
-from appview_pipeline.defs.runs import is_under_way
+from appview_pipeline import settings
+from appview_pipeline.defs.database import IndexDatabase
+from appview_pipeline.defs.schedules import run_unless_under_way
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.ingest.removal import RemovalSummary
 from appview_pipeline.ingest.removal import remove_accounts as remove
-from appview_pipeline.store.errors import DatabaseError
+from appview_pipeline.store.database import Connection
 from appview_pipeline.store.removal import open_removals
 from appview_pipeline.store.session_lock import LockTaken
 
@@ -91,16 +91,11 @@ def remove_accounts() -> None:
 )
 def remove_accounts_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Asks for a run, except where there is nothing to do or one is under way."""
-    if is_under_way(context.instance, JOB):
-        return dg.SkipReason("A run is under way.")
-    try:
-        with database(backoff.SCHEDULE_SECONDS).connect("reader") as connection:
-            waiting = open_removals(connection)
-    except (OperatorError, DatabaseError) as error:
-        return dg.SkipReason(f"The database can't be asked: {error}")
-    if not waiting:
-        return dg.SkipReason("No account is to be removed.")
-    return dg.RunRequest()
+
+    def due(connection: Connection) -> dg.RunRequest | dg.SkipReason:
+        return dg.RunRequest() if open_removals(connection) else dg.SkipReason("No account is to be removed.")
+
+    return run_unless_under_way(context, JOB, due=due)
 
 
 defs = dg.Definitions(jobs=[remove_accounts], schedules=[remove_accounts_schedule])

@@ -42,7 +42,7 @@ def test_a_run_is_asked_for_when_there_is_something_to_do(opened: Database, stre
         rows(opened.url, "INSERT INTO pipeline.removal (did, reason) VALUES (%s, 'deleted')", ann.did)
         assert len(ask(instance)) == 1
         waiting = instance.create_run_for_job(defs.resolve_job_def("remove_accounts"))
-        assert ask(instance) == "A run is under way."
+        assert ask(instance) == "A run of remove_accounts is under way."
         instance.delete_run(waiting.run_id)
         done = defs.resolve_job_def("remove_accounts").execute_in_process(instance=instance)
         assert done.success

@@ -5,15 +5,15 @@
 import dagster as dg
 from pydantic import Field
 
-from appview_pipeline import backoff, settings
+from appview_pipeline import settings
 from appview_pipeline.defs.backfill.listing import NETWORK_LISTING
 from appview_pipeline.defs.backfill.words import PROGRESS_SECONDS, reason_table
-from appview_pipeline.defs.database import IndexDatabase, database
+from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.progress import EverySeconds
-from appview_pipeline.defs.runs import is_under_way
+from appview_pipeline.defs.schedules import run_unless_under_way
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.operations.verdict import what_to_do
-from appview_pipeline.store.errors import DatabaseError
+from appview_pipeline.store.database import Connection
 from appview_pipeline.store.repo_sample import sample_repositories
 
 CHECK = "audit_sample"
@@ -113,11 +113,9 @@ audit_job = dg.define_asset_job(
 )
 def audit_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """A run, or why there is none."""
-    if is_under_way(context.instance, JOB):
-        return dg.SkipReason("A run is under way.")
-    try:
-        with database(backoff.SCHEDULE_SECONDS).connect("reader") as connection:
-            known = sample_repositories(connection, 1)
-    except (OperatorError, DatabaseError) as error:
-        return dg.SkipReason(f"The database can't be asked: {error}")
-    return dg.RunRequest() if known else dg.SkipReason("No repository is said to be complete yet.")
+
+    def due(connection: Connection) -> dg.RunRequest | dg.SkipReason:
+        known = sample_repositories(connection, 1)
+        return dg.RunRequest() if known else dg.SkipReason("No repository is said to be complete yet.")
+
+    return run_unless_under_way(context, JOB, due=due)

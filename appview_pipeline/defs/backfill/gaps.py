@@ -8,14 +8,14 @@ from datetime import datetime, timezone
 import dagster as dg
 from pydantic import Field
 
-from appview_pipeline import backoff, settings
+from appview_pipeline import settings
 from appview_pipeline.defs.backfill.words import PROGRESS_SECONDS, ProgressLines, in_words, metadata_of
-from appview_pipeline.defs.database import IndexDatabase, database
+from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.progress import EverySeconds
-from appview_pipeline.defs.runs import is_under_way
+from appview_pipeline.defs.schedules import run_unless_under_way
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.store.backfill_queue import urgent_due
-from appview_pipeline.store.errors import DatabaseError
+from appview_pipeline.store.database import Connection
 from appview_pipeline.store.session_lock import LockLost, LockTaken
 from appview_pipeline.store.sweeps import GAPS_FILLED, sweep_to_its_end
 from appview_pipeline.store.sync_reports import has_stream_gaps
@@ -106,13 +106,12 @@ def close_gaps() -> None:
 )
 def close_gaps_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """A run, or why there is none."""
-    if is_under_way(context.instance, JOB):
-        return dg.SkipReason("A run is under way.")
     # A gap of the stream may have to wait until the stream has caught up: no run every minute for that.
     is_turn_of_surveys = context.scheduled_execution_time.minute % SURVEY_MINUTES == 0
-    try:
-        with database(backoff.SCHEDULE_SECONDS).connect("reader") as connection:
-            due = urgent_due(connection) or (is_turn_of_surveys and has_stream_gaps(connection))
-    except (OperatorError, DatabaseError) as error:
-        return dg.SkipReason(f"The database can't be asked: {error}")
-    return dg.RunRequest() if due else dg.SkipReason("Nothing is known to be missing that could be fetched now.")
+
+    def due(connection: Connection) -> dg.RunRequest | dg.SkipReason:
+        if urgent_due(connection) or (is_turn_of_surveys and has_stream_gaps(connection)):
+            return dg.RunRequest()
+        return dg.SkipReason("Nothing is known to be missing that could be fetched now.")
+
+    return run_unless_under_way(context, JOB, due=due)

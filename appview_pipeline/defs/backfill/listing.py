@@ -16,8 +16,8 @@ from appview_pipeline.defs.backfill.words import PROGRESS_SECONDS
 from appview_pipeline.defs.database import IndexDatabase, database
 from appview_pipeline.defs.in_sync import IN_SYNC
 from appview_pipeline.defs.progress import EverySeconds
-from appview_pipeline.defs.runs import is_under_way, partitions_under_way
-from appview_pipeline.defs.schedules import cron_trouble, known_settings, usable_cron
+from appview_pipeline.defs.runs import partitions_under_way
+from appview_pipeline.defs.schedules import cron_trouble, known_settings, run_unless_under_way, usable_cron
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
 from appview_pipeline.store.backfill_queue import REST
@@ -107,17 +107,13 @@ list_network_job = dg.define_asset_job(
 )
 def backfill_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """A run, or why there is none."""
-    try:
-        chosen = settings.load()
-    except OperatorError as error:
-        return dg.SkipReason(str(error))
-    if trouble := cron_trouble(VARIABLE, chosen.backfill_cron):
-        return dg.SkipReason(trouble)
-    if not chosen.backfill_days:
-        return dg.SkipReason(OFF)
-    if is_under_way(context.instance, JOB):
-        return dg.SkipReason("The network is being listed.")
-    return dg.RunRequest()
+    return run_unless_under_way(
+        context,
+        JOB,
+        switched_off=lambda chosen: (
+            cron_trouble(VARIABLE, chosen.backfill_cron) or (None if chosen.backfill_days else OFF)
+        ),
+    )
 
 
 @dg.asset_sensor(

@@ -7,13 +7,12 @@ import time
 import dagster as dg
 from pydantic import Field
 
-from appview_pipeline import backoff, settings
-from appview_pipeline.defs.database import IndexDatabase, database
-from appview_pipeline.defs.runs import is_under_way
-from appview_pipeline.defs.schedules import cron_trouble, known_settings, usable_cron
+from appview_pipeline import settings
+from appview_pipeline.defs.database import IndexDatabase
+from appview_pipeline.defs.schedules import cron_trouble, known_settings, run_unless_under_way, usable_cron
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.settings import Settings
-from appview_pipeline.store.errors import DatabaseError
+from appview_pipeline.store.database import Connection
 from appview_pipeline.store.identity_reports import MAX_COUNTED, refresh_due
 from appview_pipeline.store.session_lock import LockLost, LockTaken
 
@@ -94,18 +93,13 @@ def refresh_dids() -> None:
 )
 def refresh_dids_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """A run, or why there is none."""
-    try:
-        chosen = settings.load()
-        if trouble := cron_trouble(VARIABLE, chosen.refresh_cron):
-            return dg.SkipReason(trouble)
-        if not chosen.refresh_dids:
-            return dg.SkipReason("APPVIEW_REFRESH_DIDS is off.")
-        if is_under_way(context.instance, JOB):
-            return dg.SkipReason("The last refresh is still under way.")
-        with database(backoff.SCHEDULE_SECONDS).connect("reader") as connection:
-            due = refresh_due(connection)
-    except (OperatorError, DatabaseError) as error:
-        return dg.SkipReason(str(error))
-    if not due:
-        return dg.SkipReason("No account is due.")
-    return dg.RunRequest(tags={"accounts_due": str(due)})
+
+    def switched_off(chosen: Settings) -> str | None:
+        trouble = cron_trouble(VARIABLE, chosen.refresh_cron)
+        return trouble or (None if chosen.refresh_dids else "APPVIEW_REFRESH_DIDS is off.")
+
+    def due(connection: Connection) -> dg.RunRequest | dg.SkipReason:
+        accounts = refresh_due(connection)
+        return dg.RunRequest(tags={"accounts_due": str(accounts)}) if accounts else dg.SkipReason("No account is due.")
+
+    return run_unless_under_way(context, JOB, switched_off=switched_off, due=due)

@@ -9,8 +9,7 @@ from appview_pipeline import settings
 from appview_pipeline.defs.backfill.words import PROGRESS_SECONDS
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.progress import EverySeconds
-from appview_pipeline.defs.runs import is_under_way
-from appview_pipeline.defs.schedules import cron_trouble, known_settings, usable_cron
+from appview_pipeline.defs.schedules import cron_trouble, known_settings, run_unless_under_way, usable_cron
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.indexing.collections import like, post, repost
 from appview_pipeline.ingest.retention import RetentionSummary, apply_retention, count_retention
@@ -109,14 +108,10 @@ def retention() -> None:
 )
 def retention_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """A run, or why there is none."""
-    try:
-        chosen = settings.load()
-    except OperatorError as error:
-        return dg.SkipReason(str(error))
-    if not chosen.retention_days:
-        return dg.SkipReason("APPVIEW_RETENTION_DAYS is 0: records are kept for ever.")
-    if trouble := cron_trouble(VARIABLE, chosen.retention_cron):
-        return dg.SkipReason(trouble)
-    if is_under_way(context.instance, JOB):
-        return dg.SkipReason("A run is under way.")
-    return dg.RunRequest()
+
+    def switched_off(chosen: Settings) -> str | None:
+        if not chosen.retention_days:
+            return "APPVIEW_RETENTION_DAYS is 0: records are kept for ever."
+        return cron_trouble(VARIABLE, chosen.retention_cron)
+
+    return run_unless_under_way(context, JOB, switched_off=switched_off)

@@ -11,8 +11,7 @@ from appview_pipeline import settings
 from appview_pipeline.defs.backfill.words import PROGRESS_SECONDS
 from appview_pipeline.defs.database import IndexDatabase
 from appview_pipeline.defs.progress import EverySeconds
-from appview_pipeline.defs.runs import is_under_way
-from appview_pipeline.defs.schedules import cron_trouble, known_settings, usable_cron
+from appview_pipeline.defs.schedules import cron_trouble, known_settings, run_unless_under_way, usable_cron
 from appview_pipeline.errors import OperatorError
 from appview_pipeline.operations.sweeping import SweepSummary, run_sweeps
 from appview_pipeline.settings import Settings
@@ -108,11 +107,4 @@ def sweep() -> None:
 )
 def sweep_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """A run, or why there is none."""
-    try:
-        if trouble := cron_trouble(VARIABLE, settings.load().sweep_cron):
-            return dg.SkipReason(trouble)
-    except OperatorError as error:
-        return dg.SkipReason(str(error))
-    if is_under_way(context.instance, JOB):
-        return dg.SkipReason("The last sweep is still under way.")
-    return dg.RunRequest()
+    return run_unless_under_way(context, JOB, switched_off=lambda chosen: cron_trouble(VARIABLE, chosen.sweep_cron))

@@ -172,7 +172,7 @@ def test_gaps_are_closed_only_when_something_is_due(opened: Database, calls: Cal
         assert ask(instance, schedule) == nothing, "not every minute, for it may have to wait for the stream"
         assert len(ask(instance, schedule, minute=5)) == 1
         waiting = instance.create_run_for_job(defs.resolve_job_def("close_gaps"))
-        assert ask(instance, schedule) == "A run is under way."
+        assert ask(instance, schedule) == "A run of close_gaps is under way."
         instance.delete_run(waiting.run_id)
     done = run("close_gaps", "close_open_gaps", max_minutes=2.0)
     assert done.success and calls[0] == {"survey": True}
@@ -192,7 +192,7 @@ def test_a_backfill_begins_only_where_one_is_wanted(
         assert "APPVIEW_BACKFILL_CRON='now and then' must be a cron" in str(ask(instance, "backfill_schedule"))
         monkeypatch.delenv("APPVIEW_BACKFILL_CRON")
         instance.create_run_for_job(defs.resolve_job_def("list_network"))
-        assert ask(instance, "backfill_schedule") == "The network is being listed."
+        assert ask(instance, "backfill_schedule") == "A run of list_network is under way."
     (event,) = materialize("network_listing").materializations()
     assert values(event.metadata) == {
         "hosts": 3, "hosts_listed": 2, "hosts_left": 1, "repositories_listed": 60, "repositories_queued": 50,

@@ -138,7 +138,7 @@ def test_the_schedule_begins_a_run_when_something_is_due_and_none_is_under_way(
         run = dg.DagsterRun("refresh_dids", status=dg.DagsterRunStatus.STARTED)
         instance.add_run(run)
         skipped = evaluated(instance)
-        assert isinstance(skipped, dg.SkipReason) and "still under way" in str(skipped.skip_message)
+        assert isinstance(skipped, dg.SkipReason) and str(skipped.skip_message) == "A run of refresh_dids is under way."
         for variable, value, words in (
             ("APPVIEW_REFRESH_DIDS", "0", "APPVIEW_REFRESH_DIDS is off."),
             ("APPVIEW_REFRESH_CRON", "every day", "must be a cron expression"),
