@@ -26,7 +26,7 @@ from appview_pipeline.store.exclusion import check_excluded, drop_gaps, forget_d
 from appview_pipeline.store.notifications import write_notifications
 from appview_pipeline.store.pending import note_missing
 from appview_pipeline.store.prepared import preparing_cursor
-from appview_pipeline.store.records import keep_versions, write_records
+from appview_pipeline.store.records import keep_places, keep_versions, write_records
 from appview_pipeline.store.removal import REMOVAL, begin_batch, count_batch
 from appview_pipeline.store.repos import (
     advance_repos,
@@ -84,9 +84,10 @@ def _write(cursor: Cursor, batch: BatchToApply, limits: DeadLetterLimits, *, dry
     # second sees those of the first.
     _begin_cross_repository_work(cursor, batch)
     run_effects(cursor, batch, changes, evaluated=True)  # posts: evaluating others changes their rows too
+    keep_places(cursor, batch, versions)
     run_under_lock(cursor, batch)  # reposts and quotes of posts that this batch, or another meanwhile, has deleted
     # Roots, gates, flags, and whom posts notify. A removal is later than any post, so it affects none of that.
-    evaluated = not removes and evaluate_posts(cursor, batch, versions=versions)
+    evaluated = not removes and evaluate_posts(cursor, batch, versions=versions.deciding)
     _move_counters(cursor, batch)  # after all that counts: one merged statement for each counter table
     write_notifications(
         cursor,

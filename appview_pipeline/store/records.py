@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -47,18 +48,32 @@ def write_records(cursor: Cursor, batch: BatchToApply, *, overtaken: bool = Fals
     return changes
 
 
-def keep_versions(cursor: Cursor, batch: BatchToApply, changes: Changes, *, overtaken: bool = False) -> bool:
-    """Remembers the events that have been superseded. Returns whether posts may be evaluated by any of them."""
+@dataclass(frozen=True)
+class KeptVersions:
+    """What `keep_versions` has kept: whether anything, and whether posts may be evaluated by any of it."""
+
+    any: bool = False
+    deciding: bool = False
+
+
+def keep_versions(cursor: Cursor, batch: BatchToApply, changes: Changes, *, overtaken: bool = False) -> KeptVersions:
+    """Remembers the events that have been superseded."""
     version = filled(batch.effects, "apply/version.sql")
     if batch.rows.get("stage_superseded") or overtaken or any("stale" in kinds for kinds in changes.values()):
         cursor.execute(version["overtaken"])
     if not count_rows(cursor, "new_version"):
-        return False
+        return KeptVersions()
     if batch.seen & batch.effects.timed:
         _time_duplicates(cursor, batch)
     cursor.execute(version["keep"])
-    cursor.execute(version["op_thread"])
-    return run_for_number(cursor, version["deciding"]) > 0
+    return KeptVersions(any=True, deciding=run_for_number(cursor, version["deciding"]) > 0)
+
+
+def keep_places(cursor: Cursor, batch: BatchToApply, kept: KeptVersions) -> None:
+    """Gives superseded replies of authors in their own threads their places there. Comes after the rows of posts: those
+    that the batch ends are marked as deleted by then."""
+    if kept.any:
+        cursor.execute(filled(batch.effects, "apply/version.sql")["op_thread"])
 
 
 def _time_duplicates(cursor: Cursor, batch: BatchToApply) -> None:

@@ -380,7 +380,7 @@ STORIES: dict[str, tuple[Network, str, str, list[Switch]]] = {
         network_of((A, post()), (GATE, {"post": f"@{A}", "allow": []}), (B, reply(A)), (B, None)),
         "2|3",
         "0|1",
-        ["version.op_thread", "lock.cross_repository", "lock.cross_repository"],
+        ["version.deciding", "lock.cross_repository", "lock.cross_repository"],
     ),
     "a reply and its parent arrive at once": (
         network_of((A, post()), (B, reply(A))),

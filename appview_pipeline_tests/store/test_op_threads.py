@@ -37,6 +37,45 @@ def test_a_deleted_reply_left_when_it_was_deleted(database: Database, stream: St
     assert found == [("a", "2025-06-15T15:06:44.000Z"), ("b", "2025-06-15T15:06:45.000Z"), ("c", None)]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 0])
+def test_a_reply_that_moved_before_it_was_deleted_left_when_it_moved(
+    database: Database, stream: Stream, size: int
+) -> None:
+    """Also where both come in one batch. One that moved back left when it was deleted."""
+    ann = Person(stream, "ann")
+    moved = {"text": "moved", "createdAt": "2025-06-15T15:06:40.000Z"}
+    frames = [
+        ann.commit(post("root", "first")),
+        ann.commit(post("a", "one", **reply_of(ann)), post("b", "two", **reply_of(ann))),
+        ann.commit(update(f"{POST}/a", moved), update(f"{POST}/b", moved)),
+        ann.commit(update(f"{POST}/b", {**moved, **reply_of(ann)})),
+        ann.commit(delete(f"{POST}/a"), delete(f"{POST}/b")),
+    ]
+    for part in (frames[:2], frames[2:]):
+        feed(database, batches_of(changes_of(*part), size))
+    found = rows(database.url, 'SELECT right(uri, 1), "deletedAt" FROM bsky.op_thread_reply ORDER BY 1')
+    assert found == [("a", "2025-06-15T15:06:43.000Z"), ("b", "2025-06-15T15:06:45.000Z")]
+
+
+@pytest.mark.parametrize("size", [1, 2, 0])
+def test_a_reply_that_was_edited_before_it_was_deleted_has_its_last_parent(
+    database: Database, stream: Stream, size: int
+) -> None:
+    ann = Person(stream, "ann")
+    root, other = reply_of(ann)["reply"]["root"], {"uri": ann.uri(f"{POST}/b"), "cid": CID}
+    edited = {"text": "one", "reply": {"root": root, "parent": other}, "createdAt": "2025-06-15T15:06:40.000Z"}
+    frames = [
+        ann.commit(post("root", "first")),
+        ann.commit(post("a", "one", **reply_of(ann))),
+        ann.commit(update(f"{POST}/a", edited)),
+        ann.commit(delete(f"{POST}/a")),
+    ]
+    for part in (frames[:2], frames[2:]):
+        feed(database, batches_of(changes_of(*part), size))
+    found = rows(database.url, 'SELECT "parentUri", "deletedAt" FROM bsky.op_thread_reply')
+    assert found == [(other["uri"], "2025-06-15T15:06:44.000Z")]
+
+
 def test_a_reply_that_came_and_went_again_left_last_time(database: Database, stream: Stream) -> None:
     ann = Person(stream, "ann")
     came, went = ann.commit(post("a", "one", **reply_of(ann))), ann.commit(delete(f"{POST}/a"))

@@ -144,7 +144,8 @@ WHERE collection IN ({decides_on_posts});
 -- :op_thread
 -- Adds authors' replies in their own threads, as deleted: such a reply keeps its place in the thread even if it was
 -- never live, or never live in that thread. It was deleted when the record's next event was; where that came in an
--- earlier batch, its time is not known, and the reply's own time stands for it.
+-- earlier batch, its time is not known, and the reply's own time stands for it. The rows of posts come before: what the
+-- batch ends is marked as deleted, and what is live has no time of deletion and stays as it is.
 -- - reply: the replies.
 -- - event: all events of the batch.
 WITH reply AS MATERIALIZED (
@@ -167,4 +168,4 @@ FROM reply r
 LEFT JOIN event e ON e.uri = r.uri AND e.rev > r.rev
 ORDER BY r.root, r.uri, r.rev DESC, e.rev
 ON CONFLICT ("rootUri", uri) DO UPDATE SET "parentUri" = excluded."parentUri", "deletedAt" = excluded."deletedAt"
-WHERE o."deletedAt" COLLATE "C" < excluded."deletedAt" COLLATE "C";
+WHERE o."deletedAt" COLLATE "C" <= excluded."deletedAt" COLLATE "C";

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.store.accounts import GONE
+from appview_pipeline.store.accounts import ACTIVE, GONE
 from appview_pipeline_tests.conformance.reference.differences import Difference
-from appview_pipeline_tests.conformance.reference.generated import Answers, GeneratedNetwork, Labels
+from appview_pipeline_tests.conformance.reference.generated import Answers, Events, GeneratedNetwork, Labels
+from appview_pipeline_tests.conformance.reference.oracle import Call
 from appview_pipeline_tests.properties import record_rules
 from appview_pipeline_tests.support.changes import COLLECTIONS, validators
 from appview_pipeline_tests.support.commits import POST, POSTGATE, THREADGATE, collection_of, host_of
@@ -100,6 +101,86 @@ class Facts:
 _FLAGS = {THREADGATE: "hasThreadGate", POSTGATE: "hasPostGate"}
 
 
+@dataclass
+class Departures:
+    """What the steps say of accounts that were deleted.
+
+    `gone`: those accounts, also those that have returned. `silent`: those that have made no commit since. `marks`: by
+    account, our mark of it, where the reference has lost its own with the account's row (None: we have a row without).
+    `kept`: accounts of which we have such a row and the reference none. `replies`: posts that were written when a post
+    above them, or their root, was gone with its account.
+    """
+
+    gone: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
+    marks: dict[str, str | None] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    replies: set[str] = field(default_factory=set)
+    _away: set[str] = field(default_factory=set)
+    _marked: dict[str, str] = field(default_factory=dict)
+    _posts: dict[str, tuple[str, str] | None] = field(default_factory=dict)
+    _lost: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, network: GeneratedNetwork) -> Departures:
+        found = cls()
+        for step in network.steps:
+            if isinstance(step, Answers):
+                departed = {did for did, status in step.statuses.items() if status == GONE}
+                found._depart(departed | {did for did, document in step.documents.items() if document is None})
+                found._away -= {did for did, status in step.statuses.items() if status == ACTIVE}
+            elif isinstance(step, Call) and step.method in ("takedownActor", "untakedownActor"):
+                found._mark(step.request["did"], step.request.get("ref"))
+            elif isinstance(step, Events):
+                found._follow(step.frames)
+        found.kept = found._away & found.marks.keys()
+        return found
+
+    def _depart(self, dids: set[str]) -> None:
+        self.gone |= dids
+        self.silent |= dids
+        self._away |= dids
+        self._lost |= {uri for uri in self._posts if host_of(uri) in dids}
+        self.marks.update({did: self._marked[did] for did in dids if did in self._marked})
+
+    def _mark(self, did: str, mark: str | None) -> None:
+        if did in self._away and did not in self.marks:  # neither side has a row
+            return
+        if mark is None:
+            self._marked.pop(did, None)
+        else:
+            self._marked[did] = mark
+        if did in self._away:
+            self.marks[did] = mark
+        else:
+            self.marks.pop(did, None)  # both rows have it, or neither
+
+    def _follow(self, frames: Iterable[bytes]) -> None:
+        for change in read_changes(list(frames), validators(), COLLECTIONS):
+            if change.repo is not None and change.ops:
+                self.silent.discard(change.repo.did)
+            for write in change.writes:
+                if write.collection == POST:
+                    self._lost.discard(write.uri)
+                    reply = write.record.get("reply")
+                    self._posts[write.uri] = reply and (reply["parent"]["uri"], reply["root"]["uri"])
+                    if self._is_below_a_lost_one(write.uri):
+                        self.replies.add(write.uri)
+
+    def _is_below_a_lost_one(self, uri: str) -> bool:
+        for _ in range(_ANCESTORS):
+            if (above := self._posts.get(uri)) is None:
+                return False
+            if not self._lost.isdisjoint(above):
+                return True
+            uri = above[0]
+        return False
+
+
+_ANCESTORS = 6
+"""Posts above a reply that are looked at: more than whose authors it notifies."""
+
+
 _DELETED = "coalesce((SELECT at FROM unnest(%(deleted)s::text[], %(at)s::text[]) d (uri, at) WHERE d.uri = {}), '')"
 _EDITED_REPOSTS = f"""
 INSERT INTO bsky.feed_item (uri, cid, type, "postUri", "originatorDid", "sortAt")
@@ -177,29 +258,35 @@ WHERE EXISTS (SELECT FROM bsky.duplicate_record)
 """,
 )
 
+_NOTIFYING = (
+    ("like", "like", 't.subject = n."reasonSubject"'),
+    ("like", "like-via-repost", 't.via = n."reasonSubject"'),
+    ("repost", "repost", 't.subject = n."reasonSubject"'),
+    ("repost", "repost-via-repost", 't.via = n."reasonSubject"'),
+    ("follow", "follow", 't."subjectDid" = n.did'),
+)
+"""Tables of which the record that counts notifies, the reason, and which of them it is by the notification."""
+
+# A record that does not count was notified of, counted, was deleted, and may have been created again since.
 _PASSING = [
     f"""
 UPDATE bsky.notification n SET "recordUri" = t.uri, "recordCid" = t.cid
 FROM bsky."{table}" t
 WHERE n.reason = '{reason}' AND t.creator = n.author AND {subject}
-  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = n."recordUri")
+  AND NOT EXISTS (SELECT FROM bsky."{table}" c WHERE c.uri = n."recordUri")
   AND NOT EXISTS (
     SELECT FROM bsky.notification o WHERE o."recordUri" = t.uri AND o.reason = n.reason AND o.did = n.did
   )
 """
-    for table, reason, subject in (
-        ("like", "like", 't.subject = n."reasonSubject"'),
-        ("like", "like-via-repost", 't.via = n."reasonSubject"'),
-        ("repost", "repost", 't.subject = n."reasonSubject"'),
-        ("repost", "repost-via-repost", 't.via = n."reasonSubject"'),
-        ("follow", "follow", 't."subjectDid" = n.did'),
-    )
+    for table, reason, subject in _NOTIFYING
 ]
-_WITHDRAWN = """
+_WITHDRAWN = [
+    f"""
 DELETE FROM bsky.notification n
-WHERE n.reason IN ('like', 'repost', 'follow', 'like-via-repost', 'repost-via-repost')
-  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = n."recordUri")
+WHERE n.reason = '{reason}' AND NOT EXISTS (SELECT FROM bsky."{table}" c WHERE c.uri = n."recordUri")
 """
+    for table, reason, _ in _NOTIFYING
+]
 
 _AGAIN = """
 DELETE FROM bsky.notification n
@@ -223,9 +310,34 @@ _GONE = """
 DELETE FROM bsky.{table} t
 WHERE split_part(t.uri, '/', 3) = ANY (%(gone)s) AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = t.uri)
 """
-_GONE_REVS = """
-DELETE FROM bsky.actor_sync s
-WHERE s.did = ANY (%(gone)s) AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.did = s.did)
+_GONE_REVS = "DELETE FROM bsky.actor_sync WHERE did = ANY (%(silent)s)"
+_GONE_REPLIES = """
+UPDATE bsky.post p SET "invalidReplyRoot" = f.invalid, "violatesThreadGate" = f.violates
+FROM unnest(%(replies)s::text[], %(invalid)s::bool[], %(violates)s::bool[]) f (uri, invalid, violates)
+WHERE p.uri = f.uri AND (p."invalidReplyRoot", p."violatesThreadGate") IS DISTINCT FROM (f.invalid, f.violates)
+"""
+_NOTIFIED = """
+INSERT INTO bsky.notification (did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt")
+SELECT f.*
+FROM unnest(
+  %(dids)s::text[], %(records)s::text[], %(cids)s::text[], %(authors)s::text[], %(reasons)s::text[],
+  %(subjects)s::text[], %(times)s::text[]
+) f (did, uri, cid, author, reason, subject, at)
+WHERE NOT EXISTS (
+  SELECT FROM bsky.notification n WHERE (n.did, n."recordUri", n.reason) = (f.did, f.uri, f.reason)
+)
+"""
+_MARKED = """
+UPDATE bsky.actor a SET "takedownRef" = f.mark
+FROM unnest(%(dids)s::text[], %(marks)s::text[]) f (did, mark)
+WHERE a.did = f.did AND a."takedownRef" IS DISTINCT FROM f.mark
+"""
+_ROW_KEPT = """
+INSERT INTO bsky.actor (did, "indexedAt", "takedownRef", "upstreamStatus")
+SELECT f.did, f.at, f.mark, 'deleted'
+FROM unnest(%(dids)s::text[], %(marks)s::text[], %(at)s::text[]) f (did, mark, at)
+WHERE f.at IS NOT NULL
+ON CONFLICT DO NOTHING
 """
 _RETURNED = """
 UPDATE bsky.actor a SET "indexedAt" = o.at
@@ -267,11 +379,7 @@ def expected(network: GeneratedNetwork, ours: str) -> list[Difference]:
     of our database, from which the times of accounts that have returned are taken.
     """
     facts = Facts.of(network.frames)
-    answers = [step for step in network.steps if isinstance(step, Answers)]
-    gone = {did for it in answers for did, status in it.statuses.items() if status == GONE}
-    gone |= {did for it in answers for did, document in it.documents.items() if document is None}
-    parts = ("feed_item", "quote", "starter_pack", "verification", "op_thread_reply")
-    removed = [*(_GONE.format(table=table) for table in parts), _GONE_REVS, *_RECOUNT_ALL]
+    departures = Departures.of(network)
     posts = {
         "edited": sorted(facts.edited),
         "deleted": list(facts.deleted_at),
@@ -285,7 +393,7 @@ def expected(network: GeneratedNetwork, ours: str) -> list[Difference]:
             "duplicates-deleted", [*_orphans(("like", "repost", "follow", "actor_block", "list_block")), *_RECOUNT]
         ),
         Difference("opt-out-promoted", _orphans(("reference_list_opt_out",))),
-        Difference("counting-duplicate-deleted", [*_PASSING, _WITHDRAWN]),
+        Difference("counting-duplicate-deleted", [*_PASSING, *_WITHDRAWN]),
         Difference("notification-once", [_AGAIN]),
         Difference("second-repost", [_SECOND_REPOSTS]),
         Difference("post-edited", [_EDITED_REPOSTS, _EDITED_QUOTES], posts),
@@ -294,14 +402,52 @@ def expected(network: GeneratedNetwork, ours: str) -> list[Difference]:
         Difference("own-reply-edited", [_OWN_REPLIES], replies),
         Difference("quote-count-by-uri", [_COUNT.format("")]),
         Difference("quoted-post-deleted", [_COUNT.format("NOT")]),
-        *([Difference("account-deleted", removed, {"gone": sorted(gone)})] if gone else []),
-        *_returned(ours, gone),
+        *_departed(ours, departures),
+        *_returned(ours, departures.gone),
         Difference("created-and-deleted", [_UNSEEN], {"counted": [did for (did,) in rows(ours, _COUNTED)]}),
         *_negated(network),
     ]
 
 
 _COUNTED = "SELECT did FROM bsky.profile_agg"
+
+
+def _departed(ours: str, departures: Departures) -> list[Difference]:
+    """What becomes of accounts that were deleted, and of replies to their posts. How those are evaluated, and whom they
+    notify, is taken from our database: the model says whether it is right (properties/test_removals.py)."""
+    if not departures.gone:
+        return []
+    parts = ("feed_item", "quote", "starter_pack", "verification", "op_thread_reply")
+    removed = [_GONE_REPLIES, _NOTIFIED, *(_GONE.format(table=table) for table in parts), _GONE_REVS, *_RECOUNT_ALL]
+    replies = sorted(departures.replies)
+    evaluated = rows(ours, _EVALUATED, replies)
+    notified = rows(ours, _OF_REPLIES, replies)
+    columns = ("dids", "records", "cids", "authors", "reasons", "subjects", "times")
+    parameters = {
+        "gone": sorted(departures.gone),
+        "silent": sorted(departures.silent),
+        **{name: [row[number] for row in evaluated] for number, name in enumerate(("replies", "invalid", "violates"))},
+        **{name: [row[number] for row in notified] for number, name in enumerate(columns)},
+    }
+    found = [Difference("account-deleted", removed, parameters)]
+    if departures.marks:
+        times = dict(rows(ours, 'SELECT did, "indexedAt" FROM bsky.actor WHERE did = ANY (%s)', list(departures.marks)))
+        kept = {did for did in departures.marks if did in departures.kept}
+        marks = {
+            "dids": list(departures.marks),
+            "marks": list(departures.marks.values()),
+            "at": [times.get(did) if did in kept else None for did in departures.marks],
+        }
+        found.append(Difference("takedown-kept", [_ROW_KEPT, _MARKED], marks))
+    return found
+
+
+_EVALUATED = 'SELECT uri, "invalidReplyRoot", "violatesThreadGate" FROM bsky.post WHERE uri = ANY (%s)'
+_OF_REPLIES = """
+SELECT did, "recordUri", "recordCid", author, reason, "reasonSubject", "sortAt"
+FROM bsky.notification
+WHERE reason IN ('reply', 'mention', 'quote') AND "recordUri" = ANY (%s)
+"""
 
 
 def _returned(ours: str, gone: Iterable[str]) -> list[Difference]:
