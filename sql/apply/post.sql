@@ -72,7 +72,8 @@ CREATE TEMPORARY TABLE stage_post_mention (
 -- - gone: their rows in bsky.post; counted_posts, counted_replies: off the counters of their author and parent.
 -- - removed_quotes: their rows in bsky.quote; counted_quotes: off the counters of the quoted posts.
 -- - images, gallery_images, externals, videos, embedded_records, own_feed_items: their rows in these tables.
--- - left_thread: replies, and the time of the batch's first event of each: from then on it is not there as it was.
+-- - ended: stored posts of which the batch has several events, and the time of the first: from then on they are not as
+--   they were.
 WITH changed AS MATERIALIZED (
   SELECT uri, change, at FROM touched WHERE change <> 'stale' AND collection = 'app.bsky.feed.post'
 ), gone AS (
@@ -106,17 +107,17 @@ WITH changed AS MATERIALIZED (
   DELETE FROM bsky.post_embed_record e WHERE e."postUri" = ANY (ARRAY(SELECT uri FROM changed))
 ), own_feed_items AS (
   DELETE FROM bsky.feed_item f WHERE f.uri = ANY (ARRAY(SELECT uri FROM changed))
-), left_thread AS (
-  SELECT DISTINCT ON (c.uri) c.uri, p."replyRoot" AS root, coalesce(s.indexed_at, c.at) AS at
-  FROM changed c
-  JOIN bsky.post p USING (uri)
-  LEFT JOIN stage_superseded s ON s.uri = c.uri AND s.rev > p.rev
-  WHERE p."replyRoot" IS NOT NULL
-  ORDER BY c.uri, s.rev
+), ended AS MATERIALIZED (
+  SELECT DISTINCT ON (s.uri) s.uri, s.indexed_at AS at
+  FROM stage_superseded s
+  CROSS JOIN LATERAL (SELECT FROM bsky.post p WHERE p.uri = s.uri AND p.rev < s.rev OFFSET 0) p
+  ORDER BY s.uri, s.rev
 )
-UPDATE bsky.op_thread_reply o SET "deletedAt" = l.at
-FROM left_thread l
-WHERE o."rootUri" = l.root AND o.uri = l.uri AND o."deletedAt" IS NULL;
+UPDATE bsky.op_thread_reply o SET "deletedAt" = coalesce(e.at, c.at)
+FROM changed c
+JOIN bsky.post p USING (uri)
+LEFT JOIN ended e USING (uri)
+WHERE o."rootUri" = p."replyRoot" AND o.uri = c.uri AND o."deletedAt" IS NULL;
 
 -- :forget
 -- Deleting a post removes its reposts from feeds and earlier quotes of it from `quote`. A deletion counts also where

@@ -105,13 +105,15 @@ _FLAGS = {THREADGATE: "hasThreadGate", POSTGATE: "hasPostGate"}
 class Departures:
     """What the steps say of accounts that were deleted.
 
-    `gone`: those accounts, also those that have returned. `silent`: those that have made no commit since. `marks`: by
-    account, our mark of it, where the reference has lost its own with the account's row (None: we have a row without).
-    `kept`: accounts of which we have such a row and the reference none. `replies`: posts that were written when a post
-    above them, or their root, was gone with its account.
+    `gone`: those accounts, also those that have returned. `returned`: by account that has, the time of its deletion.
+    `silent`: accounts of `gone` that have made no commit since. `marks`: by account, our mark of it, where the
+    reference has lost its own with the account's row (None: we have a row without). `kept`: accounts of which we have
+    such a row and the reference none. `replies`: posts that were written when a post above them, or their root, was
+    gone with its account.
     """
 
     gone: set[str] = field(default_factory=set)
+    returned: dict[str, str] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     marks: dict[str, str | None] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
@@ -120,6 +122,7 @@ class Departures:
     _marked: dict[str, str] = field(default_factory=dict)
     _posts: dict[str, tuple[str, str] | None] = field(default_factory=dict)
     _lost: set[str] = field(default_factory=set)
+    _deleted_at: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: GeneratedNetwork) -> Departures:
@@ -134,6 +137,7 @@ class Departures:
             elif isinstance(step, Events):
                 found._follow(step.frames)
         found.kept = found._away & found.marks.keys()
+        found.returned = {did: at for did, at in found._deleted_at.items() if did not in found._away}
         return found
 
     def _depart(self, dids: set[str]) -> None:
@@ -157,6 +161,8 @@ class Departures:
 
     def _follow(self, frames: Iterable[bytes]) -> None:
         for change in read_changes(list(frames), validators(), COLLECTIONS):
+            if change.account is not None and change.account.status == "deleted":
+                self._deleted_at[change.account.did] = change.account.time
             if change.repo is not None and change.ops:
                 self.silent.discard(change.repo.did)
             for write in change.writes:
@@ -327,6 +333,13 @@ WHERE NOT EXISTS (
   SELECT FROM bsky.notification n WHERE (n.did, n."recordUri", n.reason) = (f.did, f.uri, f.reason)
 )
 """
+_REMOVED_BEFORE = """
+SELECT n.did, n."recordUri", n."recordCid", n.author, n.reason, n."reasonSubject", n."sortAt"
+FROM bsky.notification n
+JOIN unnest(%s::text[], %s::text[]) d (did, at) ON n.did = d.did AND n."sortAt" < d.at
+JOIN pipeline.kept_notification k ON k.uri = n."recordUri"
+WHERE n.reason = ANY (%s)
+"""
 _MARKED = """
 UPDATE bsky.actor a SET "takedownRef" = f.mark
 FROM unnest(%(dids)s::text[], %(marks)s::text[]) f (did, mark)
@@ -430,6 +443,11 @@ def _departed(ours: str, departures: Departures) -> list[Difference]:
         **{name: [row[number] for row in notified] for number, name in enumerate(columns)},
     }
     found = [Difference("account-deleted", removed, parameters)]
+    reasons = [reason for _, reason, _ in _NOTIFYING]
+    again = rows(ours, _REMOVED_BEFORE, list(departures.returned), list(departures.returned.values()), reasons)
+    if again:
+        columns_again = {name: [row[number] for row in again] for number, name in enumerate(columns)}
+        found.append(Difference("returned-notified", [_NOTIFIED], columns_again))
     if departures.marks:
         times = dict(rows(ours, 'SELECT did, "indexedAt" FROM bsky.actor WHERE did = ANY (%s)', list(departures.marks)))
         kept = {did for did in departures.marks if did in departures.kept}
