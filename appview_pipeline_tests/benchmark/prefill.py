@@ -70,12 +70,18 @@ def prefill(libpq: str, corpus: Corpus, records: int) -> None:
             with ThreadPoolExecutor(len(_LANES)) as pool:
                 list(pool.map(lambda lane: _fill(libpq, lane, sections, parameters), _LANES))
             with closing(psycopg2.connect(libpq)) as connection:
-                for name in ("counters", "clean"):
+                for name in ("counters", "profile_counters", "clean"):
                     _run(connection, sections[name], parameters)
             insert_identities(libpq, corpus)
             # Before autovacuum is on again: there is nothing left for it to do.
             _vacuum(libpq)
     flush(libpq)
+
+
+def count_profiles(libpq: str) -> None:
+    """Fills `bsky.profile_agg`, which is empty, from the follows and the posts that are there."""
+    with closing(psycopg2.connect(libpq)) as connection:
+        _run(connection, _sections(posts_have_revs=True)["profile_counters"], {})
 
 
 def _vacuum(libpq: str) -> None:

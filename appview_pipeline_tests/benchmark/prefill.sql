@@ -271,6 +271,9 @@ FROM (
 GROUP BY uri
 ORDER BY hashtext(uri)
 ON CONFLICT DO NOTHING;
+
+-- :profile_counters
+-- Also of a database that reads.sql has added to.
 INSERT INTO bsky.profile_agg (did, "followersCount", "followsCount", "postsCount")
 SELECT did, sum(followers), sum(follows), sum(posts)
 FROM (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -42,6 +43,23 @@ def cpu_seconds(pid: int, without: Collection[int] = ()) -> float:
         if fields and one not in without:
             ticks += sum(map(int, fields[11:15]))
     return ticks / TICKS
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """Seconds that a process has run, and that it was ready to run while others had the processors."""
+
+    cpu: float
+    waited: float
+
+
+def scheduled(pid: int) -> Scheduled:
+    """Of the main thread of process `pid` so far, to the nanosecond; both 0 where the kernel does not count."""
+    try:
+        cpu, waited, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    except OSError:
+        return Scheduled(0.0, 0.0)
+    return Scheduled(int(cpu) / 1e9, int(waited) / 1e9)
 
 
 def _kilobytes(pid: int, file: str, name: str) -> int:

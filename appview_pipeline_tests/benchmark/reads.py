@@ -22,7 +22,7 @@ import click
 import psycopg2
 
 from appview_pipeline.store import migrate
-from appview_pipeline_tests.benchmark import reads_world, sides
+from appview_pipeline_tests.benchmark import reads_world, reads_writing, sides
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.databases import query
 from appview_pipeline_tests.benchmark.reads_calls import Call, calls
@@ -167,15 +167,19 @@ def measure(server: Server, folder: Path, wanted: Sequence[Call], seconds: float
 @click.option("--seconds", default=1.0, help="Time for each read; at least three rounds are run.")
 @click.option("--only", default="", help="Only reads whose name contains this.")
 @click.option("--http-seconds", default=20.0, help="Time for the pages of the HTTP API on each side; 0: none.")
-@click.option("--rate", default=1000.0, help="Events a second that the pipeline writes beside the pages; 0: none.")
+@click.option(
+    "--while-writing",
+    default=0.0,
+    help="Seconds of writing beside which all reads are taken again, on ours and on their indexes; 0: none.",
+)
+@click.option("--rate", default=1000.0, help="Events a second that the pipeline writes meanwhile; 0: none.")
 @click.option("--locale", help="Their database sorts by this locale of the machine.  [default: by byte, as ours]")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keeps the server's data here, and uses it again.")
 @click.option("--json", "to_json", type=click.Path(path_type=Path), help="Writes all figures and plans to this file.")
 @click.option("--small", is_flag=True, hidden=True)  # for tests
 def main(
-    records: int, seconds: float, only: str, http_seconds: float, rate: float, locale: str | None,
-    folder: Path | None,
-    to_json: Path | None, small: bool,
+    records: int, seconds: float, only: str, http_seconds: float, while_writing: float, rate: float,
+    locale: str | None, folder: Path | None, to_json: Path | None, small: bool,
 ) -> None:  # fmt: skip
     """Compares the reads on our database with those on the reference's index set."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaves no server behind
@@ -185,14 +189,24 @@ def main(
         server = stack.enter_context(Server(side, kept / "server"))
         prepare(server, records, locale, small=small)
         asked = subjects(server.libpq(OURS))
+        wanted = [call for call in calls(asked) if only in call.name]
         if seconds:
-            wanted = [call for call in calls(asked) if only in call.name]
             found = measure(server, kept, wanted, seconds)
             click.echo("\n".join(table(found)))
             others = [one.call.name for one in found if not one.equal]
             click.echo(f"\nThe whole answer is equal in {len(found) - len(others)} of {len(found)}; not: {others}.")
             if to_json:
                 to_json.write_text(json.dumps([asdict(one) for one in found], indent=1, default=list))
+        if while_writing:
+            # Half of the rate for each of the two databases that are written to.
+            written = reads_writing.beside_writing(
+                server, (OURS, THEIRS), kept, wanted, while_writing, rate / 2, small=small
+            )
+            click.echo("\n".join(reads_writing.table(written)))
+            click.echo(f"\nGrown without bound: {reads_writing.grown(written.taken[reads_writing.OURS])}.")
+            if to_json:
+                beside = to_json.with_suffix(".writing.json")
+                beside.write_text(json.dumps(asdict(written), indent=1, default=list))
         if http_seconds:
             for line in pages_table(server, kept, asked, http_seconds, rate, small=small):
                 click.echo(line)

@@ -415,6 +415,7 @@ FROM reads.account
 WHERE n %% 3 = 0;
 
 -- :counters
+-- Those of accounts are the prefill's: prefill.sql, `profile_counters`.
 TRUNCATE bsky.post_agg, bsky.profile_agg;
 INSERT INTO bsky.post_agg (uri, "likeCount", "replyCount", "repostCount", "quoteCount", "bookmarkCount")
 SELECT uri, sum(likes), sum(replies), sum(reposts), sum(quotes), sum(bookmarks)
@@ -432,14 +433,3 @@ FROM (
 ) counted
 GROUP BY uri
 ORDER BY md5(uri);
-INSERT INTO bsky.profile_agg (did, "followersCount", "followsCount", "postsCount")
-SELECT did, sum(followers), sum(follows), sum(posts)
-FROM (
-  SELECT "subjectDid" AS did, count(*) AS followers, 0 AS follows, 0 AS posts FROM bsky.follow GROUP BY "subjectDid"
-  UNION ALL
-  SELECT creator, 0, count(*), 0 FROM bsky.follow GROUP BY creator
-  UNION ALL
-  SELECT creator, 0, 0, count(*) FROM bsky.post GROUP BY creator
-) counted
-GROUP BY did
-ORDER BY md5(did);

@@ -37,12 +37,13 @@ class Access:
 @dataclass(frozen=True)
 class Plan:
     """A statement's plan, and what the planner takes it to cost. With ANALYZE: rows that it returned, pages that it
-    touched, milliseconds that it took."""
+    touched, rows that index-only scans looked up in their tables, milliseconds that it took."""
 
     accesses: tuple[Access, ...]
     cost: float
     rows: int
     pages: int
+    heap_fetches: int
     ms: float
 
     @property
@@ -86,8 +87,14 @@ def explained(connection: Connection, statement: str, *, analyze: bool = False) 
         cost=float(root["Total Cost"]),
         rows=round(root.get("Actual Rows", 0)),
         pages=pages,
+        heap_fetches=_heap_fetches(root),
         ms=float(top.get("Execution Time", 0.0)),
     )
+
+
+def _heap_fetches(node: dict[str, Any]) -> int:
+    """Rows that the index-only scans of a node and those below it looked up in their tables, all loops together."""
+    return int(node.get("Heap Fetches", 0)) + sum(_heap_fetches(child) for child in node.get("Plans", ()))
 
 
 def drop_index(cursor: Cursor, index: str) -> None:

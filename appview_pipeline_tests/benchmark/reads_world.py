@@ -14,7 +14,7 @@ import psycopg2
 
 from appview_pipeline_tests.benchmark.corpus import START, Corpus
 from appview_pipeline_tests.benchmark.databases import query
-from appview_pipeline_tests.benchmark.prefill import prefill
+from appview_pipeline_tests.benchmark.prefill import count_profiles, prefill
 
 SQL = Path(__file__).with_name("reads.sql")
 PREFILLED = 0.7
@@ -34,6 +34,7 @@ def fill(libpq: str, corpus: Corpus, records: int) -> None:
         with closing(psycopg2.connect(libpq)) as connection, connection, connection.cursor() as cursor:
             cursor.execute("SET work_mem = '256MB'; SET maintenance_work_mem = '512MB'; SET synchronous_commit = off")
             cursor.execute(statements, {"records": records, "begin": int(BEGIN * 1_000_000)})
+    count_profiles(libpq)
 
 
 def copy_rows(source: str, target: str) -> dict[str, int]:
