@@ -215,20 +215,22 @@ def main(
 def pages_table(
     server: Server, folder: Path, asked: Subjects, seconds: float, rate: float, *, small: bool
 ) -> Iterator[str]:
-    """The pages of the HTTP API as a table of Markdown: on both databases by turns, and ours beside the writing."""
-    alone: dict[str, Pages] = pages({name: server.url(name) for name in (OURS, THEIRS)}, folder, asked, seconds)
-    yield "\n| page | asked | ours, ms | 95 % | theirs, ms | 95 % |"
-    yield "|---|---:|---:|---:|---:|---:|"
-    for page in alone[OURS].ms:
-        figures = [f"{each:.1f}" for name in (OURS, THEIRS) for each in alone[name].of(page)]
-        yield f"| {page} | {len(alone[OURS].ms[page])} | " + " | ".join(figures) + " |"
+    """The pages of the HTTP API as a table of Markdown: by turns on both databases, alone and beside the writing."""
+    measured: list[dict[str, Pages]] = [
+        pages({name: server.url(name) for name in (OURS, THEIRS)}, folder, asked, seconds)
+    ]
+    heads = ["ours, ms", "95 %", "theirs, ms", "95 %"]
     if rate:
-        busy = beside_writing(server, OURS, folder, asked, seconds, rate, small=small)
-        yield f"\nOurs, beside {busy.events:,.0f} events/s that were written:\n"
-        yield "| page | asked | ms | 95 % |"
-        yield "|---|---:|---:|---:|"
-        for page in busy.ms:
-            yield f"| {page} | {len(busy.ms[page])} | " + " | ".join(f"{each:.1f}" for each in busy.of(page)) + " |"
+        measured.append(beside_writing(server, (OURS, THEIRS), folder, asked, seconds, rate / 2, small=small))
+        heads += ["ours, beside writing", "95 %", "their indexes, beside writing", "95 %"]
+        events = [f"{side.events:,.0f}" for side in measured[1].values()]
+        yield f"\nBeside {' and '.join(events)} events/s that were written:"
+    shown = [side for both in measured for side in both.values()]
+    yield "\n| page | asked | " + " | ".join(heads) + " |"
+    yield "|---|---:" + "|---:" * len(heads) + "|"
+    for page in shown[0].ms:
+        figures = [f"{each:.1f}" for side in shown for each in side.of(page)]
+        yield f"| {page} | {len(shown[0].ms[page])} | " + " | ".join(figures) + " |"
 
 
 if __name__ == "__main__":

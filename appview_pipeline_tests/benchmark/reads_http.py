@@ -12,21 +12,21 @@ from typing import Any
 
 import click
 
-from appview_pipeline_tests.benchmark.corpus import corpus
-from appview_pipeline_tests.benchmark.databases import query
-from appview_pipeline_tests.benchmark.measure import Plan, start_consumers
-from appview_pipeline_tests.benchmark.reads_world import Subjects
-from appview_pipeline_tests.benchmark.relay import RelayProcess
+from appview_pipeline_tests.benchmark import reads_writing
+from appview_pipeline_tests.benchmark.corpus import START
+from appview_pipeline_tests.benchmark.reads_world import DAY, Subjects
 from appview_pipeline_tests.benchmark.sides import Server
 from appview_pipeline_tests.conformance.reference import packages
 from appview_pipeline_tests.conformance.reference.reader import Reader, serving
 
 WARM_UP = 3
+WARM_UP_SECONDS = 60.0
+"""About what the first requests take, of every page on both databases."""
 
 
 @dataclass
 class Pages:
-    """Milliseconds of each page that was asked for; events a second that were written meanwhile."""
+    """Milliseconds of each page that was asked for; events a second that the database was written meanwhile."""
 
     ms: dict[str, list[float]] = field(default_factory=dict)
     events: float = 0.0
@@ -45,9 +45,14 @@ class Pages:
 def asked_for(s: Subjects) -> dict[str, tuple[str, str | None, dict[str, Any]]]:
     """The pages by name: method, viewer, parameters."""
     feed = "app.bsky.feed."
+    # Before the first frame: items that writing adds nothing to.
+    before = f"{int((START - DAY / 2) * 1000)}__z"
     return {
         "getTimeline of an ordinary account": (f"{feed}getTimeline", s.ordinary, {"limit": 50}),
         "getTimeline of one that follows thousands": (f"{feed}getTimeline", s.reader, {"limit": 50}),
+        "getTimeline of one that follows thousands, what was there before": (
+            f"{feed}getTimeline", s.reader, {"limit": 50, "cursor": before},
+        ),
         "getAuthorFeed of a writer of 100,000": (f"{feed}getAuthorFeed", s.reader, {"actor": s.writer, "limit": 50}),
         "getAuthorFeed, author threads": (
             f"{feed}getAuthorFeed", s.reader, {"actor": s.writer, "limit": 50, "filter": "posts_and_author_threads"},
@@ -102,29 +107,18 @@ def pages(urls: Mapping[str, str], folder: Path, s: Subjects, seconds: float) ->
 
 
 def beside_writing(
-    server: Server, database: str, folder: Path, s: Subjects, seconds: float, rate: float, *, small: bool
-) -> Pages:
-    """Asks for the pages, one at a time, on a copy of a database while the pipeline writes `rate` events a second."""
-    name, maintenance = f"{database}_written", server.libpq("postgres")
-    query(maintenance, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    query(maintenance, f"CREATE DATABASE {name} TEMPLATE {database} STRATEGY file_copy")
-    frames = int(rate * (seconds + 10))
-    found = Pages()
-    try:
-        with ExitStack() as stack:
-            reader = stack.enter_context(serving(packages.install(), server.url(name), folder / "written.log"))
-            relay = stack.enter_context(RelayProcess(corpus(frames, small=small), 0, frames))
-            arrivals, consumer = start_consumers(stack, server, name, relay, Plan(frames), folder / "consumer.log")
-            for page in asked_for(s):
-                for _ in range(WARM_UP):
-                    ask(reader, s, Pages(), page)
-            relay.begin_pace(frames, rate)
-            time.sleep(3)  # the beginning is over
-            began, before = time.monotonic(), arrivals.newest
-            while time.monotonic() - began < seconds or len(found.ms) < len(asked_for(s)):
-                ask(reader, s, found, least_asked(s, [found]))
-                consumer.check()
-            found.events = (arrivals.newest - before) / (time.monotonic() - began)
-    finally:
-        query(maintenance, f"DROP DATABASE {name} WITH (FORCE)")
+    server: Server, between: tuple[str, str], folder: Path, s: Subjects, seconds: float, rate: float, *, small: bool
+) -> dict[str, Pages]:
+    """Asks for the pages, one at a time, by turns on two copies of our database, the second with the indexes of
+    theirs, while the pipeline writes `rate` events a second to each. `between` names ours and theirs."""
+    names = (reads_writing.OURS, reads_writing.THEIRS)
+    with (
+        reads_writing.copies(server, *between),
+        reads_writing.writing(server, folder, seconds * len(names) + WARM_UP_SECONDS, rate, small=small) as at_work,
+    ):
+        time.sleep(3)  # the beginning is over
+        found = pages({name: server.url(name) for name in names}, folder, s, seconds)
+        at_work.check()
+        for name, events in at_work.events().items():
+            found[name].events = events
     return found

@@ -22,14 +22,15 @@ from psycopg2.extensions import connection as Connection
 
 from appview_pipeline_tests.benchmark import processes, reads_world
 from appview_pipeline_tests.benchmark.corpus import corpus
-from appview_pipeline_tests.benchmark.databases import query
+from appview_pipeline_tests.benchmark.databases import Arrivals, query
 from appview_pipeline_tests.benchmark.measure import Plan as WritingPlan
-from appview_pipeline_tests.benchmark.measure import start_consumers
+from appview_pipeline_tests.benchmark.measure import start_consumers, wait_for_seq
+from appview_pipeline_tests.benchmark.prefill import flush
 from appview_pipeline_tests.benchmark.reads_calls import Call
 from appview_pipeline_tests.benchmark.reads_plans import SEARCH_PATH, drop_index, explained, rendered
 from appview_pipeline_tests.benchmark.reads_process import DataPlane
 from appview_pipeline_tests.benchmark.relay import RelayProcess
-from appview_pipeline_tests.benchmark.sides import Server
+from appview_pipeline_tests.benchmark.sides import Consumers, Server
 from appview_pipeline_tests.conformance.reference import packages
 
 OURS, THEIRS = "reads_written", "reads_written_theirs"
@@ -88,6 +89,30 @@ class Taken:
     def plans(self) -> dict[str, frozenset[str]]:
         """The plan of the last round of each state."""
         return {state: samples[-1].plan for state, samples in self.samples.items()}
+
+
+@dataclass(frozen=True)
+class Writing:
+    """The pipeline at work on several databases, by name; one relay offers them its `frames`."""
+
+    relay: RelayProcess
+    consumers: Mapping[str, tuple[Arrivals, Consumers]]
+    began: float
+
+    def check(self) -> None:
+        """Raises ClickException where it has ended, or has no more frames: then nothing is measured beside it."""
+        for arrivals, consumer in self.consumers.values():
+            consumer.check()
+            if arrivals.newest >= self.relay.last_seq:
+                raise click.ClickException("The pipeline has written all frames before the reads were taken.")
+
+    def events(self) -> dict[str, float]:
+        """Events a second that were written to each database so far."""
+        elapsed = time.monotonic() - self.began
+        return {
+            name: (max(arrivals.newest, self.relay.start_cursor) - self.relay.start_cursor) / elapsed
+            for name, (arrivals, _) in self.consumers.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -173,10 +198,27 @@ def copies(server: Server, ours: str, theirs: str) -> Iterator[None]:
             query(maintenance, f"CREATE DATABASE {name} TEMPLATE {ours} STRATEGY file_copy")
         dropped, made = use_their_indexes(server.libpq(THEIRS), server.libpq(theirs))
         click.echo(f"On their indexes: without {dropped}, with {made}.")
-        reads_world.settle([server.libpq(OURS), server.libpq(THEIRS)])
+        flush(server.libpq("postgres"))
         yield
     finally:
         drop()
+
+
+@contextmanager
+def writing(server: Server, folder: Path, seconds: float, rate: float, *, small: bool) -> Iterator[Writing]:
+    """The pipeline writes `rate` events a second to each of the two copies, for `seconds` and some more."""
+    frames = int(rate * (seconds + SPARE_SECONDS))
+    with ExitStack() as stack:
+        relay = stack.enter_context(RelayProcess(corpus(frames, small=small), 0, frames))
+        consumers = {
+            name: start_consumers(stack, server, name, relay, WritingPlan(frames), folder / f"{name}.log")
+            for name in (OURS, THEIRS)
+        }
+        relay.begin_pace(frames, rate)
+        began = time.monotonic()
+        for arrivals, consumer in consumers.values():
+            wait_for_seq(arrivals, consumer, relay.start_cursor + 1)
+        yield Writing(relay, consumers, began)
 
 
 def written_tables(libpq: str) -> list[tuple[str, int, int, float, int, int]]:
@@ -191,60 +233,45 @@ def written_tables(libpq: str) -> list[tuple[str, int, int, float, int, int]]:
     return [(str(a), int(b), int(c), float(d), int(e), int(f)) for a, b, c, d, e, f in query(libpq, statement)]
 
 
+@contextmanager
+def asking(server: Server, folder: Path) -> Iterator[tuple[DataPlane, dict[str, Connection]]]:
+    """The data plane on both copies, and connections to them that plan as its own."""
+    urls = {name: server.url(name) for name in (OURS, THEIRS)}
+    with ExitStack() as stack:
+        plane = stack.enter_context(DataPlane(packages.install(), urls, folder / "written.log"))
+        connections = {}
+        for name in urls:
+            connections[name] = stack.enter_context(closing(psycopg2.connect(server.libpq(name))))
+            connections[name].autocommit = True
+            with connections[name].cursor() as cursor:
+                cursor.execute(SEARCH_PATH)
+        yield plane, connections
+
+
 def beside_writing(
     server: Server, between: tuple[str, str], folder: Path, wanted: Sequence[Call], seconds: float, rate: float,
     *, small: bool,
 ) -> Written:  # fmt: skip
     """Takes the reads before, beside and after `seconds` in which the pipeline writes `rate` events a second to each
     of two copies of our database; `between` names ours and theirs, which stay as they are."""
-    frames = int(rate * (seconds + SPARE_SECONDS))
     found = {name: [Taken(call) for call in wanted] for name in (OURS, THEIRS)}
-    with ExitStack() as stack:
-        stack.enter_context(copies(server, *between))
-        connections = {}
-        urls = {name: server.url(name) for name in found}
-
-        @contextmanager
-        def asking() -> Iterator[Callable[[str], None]]:
-            with ExitStack() as inner:
-                plane = inner.enter_context(DataPlane(packages.install(), urls, folder / "written.log"))
-                for name in found:
-                    connections[name] = inner.enter_context(closing(psycopg2.connect(server.libpq(name))))
-                    connections[name].autocommit = True
-                    with connections[name].cursor() as cursor:
-                        cursor.execute(SEARCH_PATH)
-                yield lambda state: take_round(plane, connections, found, state)
-
-        with asking() as take:
+    with copies(server, *between):
+        with asking(server, folder) as (plane, connections):
             for _ in range(ROUNDS):
-                take("alone")
-            with ExitStack() as writing:
-                relay = writing.enter_context(RelayProcess(corpus(frames, small=small), 0, frames))
-                consumers = [
-                    start_consumers(writing, server, name, relay, WritingPlan(frames), folder / f"{name}.log")
-                    for name in found
-                ]
-                relay.begin_pace(frames, rate)
-                began = time.monotonic()
+                take_round(plane, connections, found, "alone")
+            with writing(server, folder, seconds, rate, small=small) as at_work:
                 for number in range(1, BESIDE + 1):
-                    time.sleep(max(0.0, began + seconds * number / BESIDE - time.monotonic()))
-                    take("beside")
-                    for arrivals, consumer in consumers:
-                        consumer.check()
-                        if arrivals.newest >= relay.last_seq:
-                            raise click.ClickException(f"The frames ended before round {number}: lower --rate.")
-                elapsed = time.monotonic() - began
-                events = {
-                    name: (arrivals.newest - relay.start_cursor) / elapsed
-                    for name, (arrivals, _) in zip(found, consumers, strict=True)
-                }
+                    time.sleep(max(0.0, at_work.began + seconds * number / BESIDE - time.monotonic()))
+                    take_round(plane, connections, found, "beside")
+                    at_work.check()
+                events = at_work.events()
             tables = {name: written_tables(server.libpq(name)) for name in found}
             for _ in range(ROUNDS):
-                take("stopped")
+                take_round(plane, connections, found, "stopped")
         reads_world.settle([server.libpq(name) for name in found])
-        with asking() as take:
+        with asking(server, folder) as (plane, connections):
             for _ in range(ROUNDS):
-                take("renewed")
+                take_round(plane, connections, found, "renewed")
     return Written(found, events, tables)
 
 
