@@ -267,6 +267,10 @@ def test_the_appview_reaches_postgresql_and_nothing_else_of_ours() -> None:
     networks = {name: set(service.get("networks", ["default"])) for name, service in services().items()}
     reached = {name for name, joined in networks.items() if joined & networks["appview"]}
     assert reached == {"postgres", "appview-prepare", "appview"}
+    # Or podman routes from one to the other: by address, the code server's port could be reached.
+    assert {
+        name: network["driver_opts"]["isolate"] for name, network in read("compose.yaml")["networks"].items()
+    } == dict.fromkeys(("default", "serving"), "true")
 
 
 def test_every_variable_is_a_setting() -> None:

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes what the reference AppView needs in PostgreSQL: its role (role.sql, beside this file), a password for it, and
 # the database of bsync. It can run again at any time. It connects as libpq's variables say (PGHOST, PGUSER, PGPASSWORD,
-# PGDATABASE). The password is in the file that PASSWORD_FILE names; it is made where there is none.
+# PGDATABASE), as the role that runs `appview-pipeline migrate`: a superuser, or one with CREATEROLE and CREATEDB. The
+# password is in the file that PASSWORD_FILE names; it is made where there is none.
 set -eu
 export PASSWORD_FILE="${PASSWORD_FILE:?set PASSWORD_FILE}"
 
@@ -17,6 +18,10 @@ psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --single-transaction --file="$(di
 psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 <<'SQL'
 \set password `cat "$PASSWORD_FILE"`
 ALTER ROLE appview_server PASSWORD :'password';
+-- Whoever is no superuser makes a database for another role only as a member of that role.
+SELECT 'GRANT appview_server TO CURRENT_USER'
+WHERE NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+    AND NOT EXISTS (SELECT FROM pg_database WHERE datname = 'bsync') \gexec
 SELECT 'CREATE DATABASE bsync OWNER appview_server'
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'bsync') \gexec
 SQL

@@ -38,6 +38,7 @@ DOCKER = HERE.parent
 IMAGE = "localhost/appview-pipeline:try"
 SERVE_IMAGE = "localhost/appview-serve:try"
 SERVER_DID = "did:web:localhost"
+ADMIN_PASSWORD = "admin"  # noqa: S105 (of an AppView that only this session sees)
 PROJECT = "appview-try"
 STOP_SECONDS = 10
 """What each process of ours has to end after SIGTERM."""
@@ -45,26 +46,33 @@ SOCKET_GROUP = 10_002
 LONG_LIVED = ("code", "daemon", "webserver", "metrics")
 
 OVERRIDE = """
-# The simulated network is on the loopback addresses of one container. `code`, `appview` and the containers of runs
-# share that container's network, which podman allows outside of pods only; so its ports are the AppView's.
+# The simulated network is on the loopback addresses of one container. `code` and the containers of runs share that
+# container's network, which podman allows outside of pods only. `appview` has the networks of compose.yaml: there,
+# `directory` is the PLC directory, which comes through a socket file.
 x-podman:
   in_pod: false
 services:
   network:
     image: {image}
     command: appview-simulated-network --rate {rate} --accounts {accounts} --no-pasts
-    ports: ["127.0.0.1:{serve_port}:2590"]
     networks:
       default:
         aliases: [code]
-  appview:
+  directory-inside:
+    image: {image}
+    command: python /try/forward.py unix:/var/lib/appview/plc.sock 127.0.0.1:2582
     network_mode: service:network
-    networks: !reset []
-    ports: !reset []
+    volumes: ["{here}/forward.py:/try/forward.py:ro", "directory:/var/lib/appview"]
+  directory:
+    image: {image}
+    command: python /try/forward.py 0.0.0.0:2582 unix:/var/lib/appview/plc.sock
+    networks: [serving]
+    volumes: ["{here}/forward.py:/try/forward.py:ro", "directory:/var/lib/appview"]
+  appview:
     environment:
-      BSKY_DID_PLC_URL: http://127.0.0.1:2582
+      BSKY_DID_PLC_URL: http://directory:2582
       BSKY_DISABLE_SSRF_PROTECTION: "true"
-      BSKY_PORT: "2590"  # 2584 is a PDS of the simulated network
+      BSKY_ADMIN_PASSWORDS: {password}
   code:
     network_mode: service:network
 {env_files}
@@ -73,6 +81,22 @@ networks:
     name: {project}
   serving:
     name: {project}-serving
+volumes:
+  directory:
+"""
+CONNECT_IN_NODE = """
+const socket = require('net').connect({{host: '{host}', port: {port}}})
+const say = (text) => {{ console.log(text); process.exit() }}
+socket.on('connect', () => say('connected')).on('error', (error) => say(error.code))
+setTimeout(() => say('no answer'), 5000)
+"""
+CONNECT_IN_PYTHON = """
+import socket
+try:
+    socket.create_connection(('{host}', {port}), 5).close()
+    print('connected')
+except OSError as error:
+    print(type(error).__name__)
 """
 LAUNCH = """
 mutation ($params: ExecutionParams!) {
@@ -155,6 +179,7 @@ class Session:
             WEBSERVER_PORT=str(self.webserver_port),
             METRICS_PORT=str(self.metrics_port),
             PROMETHEUS_PORT=str(self.prometheus_port),
+            SERVE_PORT=str(self.serve_port),
             DOCKER_GID=str(SOCKET_GROUP),
             DOCKER_SOCKET=str(self.socket),
         )
@@ -171,7 +196,8 @@ class Session:
                 image=IMAGE,
                 rate=self.rate,
                 accounts=self.accounts,
-                serve_port=self.serve_port,
+                here=HERE,
+                password=ADMIN_PASSWORD,
                 project=PROJECT,
                 env_files=env_files.rstrip("\n"),
             )
@@ -219,6 +245,7 @@ class Session:
             wait("the role is there", 120, lambda: self.state("appview-prepare")["Status"] == "exited")
             if self.state("appview-prepare")["ExitCode"]:
                 raise Wrong(run("podman", "logs", "--tail", "20", self.container("appview-prepare")))
+        self.compose("up", "--detach", "--no-deps", "directory-inside", "directory")
         self.compose("--profile", "appview", "up", "--detach", "--no-deps", "appview")
         wait("appview is healthy", 300, lambda: self.is_healthy("appview"))
 
@@ -226,11 +253,27 @@ class Session:
         """Asks it as an account (`-`: as nobody), as ask_as_account.py says."""
         script = (HERE / "ask_as_account.py").read_text()
         text = run(
-            "podman", "exec", "--interactive", self.container("network"),
-            "python", "-", "http://127.0.0.1:2590", SERVER_DID, did, method, *given, input=script,
+            "podman", "exec", "--interactive", self.container("directory"),
+            "python", "-", "http://appview:2584", SERVER_DID, did, method, *given, input=script,
         )  # fmt: skip
         answer = json.loads(text)
         return answer["status"], answer["body"]
+
+    def curl(self, path: str, *options: str) -> Any:
+        """The JSON that curl gets from the AppView's port on the host."""
+        text = run("curl", "--silent", "--show-error", *options, f"http://127.0.0.1:{self.serve_port}{path}")
+        return json.loads(text)
+
+    def address(self, service: str, network: str = "") -> str:
+        """A container's address in one of the project's networks."""
+        (container,) = json.loads(run("podman", "inspect", self.container(service)))
+        return str(container["NetworkSettings"]["Networks"][f"{PROJECT}{network}"]["IPAddress"])
+
+    def connects(self, service: str, host: str, port: int) -> str:
+        """`connected`, or why a service's container does not get a TCP connection to an address."""
+        program = CONNECT_IN_NODE if service == "appview" else CONNECT_IN_PYTHON
+        command = ("node", "-e") if service == "appview" else ("python", "-c")
+        return self.inside(service, *command, program.format(host=host, port=port)).strip()
 
     def sql(self, statement: str) -> str:
         """What psql prints of a statement, as the pipeline's role."""
@@ -437,9 +480,16 @@ def served(session: Session) -> list[str]:
         return bool(profile["viewer"]["muted"])
 
     wait("the mute has gone through bsync into the database and back", 60, is_muted)
-    with urllib.request.urlopen(f"http://127.0.0.1:{session.serve_port}/.well-known/did.json", timeout=30) as found:
-        document = json.load(found)
-    check(f"did.json, asked from the host: {document['id']}", document["id"] == SERVER_DID, document)
+    document = session.curl("/.well-known/did.json")
+    check(f"did.json, with curl on the host: {document['id']}", document["id"] == SERVER_DID, document)
+    body = session.curl(f"/xrpc/app.bsky.actor.getProfile?actor={ann}")
+    check(f"profile of {body.get('handle')}, with curl on the host", body.get("did") == ann, body)
+    admin = ("--user", f"admin:{ADMIN_PASSWORD}", "--header", f"appview-as-did: {bob}")
+    body = session.curl("/xrpc/app.bsky.feed.getTimeline?limit=50", *admin)
+    check(f"timeline, with curl and the password: {len(body.get('feed', ()))} posts", "feed" in body, body)
+    body = session.curl("/xrpc/app.bsky.graph.getMutes", *admin)
+    check("the account's mutes, with curl and the password", [mute["did"] for mute in body["mutes"]] == [ann], body)
+    wrong += apart(session)
     size = int(run("podman", "image", "inspect", "--format", "{{.Size}}", SERVE_IMAGE))
     say(f"image {SERVE_IMAGE}: {size / 1e6:,.0f} MB")
     say(
@@ -452,6 +502,69 @@ def served(session: Session) -> list[str]:
     return wrong
 
 
+def apart(session: Session) -> list[str]:
+    """Who reaches whom by TCP; returns what was not as promised.
+
+    Each refusal has its counterpart: the same question to a port that is open, or from a container that may ask.
+    """
+    inside, serving = session.address("network"), session.address("appview", "-serving")
+    expected = [
+        ("appview", "postgres", 5432, True),
+        ("appview", "code", 4000, False),  # by its name
+        ("appview", inside, 4000, False),
+        ("daemon", "code", 4000, True),
+        ("directory", "appview", 2584, True),
+        *(("directory", "appview", port, False) for port in (2585, 2586, 2587)),
+        ("daemon", "appview", 2584, False),
+        ("daemon", serving, 2586, False),
+        *(("appview", "127.0.0.1", port, True) for port in (2585, 2586, 2587)),
+    ]
+    if "webserver" in session.running:
+        webserver = session.address("webserver")
+        expected += [
+            ("appview", "webserver", 3000, False),
+            ("appview", webserver, 3000, False),
+            ("daemon", "webserver", 3000, True),
+        ]
+    wrong = []
+    for service, host, port, allowed in expected:
+        outcome = session.connects(service, host, port)
+        named = {inside: "the address of code", serving: "the address of appview"}.get(host, host)
+        said = f"from {service} to {named}, port {port}: {outcome}"
+        right = (outcome == "connected") == allowed
+        say(said if right else f"{said}: WRONG")
+        if not right:
+            wrong.append(said)
+    for port, allowed in ((2584, True), (2585, False), (2586, False), (2587, False)):
+        with socket.socket() as client:
+            client.settimeout(5)
+            reached = client.connect_ex((serving, port)) == 0
+        said = f"from the host to the container's address, port {port}: {'connected' if reached else 'refused'}"
+        say(said if reached == allowed else f"{said}: WRONG")
+        if reached != allowed:
+            wrong.append(said)
+    return wrong
+
+
+def back_again(session: Session, services: tuple[str, ...]) -> list[str]:
+    """Starts the containers that `stop` has ended, with what they had; returns what was not as promised."""
+    run("podman", "start", session.container("postgres"))
+    wait("PostgreSQL is back", 60, lambda: session.is_healthy("postgres"))
+    rows = "SELECT (SELECT count(*) FROM bsky.record), (SELECT count(*) FROM bsky.mute)"
+    records, mutes = (int(number) for number in session.sql(rows).split("|"))
+    say(f"the database has {records:,} records and {mutes} mute")
+    for service in services:
+        run("podman", "start", session.container(service))
+    for service in services:
+        wait(f"{service} is healthy again", 600, lambda service=service: session.is_healthy(service))  # type: ignore[misc]
+    session.running = services
+    bob, ann = session.sql('SELECT "mutedByDid", "subjectDid" FROM bsky.mute').split("|")
+    status, body = session.ask_appview(bob, "app.bsky.actor.getProfile", f"actor={ann}")
+    kept = status == 200 and body["viewer"]["muted"] and mutes == 1
+    say(f"started again, it shows the mute of before: {'as it should be' if kept else 'WRONG'}")
+    return [] if kept else [f"after the second start: {json.dumps(body)[:300]}"]
+
+
 def appview_alone(session: Session) -> list[str]:
     """The AppView over what code location and daemon index; returns what was not as promised."""
     session.running = ("code", "daemon")
@@ -460,7 +573,9 @@ def appview_alone(session: Session) -> list[str]:
     wait("the stream is indexed", 600, lambda: indexed(session, 0))
     wait("accounts have profiles and posts", 300, lambda: int(session.sql(
         "SELECT count(DISTINCT creator) FROM bsky.post JOIN bsky.profile USING (creator)")) > 1)  # fmt: skip
-    return served(session) + session.stop()
+    wrong = served(session) + session.stop()
+    wrong += back_again(session, ("code", "daemon", "appview"))
+    return wrong + session.stop()
 
 
 def whole(session: Session) -> list[str]:
