@@ -227,6 +227,8 @@ MIGRATION_PAUSE_SECONDS = 1.0
 """How long a migration waits for the lock of a table, and holds up all that come after it. And the pause before it
 tries again."""
 
+ADOPTION_POLL_SECONDS = 1.0
+"""How often an adoption looks whether it should stop, while its processes say nothing."""
 ADOPTION_WATCH_SECONDS = 2.5
 """How long an adoption looks whether something else still writes records. PostgreSQL's statistics are a second late."""
 

@@ -309,8 +309,23 @@ def import_predecessor(url: str, dry_run: bool, sources: tuple[str, ...], purge:
 )
 @click.option("--compare", is_flag=True, help="Queue all repositories to be compared with the network.")
 @click.option("--from-keys", is_flag=True, help="Most records came from indexRepo: their keys say when they were made.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="How many go through history and records, each with a session.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
-def adopt(check: bool, schema: str | None, cursor: int | None, compare: bool, from_keys: bool, as_json: bool) -> None:
+def adopt(
+    check: bool,
+    schema: str | None,
+    cursor: int | None,
+    compare: bool,
+    from_keys: bool,
+    processes: int,
+    as_json: bool,
+) -> None:
     """Take over a database that the reference's own indexer has filled (docs/serve.md).
 
     Stop that indexer first; the AppView may go on serving. The tables stay where they are: columns and indexes of ours
@@ -345,6 +360,7 @@ def adopt(check: bool, schema: str | None, cursor: int | None, compare: bool, fr
                         cursor=cursor,
                         compare=compare,
                         from_keys=from_keys,
+                        processes=processes,
                         progress=show,
                         stopped=stopped,
                     )

@@ -235,7 +235,8 @@ def build_again(records: Iterable[StoredRecord], declared: Declarations = DECLAR
             continue
         seen.add(collection)
         for table, staged in own.items():
-            rows.setdefault(table, []).extend(staged)
+            if staged:
+                rows.setdefault(table, []).extend(staged)
     return Batch(Report("rerun"), rows, frozenset(seen), declared), unreadable
 
 

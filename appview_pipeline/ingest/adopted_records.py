@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from appview_pipeline.indexing.batch import build_again
@@ -18,7 +19,7 @@ from appview_pipeline.indexing.events import refusal
 from appview_pipeline.indexing.registry import IndexedCollections
 from appview_pipeline.indexing.validators import Validators, record_validators
 from appview_pipeline.ingest.pace import Pace
-from appview_pipeline.ingest.rerun import compare_and_repair, retry_while_busy
+from appview_pipeline.ingest.rerun import compare_once_and_repair, retry_while_busy
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.protocol.record_json import as_stored
 from appview_pipeline.protocol.syntax import is_readable_did, is_record_key, is_tid, tid_after
@@ -31,6 +32,8 @@ from appview_pipeline.store.repairs import Listed
 
 SOURCE = "adoption"
 """Name of this source in `pipeline.batch` and of its dead letters."""
+UNLIMITED = 2**31 - 1
+"""Dead letters a minute, and bytes of them, where all are kept."""
 FIRST_REV = "2222222222222"
 """Rev of a record whose own is none."""
 
@@ -41,18 +44,21 @@ class AdoptedRecords:
     def __init__(self, settings: Settings, database: Database, connection: Connection) -> None:
         """`connection`: on which `store.repair.prepare_repair` has been called; all of the adoption uses it."""
         self._connection = connection
-        self._writer = Writer(database, settings, SOURCE)
+        # What is refused is stored already, so it can't flood the table; and nothing else has it.
+        unlimited = replace(settings, dead_letters_per_minute=UNLIMITED, dead_letter_day_bytes=UNLIMITED)
+        self._writer = Writer(database, unlimited, SOURCE)
         self._validators: Validators = record_validators(settings.lexicon_dir)
         self._collections = IndexedCollections(settings.extra_collections)
         self._pace = Pace()
 
-    def repair_next(self, after: str, limit: int) -> tuple[str | None, Counter[str]]:
-        """Reads the next `limit` records after the URI `after`, and repairs what follows from them.
+    def repair_next(self, after: str, until: str | None, limit: int) -> tuple[str | None, Counter[str]]:
+        """Reads the next `limit` records after the URI `after` up to `until` (None: to the end), and repairs what
+        follows from them.
 
         Returns the last one's URI (None: there are no more) and what was done. May be repeated.
         """
         done: Counter[str] = Counter()
-        stored = next_records(self._connection, after, limit)
+        stored = next_records(self._connection, after, until, limit)
         if not stored:
             return None, done
         done["records"] = len(stored)
@@ -87,7 +93,7 @@ class AdoptedRecords:
     def _compare(self, listed: Listed) -> Counter[str]:
         if not listed:
             return Counter()
-        repairs = compare_and_repair(self._connection, listed, self._stage, self._pace)
+        repairs = compare_once_and_repair(self._connection, listed, self._stage, self._pace)
         self._forget()
         return Counter({f"repaired {table}": rows for table, rows in repairs.changed.items()})
 

@@ -146,6 +146,23 @@ def compare_and_repair(
     return repairs
 
 
+def compare_once_and_repair(
+    connection: Connection, listed: Listed, stage: Callable[..., BatchToApply], pace: Pace
+) -> Repairs:
+    """As `compare_and_repair`, where nothing else writes: what was found right is not looked at again, nor what was
+    repaired."""
+    repairs, left = Repairs(), dict(listed)
+    for _ in range(MAX_LOOKS):
+        look = retry_while_busy(connection, partial(look_at, connection, left, stage))
+        repairs.merge(_repair(connection, look.wrong, stage, pace))
+        for uri in look.wrong:
+            del left[uri]
+        if look.is_whole or not left:
+            return repairs
+    repairs.merge(_repair(connection, left, stage, pace))
+    return repairs
+
+
 def _repair(connection: Connection, wrong: Listed, stage: Callable[..., BatchToApply], pace: Pace) -> Repairs:
     repairs, left = Repairs(), list(wrong.items())
     while left:

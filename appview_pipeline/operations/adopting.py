@@ -13,8 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,12 +23,14 @@ from appview_pipeline.errors import OperatorError, Stopped
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest.adopted_records import AdoptedRecords
 from appview_pipeline.ingest.rerun import retry_while_busy
+from appview_pipeline.operations.adoption_processes import PARTS, RECORDS, ROWS, go_through, session
 from appview_pipeline.settings import Settings
 from appview_pipeline.store import adoption as state
 from appview_pipeline.store import adoption_steps as steps
 from appview_pipeline.store import counters, migrate
 from appview_pipeline.store.adoption import Adoption, Options
 from appview_pipeline.store.adoption_check import Findings, examine, find_schema
+from appview_pipeline.store.adoption_ranges import end_ranges, make_ranges
 from appview_pipeline.store.database import Connection, Database
 from appview_pipeline.store.leaving import is_left
 from appview_pipeline.store.repair import prepare_repair
@@ -39,10 +40,6 @@ log = logging.getLogger(__name__)
 
 LOCK = "adoption"
 """Name of the lock that makes an adoption the only one of its database."""
-ROWS = 5_000
-"""Rows of a table that one transaction goes through."""
-RECORDS = 2_000
-"""Records that are read at once."""
 FIRST_VERSION = "0001"
 """The schema version that an adopted database has once columns and indexes are added."""
 
@@ -106,6 +103,7 @@ def adopt(
     cursor: int | None = None,
     compare: bool = False,
     from_keys: bool = False,
+    processes: int = 1,
     watch: bool = True,
     progress: Progress = lambda step, rows: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -114,7 +112,8 @@ def adopt(
 
     `cursor`: the sequence number that the reference's indexer had reached in the stream of the settings' relay, None:
     unknown. `compare`: queues all repositories to be compared with the network. `from_keys`: revs follow from record
-    keys, for a database that was indexed from repositories. Raises `OperatorError` with what is in
+    keys, for a database that was indexed from repositories. `processes`: how many go through the largest steps, each
+    with a session; another call may have another number. Raises `OperatorError` with what is in
     its way, where another process is adopting the database, and where an adoption goes on with other options than it
     began with (none given: those count); `Stopped` where `stopped` says so, between two parts.
     """
@@ -122,7 +121,7 @@ def adopt(
     try:
         with session_lock(database, LOCK, taken="another process is adopting this database", patience=0.0):
             options = Options(cursor, compare, from_keys)
-            return _Adopting(settings, database, progress, stopped).run(schema, options, watch, started)
+            return _Adopting(settings, database, processes, progress, stopped).run(schema, options, watch, started)
     except LockTaken as error:
         sentence = str(error)
         raise OperatorError(f"{sentence[:1].upper()}{sentence[1:]}: wait for it to end.") from None
@@ -132,6 +131,7 @@ def adopt(
 class _Adopting:
     settings: Settings
     database: Database
+    processes: int
     progress: Progress
     stopped: Callable[[], bool]
 
@@ -150,6 +150,8 @@ class _Adopting:
                 adoption = state.make_state(connection, findings.schema, options)
         else:
             adoption.check_options(schema, options)
+            with self.database.connect("maintenance") as connection:
+                state.make_tables(connection)  # it may have begun with an earlier release
             log.info("%s", adoption.sentence)
         names = list(state.STEPS)
         for name in names[names.index(adoption.step) :]:
@@ -176,7 +178,8 @@ class _Adopting:
     def _move_on(self, names: list[str], name: str) -> None:
         if name != names[-1]:
             with self.database.connect("maintenance") as connection, connection.cursor() as cursor:
-                state.move(cursor, names[names.index(name) + 1], None)
+                done = end_ranges(cursor, name)
+                state.move(cursor, names[names.index(name) + 1], None, done)
 
     # --- the steps ---
 
@@ -189,7 +192,7 @@ class _Adopting:
             steps.add_columns(connection)
 
     def _revs(self, step: str, position: str | None, adoption: Adoption) -> None:
-        with _session(self.database) as connection:
+        with session(self.database) as connection:
             while True:
                 pages = steps.pages_of_records(connection)
                 page, vacuum_at = int(position or 0), max(pages // steps.VACUUMS, 1)
@@ -218,7 +221,7 @@ class _Adopting:
         return False
 
     def _notifications(self, step: str, position: str | None, adoption: Adoption) -> None:
-        with _session(self.database) as connection:
+        with session(self.database) as connection:
             self._walk(connection, step, position, [("repeated", "notifications", "next", steps.remove_repeated)])
 
     def _migrations(self, step: str, position: str | None, adoption: Adoption) -> None:
@@ -235,7 +238,7 @@ class _Adopting:
         steps.complete_migrations(self.database)
 
     def _repositories(self, step: str, position: str | None, adoption: Adoption) -> None:
-        with _session(self.database) as connection:
+        with session(self.database) as connection:
             after = position or ""
             while True:
                 with connection.cursor() as cursor:
@@ -247,34 +250,14 @@ class _Adopting:
                 after = until
 
     def _history(self, step: str, position: str | None, adoption: Adoption) -> None:
-        note_history, note_reposts = partial(steps.note_history, EFFECTS), partial(steps.note_reposts, EFFECTS)
-        with _session(self.database) as connection:
-            self._walk(
-                connection,
-                step,
-                position,
-                [
-                    ("posts", "history", "next", note_history),
-                    ("reposts", "history", "next_repost", note_reposts),
-                ],
-            )
+        self._go_through(step)
 
     def _records(self, step: str, position: str | None, adoption: Adoption) -> None:
-        with _session(self.database) as connection:
-            prepare_repair(connection, EFFECTS)
-            records = AdoptedRecords(self.settings, self.database, connection)
-            after = position or ""
-            while True:
-                self._stop_if_asked()
-                until, done = records.repair_next(after, RECORDS)
-                if until is None:
-                    return
-                self._note(connection, step, until, done)
-                after = until
+        self._go_through(step)
 
     def _remains(self, step: str, position: str | None, adoption: Adoption) -> None:
         tables = steps.tables_of_rows(EFFECTS)
-        with _session(self.database) as connection:
+        with session(self.database) as connection:
             self._walk(connection, step, position, [("passed on", "notifications", "next", steps.pass_on)])
             prepare_repair(connection, EFFECTS)
             records = AdoptedRecords(self.settings, self.database, connection)
@@ -293,7 +276,7 @@ class _Adopting:
     def _counters(self, step: str, position: str | None, adoption: Adoption) -> None:
         table, after = _place(position)
         tables = list(counters.TABLES)
-        with _session(self.database) as connection:
+        with session(self.database) as connection:
             counters.prepare_recount(connection)
             for name in tables[tables.index(table) if table in tables else 0 :]:
                 key: str | None = after if name == table else ""
@@ -308,7 +291,7 @@ class _Adopting:
                     self._note(connection, step, _at(name, key), done)
 
     def _end(self, step: str, position: str | None, adoption: Adoption) -> None:
-        with _session(self.database) as connection:
+        with session(self.database) as connection:
             parts = {"floors": steps.raise_floors}
             if adoption.compare:
                 parts["queue"] = steps.queue_repositories
@@ -329,6 +312,12 @@ class _Adopting:
             connection.commit()
 
     # --- parts of steps ---
+
+    def _go_through(self, step: str) -> None:
+        """Goes through the ranges of a step, with all processes."""
+        with self.database.connect("maintenance") as connection:
+            make_ranges(connection, step, PARTS[step])
+        go_through(self.settings, self.database, step, self.processes, partial(self.progress, step), self.stopped)
 
     def _walk(
         self,
@@ -388,10 +377,3 @@ def _place(position: str | None) -> tuple[str, str]:
 def _at(part: str, key: str | None) -> str:
     """The position after `key` in a part of a step; None: the part is done."""
     return f"{part}|{LAST_KEY if key is None else key}"
-
-
-@contextmanager
-def _session(database: Database) -> Iterator[Connection]:
-    with database.connect("maintenance") as connection:
-        steps.prepare_session(connection)
-        yield connection

@@ -85,14 +85,23 @@ class Adoption:
 
 def make_state(connection: Connection, schema: str, options: Options) -> Adoption:
     """Begins the adoption of the tables in `schema`, or finds the one that has begun. Commits."""
+    make_tables(connection)
     with connection.cursor() as cursor:
-        cursor.execute(read("schema/0027_adoption.sql"))
+        cursor.execute(sections("adopt/ranges.sql")["clear"])
         begin = {"schema": schema, "step": next(iter(STEPS)), **asdict(options)}
         cursor.execute(sections(_FILE)["begin"], begin)
     connection.commit()
     adoption = read_adoption(connection)
     assert adoption is not None
     return adoption
+
+
+def make_tables(connection: Connection) -> None:
+    """Makes the tables that say how far an adoption has come, where they are not there. Commits."""
+    with connection.cursor() as cursor:
+        for name in ("0027_adoption", "0028_adoption_ranges"):
+            cursor.execute(read(f"schema/{name}.sql"))
+    connection.commit()
 
 
 def read_adoption(connection: Connection) -> Adoption | None:

@@ -202,6 +202,13 @@ def list_accounts(cursor: Cursor, after: str, until: str) -> Counts:
     return done
 
 
+def prepare_history(connection: Connection) -> None:
+    """Makes the table in which the session keeps what `note_history` and `note_reposts` have noted."""
+    with connection.cursor() as cursor:
+        cursor.execute(sections("adopt/history.sql")["prepare"])
+    connection.commit()
+
+
 def note_history(effects: Effects, cursor: Cursor, after: str, until: str | None) -> Counts:
     """Notes what the posts after `after` up to `until` tell of posts and gates that are gone."""
     statements = filled(effects, "adopt/history.sql")
@@ -224,16 +231,16 @@ def note_reposts(effects: Effects, cursor: Cursor, after: str, until: str | None
 def _gone_posts(cursor: Cursor, effects: Effects) -> Counts:
     statements = filled(effects, "adopt/history.sql")
     done = 0
-    for name in ("states", "deletions", "keep_notifications"):
+    for name in ("states", "deletions", "keep_notifications", "noted"):
         cursor.execute(statements[name])
-        done += cursor.rowcount if name != "keep_notifications" else 0
+        done += cursor.rowcount if name in ("states", "deletions") else 0
     return {"past states": done}
 
 
-def next_records(connection: Connection, after: str, limit: int) -> list[StoredRecord]:
-    """The next `limit` records after the URI `after`."""
+def next_records(connection: Connection, after: str, until: str | None, limit: int) -> list[StoredRecord]:
+    """The next `limit` records after the URI `after` up to `until` (None: to the end)."""
     with connection.cursor() as cursor:
-        cursor.execute(sections("adopt/records.sql")["next"], {"after": after, "limit": limit})
+        cursor.execute(sections("adopt/records.sql")["next"], {"after": after, "until": until, "limit": limit})
         return [StoredRecord(*row) for row in cursor.fetchall()]
 
 

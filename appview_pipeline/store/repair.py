@@ -92,7 +92,7 @@ def entries(connection: Connection, after: int, until: int) -> Listed:
 def look_at(connection: Connection, listed: Listed, stage: Stage) -> Look:
     """Compares entries of the list without locks, and writes nothing. Finds those that have to be repaired: all of them
     where it can't see which."""
-    look = Look(listed, None)
+    look = Look(listed, None, is_whole=False)
     try:
         with translated():
             with connection.cursor() as cursor:

@@ -47,7 +47,9 @@ class Repairs:
 
 @dataclass(frozen=True)
 class Look:
-    """`wrong`: the entries to be repaired; `records`: how many of them have a record (None: not known)."""
+    """`wrong`: the entries to be repaired; `records`: how many of them have a record (None: not known); `is_whole`: all
+    that follows from the others was compared, too, and is right."""
 
     wrong: Listed
     records: int | None
+    is_whole: bool = True

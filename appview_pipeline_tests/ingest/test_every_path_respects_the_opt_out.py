@@ -127,6 +127,8 @@ STATEMENTS: dict[str, str] = {
     "adopt/history.keep_notifications": DERIVED,
     "adopt/history.states": OTHERS,
     "adopt/notifications.pass": EXISTING,
+    "adopt/ranges.make": STATE,
+    "adopt/ranges.move": STATE,
     "adopt/records.rewrite": EXISTING,
     "adopt/repositories.actors": LOOKS,
     "adopt/repositories.cursor": STATE,
@@ -357,6 +359,7 @@ def test_a_new_statement_would_be_found(tmp_path: Path) -> None:
 MODULES = {
     "accounts": "test_hosting_statuses",
     "adoption": "test_adoptions",
+    "adoption_ranges": "test_adoptions",
     "adoption_steps": "test_adoptions",
     "apply": "test_live",
     "backfill_queue": "test_the_queue_of_repositories",

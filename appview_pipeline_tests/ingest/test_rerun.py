@@ -19,14 +19,16 @@ from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest import pace as pace_module
 from appview_pipeline.ingest import rerun as rerun_module
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, RerunSummary, rerun_collections
+from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, RerunSummary, rerun_collections, wrongly_derived
 from appview_pipeline.ingest.writer import Writer
+from appview_pipeline.store.database import Database
 from appview_pipeline.store.repair import entries, list_work, prepare_repair, repair_records
 from appview_pipeline_tests.properties.network_builder import NOWHERE
 from appview_pipeline_tests.support.background import repeated
-from appview_pipeline_tests.support.batches import batches_of, feed
+from appview_pipeline_tests.support.batches import batches_of, feed, index
 from appview_pipeline_tests.support.changes import COLLECTIONS, validators
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create, post
+from appview_pipeline_tests.support.records import ref
 from appview_pipeline_tests.support.rerun import Rerun
 from appview_pipeline_tests.support.states import differences, dump
 
@@ -228,3 +230,34 @@ def test_repositories_that_the_stream_came_to_last_come_first(busy: Rerun) -> No
     newest = dict(busy.rows('SELECT did, max("appliedAt") FROM bsky.record GROUP BY did'))
     assert len(order) > 3
     assert [newest[did] for did in order] == sorted((newest[did] for did in order), reverse=True)
+
+
+def test_what_only_our_own_tables_lack_is_named(database: Database, stream: Stream) -> None:
+    """And not the records beside it."""
+    ann, bob = Person(stream, "ann"), Person(stream, "bob")
+    root, lost = (ref(ann.uri(f"app.bsky.feed.post/{key}")) for key in ("root", "lost"))
+    gate = {
+        "$type": "app.bsky.feed.threadgate",
+        "post": root["uri"],
+        "allow": [{"$type": "app.bsky.feed.threadgate#followingRule"}],
+        "createdAt": WHEN,
+    }
+    index(
+        database,
+        ann.commit(post("root", "root"), create("app.bsky.feed.threadgate/root", gate)),
+        bob.commit(
+            post("a", "orphan", reply={"root": lost, "parent": lost}),
+            post("b", "reply", reply={"root": root, "parent": root}),
+            post("c", "words"),
+        ),
+    )
+    with database.connect("writer") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT uri, did FROM bsky.record")
+        listed = dict(cursor.fetchall())
+        assert wrongly_derived(database, listed) == []
+        cursor.execute("DELETE FROM pipeline.pending")
+        connection.commit()
+        assert wrongly_derived(database, listed) == [bob.uri("app.bsky.feed.post/a")]
+        cursor.execute("DELETE FROM pipeline.dependency")
+        connection.commit()
+    assert wrongly_derived(database, listed) == [bob.uri(f"app.bsky.feed.post/{key}") for key in "ab"]

@@ -145,4 +145,13 @@ INGEST = (
             "ingest/test_pipeline.py::test_the_next_batch_is_decoded_while_one_is_applied_and_no_third_is_taken",
         ),
     ),
+    Mutant(
+        name="an-adoption-keeps-few-of-the-refused",
+        file="appview_pipeline/ingest/adopted_records.py",
+        old="        self._writer = Writer(database, unlimited, SOURCE)\n",
+        new="        self._writer = Writer(database, settings, SOURCE)\n",
+        promise="All records that an adoption refuses are kept as dead letters, however many.",
+        documented="docs/serve.md#what-it-does",
+        tests=("operations/test_adopting.py::test_all_that_is_refused_is_kept",),
+    ),
 )

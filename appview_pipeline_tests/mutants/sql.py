@@ -519,4 +519,13 @@ SQL = (
         documented="docs/serve.md#what-it-does",
         tests=("store/test_adoption.py::test_times_of_events_become_revs",),
     ),
+    Mutant(
+        name="an-adoption-reads-all-replies-again-and-again",
+        file="sql/adopt/history.sql",
+        old="INSERT INTO noted_post (uri) SELECT uri FROM gone_post ON CONFLICT",
+        new="INSERT INTO noted_post (uri) SELECT uri FROM gone_post WHERE false ON CONFLICT",
+        promise="An adoption looks through the replies to a post that is gone once.",
+        documented="docs/serve.md#time-and-room",
+        tests=("store/test_adoption.py::test_replies_to_a_post_that_is_gone_are_looked_through_once",),
+    ),
 )

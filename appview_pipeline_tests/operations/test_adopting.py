@@ -5,6 +5,8 @@ What it makes of a database of the reference's is tested in conformance/test_ado
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from appview_pipeline.errors import OperatorError
@@ -94,6 +96,20 @@ def test_notifications_that_come_again_meanwhile(
             adopt(settings, database, watch=False)
     summary = adopt(settings, database, watch=False)
     assert summary.adoption.counts["repeated notifications"] > 0
+
+
+def test_all_that_is_refused_is_kept(database: Database, stream: Stream) -> None:
+    """Whatever the limits of the stream's dead letters: nothing else has these records."""
+    ann = Person(stream, "ann")
+    index(database, ann.commit(*(post(f"r{number}", "words") for number in range(6))))
+    settings = replace(given_back(database), dead_letters_per_minute=1, dead_letter_day_bytes=0)
+    rows(
+        database.url,
+        "UPDATE bsky.record SET json = replace(json, 'words', repeat('word ', 1000)) WHERE uri LIKE '%/r%'",
+    )
+    summary = adopt(settings, database, watch=False)
+    assert summary.adoption.counts["refused records"] == 6
+    assert one(database.url, "SELECT count(*) FROM pipeline.dead_letter WHERE form = 'json'") == 6
 
 
 def test_roles_may_do_the_same_by_the_former_name(database: Database, stream: Stream) -> None:

@@ -7,10 +7,12 @@ from datetime import datetime, timezone
 import pytest
 
 from appview_pipeline.errors import OperatorError
+from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.protocol.syntax import tid_after, tid_from_micros
 from appview_pipeline.store.adoption import Options, end, make_state, read_adoption
-from appview_pipeline.store.adoption_steps import prepare_session
+from appview_pipeline.store.adoption_steps import next_key, note_history, prepare_history, prepare_session
 from appview_pipeline.store.database import Database
+from appview_pipeline_tests.support.tables import one, rows
 
 TIMES = (
     "2022-11-17T00:35:16.391Z",
@@ -62,3 +64,72 @@ def test_times_of_events_become_revs(database: Database) -> None:
                     assert made == tid_from_micros(1_677_715_200_000_000)
             cursor.execute("SELECT pg_temp.tid_after('3kzzzzzzzzzzz')")
             assert cursor.fetchone() == (tid_after("3kzzzzzzzzzzz"),)
+
+
+REPLIES = 300
+GONE, EDITED = (f"at://did:plc:root{number}/app.bsky.feed.post/3laaaaaaaaa22" for number in (0, 1))
+THREADS = """
+INSERT INTO bsky.actor (did, "indexedAt") SELECT 'did:plc:root' || k, 'x' FROM generate_series(0, 1) k;
+INSERT INTO bsky.record (uri, cid, did, json, "indexedAt", rev)
+SELECT 'at://did:plc:root1/app.bsky.feed.post/3laaaaaaaaa22', 'c', 'did:plc:root1', '{}', 'x', '3zaaaaaaaaa22'
+UNION ALL
+SELECT 'at://did:plc:' || n || '/app.bsky.feed.post/3lbaaaaaaaa22', 'c', 'did:plc:' || n, '{}', 'x',
+  '3maaaaaaa2' || translate(n::text, '0189', 'wxyz')
+FROM generate_series(100, 99 + %s) n;
+INSERT INTO bsky.post (uri, cid, creator, text, "createdAt", "indexedAt", rev, "replyRoot", "replyParent",
+  "invalidReplyRoot", "violatesThreadGate")
+SELECT uri, cid, did, '', 'x', 'x', rev, root, root, root IS NULL AND NULL, root IS NULL AND NULL
+FROM bsky.record, LATERAL (
+  SELECT CASE WHEN rev < '3n' THEN
+    'at://did:plc:root' || right(did, 1)::int %% 2 || '/app.bsky.feed.post/3laaaaaaaaa22' END AS root
+) threads
+"""
+
+
+def noted(database: Database, limit: int) -> tuple[list[int], list[list[tuple[object, ...]]]]:
+    """What one session notes, from parts of so many posts: rows of bsky.post that each part reads, and the result."""
+    rows(database.url, "TRUNCATE pipeline.version, pipeline.tombstone, pipeline.kept_notification")
+    read: list[int] = []
+    with database.dedicated("maintenance") as connection:
+        connection.autocommit = False
+        prepare_session(connection)
+        prepare_history(connection)
+        after: str | None = ""
+        while after is not None:
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+                until = next_key(cursor, "history", "next", after, limit)
+                note_history(EFFECTS, cursor, after, until)
+                cursor.execute(
+                    "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables "
+                    "WHERE schemaname = 'bsky' AND relname = 'post'"
+                )
+                read.append(int((cursor.fetchone() or (0,))[0]) - sum(read))  # earlier parts are counted, too
+            connection.commit()
+            after = until
+    return read, [
+        rows(database.url, f"SELECT {columns} FROM pipeline.{table} ORDER BY 1, 2")
+        for table, columns in (
+            ("version", "uri, rev, deleted, root, mentions"),
+            ("tombstone", "uri, rev"),
+            ("kept_notification", "uri, NULL"),
+        )
+    ]
+
+
+def test_replies_to_a_post_that_is_gone_are_looked_through_once(database: Database) -> None:
+    """However many parts of the step have some of them; and the result is that of one part."""
+    rows(database.url, THREADS % REPLIES)
+    rows(database.url, "ANALYZE")
+    read, found = noted(database, 20)
+    (_, *later) = read
+    assert len(read) > REPLIES / 21 and max(later) < 20 * 15 < read[0], read
+    versions, tombstones, kept = found
+    last = one(database.url, 'SELECT max(rev) FROM bsky.post WHERE "replyRoot" = %s', GONE)
+    assert versions == [
+        (GONE, "3laaaaaaaaa22", False, None, []),
+        (GONE, tid_after(last), True, None, None),
+        (EDITED, "3laaaaaaaaa22", False, None, []),
+    ]
+    assert tombstones == [(GONE, tid_after(last))] and len(kept) == REPLIES
+    assert noted(database, 10_000)[1] == found

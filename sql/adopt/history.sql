@@ -10,6 +10,14 @@
 --
 -- Placeholders (store/placeholders.py): {nsid.NAME} is the NSID of a collection.
 
+-- What is noted of a post follows from all replies to it, wherever these are. So a session notes each post once, and
+-- looks through its replies once, however many parts have some of them.
+
+-- :prepare
+-- The posts that the session has noted; kept while it lives. Another session, or one that goes on, may note them once
+-- more, which changes nothing.
+CREATE TEMPORARY TABLE IF NOT EXISTS noted_post (uri text PRIMARY KEY);
+
 -- :next
 -- Returns the URI up to which the next %(limit)s posts after %(after)s reach; null: to the end.
 SELECT uri FROM bsky.post WHERE uri > %(after)s ORDER BY uri OFFSET %(limit)s LIMIT 1;
@@ -51,7 +59,8 @@ SELECT g.uri,
   g.is_gone,
   g.is_gone AND EXISTS (SELECT FROM bsky.actor a WHERE a.did = split_part(g.uri, '/', 3)) AS is_deleted
 FROM gone g
-WHERE split_part(g.uri, '/', 4) = '{nsid.post}' AND split_part(g.uri, '/', 5) <> '';
+WHERE split_part(g.uri, '/', 4) = '{nsid.post}' AND split_part(g.uri, '/', 5) <> ''
+  AND (SELECT true FROM noted_post n WHERE n.uri = g.uri) IS NULL;
 
 -- :stage_reposts
 -- Lists the posts that reposts after %(after)s up to %(until)s tell of: reposted ones without a feed item.
@@ -65,7 +74,8 @@ WHERE s.uri > %(after)s AND (%(until)s::text IS NULL OR s.uri <= %(until)s)
   AND split_part(s.subject, '/', 4) = '{nsid.post}'
   AND split_part(s.subject, '/', 5) <> ''
   AND NOT EXISTS (SELECT FROM bsky.feed_item f WHERE f.uri = s.uri)
-  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = s.subject);
+  AND NOT EXISTS (SELECT FROM bsky.record r WHERE r.uri = s.subject)
+  AND (SELECT true FROM noted_post n WHERE n.uri = s.subject) IS NULL;
 
 -- :next_repost
 -- Returns the URI up to which the next %(limit)s reposts after %(after)s reach; null: to the end.
@@ -85,12 +95,11 @@ SELECT g.uri,
   END,
   '{nsid.post}', false,
   nullif(v.root, g.uri), nullif(v.root, g.uri),
-  coalesce((
+  coalesce(CASE WHEN EXISTS (SELECT FROM bsky.record r WHERE r.uri = pipeline.thread_gate_of(g.uri)) THEN (
     SELECT jsonb_agg(DISTINCT m.creator)
     FROM bsky.post m
     WHERE m."replyRoot" = g.uri AND m."violatesThreadGate" IS NOT TRUE
-      AND EXISTS (SELECT FROM bsky.record r WHERE r.uri = pipeline.thread_gate_of(g.uri))
-  ), '[]')
+  ) END, '[]')
 FROM gone_post g
 CROSS JOIN LATERAL (
   SELECT max(w.rev) AS rev FROM pipeline.version w WHERE w.uri = g.uri AND w.deleted
@@ -159,6 +168,10 @@ WITH RECURSIVE below (uri, height) AS (
 INSERT INTO pipeline.kept_notification (uri)
 SELECT DISTINCT uri FROM below ORDER BY uri
 ON CONFLICT DO NOTHING;
+
+-- :noted
+-- Notes that the session has noted these posts.
+INSERT INTO noted_post (uri) SELECT uri FROM gone_post ON CONFLICT DO NOTHING;
 
 -- :gates
 -- The thread gates and post gates of the posts after %(after)s up to %(until)s exist since the event that wrote them,

@@ -3,8 +3,13 @@
 -- Guarantees: reads only, but for `rewrite`, which changes how a record is written and not what it says.
 
 -- :next
--- The next %(limit)s records after %(after)s, in the order of URIs: URI, CID, DID, rev, JSON, indexedAt.
-SELECT uri, cid, did, rev, json, "indexedAt" FROM bsky.record WHERE uri > %(after)s ORDER BY uri LIMIT %(limit)s;
+-- The next %(limit)s records after %(after)s up to %(until)s (null: to the end), in the order of URIs: URI, CID, DID,
+-- rev, JSON, indexedAt.
+SELECT uri, cid, did, rev, json, "indexedAt"
+FROM bsky.record
+WHERE uri > %(after)s AND (%(until)s::text IS NULL OR uri <= %(until)s)
+ORDER BY uri
+LIMIT %(limit)s;
 
 -- :rewrite
 -- Writes the record %(uri)s as %(json)s, from which what readers can't read is taken out.

@@ -137,7 +137,8 @@ JOIN bsky.{table} r USING (uri)
 WHERE d.table_name = 'feed_item';
 
 -- :gates
--- Corrects the flags that say whether posts have gates: a gate's record exists, or existed once.
+-- Corrects the flags that say whether posts have gates: a gate's record exists, or existed once (as pipeline.had_gate
+-- finds out for the write path; a call of it for each post takes several times as long).
 -- - gated: the posts looked at.
 -- - gate: where their gates would be.
 -- - expected: the right flags.
@@ -157,10 +158,20 @@ WITH gated AS (
   SELECT g.uri,
     coalesce(
       (SELECT true FROM bsky.record r WHERE r.uri = g.thread_gate_uri AND r.json::jsonb ->> 'post' = g.uri),
-      pipeline.had_gate(g.uri, g.thread_gate_uri)) AS thread_gate,
+      (
+        SELECT false
+        FROM pipeline.version v
+        WHERE v.uri = g.thread_gate_uri AND NOT v.deleted AND v.record ->> 'post' = g.uri
+        LIMIT 1
+      )) AS thread_gate,
     coalesce(
       (SELECT true FROM bsky.record r WHERE r.uri = g.post_gate_uri AND r.json::jsonb ->> 'post' = g.uri),
-      pipeline.had_gate(g.uri, g.post_gate_uri)) AS post_gate
+      (
+        SELECT false
+        FROM pipeline.version v
+        WHERE v.uri = g.post_gate_uri AND NOT v.deleted AND v.record ->> 'post' = g.uri
+        LIMIT 1
+      )) AS post_gate
   FROM gate g
 ), flagged AS (
   UPDATE bsky.post p SET "hasThreadGate" = e.thread_gate, "hasPostGate" = e.post_gate
