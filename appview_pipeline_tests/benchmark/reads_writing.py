@@ -164,16 +164,29 @@ def take_round(
 
 
 def use_their_indexes(ours: str, theirs: str) -> tuple[list[str], list[str]]:
-    """Gives a database of ours (libpq) the index set of the reference's in schema bsky. Only the unique indexes that
-    the write path needs stay. Returns the names of those that it drops, and of those that it creates."""
+    """Gives a database of ours (libpq) the index set of the reference's in schema bsky. Those of our indexes stay that
+    are unique, or begin with a column with which none of theirs begins: the write path needs them, and would read whole
+    tables. Returns the names of those that it drops, and of those that it creates."""
     statement = """
-        SELECT indexrelid::regclass::text, relname, indisunique, pg_get_indexdef(indexrelid)
+        SELECT relname, indisunique, indrelid::regclass::text, indkey[0], pg_get_indexdef(indexrelid)
         FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
         WHERE relnamespace = 'bsky'::regnamespace AND relkind = 'i'"""
-    kept = {name: (unique, definition) for _, name, unique, definition in query(ours, statement)}
-    wanted = {name: definition for _, name, _, definition in query(theirs, statement)}
-    extra = sorted(name for name, (unique, _) in kept.items() if name not in wanted and not unique)
-    missing = sorted(set(wanted) - set(kept))
+    column = """
+        SELECT attrelid::regclass::text, attnum, attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+        WHERE relnamespace = 'bsky'::regnamespace AND relkind = 'r' AND attnum > 0"""
+
+    def first_columns(libpq: str) -> dict[str, tuple[str, str]]:
+        names = {(table, number): name for table, number, name in query(libpq, column)}
+        return {
+            index: (table, names.get((table, number), "")) for index, _, table, number, _ in query(libpq, statement)
+        }
+
+    entered = set(first_columns(theirs).values())
+    wanted = {name: definition for name, _, _, _, definition in query(theirs, statement)}
+    unique = {name for name, is_unique, *_ in query(ours, statement) if is_unique}
+    columns = first_columns(ours)
+    extra = sorted(name for name in columns if name not in wanted and name not in unique and columns[name] in entered)
+    missing = sorted(set(wanted) - set(columns))
     with closing(psycopg2.connect(ours)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL maintenance_work_mem = '512MB'")
         for name in extra:

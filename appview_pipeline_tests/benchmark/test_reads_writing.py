@@ -73,8 +73,9 @@ def test_a_database_gets_the_other_index_set(fresh: Fresh) -> None:
     with fresh() as ours, fresh() as theirs:
         a, b = libpq_url(ours.url), libpq_url(theirs.url)
         query(b, "DROP INDEX bsky.record_applied_at_idx")
-        query(b, "CREATE INDEX record_did_idx ON bsky.record (did)")
-        assert use_their_indexes(a, b) == (["record_applied_at_idx"], ["record_did_idx"])
+        query(b, "DROP INDEX bsky.post_reply_parent_idx")
+        query(b, 'CREATE INDEX post_replyparent_idx ON bsky.post ("replyParent")')
+        assert use_their_indexes(a, b) == (["post_reply_parent_idx"], ["post_replyparent_idx"])
         assert use_their_indexes(a, b) == ([], [])
 
 
