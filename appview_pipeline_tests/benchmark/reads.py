@@ -26,7 +26,7 @@ from appview_pipeline_tests.benchmark import reads_world, reads_writing, sides
 from appview_pipeline_tests.benchmark.corpus import corpus
 from appview_pipeline_tests.benchmark.databases import query
 from appview_pipeline_tests.benchmark.reads_calls import Call, calls
-from appview_pipeline_tests.benchmark.reads_http import Pages, beside_writing, pages
+from appview_pipeline_tests.benchmark.reads_http import Pages, asked_for, beside_writing, pages
 from appview_pipeline_tests.benchmark.reads_plans import SEARCH_PATH, Plan, explained, rendered
 from appview_pipeline_tests.benchmark.reads_process import DataPlane
 from appview_pipeline_tests.benchmark.reads_world import Subjects, subjects
@@ -165,7 +165,7 @@ def measure(server: Server, folder: Path, wanted: Sequence[Call], seconds: float
 @click.command(context_settings={"show_default": True})
 @click.option("--records", default=1_000_000, help="Records in the database.")
 @click.option("--seconds", default=1.0, help="Time for each read; at least three rounds are run.")
-@click.option("--only", default="", help="Only reads whose name contains this.")
+@click.option("--only", default="", help="Only reads, and pages of the HTTP API, whose name contains this.")
 @click.option("--http-seconds", default=20.0, help="Time for the pages of the HTTP API on each side; 0: none.")
 @click.option(
     "--while-writing",
@@ -207,21 +207,21 @@ def main(
             if to_json:
                 beside = to_json.with_suffix(".writing.json")
                 beside.write_text(json.dumps(asdict(written), indent=1, default=list))
-        if http_seconds:
-            for line in pages_table(server, kept, asked, http_seconds, rate, small=small):
+        if http_seconds and any(only in page for page in asked_for(asked)):
+            for line in pages_table(server, kept, asked, http_seconds, rate, only, small=small):
                 click.echo(line)
 
 
 def pages_table(
-    server: Server, folder: Path, asked: Subjects, seconds: float, rate: float, *, small: bool
+    server: Server, folder: Path, asked: Subjects, seconds: float, rate: float, only: str, *, small: bool
 ) -> Iterator[str]:
     """The pages of the HTTP API as a table of Markdown: by turns on both databases, alone and beside the writing."""
     measured: list[dict[str, Pages]] = [
-        pages({name: server.url(name) for name in (OURS, THEIRS)}, folder, asked, seconds)
+        pages({name: server.url(name) for name in (OURS, THEIRS)}, folder, asked, seconds, only)
     ]
     heads = ["ours, ms", "95 %", "theirs, ms", "95 %"]
     if rate:
-        measured.append(beside_writing(server, (OURS, THEIRS), folder, asked, seconds, rate / 2, small=small))
+        measured.append(beside_writing(server, (OURS, THEIRS), folder, asked, seconds, rate / 2, only, small=small))
         heads += ["ours, beside writing", "95 %", "their indexes, beside writing", "95 %"]
         events = [f"{side.events:,.0f}" for side in measured[1].values()]
         yield f"\nBeside {' and '.join(events)} events/s that were written:"

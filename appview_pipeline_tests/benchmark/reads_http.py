@@ -81,33 +81,43 @@ def ask(reader: Reader, s: Subjects, taken: Pages, name: str) -> None:
     taken.ms.setdefault(name, []).append((time.monotonic() - began) * 1000)
 
 
-def least_asked(s: Subjects, taken: Iterable[Pages]) -> str:
+def least_asked(names: Iterable[str], taken: Iterable[Pages]) -> str:
     """The page that has taken the least time so far: each has its share, the slow ones are asked for less often."""
-    return min(asked_for(s), key=lambda page: sum(sum(each.ms.get(page, ())) for each in taken))
+    return min(names, key=lambda page: sum(sum(each.ms.get(page, ())) for each in taken))
 
 
-def pages(urls: Mapping[str, str], folder: Path, s: Subjects, seconds: float) -> dict[str, Pages]:
-    """Asks for the pages, one at a time, on the databases by turns (A B B A), for `seconds` each."""
+def pages(urls: Mapping[str, str], folder: Path, s: Subjects, seconds: float, only: str = "") -> dict[str, Pages]:
+    """Asks for the pages whose name contains `only`, one at a time, on the databases by turns (A B B A), for `seconds`
+    each."""
+    names = [page for page in asked_for(s) if only in page]
     found = {name: Pages() for name in urls}
     with ExitStack() as stack:
         readers = {
             name: stack.enter_context(serving(packages.install(), url, folder / f"{name}.log"))
             for name, url in urls.items()
         }
-        for page in asked_for(s):
+        for page in names:
             for reader in readers.values():
                 for _ in range(WARM_UP):
                     ask(reader, s, Pages(), page)
         deadline = time.monotonic() + seconds * len(urls)
-        while time.monotonic() < deadline or len(found[next(iter(urls))].ms) < len(asked_for(s)):
-            page = least_asked(s, found.values())
+        while time.monotonic() < deadline or len(found[next(iter(urls))].ms) < len(names):
+            page = least_asked(names, found.values())
             for name in (*readers, *reversed(readers)):
                 ask(readers[name], s, found[name], page)
     return found
 
 
 def beside_writing(
-    server: Server, between: tuple[str, str], folder: Path, s: Subjects, seconds: float, rate: float, *, small: bool
+    server: Server,
+    between: tuple[str, str],
+    folder: Path,
+    s: Subjects,
+    seconds: float,
+    rate: float,
+    only: str = "",
+    *,
+    small: bool,
 ) -> dict[str, Pages]:
     """Asks for the pages, one at a time, by turns on two copies of our database, the second with the indexes of
     theirs, while the pipeline writes `rate` events a second to each. `between` names ours and theirs."""
@@ -117,8 +127,10 @@ def beside_writing(
         reads_writing.writing(server, folder, seconds * len(names) + WARM_UP_SECONDS, rate, small=small) as at_work,
     ):
         time.sleep(3)  # the beginning is over
-        found = pages({name: server.url(name) for name in names}, folder, s, seconds)
+        found = pages({name: server.url(name) for name in names}, folder, s, seconds, only)
         at_work.check()
+        if at_work.is_over:
+            raise click.ClickException("The pipeline wrote all frames before the pages were asked for: lower --rate.")
         for name, events in at_work.events().items():
             found[name].events = events
     return found

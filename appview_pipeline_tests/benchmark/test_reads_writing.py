@@ -95,5 +95,5 @@ def test_the_reads_are_taken_beside_the_writing(tmp_path: Path, packages: Path) 
     found = json.loads((tmp_path / "found.writing.json").read_text())
     assert set(found["taken"]) == set(found["events"]) == {OURS, THEIRS}
     assert all(events > 0 for events in found["events"].values())
-    assert {len(one["samples"]["beside"]) for side in found["taken"].values() for one in side} == {BESIDE}
+    assert all(1 <= len(one["samples"]["beside"]) <= BESIDE for side in found["taken"].values() for one in side)
     assert "Grown without bound: []." in ran.stdout
