@@ -203,7 +203,9 @@ def main(
                 server, (OURS, THEIRS), kept, wanted, while_writing, rate / 2, small=small
             )
             click.echo("\n".join(reads_writing.table(written)))
-            click.echo(f"\nGrown without bound: {reads_writing.grown(written.taken[reads_writing.OURS])}.")
+            both_sides = [written.taken[name] for name in (reads_writing.OURS, reads_writing.THEIRS)]
+            click.echo(f"\nGrown without bound: {reads_writing.grown(both_sides[0])}.")
+            click.echo(f"More pages than on their indexes: {reads_writing.worse(*both_sides)}.")
             if to_json:
                 beside = to_json.with_suffix(".writing.json")
                 beside.write_text(json.dumps(asdict(written), indent=1, default=list))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -51,14 +52,14 @@ NOISE = 16
 class Sample:
     """A read's statements, run once: milliseconds altogether, of the server process on a processor (`cpu`) and waiting
     for one (`waited`); pages of tables and indexes that they touched; rows that index-only scans had to look up in
-    their table; and the indexes that the plans use, with the tables that they read from end to end."""
+    their table; and what the plans read, in their order: indexes, or tables from end to end."""
 
     ms: float
     cpu: float
     waited: float
     pages: int
     heap_fetches: int
-    plan: frozenset[str]
+    plan: tuple[str, ...]
 
 
 @dataclass
@@ -85,10 +86,9 @@ class Taken:
         """Pages that it touches because of what writing has left behind."""
         return self.pages("beside") - self.pages("renewed")
 
-    @property
-    def plans(self) -> dict[str, frozenset[str]]:
-        """The plan of the last round of each state."""
-        return {state: samples[-1].plan for state, samples in self.samples.items()}
+    def plan(self, state: str) -> tuple[str, ...]:
+        """What its plans read in the last round of a state."""
+        return self.samples[state][-1].plan
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def sample(connection: Connection, statements: Sequence[str]) -> Sample:
         waited=waited * 1000,
         pages=sum(plan.pages for plan in plans),
         heap_fetches=sum(plan.heap_fetches for plan in plans),
-        plan=frozenset().union(*(plan.indexes | plan.whole_tables for plan in plans)),
+        plan=tuple(access.index or access.table for plan in plans for access in plan.accesses),
     )
 
 
@@ -315,9 +315,8 @@ def table(found: Written) -> Iterator[str]:
         times = [*map(one.cpu, STATES), other.cpu("beside"),
                  one.median("beside", lambda each: each.ms),
                  one.median("beside", lambda each: each.waited)]  # fmt: skip
-        plans = one.plans
         changed = "; ".join(
-            f"{state}: {', '.join(sorted(plans[state]))}" for state in STATES[1:] if plans[state] != plans["alone"]
+            f"{state}: {', '.join(one.plan(state))}" for state in STATES[1:] if one.plan(state) != one.plan("alone")
         )
         yield (
             f"| {one.call.name} | " + " | ".join(f"{each:,.0f}" for each in pages) + " | "
@@ -332,11 +331,24 @@ def table(found: Written) -> Iterator[str]:
 
 
 def grown(found: Sequence[Taken]) -> list[str]:
-    """The reads whose pages grew without bound beside writing: in the last rounds more than `NOISE` pages and a half
-    above the first ones, and above what the same rows take when they are written anew."""
+    """The reads whose pages grew without bound beside writing, by the same plan: half more, and `NOISE` more, than at
+    first and than the same rows take when they are written anew. Where a round took fewer than the one before,
+    autovacuum keeps up."""
     names = []
     for one in found:
-        first = statistics.median(each.pages for each in one.samples["beside"][:ROUNDS])
-        if one.pages("beside") > max(1.5 * max(first, one.pages("renewed")), max(first, one.pages("renewed")) + NOISE):
+        rounds = [each.pages for each in one.samples["beside"]]
+        usual = max(statistics.median(rounds[:ROUNDS]), one.pages("renewed"))
+        rising = all(after > before - NOISE for before, after in pairwise(rounds))
+        same_plan = one.plan("beside") == one.plan("renewed")
+        if rising and same_plan and one.pages("beside") > max(1.5 * usual, usual + NOISE):
             names.append(one.call.name)
     return names
+
+
+def worse(ours: Sequence[Taken], theirs: Sequence[Taken]) -> list[str]:
+    """The reads that take half more pages, and `NOISE` more, beside writing on our indexes than on the reference's."""
+    return [
+        one.call.name
+        for one, other in zip(ours, theirs, strict=True)
+        if one.pages("beside") > max(1.5 * other.pages("beside"), other.pages("beside") + NOISE)
+    ]

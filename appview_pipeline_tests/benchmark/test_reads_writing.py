@@ -23,6 +23,7 @@ from appview_pipeline_tests.benchmark.reads_writing import (
     grown,
     sample,
     use_their_indexes,
+    worse,
 )
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.tables import Fresh
@@ -32,7 +33,7 @@ def taken(beside: list[int], renewed: int) -> Taken:
     """A read that touched so many pages in the rounds beside writing, and in each when its tables were written anew."""
 
     def of(pages: int) -> Sample:
-        return Sample(ms=1.0, cpu=1.0, waited=0.0, pages=pages, heap_fetches=0, plan=frozenset())
+        return Sample(ms=1.0, cpu=1.0, waited=0.0, pages=pages, heap_fetches=0, plan=())
 
     one = Taken(Call("getTimeline", "reader", {}))
     one.samples["beside"] = [of(pages) for pages in beside]
@@ -46,6 +47,13 @@ def test_a_read_that_takes_ever_more_pages_for_the_same_rows_is_named() -> None:
     assert grown([taken(rising, renewed=500)]) == []  # the rows that were written take them
     assert grown([taken([300] * 10, renewed=100)]) == []  # more than fresh, but no more all the time
     assert grown([taken([3 + n for n in range(10)], renewed=3)]) == []  # some pages of an index
+    assert grown([taken([*rising[:5], *rising[:5]], renewed=100)]) == []  # autovacuum came
+
+
+def test_a_read_that_takes_more_pages_than_on_their_indexes_is_named() -> None:
+    few, many = taken([100] * 10, renewed=100), taken([200] * 10, renewed=100)
+    assert worse([many], [few]) == ["getTimeline reader"]
+    assert worse([few], [many]) == worse([few], [few]) == []
 
 
 def test_a_sample_shows_what_dead_rows_cost(fresh: Fresh) -> None:
@@ -65,7 +73,7 @@ def test_a_sample_shows_what_dead_rows_cost(fresh: Fresh) -> None:
             cursor.execute("ROLLBACK")
     assert dead_rows.heap_fetches > 1_000 > fresh_rows.heap_fetches
     assert dead_rows.pages > 10 * fresh_rows.pages
-    assert dead_rows.plan == {"queue_pkey"}
+    assert dead_rows.plan == ("queue_pkey",)
     assert dead_rows.cpu > 0
 
 
