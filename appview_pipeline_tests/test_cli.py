@@ -274,7 +274,10 @@ def test_an_interrupt_says_so_and_what_is_committed_stays(database: Database, tm
         # In the midst of a batch, on the slowest machine, too: it waits for a lock of ours while the signal comes.
         wait_for(lambda: one(database.url, "SELECT count(*) FROM pipeline.batch") >= 3)
         cursor.execute("LOCK pipeline.batch IN EXCLUSIVE MODE")
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pipeline.batch'::regclass"
+        waiting = (
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pipeline.batch'::regclass "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
         wait_for(lambda: one(database.url, waiting))
         process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -7,6 +7,7 @@ the reference's alone. A row that differs at the end must have differed when the
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -112,18 +113,40 @@ def handover(
         yield Handover(reference, ours, theirs, tmp_path)
 
 
+def unexplained(lines: Counter[str]) -> Counter[str]:
+    """The lines of `differing` without two differences of docs/differences.md that any stream may show: records that
+    the reference does not store (`extra-collections`), and when the handle of an account that is otherwise the same was
+    looked up (`handle-recheck`)."""
+    by_side: dict[str, dict[str, str]] = {"actor: missing": {}, "actor: too much": {}}
+    for line in lines:
+        side, _, row = line.partition(" {")
+        if side in by_side:
+            by_side[side][_LOOKED_UP.sub("", row)] = line
+    missing, too_much = by_side.values()
+    of_both = {side[row] for row in missing.keys() & too_much.keys() for side in by_side.values()}
+    return Counter(
+        {line: count for line, count in lines.items() if line not in of_both and "/site.standard." not in line}
+    )
+
+
+_LOOKED_UP = re.compile(r'"indexedAt": "[^"]*", ')
+
+
 def test_its_migrator_finds_nothing_to_do(database: Database, packages: Path) -> None:
     database.engine.dispose()
     leave(database)
     assert run_reference_migrator(packages, database.url) == []
 
 
-@pytest.mark.parametrize(("seed", "at"), [(7, 150), (8, 220)])
+OTHERS = [pytest.param(seed, 40 + 37 * seed % 240, marks=pytest.mark.thorough) for seed in range(3101, 3109)]
+
+
+@pytest.mark.parametrize(("seed", "at"), [(7, 150), (8, 220), *OTHERS])
 def test_a_busy_stream(handover: Handover, seed: int, at: int) -> None:
     frames = list(busy_frames(320, seed))
     played = handover.play(frames[:at], frames[at:])
     assert [played.refused, played.refused_on_its_own] == [[], []]
-    assert played.after - played.before == Counter()
+    assert unexplained(played.after) - played.before == Counter()
 
 
 def test_it_begins_with_the_oldest_event_that_the_relay_has(handover: Handover) -> None:
@@ -319,7 +342,10 @@ def clean_story() -> tuple[list[bytes], list[bytes], list[bytes]]:
     return by_us, by_the_reference, by_us_again
 
 
-@pytest.mark.parametrize("seed", [None, 8])
+MORE = [pytest.param(seed, marks=pytest.mark.thorough) for seed in range(3201, 3209)]
+
+
+@pytest.mark.parametrize("seed", [None, 8, *MORE])
 def test_and_coming_back(fresh: Fresh, reference: Oracle, tmp_path: Path, seed: int | None) -> None:
     """We write, the reference goes on, we take over again: as if we had written everything, private state included."""
     frames = list(busy_frames(240, seed)) if seed else []
@@ -340,6 +366,6 @@ def test_and_coming_back(fresh: Fresh, reference: Oracle, tmp_path: Path, seed: 
         open_database(Settings(database_url=ours.url)).close()
         for frame in parts[2]:
             replayed_frames(ours, tmp_path, [frame])
-        assert differing(bsky_rows(ours.url), bsky_rows(alone.url)) == Counter()
+        assert unexplained(differing(bsky_rows(ours.url), bsky_rows(alone.url))) == Counter()
         assert one(ours.url, "SELECT count(*) FROM bsky.record WHERE rev IS NULL") == 0
         assert rerun_collections(ours, DERIVED_COLLECTIONS, orphans=None).changed == {}

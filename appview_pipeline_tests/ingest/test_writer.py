@@ -256,7 +256,8 @@ def test_a_lost_connection_costs_nothing(database: Database) -> None:
     alice = Person(stream, "alice")
     position = Position(RELAY, "0/1", None)
     writer = write(database, [alice.commit(post("a", "before"))], position)
-    rows(database.url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%writer'")
+    terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND "
+    rows(database.url, terminate + "application_name LIKE '%writer'")
     frames = [alice.commit(post("b", "after"))]
     writer.write(read_changes(frames, record_validators(), IndexedCollections()), time.time())
     assert texts(database) == ["before", "after"]
@@ -285,7 +286,11 @@ def test_the_streams_lock_has_one_holder(database: Database) -> None:
             pass
     with stream_lock(database, RELAY, "0/1", patience=0.3) as lock:
         lock.ensure()
-        rows(database.url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        others = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        rows(database.url, others)
         time.sleep(1.1)
         with pytest.raises(LockLost, match="gone"):
             lock.ensure()

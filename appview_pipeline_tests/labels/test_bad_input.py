@@ -203,7 +203,8 @@ def test_a_flood_of_labels_that_are_not_signed_ends(
         found.wait_for_cursor(other)
     assert 200 <= found.column(labeler, "rejected") < 1_000
     assert found.column(labeler, "cursor") > 0
-    assert network.plc.asked - asked == 3, "both labelers once, and this one once more"
+    # Both labelers once, this one once more when it is parked, and later again, which a slow machine sees.
+    assert 3 <= network.plc.asked - asked < 10, "not once for each label"
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,8 @@ def test_only_the_first_page_after_an_old_cursor_is_outdated(database: Database)
 def test_a_notification_wakes_a_reader_at_once(database: Database) -> None:
     apply_rows(database, [label_row(ANN, "did:plc:x", "spam")])
     with followed(database, None, poll_seconds=600.0) as pages:
-        wait_for(lambda: one(database.url, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%'"))
+        listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+        wait_for(lambda: one(database.url, listening))
         for number in range(3):
             before = time.monotonic()
             apply_rows(database, [label_row(ANN, f"did:plc:y{number}", "spam")])

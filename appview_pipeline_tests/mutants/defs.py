@@ -107,4 +107,13 @@ DEFS = (
         documented="docs/operations.md#running-it",
         tests=("defs/leases/test_watch.py::test_between_two_ticks_a_stopping_daemon_ends_the_consumer",),
     ),
+    Mutant(
+        name="a-second-run-of-a-job",
+        file="appview_pipeline/defs/schedules.py",
+        old="    if is_under_way(context.instance, job):",
+        new="    if False:",
+        promise="A schedule asks for no run of a job while another one waits or runs.",
+        documented="docs/operations.md#the-sensors",
+        tests=("defs/test_schedules.py::test_no_run_is_asked_for_beside_another",),
+    ),
 )

@@ -528,4 +528,13 @@ SQL = (
         documented="docs/serve.md#time-and-room",
         tests=("store/test_adoption.py::test_replies_to_a_post_that_is_gone_are_looked_through_once",),
     ),
+    Mutant(
+        name="a-reply-leaves-its-thread-when-it-is-deleted",
+        file="sql/apply/post.sql",
+        old='"deletedAt" = coalesce(e.at, c.at)',
+        new='"deletedAt" = c.at',
+        promise="A reply that moved to another thread before it was deleted left its author's thread when it moved.",
+        documented="docs/differences.md",
+        tests=("store/test_op_threads.py::test_a_reply_that_moved_before_it_was_deleted_left_when_it_moved",),
+    ),
 )

@@ -205,4 +205,13 @@ STORE = (
         documented="docs/serve.md#what-it-does",
         tests=("ingest/test_rerun.py::test_what_only_our_own_tables_lack_is_named",),
     ),
+    Mutant(
+        name="a-reply-keeps-its-first-place",
+        file="appview_pipeline/store/records.py",
+        old="    if kept.any:",
+        new="    if False:",
+        promise="An author's reply that is edited and deleted in one batch keeps the place that it had last.",
+        documented="docs/differences.md",
+        tests=("store/test_op_threads.py::test_a_reply_that_was_edited_before_it_was_deleted_has_its_last_parent",),
+    ),
 )

@@ -60,6 +60,10 @@ def subscribed(url: str, hosts: Hosts, cursor: int | None = 0, **options: Any) -
     return Subscription(url, cursor, 1_000_000, stream=SUBSCRIBE_LABELS, setting=DOCUMENT, hosts=hosts, **options)
 
 
+ONCE = Backoff(first=600, jitter=0)
+"""For tests that look at the end of the first attempt: there is no second one."""
+
+
 def first_end(subscription: Subscription) -> SubscriptionStatus:
     """The status once an attempt or a connection has ended."""
     wait_for(lambda: subscription.status.last_error)
@@ -140,7 +144,7 @@ def test_a_labeler_is_read_over_tls_by_its_name(net: Net) -> None:
     ],
 )
 def test_names_with_an_address_that_is_not_public_are_not_contacted(net: Net, addresses: list[str]) -> None:
-    with net.subscribed(Names({"labeler.example": addresses})) as subscription:
+    with net.subscribed(Names({"labeler.example": addresses}), backoff=ONCE) as subscription:
         status = first_end(subscription)
         assert "labeler.example has the address" in (status.last_error or "")
         assert (status.last_error or "").endswith(f"not public: check {DOCUMENT}.") and status.hopeless
@@ -166,7 +170,7 @@ def test_names_with_an_address_that_is_not_public_are_not_contacted(net: Net, ad
 )
 def test_urls_that_strangers_may_not_name_are_not_even_looked_up(net: Net, url: str) -> None:
     names = Names({"labeler.example": [PUBLIC_ADDRESS], "localhost": ["127.0.0.1"]})
-    with net.subscribed(names, url) as subscription:
+    with net.subscribed(names, url, backoff=ONCE) as subscription:
         assert first_end(subscription).hopeless
     assert net.contacted == [] and names.looked_up == []
 
@@ -187,7 +191,10 @@ def test_a_name_that_changes_after_the_check_changes_nothing(net: Net) -> None:
 @pytest.mark.parametrize("location", ["wss://169.254.169.254/", "ws://127.0.0.1:1/x", "https://elsewhere.example/"])
 def test_redirects_are_not_followed(location: str) -> None:
     answer = refusing("302 Found", f"Location: {location}\r\n")
-    with raw_server(answer) as (port, times), subscribed(f"ws://127.0.0.1:{port}", Hosts(PRIVATE)) as subscription:
+    with (
+        raw_server(answer) as (port, times),
+        subscribed(f"ws://127.0.0.1:{port}", Hosts(PRIVATE), backoff=ONCE) as subscription,
+    ):
         status = first_end(subscription)
         assert status.hopeless and status.last_error == (
             f"127.0.0.1 answered HTTP 302, a redirect to {location}: redirects are not followed; check {DOCUMENT}."
@@ -457,7 +464,7 @@ def test_a_defect_that_a_stranger_triggers_ends_only_their_stream(monkeypatch: p
         Relay(special, SUBSCRIBE_LABELS.method) as bad,
         LoopThread() as loop,
         subscribed(good.url, Hosts(PRIVATE), loop=loop) as well,
-        subscribed(bad.url, Hosts(PRIVATE), loop=loop) as broken_off,
+        subscribed(bad.url, Hosts(PRIVATE), loop=loop, backoff=ONCE) as broken_off,
     ):
         status = first_end(broken_off)
         assert status.last_error == f"{bad.url} could not be read (ZeroDivisionError('a defect'))." and status.hopeless

@@ -399,7 +399,7 @@ def test_the_servers_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "MAX_POOLS", 5)
     release = threading.Event()
     with (
-        HttpServer(lambda request: ok() if release.wait(10) else None, address="127.0.0.1") as busy,
+        HttpServer(lambda request: ok() if release.wait(120) else None, address="127.0.0.1") as busy,
         HttpServer(lambda request: ok(), address="127.0.0.1") as server,
         client() as asking,
         ThreadPoolExecutor(1) as pool,

@@ -36,6 +36,11 @@ from appview_pipeline_tests.support.states import differences
 from appview_pipeline_tests.support.tables import rows
 
 RELAY = "wss://relay.example"
+WAITING = """
+SELECT FROM pg_locks
+WHERE locktype = 'advisory' AND NOT granted
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 def shard_of(change: Change, count: int) -> int:
@@ -249,10 +254,7 @@ def test_two_shards_meet(index: Index, together: Together, name: str, how: str) 
         if how == "before the other's commit":
             one, other = other, one
         begun = threading.Event()
-        together.waiting = lambda: (
-            begun.is_set()
-            and bool(rows(database.url, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
-        )
+        together.waiting = lambda: begun.is_set() and bool(rows(database.url, WAITING))
 
         def hold() -> None:
             together.held = threading.get_ident()

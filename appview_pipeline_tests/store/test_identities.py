@@ -271,6 +271,7 @@ def test_taking_tells_what_is_known(queue: Queue) -> None:
     assert (wanted.known.handle, wanted.known.error) == ("a.test", "time-out")
 
 
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 EXCLUDING = [
     "INSERT INTO pipeline.actor_setting (did, data_collection_forbidden) VALUES ('did:plc:a', true)",
     "INSERT INTO pipeline.removal (did, reason) VALUES ('did:plc:a', 'deleted')",
@@ -305,9 +306,9 @@ def test_whoever_excludes_an_account_waits_for_a_resolution_that_is_being_saved(
         with queue.database.connect("writer") as connection:
             identities.save(connection, [found(A, "a.test", wanted.asked_at)], usable_seconds=USABLE)
             excluding = pool.submit(queue.sql, EXCLUDING[0])
-            wait_for(lambda: one(queue.database.url, "SELECT count(*) FROM pg_locks WHERE NOT granted"), 20)
+            wait_for(lambda: one(queue.database.url, WAITING))
             assert not excluding.done()
-        excluding.result(20)
+        excluding.result(120)
 
 
 def test_an_opt_out_that_removed_the_data_and_was_withdrawn_excludes_nothing(queue: Queue) -> None:

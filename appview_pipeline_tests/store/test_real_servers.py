@@ -218,14 +218,15 @@ def test_a_pooler_that_shares_sessions_is_refused_at_the_start(
 ) -> None:
     with Pooler(str(server.socket_dir), "transaction", empty, sessions) as pooler:
         refused_as_shared(pooler.url())
-    assert not settings_left_behind(server)
+    assert not settings_left_behind(server, empty)
 
 
-def settings_left_behind(server: EmbeddedPostgres) -> bool:
-    """Whether a session of ours stayed in the pool under our name."""
+def settings_left_behind(server: EmbeddedPostgres, name: str) -> bool:
+    """Whether a session of ours in a database stayed in the pool under our name."""
     url = server.url("postgres").replace("+psycopg2", "")
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'appview-pipeline%'")
+        ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'appview-pipeline%%'"
+        cursor.execute(ours, (name,))
         return cursor.fetchone() != (0,)
 
 

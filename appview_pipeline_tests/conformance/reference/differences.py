@@ -55,12 +55,14 @@ class Unequal:
 @dataclass
 class Comparison:
     """What a comparison found. `asked`: calls; `equal`: those that were equal from the beginning; `explained`: by name
-    of the difference, the unequal ones that it changed; `unequal`: those that are left; `absent`: expected differences
-    that did not occur, in words; `answered`: the methods that answered something, and not always nothing."""
+    of the difference, the unequal ones that it changed; `changed`: by name, the rows that it changed; `unequal`: the
+    answers that are left; `absent`: expected differences that did not occur, in words; `answered`: the methods that
+    answered something, and not always nothing."""
 
     asked: int = 0
     equal: int = 0
     explained: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
     unequal: list[Unequal] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
@@ -98,11 +100,11 @@ def compare(
     found.answered = {call.method for call, answer in zip(calls, wanted, strict=True) if _says(answer)}
     touched: dict[str, set[int]] = {}
     for difference in expected:
-        found.absent += [
-            f"{difference.name} does not occur: no row is changed by {statement}"
-            for statement in difference.statements
-            if not execute(oracle.urls[theirs], statement, difference.parameters)
-        ]
+        for statement in difference.statements:
+            if changed_rows := execute(oracle.urls[theirs], statement, difference.parameters):
+                found.changed[difference.name] += changed_rows
+            else:
+                found.absent.append(f"{difference.name} does not occur: no row is changed by {statement}")
         again = dict(
             zip(unequal, canonical_answers(oracle, theirs, [calls[number] for number in unequal]), strict=True)
         )

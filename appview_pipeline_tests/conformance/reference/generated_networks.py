@@ -1,8 +1,9 @@
-"""Three generated networks of different character, from a seed (test_reads_of_networks.py).
+"""Generated networks of different character, from a seed (test_reads_of_networks.py).
 
 `everyday` is the simulated network's usual traffic. In `hostile` a few accounts edit, delete, repeat, gate and
-block all the time. In `lives` accounts rename, contend for handles, are deactivated, deleted and return, while a
-moderator takes things down, labelers label, and accounts mute. The same arguments give the same steps.
+block all the time, and in `lists` they do so with lists. In `lives` accounts rename, contend for handles, are
+deactivated, deleted and return, while a moderator takes things down, labelers label, and accounts mute. The same
+arguments give the same steps.
 """
 
 from __future__ import annotations
@@ -153,6 +154,15 @@ def hostile(seed: int = 1, events: int = 1_000, kinds: Sequence[str] = KINDS) ->
         writes = [it for it in writes if it.record is None or not _is_stored(repository, it)]
         frames.append(frame("#commit", number + 1, time, repository.commit(writes, rev).event()))
     return GeneratedNetwork(f"hostile {seed}", (directory, Events(tuple(frames))))
+
+
+LIST_KINDS = ("list", "listitem", "listitem", "optout", "optout", "listblock", "again", "twice", "delete", "post")
+
+
+def lists(seed: int = 1, events: int = 300) -> GeneratedNetwork:
+    """The same accounts with little but lists, their members, and opt-outs of them, in duplicate."""
+    made = hostile(seed, events, LIST_KINDS)
+    return GeneratedNetwork(f"lists {seed}", made.steps)
 
 
 def _is_stored(repository: Repository, write: Write) -> bool:

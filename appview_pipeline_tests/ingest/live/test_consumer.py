@@ -175,6 +175,7 @@ def test_connections_that_are_cut_lose_nothing(database: Database, start: Start,
     with Relay(frames[:100]) as relay, fresh() as want:
         locks = (
             "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
             f"AND (classid::bigint << 32 | objid::bigint) = {lock_key(f'consumer {relay.url} 0/1')})"
         )
         consumer = start(database.url, relay.url, APPVIEW_BATCH_EVENTS="5")
