@@ -262,14 +262,19 @@ def test_without_leaving_it_loses_records(handover: Handover) -> None:
     assert any("app.bsky.actor.profile/self" in line for line in played.after - played.before)
 
 
+def ref_of(person: Person, path: str) -> dict[str, str]:
+    """A strong reference to a record as its repository has it."""
+    stored = person.repository.get(path)
+    assert stored is not None
+    return {"uri": person.uri(path), "cid": to_text(stored[0])}
+
+
 def test_a_post_that_we_wrote_has_replies_quotes_and_gates(handover: Handover) -> None:
     """The reference evaluates and counts by what it finds, as if it had written it."""
     stream = Stream()
     ann, bob = Person(stream, "ann"), Person(stream, "bob")
     first = ann.commit(post("a", "root"))
-    stored = ann.repository.get(f"{POST}/a")
-    assert stored is not None
-    root = {"uri": ann.uri(f"{POST}/a"), "cid": to_text(stored[0])}
+    root = ref_of(ann, f"{POST}/a")
     gate = {"post": root["uri"], "allow": [], "createdAt": WHEN}
     quote = {"$type": "app.bsky.embed.record", "record": root}
     then = [
@@ -296,9 +301,7 @@ def test_it_loses_likes_in_muted_threads_again(handover: Handover) -> None:
     stream = Stream()
     ann, bob = Person(stream, "ann"), Person(stream, "bob")
     first = ann.commit(post("a", "root"))
-    stored = ann.repository.get(f"{POST}/a")
-    assert stored is not None
-    root = {"uri": ann.uri(f"{POST}/a"), "cid": to_text(stored[0])}
+    root = ref_of(ann, f"{POST}/a")
     mute = f"INSERT INTO bsky.thread_mute VALUES ('{root['uri']}', '{ann.did}', '{WHEN}')"
     then = [
         bob.commit(create("app.bsky.feed.like/l", {"subject": root, "createdAt": WHEN})),

@@ -115,29 +115,19 @@ def _nul_post(uri: str, text: str, records: Mapping[str, RecordWrite]) -> Differ
     )
 
 
-def _nul_profile(records: Mapping[str, RecordWrite]) -> Difference:
-    return Difference(
-        "nul-in-text",
-        (
-            _STORED,
-            'INSERT INTO profile (uri, cid, creator, "displayName", description, "createdAt", "indexedAt") '
-            "VALUES (%(uri)s, %(cid)s, %(did)s, 'nulname', 'd', %(createdAt)s, %(indexedAt)s)",
-        ),
-        _of_record(records[f"at://{_BOB}/app.bsky.actor.profile/self"]),
-    )
+_NUL_PROFILE = (
+    'INSERT INTO profile (uri, cid, creator, "displayName", description, "createdAt", "indexedAt") '
+    "VALUES (%(uri)s, %(cid)s, %(did)s, 'nulname', 'd', %(createdAt)s, %(indexedAt)s)"
+)
+_NUL_LIST = (
+    'INSERT INTO list (uri, cid, creator, name, purpose, "createdAt", "indexedAt") '
+    "VALUES (%(uri)s, %(cid)s, %(did)s, 'nullist', 'app.bsky.graph.defs#curatelist', %(createdAt)s, %(indexedAt)s)"
+)
 
 
-def _nul_list(records: Mapping[str, RecordWrite]) -> Difference:
-    return Difference(
-        "nul-in-text",
-        (
-            _STORED,
-            'INSERT INTO list (uri, cid, creator, name, purpose, "createdAt", "indexedAt") '
-            "VALUES (%(uri)s, %(cid)s, %(did)s, 'nullist', 'app.bsky.graph.defs#curatelist', %(createdAt)s, "
-            "%(indexedAt)s)",
-        ),
-        _of_record(records[f"at://{_ALICE}/app.bsky.graph.list/3n2qjxzjpqh2h"]),
-    )
+def _nul_record(uri: str, row: str, records: Mapping[str, RecordWrite]) -> Difference:
+    """`row`: the statement that adds its row."""
+    return Difference("nul-in-text", (_STORED, row), _of_record(records[uri]))
 
 
 def _older_like(records: Mapping[str, RecordWrite]) -> Difference:
@@ -192,8 +182,8 @@ def expected_differences(name: str, checkpoint: str, records: Mapping[str, Recor
         return [
             _nul_post(f"at://{_ALICE}/app.bsky.feed.post/3n2qjxwo62424", "nul  inside", records),
             _nul_post(f"at://{_ALICE}/app.bsky.feed.post/3n2qjxwo62525", "", records),
-            _nul_profile(records),
-            _nul_list(records),
+            _nul_record(f"at://{_BOB}/app.bsky.actor.profile/self", _NUL_PROFILE, records),
+            _nul_record(f"at://{_ALICE}/app.bsky.graph.list/3n2qjxzjpqh2h", _NUL_LIST, records),
         ]
     if where == ("41-out-of-order-rev", "final"):
         return [_older_like(records), _older_profile(records)]
