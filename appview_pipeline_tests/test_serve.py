@@ -375,6 +375,8 @@ def test_mistakes_of_the_operator_are_one_sentence(packages: Path) -> None:
         found = list(pool.map(lambda mistake: said({**right, **mistake[0]}), mistakes))
     for (_, sentence), (code, text) in zip(mistakes, found, strict=True):
         assert (code, text[: len(sentence)]) == (2, sentence)
+    code, text = said({**right, "SERVE_PACKAGES": "/none"}, "new-key")
+    assert (code, text.partition(":")[0]) == (2, "The package @atproto/crypto is not in /none")
 
 
 @pytest.mark.slow

@@ -31,8 +31,10 @@ process.noDeprecation = true
 // Packages are found beside this file, or where SERVE_PACKAGES (a folder node_modules) says.
 const packages = path.resolve(process.env.SERVE_PACKAGES || fileURLToPath(new URL('node_modules', import.meta.url)))
 const require = createRequire(path.join(packages, '..', 'serve.mjs'))
-const load = async (name, from = require) => {
+// `among`: the package that depends on it, where it is not one of ours.
+const load = async (name, among) => {
   try {
+    const from = among ? createRequire(require.resolve(among)) : require
     return await import(pathToFileURL(from.resolve(name)))
   } catch (error) {
     if (error.code !== 'MODULE_NOT_FOUND') throw error
@@ -41,7 +43,7 @@ const load = async (name, from = require) => {
 }
 
 // A package that @atproto/bsky depends on, as it finds it.
-const loadOf = (name) => load(name, createRequire(require.resolve('@atproto/bsky')))
+const loadOf = (name) => load(name, '@atproto/bsky')
 
 async function keypairs() {
   return (await loadOf('@atproto/crypto')).Secp256k1Keypair
