@@ -396,15 +396,16 @@ class Session:
         say(f"screenshot {picture}" if picture.exists() else "Chromium made no screenshot")
 
     def down(self) -> None:
+        label = f"label=io.podman.compose.project={PROJECT}"
+        # With the volumes that have no name, which images ask for and compose leaves. The containers of runs share a
+        # container's network, so they go with it.
+        if containers := run("podman", "container", "ls", "--quiet", "--all", "--filter", label).split():
+            run("podman", "rm", "--force", "--time", "5", "--volumes", "--depend", *containers, check=False)
         with contextlib.suppress(Wrong):
             self.compose("down", "--volumes", "--timeout", "5")
-        for kind in ("container", "volume", "network"):
-            names = run("podman", kind, "ls", "--quiet", "--filter", f"label=io.podman.compose.project={PROJECT}",
-                        *(["--all"] if kind == "container" else [])).split()  # fmt: skip
-            if names:
-                # The containers of runs share a container's network, so they go with it.
-                more = ["--depend"] if kind == "container" else []
-                run("podman", kind, "rm", "--force", *more, *names, check=False)
+        for kind in ("volume", "network"):
+            if names := run("podman", kind, "ls", "--quiet", "--filter", label).split():
+                run("podman", kind, "rm", "--force", *names, check=False)
 
 
 @contextlib.contextmanager
