@@ -12,27 +12,23 @@ SELECT
 FROM pg_stat_xact_user_tables;
 
 -- :own
--- Returns for which records the look has written to our own tables: a URI for each row that it has added. What it can
--- see of a transaction that came after its snapshot is its own.
--- - look: the first transaction that came after the snapshot.
-WITH look AS MATERIALIZED (
-  SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint & 4294967295 AS first
-)
+-- Returns for which records the look has written to our own tables: a URI for each row that it has added. Rows of this
+-- transaction have no age; those of later ones can't be seen.
 SELECT d.uri
-FROM look, pipeline.pending d
-WHERE d.uri = ANY (ARRAY(SELECT uri FROM evaluation)) AND d.xmin::text::bigint >= look.first
+FROM pipeline.pending d
+WHERE d.uri = ANY (ARRAY(SELECT uri FROM evaluation)) AND age(d.xmin) <= 0
 UNION ALL
 SELECT d.uri
-FROM look, pipeline.dependency d
-WHERE d.uri = ANY (ARRAY(SELECT uri FROM evaluation)) AND d.xmin::text::bigint >= look.first
+FROM pipeline.dependency d
+WHERE d.uri = ANY (ARRAY(SELECT uri FROM evaluation)) AND age(d.xmin) <= 0
 UNION ALL
 SELECT o.uri
-FROM look, pipeline.reply_to_other o
-WHERE o.uri = ANY (ARRAY(SELECT uri FROM evaluation)) AND o.xmin::text::bigint >= look.first
+FROM pipeline.reply_to_other o
+WHERE o.uri = ANY (ARRAY(SELECT uri FROM evaluation)) AND age(o.xmin) <= 0
 UNION ALL
 SELECT m.record_uri
-FROM look, pipeline.muted_notification m
-WHERE m.record_uri = ANY (ARRAY(SELECT record_uri FROM new_notification)) AND m.xmin::text::bigint >= look.first;
+FROM pipeline.muted_notification m
+WHERE m.record_uri = ANY (ARRAY(SELECT record_uri FROM new_notification)) AND age(m.xmin) <= 0;
 
 -- :changed
 -- Returns the keys of rows that a repair would report as changed. It does not report what it writes to our own tables
