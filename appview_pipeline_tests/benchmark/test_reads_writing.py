@@ -87,7 +87,7 @@ def test_a_database_gets_the_other_index_set(fresh: Fresh) -> None:
         assert use_their_indexes(a, b) == ([], [])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_reads_are_taken_beside_the_writing(tmp_path: Path, packages: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "appview_pipeline_tests.benchmark.reads", "--small", "--records", "3000",
