@@ -155,8 +155,7 @@ def compare_once_and_repair(
     for _ in range(MAX_LOOKS):
         look = retry_while_busy(connection, partial(look_at, connection, left, stage))
         repairs.merge(_repair(connection, look.wrong, stage, pace))
-        for uri in look.wrong:
-            del left[uri]
+        left = {uri: did for uri, did in left.items() if uri not in look.wrong}
         if look.is_whole or not left:
             return repairs
     repairs.merge(_repair(connection, left, stage, pace))

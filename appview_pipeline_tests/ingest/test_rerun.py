@@ -13,16 +13,26 @@ import psycopg2
 import pytest
 
 from appview_pipeline import settings as settings_module
+from appview_pipeline.indexing.batch import build_again
 from appview_pipeline.indexing.changes import Change
 from appview_pipeline.indexing.registry import COLLECTIONS as REGISTERED
 from appview_pipeline.indexing.registry import EFFECTS
 from appview_pipeline.ingest import pace as pace_module
 from appview_pipeline.ingest import rerun as rerun_module
 from appview_pipeline.ingest.decoding import read_changes
-from appview_pipeline.ingest.rerun import DERIVED_COLLECTIONS, RerunSummary, rerun_collections, wrongly_derived
+from appview_pipeline.ingest.pace import Pace
+from appview_pipeline.ingest.rerun import (
+    DERIVED_COLLECTIONS,
+    RerunSummary,
+    compare_once_and_repair,
+    rerun_collections,
+    wrongly_derived,
+)
 from appview_pipeline.ingest.writer import Writer
 from appview_pipeline.store.database import Database
+from appview_pipeline.store.errors import Busy
 from appview_pipeline.store.repair import entries, list_work, prepare_repair, repair_records
+from appview_pipeline.store.repair_chunk import Chunk
 from appview_pipeline_tests.properties.network_builder import NOWHERE
 from appview_pipeline_tests.support.background import repeated
 from appview_pipeline_tests.support.batches import batches_of, feed, index
@@ -261,3 +271,26 @@ def test_what_only_our_own_tables_lack_is_named(database: Database, stream: Stre
         cursor.execute("DELETE FROM pipeline.dependency")
         connection.commit()
     assert wrongly_derived(database, listed) == [bob.uri(f"app.bsky.feed.post/{key}") for key in "ab"]
+
+
+def test_a_look_that_others_disturb_repairs_all_that_it_was_given(
+    database: Database, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where several processes repair at once, a look may not be able to see which are wrong."""
+
+    def disturbed(*_: object) -> None:
+        raise Busy("canceling statement due to conflict")
+
+    ann = Person(stream, "ann")
+    index(database, ann.commit(post("a", "words"), post("b", "words")))
+    with database.connect("writer") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT uri, did FROM bsky.record")
+        listed = dict(cursor.fetchall())
+        cursor.execute("DELETE FROM bsky.post")
+        connection.commit()
+        prepare_repair(connection, EFFECTS)
+        with monkeypatch.context() as patch:
+            patch.setattr(Chunk, "look", disturbed)
+            compare_once_and_repair(connection, listed, lambda records: build_again(records)[0], Pace())
+        cursor.execute("SELECT uri FROM bsky.post ORDER BY uri")
+        assert [uri for (uri,) in cursor.fetchall()] == sorted(listed)
