@@ -37,6 +37,7 @@ from appview_pipeline.settings import Settings
 from appview_pipeline.store.embedded.attach import EmbeddedPostgres
 from appview_pipeline_tests.conformance.reference.check import scratch_database
 from appview_pipeline_tests.support.checkout import CHECKOUT
+from appview_pipeline_tests.support.manifests import assert_fits_kubernetes
 
 DOCKER = CHECKOUT / "docker"
 KUBERNETES = DOCKER / "kubernetes"
@@ -335,14 +336,7 @@ def documents() -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_manifests_fit_kubernetes_schemas(path: Path) -> None:
-    validator = pytest.importorskip("kubernetes_validate")
-    for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-        for version in ("1.30", "1.33"):
-            validator.validate(document, version, strict=True)
-    broken = next(iter(yaml.safe_load_all(path.read_text(encoding="utf-8"))))
-    broken["metadata"]["lables"] = {}
-    with pytest.raises(validator.ValidationError):
-        validator.validate(broken, "1.33", strict=True)
+    assert_fits_kubernetes(path)
 
 
 def chart_values() -> Any:

@@ -32,6 +32,7 @@ from appview_pipeline_tests.conformance.reference.reader import Reader, free_por
 from appview_pipeline_tests.support.checkout import CHECKOUT
 from appview_pipeline_tests.support.database import run_sql
 from appview_pipeline_tests.support.frames import WHEN, Person, Stream, create
+from appview_pipeline_tests.support.manifests import assert_fits_kubernetes
 from appview_pipeline_tests.support.ports import free_port
 from appview_pipeline_tests.support.tables import fresh_database, replayed_frames, rows
 from appview_pipeline_tests.support.waiting import wait_for
@@ -89,10 +90,7 @@ def environment_of(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_manifests_fit_kubernetes_schemas(path: Path) -> None:
-    validator = pytest.importorskip("kubernetes_validate")
-    for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-        for version in ("1.30", "1.33"):
-            validator.validate(document, version, strict=True)
+    assert_fits_kubernetes(path)
 
 
 def test_every_variable_is_one_that_the_program_or_psql_reads() -> None:
